@@ -1,0 +1,282 @@
+"""The nouns of the gateway, as frozen values that every other module shares.
+
+What has behaviour lives elsewhere: parsing in `wire`, matching in `policy`, choosing in `decide`, sending in
+`gateway.proxy`. Nothing here reads a file or a clock; `gateway.config` builds these from what people write.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from types import MappingProxyType
+from typing import Literal
+
+Modality = Literal["text", "image", "audio", "video", "file"]
+ThinkingSupport = Literal["switchable", "always", "never", "unknown"]
+EMPTY: Mapping[str, str] = MappingProxyType({})
+
+NANO_PER_USD = 1_000_000_000
+
+
+class Secret:
+    """A string that cannot be printed by accident: `repr`, `str` and formatting show `***`.
+
+    >>> f"{Secret('sk-1')} {Secret('sk-1')!r}"
+    '*** ***'
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The text itself, for the one place that writes it to an upstream socket."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
+        return (Secret, (self._value,))
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What is publicly known of a model, wherever it is served. `None` always means "not known"."""
+
+    id: str
+    family: str  # llama, qwen, gpt-oss, gemma, deepseek, ...
+    aliases: tuple[str, ...] = ()
+    generation: str | None = None
+    params_total_b: float | None = None  # billions
+    params_active_b: float | None = None  # billions a token passes through
+    window: int | None = None  # tokens, as the model card says; what is served is on the Target
+    modalities: frozenset[str] = frozenset({"text"})  # what it reads
+    languages: frozenset[str] | None = None  # official list, ISO 639-1 codes (fil as tl)
+    language_count: int | None = None  # where only a count is published (Qwen 3.5: 201)
+    thinking: ThinkingSupport = "unknown"
+    tools: bool | None = None
+    structured_output: bool | None = None
+    images_max: int | None = None
+    license: str = "unknown"  # SPDX id, or the catalogue's own id of a community licence
+    open_weights: bool = True  # False: API only, "closed" in policies
+    eu_domiciled_licensee_excluded: bool = False
+    tokenizer: str | None = None  # key of the tokenizer registry; None: only the bytes bound is safe
+    purpose: str = "general"  # general, code, vision, omni, embedding
+    typical_output_tokens: int = 500
+
+
+@dataclass(frozen=True, slots=True)
+class PriceTier:
+    """Prices of one request length class, in nano-USD per million tokens (0.40 USD is 400_000_000)."""
+
+    above_input_tokens: int  # the tier holds for requests with more input tokens than this; 0 is the base tier
+    input: int
+    output: int
+    cached_input: int | None = None  # None: billed as `input`
+    thinking_output: int | None = None  # None: reasoning tokens are billed as `output`
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """A price list, tiers ascending; the whole request is billed at the tier its total input falls in."""
+
+    tiers: tuple[PriceTier, ...]
+    version: str  # names source and date; kept on every booked entry
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One replica: where its requests go. Scheme, host and port come only from configuration."""
+
+    url: str  # as configured, without a trailing slash, e.g. http://10.0.0.7:8000/v1
+    scheme: Literal["http", "https"]
+    host: str
+    port: int
+    path: str  # prefix put before the dialect's own path, e.g. /v1
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """The five clocks of an attempt, in seconds."""
+
+    connect_s: float = 2.0
+    headers_s: float = 30.0
+    first_event_s: float = 120.0
+    idle_s: float = 60.0
+    total_s: float = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A kind of server somewhere: how it is spoken to, where it stands, and whose key opens it."""
+
+    name: str
+    dialect: str  # a name in core.dialects.DIALECTS
+    endpoints: tuple[Endpoint, ...]
+    region: str | None = None
+    processing: str | None = None  # where data may be processed: eu, us, global, ...
+    self_hosted: bool = False
+    key: Secret | None = None
+    ca_file: str | None = None  # private CA bundle; None: the system's
+    proxy: str | None = None  # egress proxy URL used with CONNECT; None: direct
+    max_inflight: int = 256  # per endpoint
+    timeouts: Timeouts = Timeouts()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model served by a backend. `index` is its bit in every candidate mask of the fleet it belongs to."""
+
+    name: str
+    index: int
+    model: Model
+    backend: Backend
+    upstream_id: str  # `model_sent`
+    window: int  # tokens it serves, prompt and output together
+    max_output: int | None = None
+    price: Price | None = None  # None: unpriced, ranked last
+    modalities: frozenset[str] = frozenset({"text"})
+    tools: bool = False
+    structured_output: bool = False
+    thinking: ThinkingSupport = "unknown"
+    unsupported: frozenset[str] = frozenset()  # request members this target refuses or ignores, e.g. {"logprobs"}
+    retires_on: date | None = None
+    stand_in: bool = False  # a demonstration model answers in this one's name
+    weight: int = 1
+    typical_output_tokens: int = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """All targets, `targets[i].index == i`, and the model facts behind them."""
+
+    targets: tuple[Target, ...]
+    models: Mapping[str, Model]
+
+    def mask(self) -> int:
+        """The mask in which every target is a candidate."""
+        return (1 << len(self.targets)) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """Whose key it is, and what is known of them; `facts` are matched by policies as `tenant.<name>`."""
+
+    key: str  # the key's name in pointsman.yaml; "anonymous" where no keys are configured
+    facts: Mapping[str, str] = EMPTY  # team, domicile, cost, residency, ...
+    allow: tuple[str, ...] = ("*",)  # values of `model` this key may send: auto, auto/<policy>, names, or *
+    explain: bool = False
+
+
+ThinkingMode = Literal["never", "always", "client", "budget"]
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """What the winning thinking entry asks of the backend; `budget` is in tokens and only set in mode `budget`."""
+
+    mode: ThinkingMode = "client"
+    budget: int | None = None
+    rule: str | None = None  # id of the thinking entry
+
+    def __str__(self) -> str:
+        return f"budget:{self.budget}" if self.mode == "budget" else self.mode
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All a decision may know of the world outside the request.
+
+    `available`: mask of targets that health does not hold back. `latency_s`: recent time to first event by target
+    name, for `rank: fastest`. `draw` in [0, 1) is a hash of the request or conversation id. `now` is Unix seconds.
+    """
+
+    now: float
+    draw: float
+    available: int
+    latency_s: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Which targets may serve a request, best first, and under what rule. A refusal is a Decision too.
+
+    `candidates` are in the order in which the failover tries them; each satisfied every `forbid` and every capability
+    filter. `refusal` is set exactly when `candidates` is empty: a `code` of `errors.CODES` and a message.
+    """
+
+    policy: str  # name@digest
+    rule: str | None
+    candidates: tuple[Target, ...]
+    thinking: Thinking
+    because: str  # one readable line
+    refusal: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one attempt. `cached` is part of `input`, `reasoning` is part of `output`."""
+
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+    reasoning: int = 0
+    estimated: bool = False
+
+
+class Outcome(enum.Enum):
+    """How an attempt ended, by the question "what may follow?"."""
+
+    OK = "ok"
+    # Nothing reached the model: the next try costs nothing.
+    REFUSED = "refused"
+    CONNECT_TIMEOUT = "connect_timeout"
+    TLS = "tls"
+    STALE = "stale"  # a kept-alive connection died as it was reused, before any byte of an answer
+    SATURATED = "saturated"  # every endpoint is at its in-flight cap
+    # The upstream answered and said no.
+    RATE_LIMITED = "rate_limited"
+    OVERLOADED = "overloaded"  # 503, 529
+    SERVER_ERROR = "server_error"  # other 5xx
+    AUTH = "auth"  # 401, 403: our key is wrong, never the client's
+    MODEL_GONE = "model_gone"  # 404 that means the model
+    CLIENT_ERROR = "client_error"  # 400, 413, 422, ...: the request is at fault
+    CONTEXT_LENGTH = "context_length"  # the prompt was longer than this target takes
+    REDIRECT = "redirect"
+    # It broke before anything was sent to the client.
+    HEADERS_TIMEOUT = "headers_timeout"
+    FIRST_EVENT_TIMEOUT = "first_event_timeout"
+    RESET = "reset"
+    INVALID = "invalid"  # not JSON, truncated, wrong type, wrong encoding
+    IN_BAND_ERROR = "in_band_error"
+    TOO_LARGE = "too_large"
+    PROTOCOL = "protocol"  # bad chunk size, header flood
+    # It broke afterwards: the client gets one error event.
+    INTERRUPTED = "interrupted"
+    IDLE_TIMEOUT = "idle_timeout"
+    TOTAL_TIMEOUT = "total_timeout"
+    EVENT_TOO_LARGE = "event_too_large"
+    # Nobody's fault.
+    CLIENT_GONE = "client_gone"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at one target; `number` counts from 1 over the whole request."""
+
+    target: Target
+    number: int
+    fresh_connection: bool = False  # True: the free retry after STALE, which must not reuse a pooled connection
