@@ -280,3 +280,35 @@ class Attempt:
     target: Target
     number: int
     fresh_connection: bool = False  # True: the free retry after STALE, which must not reuse a pooled connection
+
+
+@dataclass(slots=True)
+class Record:
+    """What is kept of one finished request: for metrics, the access log and `/v1/decisions`. Never a prompt.
+
+    Times are seconds; `*_at` on the monotonic clock of the process, `wall` is Unix time of arrival.
+    """
+
+    request_id: str
+    key: str  # name of the key, from configuration
+    team: str  # tenant fact `team`, "" where not set
+    model_asked: str  # as the client sent it: unbounded, so never a metrics label
+    stream: bool
+    wall: float
+    started_at: float
+    status: int = 0  # 499: the client left
+    code: str = "ok"  # "ok", "client_gone" or a code of core.errors.CODES
+    policy: str = ""  # name@digest
+    rule: str = ""
+    target: str = ""  # the one that answered, or the last one tried
+    model: str = ""  # catalogue id behind that target
+    thinking: str = ""
+    attempts: int = 0
+    sent_at: float = 0.0  # first attempt's request was written
+    first_event_at: float = 0.0  # first meaningful event (streams) or complete answer
+    ended_at: float = 0.0
+    usage: Usage | None = None
+    cost_nano: int = 0  # nano-USD over all attempts
+    priced: bool = False  # False: at least one attempt had no price
+    thought_unasked: bool = False  # reasoning arrived although thinking was `never`
+    because: str = ""
