@@ -300,6 +300,7 @@ class Record:
     code: str = "ok"  # "ok", "client_gone" or a code of core.errors.CODES
     policy: str = ""  # name@digest
     rule: str = ""
+    chosen: str = ""  # the target that the decision put first
     target: str = ""  # the one that answered, or the last one tried
     model: str = ""  # catalogue id behind that target
     thinking: str = ""
