@@ -175,7 +175,7 @@ class Tenant:
     """Whose key it is, and what is known of them; `facts` are matched by policies as `tenant.<name>`."""
 
     key: str  # the key's name in pointsman.yaml; "anonymous" where no keys are configured
-    facts: Mapping[str, str] = EMPTY  # team, domicile, cost, residency, ...
+    facts: Mapping[str, str] = field(default_factory=lambda: EMPTY)  # team, domicile, cost, residency, ...
     allow: tuple[str, ...] = ("*",)  # values of `model` this key may send: auto, auto/<policy>, names, or *
     explain: bool = False
 
