@@ -1,0 +1,185 @@
+"""The access log: one line per finished request, as JSON or as readable text.
+
+A line tells what was asked, what was decided and what it cost, never what a prompt or an answer said. Where a line goes
+is the caller's business: `write` is handed in, and so is the way to be called again at the end of a loop tick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+
+from gateway.core.types import NANO_PER_USD, Record
+
+Form = Literal["json", "text"]
+#: Characters of a client's own text that a line may hold.
+CLIENT_TEXT_MAX = 128
+
+
+class _Line(msgspec.Struct, omit_defaults=True):
+    """The fields of a JSON line, in their order; what a request never had is left out."""
+
+    time: str
+    request_id: str
+    key: str
+    status: int
+    code: str
+    model_asked: str
+    duration_ms: float
+    team: str = ""
+    stream: bool = False
+    policy: str = ""
+    rule: str = ""
+    target: str = ""
+    model: str = ""
+    thinking: str = ""
+    attempts: int = 0
+    overhead_ms: float | None = None
+    first_event_ms: float | None = None
+    input_tokens: int | None = None
+    cached_tokens: int = 0
+    output_tokens: int | None = None
+    reasoning_tokens: int = 0
+    usage_estimated: bool = False
+    cost_usd: float | None = None
+    thought_unasked: bool = False
+    because: str = ""
+
+
+def printable(text: str, limit: int = CLIENT_TEXT_MAX) -> str:
+    r"""The text with everything that could move a terminal's cursor, end a line or turn reading order escaped.
+
+    JSON escapes C0 only; C1 controls, U+2028 and bidirectional marks would go through.
+
+    >>> printable("a\x9b31m\u202eb")
+    'a\\x9b31m\\u202eb'
+    """
+    if len(text) > limit:
+        text = text[:limit] + "..."
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in text
+    )
+
+
+class AccessLog:
+    """Collects the records of one loop tick and writes their lines with one call.
+
+    `write` takes whole lines; when it raises OSError (a full disk, a closed pipe) the lines are lost and counted in
+    `lost`: a log must not take the gateway down. `soon` is called with `flush` when the first record of a batch comes,
+    for example `loop.call_soon`; at `max_lines` the batch is written at once.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[bytes], object],
+        soon: Callable[[Callable[[], None]], object],
+        *,
+        form: Form = "json",
+        max_lines: int = 256,
+    ) -> None:
+        self.lost = 0
+        self._write = write
+        self._soon = soon
+        self._line = self._json if form == "json" else self._text
+        self._max_lines = max_lines
+        self._waiting: list[Record] = []
+        self._encode = msgspec.json.Encoder().encode
+        self._second = -1
+        self._second_text = ""
+
+    def add(self, record: Record) -> None:
+        """HOT. Log a request that has ended; the record must not change any more."""
+        waiting = self._waiting
+        waiting.append(record)
+        if len(waiting) == 1:
+            self._soon(self.flush)
+        elif len(waiting) >= self._max_lines:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting. Does nothing when nothing is."""
+        records, self._waiting = self._waiting, []
+        if not records:
+            return
+        line = self._line
+        try:
+            self._write(b"".join([line(record) for record in records]))
+        except OSError:
+            self.lost += len(records)
+
+    def _json(self, record: Record) -> bytes:
+        usage, begun, asked = record.usage, record.started_at, record.model_asked
+        line = _Line(
+            self._time(record.wall),
+            record.request_id if record.request_id.isprintable() else printable(record.request_id),
+            record.key,
+            record.status,
+            record.code,
+            asked if len(asked) <= CLIENT_TEXT_MAX and asked.isprintable() else printable(asked),
+            round((record.ended_at - begun) * 1000, 3),
+            record.team,
+            record.stream,
+            record.policy,
+            record.rule,
+            record.target,
+            record.model,
+            record.thinking,
+            record.attempts,
+            round((record.sent_at - begun) * 1000, 3) if record.sent_at else None,
+            round((record.first_event_at - begun) * 1000, 3) if record.first_event_at else None,
+        )
+        if usage is not None:
+            line.input_tokens = usage.input
+            line.cached_tokens = usage.cached
+            line.output_tokens = usage.output
+            line.reasoning_tokens = usage.reasoning
+            line.usage_estimated = usage.estimated
+        if record.priced:
+            line.cost_usd = record.cost_nano / NANO_PER_USD
+        line.thought_unasked = record.thought_unasked
+        line.because = record.because if record.because.isprintable() else printable(record.because, 512)
+        return self._encode(line) + b"\n"
+
+    def _text(self, record: Record) -> bytes:
+        usage = record.usage
+        parts = [
+            self._time(record.wall),
+            record.request_id,
+            str(record.status),
+            record.code,
+            f"{(record.ended_at - record.started_at) * 1000:.1f}ms",
+            record.key,
+            f"{record.model_asked or '-'} -> {record.target or '-'}",
+        ]
+        if record.rule:
+            parts.append(f"rule={record.rule}")
+        if record.stream:
+            parts.append("stream")
+        if record.thinking:
+            parts.append(f"thinking={record.thinking}")
+        if record.attempts > 1:
+            parts.append(f"attempts={record.attempts}")
+        if record.sent_at:
+            parts.append(f"overhead={(record.sent_at - record.started_at) * 1000:.2f}ms")
+        if record.first_event_at:
+            parts.append(f"first={(record.first_event_at - record.started_at) * 1000:.1f}ms")
+        if usage is not None:
+            parts.append(f"tokens={'~' if usage.estimated else ''}{usage.input}+{usage.output}")
+        if record.priced:
+            parts.append(f"cost=${record.cost_nano / NANO_PER_USD:.6f}")
+        if record.because:
+            parts.append(f"because {printable(record.because, 512)}")
+        return (" ".join([printable(part, 640) for part in parts]) + "\n").encode("utf-8", "backslashreplace")
+
+    def _time(self, wall: float) -> str:
+        """RFC 3339 in UTC with milliseconds; the text of a second is made once."""
+        second = int(wall)
+        if second != self._second:
+            self._second = second
+            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return f"{self._second_text}.{int((wall - second) * 1000):03d}Z"

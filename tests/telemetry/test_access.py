@@ -1,0 +1,125 @@
+"""One line per request: what it holds, what it never holds, and that writing it cannot hurt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gateway.core.types import Record, Usage
+from gateway.telemetry.access import AccessLog, Form
+
+
+class Tick:
+    """A loop tick by hand: keeps what was to be called, and calls it."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+
+    def soon(self, call: Callable[[], None]) -> None:
+        self.calls.append(call)
+
+    def run(self) -> None:
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call()
+
+
+def record(**changes: Any) -> Record:
+    values: dict[str, Any] = {
+        "request_id": "r1", "key": "checkout", "team": "shop", "model_asked": "auto", "stream": True,
+        "wall": 1795309748.25, "started_at": 100.0, "status": 200, "policy": "default@abc", "rule": "code",
+        "chosen": "q", "target": "q", "model": "qwen3.5-plus", "thinking": "never", "attempts": 1, "sent_at": 100.0004,
+        "first_event_at": 100.3, "ended_at": 100.4, "usage": Usage(100, 50, 40, 20), "cost_nano": 2_500_000,
+        "priced": True, "because": "cheapest of 3",
+    }  # fmt: skip
+    return Record(**(values | changes))
+
+
+def logged(form: Form = "json", **changes: Any) -> str:
+    out: list[bytes] = []
+    log = AccessLog(out.append, lambda call: None, form=form)
+    log.add(record(**changes))
+    log.flush()
+    return b"".join(out).decode()
+
+
+def test_a_json_line_tells_what_was_asked_decided_and_paid() -> None:
+    line = json.loads(logged())
+    assert line == {
+        "time": "2026-11-22T01:09:08.250Z", "request_id": "r1", "key": "checkout", "team": "shop", "status": 200,
+        "code": "ok", "model_asked": "auto", "stream": True, "policy": "default@abc", "rule": "code", "target": "q",
+        "model": "qwen3.5-plus", "thinking": "never", "attempts": 1, "duration_ms": 400.0, "overhead_ms": 0.4,
+        "first_event_ms": 300.0, "input_tokens": 100, "cached_tokens": 40, "output_tokens": 50, "reasoning_tokens": 20,
+        "cost_usd": 0.0025, "because": "cheapest of 3",
+    }  # fmt: skip
+
+
+def test_a_text_line_reads_from_left_to_right() -> None:
+    assert logged("text") == (
+        "2026-11-22T01:09:08.250Z r1 200 ok 400.0ms checkout auto -> q rule=code stream thinking=never "
+        "overhead=0.40ms first=300.0ms tokens=100+50 cost=$0.002500 because cheapest of 3\n"
+    )
+
+
+def test_what_a_request_never_had_is_left_out() -> None:
+    line = json.loads(
+        logged(code="invalid_api_key", status=401, sent_at=0.0, first_event_at=0.0, usage=None, priced=False, target="")
+    )
+    assert not line.keys() & {"overhead_ms", "first_event_ms", "input_tokens", "cost_usd", "target"}
+    assert "cost" not in logged("text", priced=False)
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+@pytest.mark.parametrize(
+    "hostile", ["a\nfake line", "a\r\x1b[2Jb", "\x9b31m", "a\u2028b", "a\u202eb", "\x7f", "\x00", "\ud800"]
+)
+def test_no_control_character_of_a_client_reaches_the_log(form: Form, hostile: str) -> None:
+    out = logged(form, model_asked=hostile, because=hostile, request_id=hostile)
+    assert out.endswith("\n")
+    assert out[:-1].isprintable()
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_client_s_text_is_cut(form: Form) -> None:
+    assert len(logged(form, model_asked="x" * 100_000)) < 1_000
+
+
+def test_lines_of_one_tick_are_written_with_one_call() -> None:
+    out: list[bytes] = []
+    tick = Tick()
+    log = AccessLog(out.append, tick.soon)
+    for _ in range(3):
+        log.add(record())
+    assert out == []
+    assert len(tick.calls) == 1
+    tick.run()
+    assert len(out) == 1
+    assert out[0].count(b"\n") == 3
+    log.add(record())
+    tick.run()
+    assert len(out) == 2
+
+
+def test_a_full_batch_does_not_wait_for_the_tick() -> None:
+    out: list[bytes] = []
+    tick = Tick()
+    log = AccessLog(out.append, tick.soon, max_lines=2)
+    for _ in range(5):
+        log.add(record())
+    assert [batch.count(b"\n") for batch in out] == [2, 2]
+    tick.run()
+    assert b"".join(out).count(b"\n") == 5
+
+
+def test_a_log_that_cannot_be_written_is_counted_and_nothing_else() -> None:
+    def full(lines: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    log = AccessLog(full, lambda call: None)
+    log.add(record())
+    log.add(record())
+    log.flush()
+    assert log.lost == 2

@@ -1,0 +1,200 @@
+"""What is counted, that no client can make a series, and that counting stays cheap in allocations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.core.types import Outcome, Record, Usage
+from gateway.telemetry.metrics import DURATION_BUCKETS_S, Metrics, Names
+
+NAMES = Names(
+    asked=frozenset({"auto", "gpt-4o"}),
+    rules=frozenset({"code", "default"}),
+    targets=frozenset({"scout-eu", "qwen-plus"}),
+    models=frozenset({"llama-4-scout", "qwen3.5-plus"}),
+    teams=frozenset({"shop"}),
+    policies={"default": "abc123"},
+)
+
+
+def record(**changes: Any) -> Record:
+    values: dict[str, Any] = {
+        "request_id": "r1", "key": "checkout", "team": "shop", "model_asked": "auto", "stream": False, "wall": 1e9,
+        "started_at": 100.0, "status": 200, "policy": "default@abc123", "rule": "code", "chosen": "qwen-plus",
+        "target": "qwen-plus", "model": "qwen3.5-plus", "attempts": 1, "sent_at": 100.0004, "first_event_at": 100.3,
+        "ended_at": 100.4, "usage": Usage(input=100, output=50, cached=40, reasoning=20), "cost_nano": 2_500_000,
+        "priced": True,
+    }  # fmt: skip
+    return Record(**(values | changes))
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(NAMES, process=False)
+
+
+def samples(metrics: Metrics) -> Iterator[tuple[str, dict[str, str], float]]:
+    for family in text_string_to_metric_families(metrics.exposition().decode()):
+        for sample in family.samples:
+            yield sample.name.removeprefix("pointsman_"), sample.labels, sample.value
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    found = [v for n, have, v in samples(metrics) if n == name and labels.items() <= have.items()]
+    assert found, f"no sample {name}{labels}"
+    return sum(found)
+
+
+def absent(metrics: Metrics, name: str, **labels: str) -> bool:
+    return not [v for n, have, v in samples(metrics) if n == name and labels.items() <= have.items() and v]
+
+
+def test_a_request_is_counted_once_in_every_family_it_belongs_to(metrics: Metrics) -> None:
+    metrics.finished(record())
+    metrics.finished(record())
+    labels = {"model_asked": "auto", "rule": "code", "target": "qwen-plus", "team": "shop", "code": "ok"}
+    assert value(metrics, "requests_total", **labels) == 2
+    assert value(metrics, "decisions_total", policy="default", rule="code", target="qwen-plus") == 2
+    assert value(metrics, "request_duration_seconds_count", target="qwen-plus", stream="false") == 2
+    assert value(metrics, "request_duration_seconds_sum") == pytest.approx(0.8)
+    assert value(metrics, "time_to_first_event_seconds_sum") == pytest.approx(0.6)
+    assert value(metrics, "gateway_overhead_seconds_sum", rule="code") == pytest.approx(0.0008)
+    assert value(metrics, "cost_usd_total", team="shop", model="qwen3.5-plus") == pytest.approx(0.005)
+    assert value(metrics, "unpriced_requests_total") == 0
+
+
+def test_token_classes_do_not_overlap_so_that_their_sum_is_the_total(metrics: Metrics) -> None:
+    metrics.finished(record())
+    by_class = {have["class"]: v for n, have, v in samples(metrics) if n == "tokens_total"}
+    assert by_class == {"input": 60, "cached": 40, "output": 30, "reasoning": 20}
+
+
+def test_what_a_client_sends_never_becomes_a_label(metrics: Metrics) -> None:
+    metrics.finished(record())
+    series = len(list(samples(metrics)))
+    metrics.finished(record(model_asked="gpt-4o-0"))
+    grown = len(list(samples(metrics)))
+    for n in range(500):
+        metrics.finished(record(model_asked=f'evil"{n}\n', rule=f"r{n}", team=f"t{n}", code=f"c{n}", target=f"x{n}"))
+        metrics.finished(record(model_asked=f"gpt-4o-{n}"))
+    text = metrics.exposition().decode()
+    assert "evil" not in text
+    assert value(metrics, "requests_total", model_asked="other", rule="code") == 501
+    assert value(metrics, "requests_total", model_asked="other", rule="other", code="other", target="other") == 500
+    assert grown == series + 1
+    assert len(list(samples(metrics))) < series * 3
+    assert len(metrics._fast) == 1, "the look-up must not keep what a client chose"
+
+
+def test_the_bucket_of_a_value_on_a_bound_is_the_bound_s(metrics: Metrics) -> None:
+    metrics.finished(record(started_at=0.0, sent_at=0.0005, first_event_at=0.25, ended_at=0.5))
+    assert value(metrics, "request_duration_seconds_bucket", le="0.5") == 1
+    assert value(metrics, "request_duration_seconds_bucket", le="0.25") == 0
+    assert value(metrics, "gateway_overhead_seconds_bucket", le="0.0005") == 1
+    assert value(metrics, "gateway_overhead_seconds_bucket", le="0.0002") == 0
+
+
+def test_what_is_beyond_the_last_bound_is_in_inf_only(metrics: Metrics) -> None:
+    metrics.finished(record(ended_at=100.0 + 4000))
+    last = str(DURATION_BUCKETS_S[-1])
+    assert value(metrics, "request_duration_seconds_bucket", le=last) == 0
+    assert value(metrics, "request_duration_seconds_bucket", le="+Inf") == 1
+
+
+def test_a_refusal_has_a_decision_without_target_and_no_latency_upstream(metrics: Metrics) -> None:
+    metrics.finished(
+        record(status=403, code="policy_denied", chosen="", target="", model="", attempts=0, sent_at=0.0,
+               first_event_at=0.0, usage=None, cost_nano=0, priced=False)
+    )  # fmt: skip
+    assert value(metrics, "refusals_total", code="policy_denied") == 1
+    assert value(metrics, "decisions_total", rule="code", target="none") == 1
+    assert value(metrics, "request_duration_seconds_count", target="none") == 1
+    assert absent(metrics, "gateway_overhead_seconds_count")
+    assert absent(metrics, "unpriced_requests_total")
+
+
+def test_a_request_refused_before_its_decision_counts_no_decision(metrics: Metrics) -> None:
+    metrics.finished(
+        record(status=401, code="invalid_api_key", policy="", rule="", chosen="", target="", model="", attempts=0,
+               sent_at=0.0, first_event_at=0.0, usage=None, priced=False)
+    )  # fmt: skip
+    assert value(metrics, "refusals_total", code="invalid_api_key") == 1
+    assert absent(metrics, "decisions_total")
+
+
+def test_an_answer_from_another_target_than_the_first_is_a_fallback(metrics: Metrics) -> None:
+    metrics.finished(record(target="scout-eu", model="llama-4-scout", attempts=2))
+    metrics.finished(record(attempts=2))  # a stale connection, the same target
+    assert value(metrics, "fallbacks_total", rule="code", chosen="qwen-plus", target="scout-eu") == 1
+    assert value(metrics, "fallbacks_total") == 1
+    assert value(metrics, "decisions_total", target="qwen-plus") == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "interrupted", "refused", "left"),
+    [
+        ({"stream": True, "code": "upstream_stream_interrupted"}, 1, 0, 0),
+        ({"stream": True, "code": "upstream_unavailable", "first_event_at": 0.0}, 0, 0, 0),
+        ({"stream": False, "code": "upstream_timeout"}, 0, 0, 0),
+        ({"stream": True, "code": "client_gone"}, 0, 0, 1),
+    ],
+)
+def test_only_a_stream_broken_after_its_first_event_counts_as_interrupted(
+    metrics: Metrics, changes: dict[str, Any], interrupted: int, refused: int, left: int
+) -> None:
+    metrics.finished(record(**changes))
+    assert absent(metrics, "stream_interrupted_total") == (not interrupted)
+    assert absent(metrics, "refusals_total") == (not refused)
+    assert value(metrics, "client_disconnect_total") == left
+
+
+def test_attempts_unpriced_estimates_and_unasked_reasoning_are_counted(metrics: Metrics) -> None:
+    metrics.attempt("scout-eu", Outcome.RATE_LIMITED)
+    metrics.attempt("scout-eu", Outcome.RATE_LIMITED)
+    metrics.attempt("qwen-plus", Outcome.OK)
+    metrics.finished(record(priced=False, thought_unasked=True, usage=Usage(1, 1, estimated=True)))
+    assert value(metrics, "attempts_total", target="scout-eu", outcome="rate_limited") == 2
+    assert value(metrics, "attempts_total", target="qwen-plus", outcome="ok") == 1
+    assert value(metrics, "unpriced_requests_total", target="qwen-plus") == 1
+    assert value(metrics, "thinking_violations_total", target="qwen-plus") == 1
+    assert value(metrics, "estimated_usage_requests_total", target="qwen-plus") == 1
+
+
+def test_counters_survive_a_reload_and_names_that_went_are_not_reset(metrics: Metrics) -> None:
+    metrics.finished(record())
+    metrics.configure(Names(asked=frozenset({"auto"}), policies={"default": "fff"}))
+    metrics.reloaded(True)
+    metrics.reloaded(False)
+    metrics.finished(record())
+    assert value(metrics, "requests_total", target="qwen-plus") == 1
+    assert value(metrics, "requests_total", target="other") == 1
+    assert value(metrics, "policy_info", policy="default", digest="fff") == 1
+    assert value(metrics, "config_reload_total", result="ok") == 1
+    assert value(metrics, "config_reload_total", result="rejected") == 1
+    assert value(metrics, "config_last_reload_success") == 0
+
+
+def test_a_new_digest_of_the_same_policy_goes_on_in_the_same_series(metrics: Metrics) -> None:
+    metrics.finished(record())
+    metrics.finished(record(policy="default@fff"))
+    assert value(metrics, "decisions_total", policy="default", rule="code", target="qwen-plus") == 2
+
+
+def test_gauges_come_from_the_process_as_it_is_at_the_scrape() -> None:
+    metrics = Metrics(NAMES, build={"version": "1.2"}, target_states=lambda: [("scout-eu", "ok")])
+    metrics.inflight += 3
+    assert value(metrics, "inflight_requests") == 3
+    assert value(metrics, "target_state", target="scout-eu", state="ok") == 1
+    assert value(metrics, "build_info", version="1.2") == 1
+    assert b"process_resident_memory_bytes" in metrics.exposition()
+
+
+def test_an_idle_gateway_already_exports_the_families_that_alerts_read(metrics: Metrics) -> None:
+    assert value(metrics, "config_reload_total", result="rejected") == 0
+    assert value(metrics, "attempts_total", target="scout-eu", outcome="ok") == 0
+    assert value(metrics, "thinking_violations_total", target="scout-eu") == 0
+    assert value(metrics, "client_disconnect_total") == 0
