@@ -1,0 +1,462 @@
+"""YAML files that people write: read strictly, with the line of everything, and errors in one shape.
+
+Here belongs the way from bytes to plain values: YAML 1.2 core schema, limits, the cache of parsed files, and the
+turning of pydantic's complaints into `Problem`s. What a file may say belongs to the models in `gateway.config`,
+`gateway.catalog` and `gateway.core.policy`.
+
+Scalars mean what YAML 1.2 says: `on`, `off`, `yes` and `no` are text, and so are dates such as 2026-11-21. Refused,
+because they make a file mean something else than it seems to, or grow without bound: duplicate keys, anchors and
+aliases, merge keys, tags, directives, several documents, keys that are not text, .inf and .nan, integers of more than
+18 digits, more than 1 MiB, more than 50 levels, lines over 64 KiB, more than 100,000 values. The last three keep the
+worst file at about three seconds (ruamel reads some 30,000 values a second).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import os
+import re
+import stat
+import types
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel, ValidationError
+
+from gateway.core.errors import ConfigError, Problem
+from gateway.core.quantities import Invalid
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 50
+MAX_LINE_BYTES = 1 << 16
+MAX_VALUES = 100_000
+_CACHE_FORMAT = "1"
+_CACHE_KEPT = 64
+_CACHE_FROM_BYTES = 4096  # smaller files parse as fast as a cache is read
+
+# A node of the line tree: its line, and where it has children, a node for each.
+Lines = list[Any]  # [line] | [line, {key: Lines}] | [line, [Lines]]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A parsed file: `data` is plain dicts, lists, str, int, float, bool and None; `sha256` is of its bytes."""
+
+    name: str
+    data: dict[str, Any]
+    sha256: str
+    lines: Lines
+
+    def line(self, path: str | Sequence[str | int]) -> int:
+        """The 1-based line of a path such as `rules[2].use[0].model`; of its nearest parent where it does not exist.
+
+        A key's line is where the key stands. Keys may contain dots: the longest key that fits is taken.
+        """
+        steps = _split(path, self.lines) if isinstance(path, str) else path
+        node, line = self.lines, self.lines[0]
+        for step in steps:
+            child = _child(node, step)
+            if child is None:
+                break
+            node, line = child, child[0]
+        return int(line)
+
+    def problem(self, path: str | Sequence[str | int], what: str, valid: str = "") -> Problem:
+        """A `Problem` at a path of this file."""
+        shown = path if isinstance(path, str) else dotted(path)
+        return Problem(self.name, self.line(path), shown, what, valid)
+
+
+def load(path: Path, *, cache_dir: Path | None = None) -> Document:
+    """Read and parse one file. Raises `ConfigError` with every reason it can know.
+
+    `cache_dir` holds parsed files by the hash of their text; it is used only while nobody else can write to it.
+    """
+    name = str(path)
+    try:
+        # O_NONBLOCK: opening a FIFO for reading would wait for a writer for ever.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise ConfigError([Problem(name, 0, "", "is not a regular file", "a YAML file")])
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        what = f"cannot be read: {error.strerror or error}"
+        raise ConfigError([Problem(name, 0, "", what)]) from None
+    return _parse(raw, name, cache_dir if len(raw) >= _CACHE_FROM_BYTES else None)
+
+
+def loads(text: str | bytes, name: str) -> Document:
+    """Parse a text; `name` stands for the file in errors. Raises `ConfigError`."""
+    return _parse(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text, name, None)
+
+
+def _parse(raw: bytes, name: str, cache_dir: Path | None) -> Document:
+    if len(raw) > MAX_BYTES:
+        raise ConfigError([Problem(name, 0, "", "is larger than 1 MiB", "several smaller files")])
+    sha256 = hashlib.sha256(raw).hexdigest()
+    cached = _cache_read(cache_dir, sha256) if cache_dir else None
+    if cached is not None:
+        return Document(name, cached[0], sha256, cached[1])
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError([Problem(name, line, "", "is not UTF-8", "text in UTF-8")]) from None
+    longest = max(raw.split(b"\n"), key=len)
+    if len(longest) > MAX_LINE_BYTES:
+        line = raw.count(b"\n", 0, raw.find(longest)) + 1
+        raise ConfigError([Problem(name, line, "", "is longer than 64 KiB", "shorter lines")])
+    data, lines = _Builder(name).build(text.removeprefix("\ufeff"))
+    if cache_dir:
+        _cache_write(cache_dir, sha256, data, lines)
+    return Document(name, data, sha256, lines)
+
+
+# --- from events to values -------------------------------------------------------------------------------------------
+
+_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+_WORDS: dict[str, bool | None] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+
+
+class _Builder:
+    """Builds values from ruamel's events, checking every event before anything is made of it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.events: Iterator[Any] = iter(())
+        self.values = 0
+
+    def build(self, text: str) -> tuple[dict[str, Any], Lines]:
+        # Imported here: a start with a warm cache never needs the parser, which costs more than the rest of this file.
+        from ruamel.yaml import YAML, YAMLError  # noqa: PLC0415
+        from ruamel.yaml.error import MarkedYAMLError  # noqa: PLC0415
+
+        self.events = YAML(typ="safe", pure=True).parse(text)
+        try:
+            return self._document()
+        except MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            what = " ".join(str(error.problem or error.context or "not YAML").split())
+            raise self._error(mark, f"is not YAML: {what}") from None
+        except (YAMLError, ValueError, IndexError, AttributeError, AssertionError, TypeError) as error:
+            # ruamel lets a few of its own mistakes through on malformed text; for the reader they are all one thing.
+            first = str(error).strip().partition("\n")[0]
+            raise ConfigError([Problem(self.name, 0, "", f"is not YAML: {first}")]) from None
+
+    def _document(self) -> tuple[dict[str, Any], Lines]:
+        next(self.events)  # start of stream
+        start = next(self.events)
+        if type(start).__name__ == "StreamEndEvent":
+            raise self._error(start.start_mark, "is empty", "a mapping of keys to values")
+        if start.version or start.tags:
+            raise self._error(start.start_mark, "has a % directive", "YAML 1.2 without directives")
+        first = next(self.events)
+        if type(first).__name__ != "MappingStartEvent":
+            self._node(first, 0)  # may have a better complaint
+            raise self._error(first.start_mark, "holds no keys", "a mapping of keys to values")
+        data, lines = self._node(first, 0)
+        next(self.events)  # end of document
+        after = next(self.events)
+        if type(after).__name__ != "StreamEndEvent":
+            raise self._error(after.start_mark, "a second document", "one document per file")
+        return data, lines
+
+    def _node(self, event: Any, depth: int) -> tuple[Any, Lines]:
+        kind = type(event).__name__
+        line = event.start_mark.line + 1
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise self._error(event.start_mark, f"holds more than {MAX_VALUES:,} values", "several smaller files")
+        if kind == "AliasEvent" or event.anchor:
+            raise self._error(event.start_mark, "anchors and aliases are refused", "the value written out")
+        if event.tag:
+            raise self._error(event.start_mark, f"the tag {event.tag!s:.60} is refused", "a plain value")
+        if kind == "ScalarEvent":
+            return self._scalar(event), [line]
+        if depth >= MAX_DEPTH:
+            raise self._error(event.start_mark, f"is nested deeper than {MAX_DEPTH} levels")
+        if kind == "SequenceStartEvent":
+            items, item_lines = [], []
+            while type(item := next(self.events)).__name__ != "SequenceEndEvent":
+                value, sub = self._node(item, depth + 1)
+                items.append(value)
+                item_lines.append(sub)
+            return items, [line, item_lines]
+        return self._mapping(line, depth)
+
+    def _mapping(self, line: int, depth: int) -> tuple[dict[str, Any], Lines]:
+        data: dict[str, Any] = {}
+        lines: dict[str, Lines] = {}
+        while type(event := next(self.events)).__name__ != "MappingEndEvent":
+            key, _ = self._node(event, depth + 1)
+            if not isinstance(key, str):
+                shown = "null" if key is None else str(key).lower() if isinstance(key, bool) else str(key)
+                raise self._error(event.start_mark, f"the key {shown:.60} is not text", "a key in quotes")
+            if key == "<<" and event.style is None:
+                raise self._error(event.start_mark, "merge keys are refused", "the keys written out")
+            if key in data:
+                what = f"the key {key!r:.80} stands here a second time (first on line {lines[key][0]})"
+                raise self._error(event.start_mark, what, "each key once")
+            value, sub = self._node(next(self.events), depth + 1)
+            sub[0] = event.start_mark.line + 1  # where the key stands is where a reader looks
+            data[key], lines[key] = value, sub
+        return data, [line, lines]
+
+    def _scalar(self, event: Any) -> str | int | float | bool | None:
+        text: str = event.value
+        if event.style is not None:  # quoted or block: always text
+            return text
+        if text in _WORDS:
+            return _WORDS[text]
+        if not text[0].isascii() or text[0].isalpha():
+            return text
+        if _INT.fullmatch(text):
+            if len(text) > 18:
+                raise self._error(event.start_mark, "has more than 18 digits", "quotes around it, if it is text")
+            return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+        if _NOT_FINITE.fullmatch(text):
+            raise self._error(event.start_mark, f"{text} is not a number that can be counted with")
+        if len(text) <= 40 and _FLOAT.fullmatch(text):
+            number = float(text)
+            if number in (float("inf"), float("-inf")):
+                raise self._error(event.start_mark, f"{text} is too large", "quotes around it, if it is text")
+            return number
+        return text
+
+    def _error(self, mark: Any, what: str, valid: str = "") -> ConfigError:
+        return ConfigError([Problem(self.name, mark.line + 1 if mark else 0, "", what, valid)])
+
+
+# --- paths -----------------------------------------------------------------------------------------------------------
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """A path as it is written in errors.
+
+    >>> dotted(("rules", 2, "use", 0, "model"))
+    'rules[2].use[0].model'
+    """
+    out = ""
+    for step in path:
+        out += f"[{step}]" if isinstance(step, int) else f".{step}" if out else step
+    return out
+
+
+def _child(node: Lines, step: str | int) -> Lines | None:
+    children = node[1] if len(node) > 1 else None
+    if isinstance(children, dict):
+        return children.get(step)
+    if isinstance(children, list) and isinstance(step, int) and 0 <= step < len(children):
+        found: Lines = children[step]
+        return found
+    return None
+
+
+def _split(path: str, node: Lines) -> list[str | int]:
+    """Steps of a dotted path, read along the tree so that keys with dots in them are found."""
+    steps: list[str | int] = []
+    rest = path
+    while rest:
+        children = node[1] if len(node) > 1 else None
+        index = re.match(r"\[([0-9]+)\]\.?", rest)
+        step: str | int
+        if index and isinstance(children, list):
+            step, rest = int(index[1]), rest[index.end() :]
+        elif isinstance(children, dict):
+            fits = [key for key in children if rest.startswith(key) and rest[len(key) : len(key) + 1] in ("", ".", "[")]
+            if not fits:
+                break
+            step = max(fits, key=len)
+            rest = rest[len(step) :].removeprefix(".")
+        else:
+            break
+        child = _child(node, step)
+        if child is None:
+            break
+        steps.append(step)
+        node = child
+    return steps
+
+
+# --- what pydantic says, in our words --------------------------------------------------------------------------------
+
+
+def problems(document: Document, error: ValidationError, model: type[BaseModel] | None = None) -> list[Problem]:
+    """One `Problem` for each thing a pydantic model did not accept, with line, path and what would have been valid.
+
+    `model` is the class that was validated: with it, an unknown key is answered with the keys there are. A validator
+    that raises `quantities.Invalid` chooses both halves of the message itself.
+    """
+    found: list[Problem] = []
+    for item in error.errors(include_url=False):
+        steps, value = _locate(document.data, item["loc"], missing=item["type"] == "missing")
+        what, valid = _say(dict(item), value, model)
+        problem = Problem(document.name, document.line(steps), dotted(steps), what, valid)
+        if problem not in found:
+            found.append(problem)
+    return found
+
+
+def suggest(word: object, known: Iterable[str]) -> str:
+    """What would have been valid: the nearest of `known` names, or all of them while they are few.
+
+    >>> suggest("modle", ["model", "backend"])
+    'did you mean model?'
+    """
+    names = list(known)
+    if isinstance(word, str):
+        near = difflib.get_close_matches(word[:80], names, n=2, cutoff=0.6)
+        if near:
+            return f"did you mean {' or '.join(near)}?"
+    if not names:
+        return ""
+    if len(names) > 24:
+        return f"one of {len(names)} names, such as {', '.join(names[:5])}"
+    return f"one of {', '.join(names)}" if len(names) > 1 else names[0]
+
+
+_EXPECTED = {
+    "string_type": ("text", "quotes around it"),
+    "bool_type": ("true or false", "true or false"),
+    "int_type": ("a whole number", "a whole number"),
+    "float_type": ("a number", "a number"),
+    "list_type": ("a list", "a list: [a, b]"),
+    "dict_type": ("a mapping", "a mapping: {key: value}"),
+    "model_type": ("a mapping", "a mapping: {key: value}"),
+    "model_attributes_type": ("a mapping", "a mapping: {key: value}"),
+}
+
+
+def _say(item: dict[str, Any], value: Any, model: type[BaseModel] | None) -> tuple[str, str]:
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "missing":
+        return "is missing", ""
+    if kind == "extra_forbidden":
+        key = item["loc"][-1]
+        return f"there is no key {key!r:.80} here", suggest(key, _keys_at(model, item["loc"][:-1]) if model else ())
+    if kind in ("value_error", "assertion_error"):
+        cause = context.get("error")
+        if isinstance(cause, Invalid):
+            return cause.what, cause.valid
+        return str(cause), ""
+    if kind in ("literal_error", "enum"):
+        names = re.findall(r"'([^']*)'", str(context.get("expected", "")))
+        return f"{_shown(value)} is not known here", suggest(value, names)
+    if kind in _EXPECTED:
+        want, valid = _EXPECTED[kind]
+        if kind == "bool_type" and isinstance(value, str) and value.lower() in ("on", "off", "yes", "no", "y", "n"):
+            return f"{value} is text in YAML 1.2, not a truth value", valid
+        return f"{_shown(value)} is not {want}", valid
+    message = str(item["msg"])
+    return f"{_shown(value)} is not valid", message[:1].lower() + message[1:]
+
+
+def _shown(value: Any) -> str:
+    """A value as the file has it; containers only by kind, and long text cut."""
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    if value is None or isinstance(value, bool):
+        return {None: "nothing", True: "true", False: "false"}[value]
+    return repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+
+
+def _locate(data: Any, loc: Sequence[str | int], *, missing: bool) -> tuple[list[str | int], Any]:
+    """The path in the file of pydantic's `loc`, which also names union members that no file contains."""
+    steps: list[str | int] = []
+    for number, step in enumerate(loc):
+        if isinstance(data, dict) and step in data:
+            data = data[step]
+        elif isinstance(data, list) and isinstance(step, int) and step < len(data):
+            data = data[step]
+        elif missing and number == len(loc) - 1:
+            data = None
+        else:
+            continue
+        steps.append(step)
+    return steps, data
+
+
+def _keys_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
+    """The keys of the pydantic model(s) that `loc` leads to."""
+    here: list[Any] = [model]
+    for step in loc:
+        after: list[Any] = []
+        for cls in _models(here):
+            for name, info in cls.model_fields.items():
+                if step in (info.alias or name, name):
+                    after.append(info.annotation)
+        # An index, a key of a free mapping or the name of a union member: what it leads to is already in `here`.
+        here = after or here
+    return sorted({info.alias or name for cls in _models(here) for name, info in cls.model_fields.items()})
+
+
+def _models(annotations: Iterable[Any]) -> list[type[BaseModel]]:
+    out: list[type[BaseModel]] = []
+    todo = list(annotations)
+    while todo:
+        one = todo.pop()
+        if isinstance(one, type) and not isinstance(one, types.GenericAlias) and issubclass(one, BaseModel):
+            out.append(one)
+        elif isinstance(one, typing.TypeAliasType if hasattr(typing, "TypeAliasType") else ()):
+            todo.append(one.__value__)
+        else:
+            todo.extend(arg for arg in typing.get_args(one) if arg is not one)
+    return out
+
+
+# --- the cache of parsed files ---------------------------------------------------------------------------------------
+
+
+def _own_directory(path: Path) -> bool:
+    """Is this a directory that is ours and that nobody else may write to or read?"""
+    info = os.lstat(path)
+    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o077
+
+
+def _cache_read(directory: Path, sha256: str) -> tuple[dict[str, Any], Lines] | None:
+    """The parsed file, or None for any reason whatever: a cache may only ever save time."""
+    try:
+        if not _own_directory(directory):
+            return None
+        fd = os.open(directory / f"{sha256}.{_CACHE_FORMAT}.msgpack", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with os.fdopen(fd, "rb") as file:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
+                return None
+            data, lines = msgspec.msgpack.decode(file.read(32 * MAX_BYTES), type=tuple[dict[str, Any], list[Any]])
+            return data, lines
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def _cache_write(directory: Path, sha256: str, data: dict[str, Any], lines: Lines) -> None:
+    with contextlib.suppress(OSError):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _own_directory(directory):
+            return
+        target = directory / f"{sha256}.{_CACHE_FORMAT}.msgpack"
+        partial = directory / f"{sha256}.{os.getpid()}.tmp"
+        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(msgspec.msgpack.encode((data, lines)))
+            os.replace(partial, target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        entries = sorted(directory.glob("*.msgpack"), key=lambda path: path.stat().st_mtime)
+        for old in entries[:-_CACHE_KEPT]:
+            old.unlink(missing_ok=True)
