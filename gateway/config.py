@@ -1,0 +1,407 @@
+"""The pydantic models of `pointsman.yaml`, and the only reader of the environment.
+
+What the file may say, and what can be judged from the file and the environment alone. Names that live in other files
+(models, policies) are judged in `gateway.site`, which puts everything together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
+
+from gateway.core.quantities import Invalid
+from gateway.core.types import Endpoint, Modality, Secret, ThinkingSupport, Timeouts
+from gateway.fields import Bytes, Day, Name, NanoUsd, PriceList, Rates, Seconds, Strict, Tier, Tokens
+
+# --- addresses -------------------------------------------------------------------------------------------------------
+
+
+class Address(NamedTuple):
+    """Where a listener binds. Port 0 asks the system for a free one."""
+
+    host: str
+    port: int
+
+    @property
+    def loopback(self) -> bool:
+        """Can only this machine reach it?"""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def _address(value: object) -> Address:
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})", value) if isinstance(value, str) else None
+    if match is None or int(match[3]) > 65535:
+        raise Invalid(f"{value!r:.80} is not an address", "host:port, such as 127.0.0.1:8080 or [::1]:8080")
+    return Address(match[1] or match[2], int(match[3]))
+
+
+AddressField = Annotated[
+    Address, BeforeValidator(_address), WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8080"]})
+]
+
+
+def endpoint(url: str) -> Endpoint:
+    """The `Endpoint` of a URL as configured. Raises `Invalid`.
+
+    >>> endpoint("http://10.0.0.7:8000/v1/").path
+    '/v1'
+    """
+    valid = "http://host:port/path or https://host/path, without user, query or fragment"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise Invalid(f"{url!r:.200} is not a URL", valid) from None
+    scheme, host = parts.scheme, parts.hostname
+    clean = re.fullmatch(r"[A-Za-z0-9._-]+|[0-9a-fA-F:.]+", host or "") and re.fullmatch(r"[!-~]*", parts.path)
+    if scheme not in ("http", "https") or not host or not clean or "@" in parts.netloc or parts.query or parts.fragment:
+        raise Invalid(f"{url!r:.200} is not a URL of a server", valid)
+    path = parts.path.rstrip("/")
+    https = scheme == "https"
+    return Endpoint(
+        url=url.rstrip("/"),
+        scheme="https" if https else "http",
+        host=host,
+        port=port or (443 if https else 80),
+        path=path,
+    )
+
+
+def _url(value: str) -> str:
+    endpoint(value)
+    return value
+
+
+Url = Annotated[str, AfterValidator(_url)]
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+class ListenDoc(Strict):
+    """Where the two listeners bind. `public` may leave this machine only with keys, `admin` only with `admin_key`."""
+
+    public: AddressField = Address("127.0.0.1", 8080)
+    admin: AddressField = Address("127.0.0.1", 8081)
+
+
+class PoliciesDoc(Strict):
+    """Where policy files are (relative to this file; left out: those that come with Pointsman) and which is `auto`."""
+
+    dir: str | None = None
+    default: Name = "default"
+
+
+class SecretRef(Strict):
+    """Where a secret is read from at load: an environment variable or a file. Never the secret itself."""
+
+    env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    file: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> SecretRef:
+        if (self.env is None) == (self.file is None):
+            raise Invalid("needs exactly one place", "{env: NAME} or {file: path}")
+        return self
+
+
+class TimeoutsDoc(Strict):
+    """The five clocks of an attempt; what is left out keeps its default, or the site's in a backend."""
+
+    connect: Seconds | None = None
+    headers: Seconds | None = None
+    first_event: Seconds | None = None
+    idle: Seconds | None = None
+    total: Seconds | None = None
+
+    def over(self, base: Timeouts) -> Timeouts:
+        """`base` with what is set here put over it."""
+        return Timeouts(
+            connect_s=self.connect or base.connect_s,
+            headers_s=self.headers or base.headers_s,
+            first_event_s=self.first_event or base.first_event_s,
+            idle_s=self.idle or base.idle_s,
+            total_s=self.total or base.total_s,
+        )
+
+
+class BackendDoc(Strict):
+    """A kind of server: how it is spoken to, where it stands, whose key opens it."""
+
+    dialect: str
+    base_url: Url | None = None
+    endpoints: list[Url] | None = Field(None, min_length=1, max_length=256)
+    region: Name | None = None
+    processing: Name | None = None
+    self_hosted: bool = False
+    provider: Name | None = None
+    key: SecretRef | None = None
+    ca_file: str | None = None
+    proxy: str | None = None
+    max_inflight: int = Field(256, ge=1, le=100_000)
+    timeouts: TimeoutsDoc = TimeoutsDoc()
+
+    @model_validator(mode="after")
+    def _one_address(self) -> BackendDoc:
+        if (self.base_url is None) == (self.endpoints is None):
+            raise Invalid("needs exactly one of base_url and endpoints", "base_url: URL, or endpoints: [URL, URL]")
+        urls = self.urls()
+        if len(set(urls)) != len(urls):
+            raise Invalid("names the same endpoint twice", "each replica once")
+        return self
+
+    def urls(self) -> list[str]:
+        """The addresses, whichever way they were written."""
+        return [self.base_url] if self.base_url is not None else list(self.endpoints or ())
+
+
+class GpuPrice(Strict):
+    """What a self-hosted model costs: a GPU-hour in USD over the tokens it gets through, prompt and output alike."""
+
+    gpu_hour_usd: NanoUsd
+    tokens_per_hour: Tokens
+
+    def rates(self) -> Rates:
+        """The same as USD per million tokens, rounded to a nano-USD."""
+        nano = round(self.gpu_hour_usd * 1_000_000 / self.tokens_per_hour)
+        return Rates.model_construct(input=nano, output=nano)
+
+
+def _price_kind(value: object) -> str:
+    if isinstance(value, dict) and ("gpu_hour_usd" in value or "tokens_per_hour" in value):
+        return "gpu"
+    return "rates" if isinstance(value, dict) else "tiers" if isinstance(value, list) else "word"
+
+
+def _price_word(value: object) -> str:
+    if value not in ("catalog", "none"):
+        raise Invalid(
+            f"{value!r:.60} is not a price",
+            "catalog, none, {input: 0.4, output: 2.4} in USD per million tokens, or {gpu_hour_usd, tokens_per_hour}",
+        )
+    return str(value)
+
+
+PriceDoc = Annotated[
+    Annotated[Literal["catalog", "none"], BeforeValidator(_price_word), Tag("word")]
+    | Annotated[GpuPrice, Tag("gpu")]
+    | Annotated[Rates, Tag("rates")]
+    | Annotated[list[Tier], Tag("tiers")],
+    Discriminator(_price_kind),
+]
+
+
+class TargetDoc(Strict):
+    """A model served by a backend. What is left out comes from the catalogue's offer, then from the model's facts."""
+
+    model: str
+    backend: Name
+    upstream_id: str | None = Field(None, min_length=1, max_length=256)
+    window: Tokens | None = None
+    max_input: Tokens | None = None
+    max_output: Tokens | None = None
+    price: PriceDoc | None = None
+    modalities: list[Modality] | None = Field(None, min_length=1)
+    tools: bool | None = None
+    structured_output: bool | None = None
+    thinking: ThinkingSupport | None = None
+    unsupported: list[str] = []
+    retires_on: Day | None = None
+    stand_in: bool = False
+    weight: int = Field(1, ge=1, le=1000)
+    typical_output_tokens: Tokens | None = None
+
+
+class FleetDoc(Strict):
+    """The part of the file that says what there is; `policies/catalog/reference-fleet.yaml` is one."""
+
+    backends: dict[Name, BackendDoc] = Field(min_length=1)
+    targets: dict[Name, TargetDoc] = Field(min_length=1)
+
+
+class BudgetDoc(Strict):
+    """Spending of one key."""
+
+    usd: NanoUsd
+    per: Literal["hour", "day", "week", "month"]
+    mode: Literal["hard", "soft"] = "hard"
+
+
+class KeyDoc(Strict):
+    """A key that clients hold, known here only by its hash: `printf %s "$KEY" | sha256sum`."""
+
+    name: Name
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    tenant: dict[Name, str] = {}
+    allow: list[str] = Field(["*"], min_length=1)
+    explain: bool = False
+    expires: Day | None = None
+    rpm: int | None = Field(None, ge=1)
+    tpm: Tokens | None = None
+    budget: BudgetDoc | None = None
+
+
+class AdminKeyDoc(SecretRef):
+    """The key of the admin listener: by hash, or read from a variable or a file."""
+
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def _one(self) -> AdminKeyDoc:
+        if sum(one is not None for one in (self.sha256, self.env, self.file)) != 1:
+            raise Invalid("needs exactly one place", "{sha256: ...}, {env: NAME} or {file: path}")
+        return self
+
+
+class LimitsDoc(Strict):
+    """What one client, and all clients together, may take of this process."""
+
+    max_body: Bytes = 64_000_000
+    max_head: Bytes = 65_536
+    max_buffered: Bytes = 512_000_000  # request bodies held at one time, over all connections
+    max_connections: int = Field(10_000, ge=1, le=1_000_000)
+    request_head: Seconds = 10.0  # from the first byte of a head to its last
+    keep_alive: Seconds = 75.0  # an idle connection between two requests
+    min_upload_rate: Bytes = 1_000  # bytes a second, averaged over the body so far
+
+
+class LogDoc(Strict):
+    """What is written to standard output for each request."""
+
+    access: Literal["json", "text", "none"] = "json"
+
+
+def _many(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class ConfigDoc(FleetDoc):
+    """All of pointsman.yaml."""
+
+    listen: ListenDoc = ListenDoc()
+    policies: PoliciesDoc = PoliciesDoc()
+    catalog: Annotated[
+        list[str],
+        BeforeValidator(_many),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+    ] = []
+    models: dict[str, str] = {}
+    unknown_model: str = "reject"
+    keys: list[KeyDoc] = []
+    admin_key: AdminKeyDoc | None = None
+    timeouts: TimeoutsDoc = TimeoutsDoc()
+    limits: LimitsDoc = LimitsDoc()
+    drain: Seconds = 30.0
+    heartbeat: Seconds | None = None
+    log: LogDoc = LogDoc()
+
+
+# --- the environment -------------------------------------------------------------------------------------------------
+
+
+def cache_dir(environ: Mapping[str, str]) -> Path | None:
+    """Where parsed files are kept between starts: `$XDG_CACHE_HOME/pointsman`, else `~/.cache/pointsman`."""
+    base = environ.get("XDG_CACHE_HOME") or (f"{environ['HOME']}/.cache" if environ.get("HOME") else "")
+    return Path(base) / "pointsman" if base.startswith("/") else None
+
+
+def read_secret(ref: SecretRef, environ: Mapping[str, str], directory: Path) -> Secret:
+    """The secret a reference points to; files are relative to `directory`. Raises `Invalid`.
+
+    A plan key of Alibaba's coding subscriptions is refused: its terms forbid application back ends.
+    """
+    if ref.env is not None:
+        place, value = f"environment variable {ref.env}", environ.get(ref.env)
+        if value is None:
+            raise Invalid(f"{place} is not set", "the key in that variable")
+    else:
+        path = directory / str(ref.file)
+        place = f"file {path}"
+        try:
+            value = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Invalid(f"{place} cannot be read", getattr(error, "strerror", None) or "text in UTF-8") from None
+    value = value.strip()
+    if not value or not re.fullmatch(r"[!-~]+", value) or len(value) > 8192:
+        raise Invalid(f"{place} does not hold a key", "one line of visible ASCII characters")
+    if value.startswith("sk-sp-"):
+        raise Invalid(
+            f"{place} holds a plan key (sk-sp-), whose terms forbid use by an application", "a pay-as-you-go key"
+        )
+    return Secret(value)
+
+
+def admin_digest(ref: AdminKeyDoc, environ: Mapping[str, str], directory: Path) -> bytes:
+    """SHA-256 of the admin key. Raises `Invalid`."""
+    if ref.sha256 is not None:
+        return bytes.fromhex(ref.sha256)
+    return hashlib.sha256(read_secret(ref, environ, directory).reveal().encode()).digest()
+
+
+def egress_proxy(written: str | None, endpoints: tuple[Endpoint, ...], environ: Mapping[str, str]) -> str | None:
+    """The proxy URL a backend's connections go through; None is direct. Raises `Invalid`.
+
+    `env` follows HTTPS_PROXY (HTTP_PROXY for plain http) and NO_PROXY, in either case of letters.
+    """
+    if written is None or written == "none":
+        return None
+    if written != "env":
+        return _proxy_url(written)
+
+    def look(name: str) -> str:
+        return environ.get(name.lower()) or environ.get(name) or ""
+
+    skip = [part.strip().lower() for part in look("NO_PROXY").split(",") if part.strip()]
+    found = {
+        None if _skipped(one.host, one.port, skip) else look(f"{one.scheme.upper()}_PROXY") or None for one in endpoints
+    }
+    if len(found) > 1:
+        raise Invalid("NO_PROXY treats this backend's endpoints differently", "two backends, or a proxy URL")
+    url = found.pop()
+    return _proxy_url(url) if url else None
+
+
+def _proxy_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme == "http" and parts.hostname and (parts.port or True) and parts.path in ("", "/")
+    except ValueError:
+        fine = False
+    if not fine:
+        shown = re.sub(r"//[^@/]*@", "//***@", url)
+        raise Invalid(f"{shown!r:.120} is not a proxy", "env, none or http://host:port")
+    return url
+
+
+def _skipped(host: str, port: int, skip: list[str]) -> bool:
+    host = host.lower()
+    for one in skip:
+        if one == "*":
+            return True
+        name, _, only_port = one.rpartition(":") if re.fullmatch(r"[^:]+:[0-9]+", one) else (one, "", "")
+        if only_port and int(only_port) != port:
+            continue
+        name = name.strip("[]")
+        if "/" in name:
+            try:
+                if ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False):
+                    return True
+            except ValueError:
+                continue
+        name = name.removeprefix("*").lstrip(".")
+        if host == name or host.endswith("." + name):
+            return True
+    return False
+
+

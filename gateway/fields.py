@@ -1,0 +1,130 @@
+"""Types of fields in the files people write, shared by `gateway.config` and `gateway.catalog`.
+
+Each is a plain Python value with a validator that says what would have been valid, and the JSON Schema of what may be
+written in the file. Fields only; what a file consists of stands in the two modules named above.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+
+from gateway.core import quantities
+from gateway.core.quantities import Invalid
+from gateway.core.types import Price, PriceTier
+
+
+class Strict(BaseModel):
+    """Base of every model of a file: unknown keys are errors and nothing is converted silently."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise Invalid(f"{value!r:.80} cannot be a name", "letters, digits, '.', '_' and '-', at most 64 in all")
+    return value
+
+
+def _date(value: object) -> date:
+    try:
+        return date.fromisoformat(value) if isinstance(value, str) and len(value) == 10 else _raise()
+    except ValueError:
+        raise Invalid(f"{value!r:.40} is not a date", "a day such as 2026-11-21") from None
+
+
+def _raise() -> date:
+    raise ValueError
+
+
+def _positive_seconds(value: object) -> float:
+    number = quantities.seconds(value)
+    if not 0 < number <= 86_400 * 7:
+        raise Invalid(f"{value!r:.40} is out of range", "more than 0 and at most 7d")
+    return number
+
+
+def _positive_tokens(value: object) -> int:
+    number = quantities.tokens(value)
+    if not 0 < number <= 10**12:
+        raise Invalid(f"{value!r:.40} is out of range", "more than 0 tokens")
+    return number
+
+
+def _positive_bytes(value: object) -> int:
+    number = quantities.size_bytes(value)
+    if not 0 < number <= 1 << 40:
+        raise Invalid(f"{value!r:.40} is out of range", "more than 0 bytes")
+    return number
+
+
+def _quantity(pattern: str, *examples: object, number: bool = True) -> WithJsonSchema:
+    text: dict[str, Any] = {"type": "string", "pattern": f"^{pattern}$"}
+    any_of = [text, {"type": "integer", "minimum": 0}] if number else [text]
+    return WithJsonSchema({"anyOf": any_of, "examples": list(examples)})
+
+
+_DECIMAL = r"[0-9]{1,15}(\.[0-9]{1,9})? ?"
+
+Name = Annotated[str, AfterValidator(_name), Field(pattern=f"^{_NAME.pattern}$")]
+Day = Annotated[date, BeforeValidator(_date), WithJsonSchema({"type": "string", "format": "date"})]
+Seconds = Annotated[
+    float, BeforeValidator(_positive_seconds), _quantity(_DECIMAL + "(us|ms|s|m|min|h|d)", "2s", "15m", number=False)
+]
+Tokens = Annotated[int, BeforeValidator(_positive_tokens), _quantity(_DECIMAL + "(k|M|Ki|Mi)?", "200k", "1M", 262144)]
+Bytes = Annotated[
+    int, BeforeValidator(_positive_bytes), _quantity(_DECIMAL + "(B|kB|KB|MB|GB|KiB|MiB|GiB)?", "64MB", 65536)
+]
+NanoUsd = Annotated[
+    int,
+    BeforeValidator(quantities.nano_usd),
+    WithJsonSchema({"type": "number", "minimum": 0, "examples": [0.4]}),
+]
+
+
+class Rates(Strict):
+    """Prices in USD per million tokens."""
+
+    input: NanoUsd
+    output: NanoUsd
+    cached_input: NanoUsd | None = None
+    thinking_output: NanoUsd | None = None
+
+
+class Tier(Rates):
+    """Rates that hold for the whole request once its input has more than `above` tokens."""
+
+    above: int = Field(ge=0)
+
+
+def _price_kind(value: object) -> str:
+    return "tiers" if isinstance(value, list) else "rates"
+
+
+def _tiers(value: list[Tier]) -> list[Tier]:
+    edges = [tier.above for tier in value]
+    if not edges or edges[0] != 0 or edges != sorted(set(edges)):
+        raise Invalid("tiers do not ascend from 0", "a list whose `above` is 0 first and grows")
+    return value
+
+
+PriceList = Annotated[
+    Annotated[Rates, Tag("rates")] | Annotated[list[Tier], AfterValidator(_tiers), Tag("tiers")],
+    Discriminator(_price_kind),
+]
+
+
+def price(written: Rates | list[Tier], version: str) -> Price:
+    """The `Price` of a list as written; `version` names where it came from."""
+    rows = written if isinstance(written, list) else [written]
+    tiers = tuple(
+        PriceTier(row.above if isinstance(row, Tier) else 0, row.input, row.output, row.cached_input, row.thinking_output)
+        for row in rows
+    )
+    return Price(tiers, version)
