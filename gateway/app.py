@@ -1,0 +1,166 @@
+"""The composition root: the only place that wires concrete classes together and owns the process's life.
+
+The control plane's routes are in `control`; reloading is in `reload`. Here: listeners, signals, and the order in
+which a process starts and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import platform
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from email.utils import formatdate
+from pathlib import Path
+
+import uvloop
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from gateway import __version__
+from gateway.control import admin_app, public_app
+from gateway.core.errors import ConfigError
+from gateway.core.lexicon import Lexicon
+from gateway.core.tokens import Tokenizers
+from gateway.core.types import Record
+from gateway.proxy.downstream import ClientConnection
+from gateway.proxy.runtime import Runtime
+from gateway.reload import Reloader
+from gateway.site import Site, load_lexicon, load_site
+from gateway.telemetry.access import AccessLog
+from gateway.telemetry.metrics import Metrics
+from gateway.vocab import open_tokenizers
+
+logger = logging.getLogger("pointsman")
+
+EXIT_CONFIG = 2
+_FLUSH_S = 0.3  # for the last bytes to reach the clients' sockets
+
+
+def serve(config: Path) -> int:
+    """Run the gateway until it is told to stop. Returns the process's exit code: 0, or 2 for a broken configuration."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        site = load_site(config, os.environ)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return EXIT_CONFIG
+    for warning in site.warnings:
+        logger.warning("%s", warning)
+    try:
+        sockets = [_bind(*site.listen_public), _bind(*site.listen_admin)]
+    except OSError as error:
+        print(f"pointsman: {error}", file=sys.stderr)
+        return 1
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Server(config, site, *sockets).run())
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    listener.setblocking(False)
+    return listener
+
+
+class Server:
+    """One process's listeners and their end."""
+
+    def __init__(self, config: Path, site: Site, public: socket.socket, admin: socket.socket) -> None:
+        self.config = config
+        self.site = site
+        self.sockets = (public, admin)
+        self._stopping = asyncio.Event()
+        self._signals = 0
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, drain, and return 0."""
+        loop = asyncio.get_running_loop()
+        site = self.site
+        tokenizers: Tokenizers = open_tokenizers(site.tokenizers, background=True)
+        lexicon: Lexicon = load_lexicon()
+        metrics = Metrics(site.metric_names, build={"version": __version__, "python": platform.python_version()})
+        log, flush = _access_log(loop, site)
+        runtime = Runtime(loop, metrics, log, tokenizers, lexicon)
+        runtime.adopt(site)
+        reloader = Reloader(self.config, runtime, os.environ)
+        state = ServerState()
+        public = _uvicorn(public_app(runtime, reloader))
+        admin = _uvicorn(admin_app(runtime, reloader))
+        hot = functools.partial(ClientConnection, runtime, public, state, {})
+        cold = functools.partial(HttpToolsProtocol, admin, ServerState(), {}, loop)
+        servers = [
+            await loop.create_server(hot, sock=self.sockets[0], backlog=2048),
+            await loop.create_server(cold, sock=self.sockets[1], backlog=64),
+        ]
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, runtime)
+        loop.add_signal_handler(signal.SIGHUP, reloader.request)
+        runtime.wheel.start()
+        reloader.start()
+        self._tick(loop, state)
+        for name, listener in zip(("public", "admin"), self.sockets, strict=True):
+            host, port = listener.getsockname()[:2]
+            logger.info("%s listener on http://%s:%d", name, f"[{host}]" if ":" in host else host, port)
+        await self._stopping.wait()
+        await self._drain(runtime, servers, state)
+        reloader.stop()
+        runtime.close()
+        flush()
+        return 0
+
+    def _tick(self, loop: asyncio.AbstractEventLoop, state: ServerState) -> None:
+        state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+        loop.call_later(1.0, self._tick, loop, state)
+
+    def _on_signal(self, runtime: Runtime) -> None:
+        self._signals += 1
+        runtime.draining = True  # /readyz says 503 from this moment
+        self._stopping.set()
+        if self._signals > 1:
+            for exchange in list(runtime.exchanges):
+                exchange.drain()
+
+    async def _drain(self, runtime: Runtime, servers: list[asyncio.Server], state: ServerState) -> None:
+        """Let what is under way finish within the grace period, then end the rest with a typed error."""
+        loop = asyncio.get_running_loop()
+        logger.info("draining: %d requests under way", len(runtime.exchanges))
+        servers[0].close()
+        for connection in list(state.connections):
+            connection.shutdown()
+        end = loop.time() + runtime.serving.site.drain_s
+        while (runtime.exchanges or state.tasks) and loop.time() < end and self._signals < 2:
+            await asyncio.sleep(0.05)
+        for exchange in list(runtime.exchanges):
+            exchange.drain()
+        end = loop.time() + _FLUSH_S
+        while state.connections and loop.time() < end:
+            await asyncio.sleep(0.02)
+        servers[1].close()
+
+
+def _uvicorn(app: object) -> Config:
+    config = Config(app, http=HttpToolsProtocol, ws="none", lifespan="off", log_config=None, access_log=False)  # type: ignore[arg-type]
+    config.load()
+    return config
+
+
+def _access_log(
+    loop: asyncio.AbstractEventLoop, site: Site
+) -> tuple[Callable[[Record], None] | None, Callable[[], None]]:
+    if site.access_log == "none":
+        return None, lambda: None
+    log = AccessLog(sys.stdout.buffer.raw.write, loop.call_soon, form=site.access_log)  # type: ignore[attr-defined]
+    return log.add, log.flush

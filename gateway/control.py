@@ -1,0 +1,192 @@
+"""The control plane: everything that is not hot, as two FastAPI apps, one per listener.
+
+Public routes ask for a key (health checks excepted) and tell a key only about its own requests. The admin app sits on
+its own listener. Model requests never come here: `proxy.downstream` takes them before they reach ASGI.
+"""
+
+import asyncio
+import hmac
+import time
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from gateway import __version__
+from gateway.core.errors import (
+    BadRequest,
+    Denied,
+    GatewayError,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    Unauthenticated,
+    to_openai,
+)
+from gateway.core.types import Tenant
+from gateway.explain import explain, explain_record
+from gateway.proxy.downstream import authenticate
+from gateway.proxy.runtime import Runtime
+from gateway.reload import Reloader
+
+MAX_EXPLAIN = 64 << 20
+
+
+def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(content), status, headers, "application/json")
+
+
+def _app(runtime: Runtime, title: str) -> FastAPI:
+    app = FastAPI(title=title, version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+
+    def answer(error: GatewayError) -> Response:
+        headers = {"x-request-id": runtime.request_id(), "x-pointsman-origin": "gateway"}
+        if error.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        if error.retry_after_s is not None:
+            headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+        return Response(to_openai(error), error.status, headers, "application/json")
+
+    async def on_gateway_error(_: Request, error: Exception) -> Response:
+        return answer(error if isinstance(error, GatewayError) else InternalError("internal_error", "It failed."))
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException | StarletteHTTPException) and error.status_code == 405:
+            return answer(MethodNotAllowed("method_not_allowed", "This path does not take that method."))
+        return answer(NotFound("not_found", "There is nothing at this path: this gateway serves /v1/chat/completions."))
+
+    async def on_invalid(_: Request, __: Exception) -> Response:
+        return answer(BadRequest("bad_request", "The request's parameters are not valid."))
+
+    app.add_exception_handler(GatewayError, on_gateway_error)
+    app.add_exception_handler(StarletteHTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(Exception, on_gateway_error)
+    return app
+
+
+def _headers(request: Request) -> dict[bytes, bytes]:
+    return dict(request.scope["headers"])
+
+
+def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
+    """Model listing, explanations, recent decisions, health."""
+    app = _app(runtime, "Pointsman")
+
+    async def tenant_of(request: Request) -> Tenant:
+        return authenticate(runtime.serving, _headers(request), time.time())
+
+    async def may_explain(tenant: Annotated[Tenant, Depends(tenant_of)]) -> Tenant:
+        if not tenant.explain:
+            raise Denied("policy_denied", "This key may not read decisions: set `explain: true` on it.")
+        return tenant
+
+    # Default deny: whatever is added to this router asks for a key.
+    keyed = APIRouter(dependencies=[Depends(tenant_of)])
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        """The process is alive."""
+        return _json({"status": "ok"})
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        """Whether traffic should come here; says why the last reload failed, if it did."""
+        last = reloader.last
+        body = {
+            "status": "draining" if runtime.draining else "ready",
+            "config": runtime.serving.site.digest,
+            "reload": {"ok": not last.error, "at": last.at, "error": last.error.partition("\n")[0] or None},
+        }
+        return _json(body, 503 if runtime.draining else 200)
+
+    @keyed.get("/v1/models")
+    async def models(tenant: Annotated[Tenant, Depends(tenant_of)]) -> Response:
+        """What this key may send as `model`."""
+        return _json({"object": "list", "data": runtime.serving.site.listing(tenant)})
+
+    @keyed.get("/v1/models/{name:path}")
+    async def model(name: str, tenant: Annotated[Tenant, Depends(tenant_of)]) -> Response:
+        """One name of the list."""
+        for entry in runtime.serving.site.listing(tenant):
+            if entry["id"] == name:
+                return _json(entry)
+        raise NotFound("model_not_found", "This key has no model of that name; see /v1/models.", param="model")
+
+    @keyed.post("/v1/explain")
+    async def explain_request(request: Request, tenant: Annotated[Tenant, Depends(may_explain)]) -> Response:
+        """What would happen to this chat request, and why; nothing is sent upstream."""
+        body = await request.body()
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in _headers(request).items()}
+        now = time.time()
+        told = await asyncio.to_thread(
+            explain,
+            runtime.serving.site,
+            body,
+            headers=headers,
+            tenant=tenant,
+            tokenizers=runtime.tokenizers,
+            lexicon=runtime.lexicon,
+            now=now,
+            available=runtime.board.available(runtime.serving.site.fleet, time.monotonic()),
+        )
+        return _json(told.to_dict())
+
+    @keyed.get("/v1/decisions/{request_id}")
+    async def decision(request_id: str, tenant: Annotated[Tenant, Depends(may_explain)]) -> Response:
+        """How a recent request of this key was decided."""
+        entry = runtime.remembered.get(request_id)
+        if entry is None or not hmac.compare_digest(entry.record.key, tenant.key):
+            raise NotFound("not_found", "No recent request of this key has that id.")
+        return _json(explain_record(entry))
+
+    app.include_router(keyed)
+    return app
+
+
+def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
+    """Metrics, target states, reload. Open on loopback; elsewhere the configuration demands an admin key."""
+    app = _app(runtime, "Pointsman admin")
+
+    async def admin(request: Request) -> None:
+        expected = runtime.serving.site.admin_key_sha256
+        if expected is None:
+            return
+        scheme, _, key = _headers(request).get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not runtime.serving.site.is_admin_key(key):
+            raise Unauthenticated("invalid_api_key", "The admin key is missing or not valid.")
+
+    guarded = APIRouter(dependencies=[Depends(admin)])
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        """The process is alive."""
+        return _json({"status": "ok"})
+
+    @guarded.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus text format."""
+        runtime.metrics.gauge_inflight(len(runtime.exchanges))
+        runtime.metrics.set_states(runtime.board.states(runtime.serving.site.fleet, time.monotonic()))
+        return Response(runtime.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @guarded.get("/v1/targets")
+    async def targets() -> Response:
+        """Every target with its state, the reason, and until when."""
+        states = runtime.board.states(runtime.serving.site.fleet, time.monotonic())
+        inflight = {r.target.name: sum(p.outstanding for p in r.pools) for r in runtime.serving.routes}
+        return _json({"data": [{**state, "inflight": inflight[state["target"]]} for state in states]})
+
+    @guarded.post("/v1/reload")
+    async def reload() -> Response:
+        """Load the files again; 200 when they are served now, 400 with every problem when the old ones stay."""
+        result = await asyncio.shield(reloader.request())
+        if result.error:
+            raise BadRequest("bad_request", result.error[:8192])
+        return _json({"status": "reloaded", "config": runtime.serving.site.digest})
+
+    app.include_router(guarded)
+    return app

@@ -1,0 +1,105 @@
+"""One coarse timer wheel for every deadline of the data plane.
+
+Connections are long-lived and re-arm on every request, so arming must cost next to nothing: a deadline that moves
+later is a plain attribute store, found out when the old slot comes round. What a deadline means is the owner's
+business (`on_due`); this file only says when. Nothing here is exact to better than one tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+TICK_S = 0.1
+#: No entry is parked further ahead than this, so that the wheel never keeps a closed connection alive for long.
+HORIZON_SLOTS = 50
+NEVER = float("inf")
+
+
+class Timed:
+    """Something with at most one deadline. Subclasses say in `on_due` what happens when it passes."""
+
+    __slots__ = ("due", "slot")
+
+    def __init__(self) -> None:
+        self.due = NEVER
+        self.slot = 0
+
+    def on_due(self, now: float) -> None:
+        """Called once when the deadline has passed; the timer is disarmed before."""
+        raise NotImplementedError
+
+
+class Wheel:
+    """The wheel. `now` is the monotonic clock as of the last tick, for users who can live with 0.1 s."""
+
+    __slots__ = ("_handle", "_last", "_loop", "_slots", "now")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._slots: dict[int, list[Timed]] = {}
+        self.now = time.monotonic()
+        self._last = int(self.now / TICK_S)
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Start ticking on the loop."""
+        self._handle = self._loop.call_later(TICK_S, self._run)
+
+    def stop(self) -> None:
+        """Stop ticking; armed deadlines never come due."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def arm(self, item: Timed, after_s: float) -> None:
+        """Set the item's only deadline to `after_s` seconds from the last tick (so up to one tick early)."""
+        item.due = due = self.now + after_s + TICK_S
+        slot = int(due / TICK_S) + 1
+        held = item.slot
+        if held and held <= slot:
+            return
+        ahead = self._last + HORIZON_SLOTS
+        if slot > ahead:
+            slot = ahead
+            if held and held <= slot:
+                return
+        item.slot = slot
+        bucket = self._slots.get(slot)
+        if bucket is None:
+            self._slots[slot] = [item]
+        else:
+            bucket.append(item)
+
+    @staticmethod
+    def disarm(item: Timed) -> None:
+        """Forget the item's deadline; its slot is cleaned up when it comes round."""
+        item.due = NEVER
+
+    def _run(self) -> None:
+        self._handle = self._loop.call_later(TICK_S, self._run)
+        self.advance(time.monotonic())
+
+    def advance(self, now: float) -> None:
+        """Turn the wheel to `now`, firing what is due. Separate from the loop so that tests need no waiting."""
+        self.now = now
+        current = int(now / TICK_S)
+        for number in range(self._last + 1, current + 1):
+            bucket = self._slots.pop(number, None)
+            self._last = number
+            if bucket is None:
+                continue
+            for item in bucket:
+                if item.slot != number:
+                    continue  # moved to an earlier slot since, and handled there
+                item.slot = 0
+                if item.due <= now:
+                    item.due = NEVER
+                    item.on_due(now)
+                elif item.due != NEVER:
+                    self._repark(item)
+
+    def _repark(self, item: Timed) -> None:
+        slot = min(int(item.due / TICK_S) + 1, self._last + HORIZON_SLOTS)
+        item.slot = slot
+        self._slots.setdefault(slot, []).append(item)

@@ -1,0 +1,549 @@
+"""One request from its last byte to its settlement: decide, try targets in order, relay the answer, record it.
+
+It performs and does not decide: `core.decide` chooses the candidates, `core.failover` says what follows a failed
+attempt, `core.sse` says what of a stream may be shown. Everything that must happen at the end happens in `_settle`,
+which every way out goes through exactly once. Bytes of the client's connection are `downstream`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import zlib
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+from gateway.core import dialects, pricing, sse, usage, wire
+from gateway.core.decide import decide
+from gateway.core.errors import GatewayError, InternalError, StreamBroken, Unavailable, UpstreamTimeout, of_code
+from gateway.core.failover import failover
+from gateway.core.policy import Policy
+from gateway.core.signals import NeedsCount, Signals
+from gateway.core.types import Attempt, Decision, Outcome, Record, Snapshot, Usage
+from gateway.proxy.heads import AnswerHead
+from gateway.proxy.runtime import Remembered, Runtime
+from gateway.proxy.upstream import Pool, UpstreamConnection, Waiting
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from gateway.proxy.downstream import Asked, ClientConnection
+
+#: A non-streamed answer, and an error body, may be this long; more is not an answer.
+MAX_ANSWER = 32 << 20
+MAX_ERROR = 65_536
+_BROKEN = {
+    Outcome.IDLE_TIMEOUT: ("upstream_timeout", "The upstream stopped sending."),
+    Outcome.TOTAL_TIMEOUT: ("upstream_timeout", "The time for this request is used up."),
+    Outcome.EVENT_TOO_LARGE: ("event_too_large", "The upstream sent an event that is too large to relay."),
+    Outcome.DRAINING: ("draining", "The gateway is shutting down."),
+}
+
+
+logger = logging.getLogger("pointsman")
+
+
+class Exchange:
+    """One request and its answer. Callbacks come from its client's connection and from its upstream's."""
+
+    __slots__ = (
+        "asked",
+        "attempt",
+        "body",
+        "committed",
+        "connection",
+        "cost_nano",
+        "decision",
+        "envelope",
+        "over",
+        "parts",
+        "pinned",
+        "pool",
+        "priced",
+        "received",
+        "record",
+        "relay",
+        "route",
+        "runtime",
+        "serving",
+        "signals",
+        "snapshot",
+        "status",
+        "tries",
+        "upstream",
+        "upstream_head",
+    )
+
+    def __init__(self, runtime: Runtime, connection: ClientConnection, asked: Asked) -> None:
+        self.runtime = runtime
+        self.serving = runtime.serving
+        self.connection = connection
+        self.asked = asked
+        self.over = False
+        self.committed = False
+        # Each of these is set on the way to the step that first reads it; `is not None` asks how far we came.
+        self.upstream: UpstreamConnection | Waiting = None  # type: ignore[assignment]
+        self.pool: Pool | None = None
+        self.relay: sse.Relay = None  # type: ignore[assignment]
+        self.attempt: Attempt = None  # type: ignore[assignment]
+        self.tries: Generator[Attempt, Outcome, GatewayError | None] = None  # type: ignore[assignment]
+        self.signals: Signals = None  # type: ignore[assignment]
+        self.decision: Decision = None  # type: ignore[assignment]
+        self.pinned: int | None = None
+        self.cost_nano = 0
+        self.priced = True
+        self.status = 0
+        tenant = asked.tenant
+        self.record = Record(
+            request_id=runtime.request_id(),
+            key=tenant.key,
+            team=tenant.facts.get("team", ""),
+            model_asked="",
+            stream=False,
+            wall=time.time(),
+            started_at=time.monotonic(),
+        )
+
+    # -- deciding --
+
+    def begin(self, body: bytes) -> None:
+        """Take the complete request body and start work on it."""
+        runtime = self.runtime
+        runtime.exchanges.add(self)
+        runtime.metrics.inflight += 1
+        try:
+            self.envelope = envelope = wire.parse(body)
+            record = self.record
+            record.model_asked = envelope.model_asked
+            record.stream = envelope.stream
+            site = self.serving.site
+            asked = self.asked
+            policy, self.pinned = site.resolve(envelope.model_asked, asked.hints.policy)
+            site.allow(asked.tenant, envelope.model_asked, policy, self.pinned)
+            self.signals = Signals.of(
+                envelope,
+                tenant=asked.tenant,
+                hints=asked.hints,
+                headers=asked.headers,
+                tokenizers=runtime.tokenizers,
+                lexicon=runtime.lexicon,
+                now=record.wall,
+                blocking=False,
+            )
+            self.snapshot = Snapshot(
+                now=record.wall,
+                draw=_draw(record.request_id, asked.hints.conversation),
+                available=runtime.board.available(site.fleet, record.started_at),
+                latency_s=runtime.board.latency_s,
+            )
+            total_s = asked.hints.timeout_s or site.timeouts.total_s
+            self.connection.request_clock(min(total_s, site.timeouts.total_s))
+            self._decide(policy)
+        except GatewayError as error:
+            self._refuse(error)
+        except Exception:
+            # The edge that must answer: a defect of ours costs this request, not the connection or the process.
+            logger.exception("request %s failed in the gateway", self.record.request_id)
+            self._refuse(InternalError("internal_error", "The gateway failed to handle this request."))
+
+    def _decide(self, policy: Policy) -> None:
+        try:
+            decision = decide(policy, self.signals, self.snapshot, pinned=self.pinned)
+        except NeedsCount as work:
+            counting = self.runtime.executor.submit(work.run)
+            loop = self.runtime.loop
+            counting.add_done_callback(lambda done: loop.call_soon_threadsafe(self._counted, policy, done))
+            return
+        self.decision = decision
+        record = self.record
+        record.policy = decision.policy
+        record.rule = decision.rule or ""
+        record.thinking = str(decision.thinking)
+        record.because = decision.because
+        if decision.refusal is not None:
+            raise of_code(*decision.refusal)
+        record.chosen = decision.candidates[0].name
+        self.tries = failover(decision, max_attempts=self.serving.site.max_attempts)
+        self._send(next(self.tries))
+
+    def _counted(self, policy: Policy, done: Future[None]) -> None:
+        if self.over:
+            return
+        try:
+            done.result()
+            self._decide(policy)
+        except GatewayError as error:
+            self._refuse(error)
+
+    # -- attempts --
+
+    def _send(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+        record = self.record
+        record.attempts = attempt.number
+        target = attempt.target
+        record.target = target.name
+        record.model = target.model.id
+        self.route = route = self.serving.routes[target.index]
+        chosen = route.pick()
+        if chosen < 0:
+            self._failed(Outcome.SATURATED)
+            return
+        body = dialects.request_body(self.envelope, route.plan, self.decision.thinking)
+        request = b"%b%d\r\nX-Request-Id: %b\r\n\r\n%b" % (
+            route.heads[chosen],
+            len(body),
+            record.request_id.encode(),
+            body,
+        )
+        self.status = 0
+        self.parts: list[bytes] = []
+        self.received = 0
+        self.relay = sse.Relay(self.envelope.include_usage, choices=self.envelope.choices) if record.stream else None
+        self.pool = pool = route.pools[chosen]
+        self.upstream = pool.send(
+            self, request, connect_s=target.backend.timeouts.connect_s, fresh=attempt.fresh_connection
+        )
+
+    def _release(self) -> None:
+        """Let go of the present attempt's connection, in whatever state it is."""
+        pool, self.pool = self.pool, None
+        if pool is not None:
+            pool.finished()
+        self.upstream = None
+
+    def _failed(self, outcome: Outcome, *, retry_after_s: float | None = None) -> None:
+        """The present attempt is over; ask what follows."""
+        attempt = self.attempt
+        self._release()
+        runtime = self.runtime
+        name = attempt.target.name
+        runtime.metrics.attempt(name, outcome)
+        runtime.board.record(name, outcome, time.monotonic(), retry_after_s)
+        if self.over:
+            return
+        if self.committed:
+            self._break(outcome)
+            return
+        try:
+            following = self.tries.send(outcome)
+        except StopIteration as stop:
+            error: GatewayError = stop.value or InternalError("internal_error", "The gateway lost its way.")
+            if retry_after_s is not None and error.status == 429:
+                error.retry_after_s = retry_after_s
+            self._refuse(error, exhausted=True)
+        else:
+            self._send(following)
+
+    # -- what the upstream connection says --
+
+    def on_sent(self, connection: UpstreamConnection) -> None:
+        """The request is on its way."""
+        self.upstream = connection
+        now = time.monotonic()
+        record = self.record
+        if not record.sent_at:
+            record.sent_at = now
+        clocks = self.attempt.target.backend.timeouts
+        # A non-streamed answer begins when it is complete, so its head has first_event's time.
+        wait = clocks.headers_s if record.stream else max(clocks.headers_s, clocks.first_event_s)
+        connection.clock(wait, Outcome.HEADERS_TIMEOUT)
+
+    def on_head(self, head: AnswerHead) -> None:
+        """The answer's status and headers are here."""
+        self.status = status = head.status
+        self.upstream_head = head
+        headers = head.headers
+        if status == 200:
+            connection = self.upstream
+            clocks = self.attempt.target.backend.timeouts
+            if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+                self._abandon(Outcome.INVALID)
+                return
+            kind = headers.get(b"content-type", b"").lower()
+            if self.record.stream:
+                if not kind.startswith(b"text/event-stream"):
+                    self._abandon(Outcome.INVALID)
+                    return
+                connection.clock(clocks.first_event_s, Outcome.FIRST_EVENT_TIMEOUT)
+            elif kind.startswith((b"text/html", b"text/event-stream")):
+                self._abandon(Outcome.INVALID)
+            else:
+                connection.clock(clocks.idle_s, Outcome.RESET)
+
+    def on_data(self, payload: bytes, raw: bytes | None) -> None:
+        """Bytes of the answer's body."""
+        relay = self.relay
+        if relay is None or self.status != 200:
+            self._collect(payload)
+            return
+        out = relay.feed(payload)
+        if self.committed:
+            if out:
+                if out is payload and raw is not None:
+                    self.connection.write_raw(raw, payload)
+                else:
+                    self.connection.write_chunk(out)
+                if relay.failure is None:
+                    upstream = self.upstream
+                    if upstream.due_outcome is not Outcome.IDLE_TIMEOUT:  # type: ignore[union-attr]
+                        upstream.due_outcome = Outcome.IDLE_TIMEOUT  # type: ignore[union-attr]
+                    upstream.due = self.runtime.wheel.now + self.route.idle_s  # type: ignore[union-attr]
+            if relay.failure is not None:
+                self._abandon(relay.failure)
+            elif relay.done:
+                self._finish_stream(b"")
+            return
+        if relay.failure is not None:
+            self._abandon(relay.failure)
+        elif relay.committed:
+            self._commit(out)
+
+    def on_end(self) -> None:
+        """The answer's body is complete; its connection is back in the pool or closed."""
+        if self.status != 200:
+            self._upstream_said_no()
+        elif self.relay is None:
+            self._answer()
+        else:
+            tail = self.relay.end()
+            if self.relay.failure is not None:
+                self._failed(self.relay.failure)
+            elif not self.committed:
+                self._commit(tail)
+                if not self.over:
+                    self._finish_stream(b"")
+            else:
+                self._finish_stream(tail)
+
+    def on_failed(self, outcome: Outcome) -> None:
+        """The attempt ended without a complete answer."""
+        if self.committed and outcome in (Outcome.RESET, Outcome.PROTOCOL):
+            outcome = Outcome.INTERRUPTED
+        self._failed(outcome)
+
+    def _abandon(self, outcome: Outcome) -> None:
+        """Close the upstream ourselves, because of what it sent."""
+        upstream = self.upstream
+        self.upstream = None
+        if upstream is not None:
+            upstream.abort()
+        self._failed(outcome)
+
+    def _collect(self, payload: bytes) -> None:
+        self.parts.append(payload)
+        self.received += len(payload)
+        if self.received > (MAX_ANSWER if self.status == 200 else MAX_ERROR):
+            self._abandon(Outcome.TOO_LARGE)
+        elif self.status == 200:
+            self.upstream.clock(self.attempt.target.backend.timeouts.idle_s, Outcome.RESET)
+
+    # -- answers --
+
+    def _commit(self, first: bytes) -> None:
+        """The first meaningful event: from here on the client has a 200 and no other target may speak."""
+        self.committed = True
+        self.record.first_event_at = time.monotonic()
+        self.connection.start_stream(self._headers(), first)
+        upstream = self.upstream
+        if self.relay.done:
+            self._finish_stream(b"")
+        elif isinstance(upstream, UpstreamConnection):
+            upstream.clock(self.route.idle_s, Outcome.IDLE_TIMEOUT)
+
+    def _finish_stream(self, tail: bytes) -> None:
+        """The stream ended as it should."""
+        relay = self.relay
+        upstream = self.upstream
+        self._release()
+        if isinstance(upstream, UpstreamConnection):
+            upstream.detach()
+        self._succeeded(relay.usage, relay.output_chars, relay.reasoned)
+        self._settle(200, "ok")
+        self.connection.end_stream(tail)
+
+    def _answer(self) -> None:
+        """A complete non-streamed answer: check it, then send it in one write."""
+        self.record.first_event_at = received = time.monotonic()
+        body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+        facts = dialects.parse_answer(body)
+        if facts is None:
+            self._failed(Outcome.INVALID)
+            return
+        self._release()
+        self._succeeded(facts.usage, facts.output_chars, facts.reasoned)
+        self.committed = True
+        record = self.record
+        overhead_s = (record.sent_at - record.started_at) + (time.monotonic() - received)
+        headers = b"%bx-pointsman-overhead-ms: %.3f\r\n%b" % (
+            self._headers(),
+            overhead_s * 1000,
+            b"x-pointsman-cost-usd: %.9f\r\n" % (self.cost_nano / 1e9) if self.priced else b"",
+        )
+        self._settle(200, "ok")
+        self.connection.respond(200, b"content-type: application/json\r\n" + headers, body)
+
+    def _succeeded(self, reported: Usage | None, output_chars: int, reasoned: bool) -> None:
+        attempt = self.attempt
+        runtime = self.runtime
+        name = attempt.target.name
+        runtime.metrics.attempt(name, Outcome.OK)
+        record = self.record
+        runtime.board.record(name, Outcome.OK, record.first_event_at, None)
+        runtime.board.latency(name, record.first_event_at - record.sent_at)
+        self._book(attempt, reported, output_chars)
+        record.thought_unasked = reasoned and self.decision.thinking.mode == "never"
+
+    def _book(self, attempt: Attempt, reported: Usage | None, output_chars: int) -> None:
+        """Add what an attempt used and cost to the record; estimated where the upstream did not say."""
+        used = usage.settle(reported, self.signals.input_tokens(), output_chars)
+        record = self.record
+        record.usage = used if record.usage is None else usage.add(record.usage, used)
+        if attempt.target.price is None:
+            self.priced = False
+        else:
+            thinking = self.decision.thinking.mode in ("always", "budget")
+            self.cost_nano += pricing.cost(attempt.target.price, used, thinking=thinking)
+
+    def _upstream_said_no(self) -> None:
+        """A complete answer that is not a 200."""
+        attempt = self.attempt
+        body = b"".join(self.parts)
+        outcome = dialects.classify(self.route.plan, self.status, body)
+        headers = self.upstream_head.headers
+        if outcome in (Outcome.CLIENT_ERROR, Outcome.CONTEXT_LENGTH):
+            relayed = dialects.relayed_error(self.status, body)
+            if relayed is not None and not self._another_may_hold_it(outcome):
+                self.runtime.metrics.attempt(attempt.target.name, outcome)
+                self._release()
+                self._relay_error(*relayed)
+                return
+        self._failed(outcome, retry_after_s=_retry_after(headers.get(b"retry-after")))
+
+    def _another_may_hold_it(self, outcome: Outcome) -> bool:
+        """True where the failover has a target with a larger window for a prompt that was too long for this one."""
+        if outcome is not Outcome.CONTEXT_LENGTH:
+            return False
+        tried = self.attempt.target
+        after = self.decision.candidates[self.decision.candidates.index(tried) + 1 :]
+        return any(target.window > tried.window for target in after)
+
+    def _relay_error(self, status: int, code: str, body: bytes) -> None:
+        headers = b"content-type: application/json\r\n" + self._headers(origin=b"upstream")
+        self._settle(status, code)
+        self.connection.respond(status, headers, body)
+
+    # -- the ends --
+
+    def _refuse(self, error: GatewayError, *, exhausted: bool = False) -> None:
+        """Answer with the gateway's own error; nothing has been sent yet."""
+        if self.over:
+            return
+        self._settle(error.status, error.code)
+        extra = b"x-should-retry: false\r\n" if exhausted or error.status == 403 else b""
+        self.connection.respond_error(error, self._headers(origin=b"gateway") + extra)
+
+    def _break(self, outcome: Outcome) -> None:
+        """End a committed stream with exactly one error event and a clean end of the body."""
+        relay = self.relay
+        self._book(self.attempt, relay.usage, relay.output_chars)
+        code, message = _BROKEN.get(outcome, ("upstream_stream_interrupted", "The upstream broke off its answer."))
+        self._settle(200, code)
+        self.connection.end_stream(sse.error_event(StreamBroken(code, message)))
+
+    def pause(self) -> None:
+        """The client does not keep up: stop reading from the upstream."""
+        if isinstance(self.upstream, UpstreamConnection):
+            self.upstream.pause()
+
+    def resume(self) -> None:
+        """The client has caught up."""
+        if isinstance(self.upstream, UpstreamConnection):
+            self.upstream.resume()
+
+    def client_gone(self) -> None:
+        """The client's connection is lost: cancel the upstream at once; nobody is blamed."""
+        if self.over:
+            return
+        self._cancel(Outcome.CLIENT_GONE)
+        self._settle(499, "client_gone")
+
+    def out_of_time(self) -> None:
+        """The total clock ran out."""
+        if self.over:
+            return
+        if self.committed:
+            self._cancel(Outcome.TOTAL_TIMEOUT, book=False)
+            self._break(Outcome.TOTAL_TIMEOUT)
+        else:
+            self._cancel(Outcome.TOTAL_TIMEOUT)
+            self._refuse(UpstreamTimeout("upstream_timeout", "No target answered in time."), exhausted=True)
+
+    def drain(self) -> None:
+        """The grace period of a shutdown is over: end now, typed."""
+        if self.over:
+            return
+        if self.committed:
+            self._cancel(Outcome.DRAINING, book=False)
+            self._break(Outcome.DRAINING)
+        else:
+            self._cancel(Outcome.DRAINING)
+            self._refuse(Unavailable("draining", "The gateway is shutting down.", retry_after_s=1))
+
+    def _cancel(self, outcome: Outcome, *, book: bool = True) -> None:
+        upstream = self.upstream
+        self._release()
+        if upstream is not None:
+            upstream.abort()
+        if self.attempt is not None:
+            self.runtime.metrics.attempt(self.attempt.target.name, outcome)
+            if book and self.relay is not None and self.relay.committed:
+                self._book(self.attempt, self.relay.usage, self.relay.output_chars)
+        if self.tries is not None:
+            self.tries.close()
+
+    def _settle(self, status: int, code: str) -> None:
+        """The one end of every request."""
+        self.over = True
+        runtime = self.runtime
+        runtime.exchanges.discard(self)
+        runtime.metrics.inflight -= 1
+        record = self.record
+        record.status = status
+        record.code = code
+        record.ended_at = time.monotonic()
+        record.cost_nano = self.cost_nano
+        record.priced = self.priced
+        runtime.metrics.finished(record)
+        if runtime.log is not None:
+            runtime.log(record)
+        if self.signals is not None and self.decision is not None:
+            runtime.remember(Remembered(record, self.signals, self.snapshot, self.pinned, self.serving))
+            self.signals.forget_prompt()
+
+    # -- headers of the answer --
+
+    def _headers(self, origin: bytes = b"upstream") -> bytes:
+        record = self.record
+        decision = self.decision
+        own = b"x-request-id: %b\r\nx-pointsman-origin: %b\r\n" % (record.request_id.encode(), origin)
+        if decision is None:
+            return own
+        return own + b"x-pointsman-attempts: %d\r\n%b" % (
+            record.attempts,
+            self.serving.decision_headers(record.target, decision),
+        )
+
+
+def _retry_after(value: bytes | None) -> float | None:
+    """Seconds in a Retry-After header; dates are rare from model servers and read as absent."""
+    if value is None or not value.strip().isdigit():
+        return None
+    return min(float(value), 300.0)
+
+
+def _draw(request_id: str, conversation: str | None) -> float:
+    """A number in [0, 1) that stays the same over a conversation."""
+    if conversation is None:
+        return int(request_id[24:32], 16) / 0x1_0000_0000
+    return zlib.crc32(conversation.encode()) / 0x1_0000_0000

@@ -1,0 +1,121 @@
+"""HTTP/1.1 body framing, walked by us: chunked coding, strictly, in any cut.
+
+Heads are llhttp's business (`heads`). Bodies are ours because llhttp runs past the end of a message into what was
+pipelined behind it, and because `int(x, 16)` alone takes `+`, `_`, `0x` and spaces, which is a smuggling hole.
+"""
+
+from __future__ import annotations
+
+_HEX = b"0123456789abcdefABCDEF"
+_MAX_SIZE_LINE = 256  # size and extension of one chunk
+_MAX_TRAILERS = 8192
+_SIZE, _DATA, _CRLF, _TRAILERS = range(4)
+
+
+class FramingError(ValueError):
+    """A body whose framing cannot be trusted: the connection must be closed."""
+
+
+def chunk_size(line: bytes) -> int:
+    """The size in a chunk's first line, extension ignored.
+
+    >>> chunk_size(b"1f;name=value")
+    31
+    """
+    digits = line
+    if b";" in line:
+        digits = line[: line.index(b";")].rstrip(b" \t")
+    if not digits or len(digits) > 8 or digits.strip(_HEX):
+        raise FramingError("bad chunk size")
+    return int(digits, 16)
+
+
+class Chunked:
+    """An incremental decoder: `feed` returns the payload so far; `done` says that the last chunk was seen.
+
+    `rest` is what followed the message, empty until `done`. The decoder holds at most one size line or trailer
+    section of its own; payload is handed on as it comes.
+    """
+
+    __slots__ = ("_held", "_left", "_state", "done", "rest")
+
+    def __init__(self) -> None:
+        self._state = _SIZE
+        self._left = 0
+        self._held = b""
+        self.done = False
+        self.rest = b""
+
+    @property
+    def at_boundary(self) -> bool:
+        """True between chunks with nothing held: a read that is one whole chunk may be passed on as it is."""
+        return self._state == _SIZE and not self._held
+
+    def feed(self, data: bytes) -> bytes:
+        """Payload bytes in `data`. Raises FramingError on anything but strict chunked coding."""
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        parts: list[bytes] = []
+        at = 0
+        end = len(data)
+        state = self._state
+        while True:
+            if state == _SIZE:
+                eol = data.find(b"\r\n", at, at + _MAX_SIZE_LINE)
+                if eol < 0:
+                    if end - at >= _MAX_SIZE_LINE or b"\n" in data[at:end]:
+                        raise FramingError("bad chunk size line")
+                    self._held = data[at:]
+                    break
+                size = chunk_size(data[at:eol])
+                at = eol + 2
+                if size == 0:
+                    state = _TRAILERS
+                    continue
+                stop = at + size
+                if stop + 2 <= end:  # the whole chunk is here: the common case
+                    if data[stop : stop + 2] != b"\r\n":
+                        raise FramingError("chunk not ended by CRLF")
+                    parts.append(data[at:stop])
+                    at = stop + 2
+                    continue
+                self._left = size
+                state = _DATA
+            if state == _DATA:
+                here = end - at
+                if here < self._left:
+                    if here:
+                        parts.append(data[at:])
+                        self._left -= here
+                    break
+                parts.append(data[at : at + self._left])
+                at += self._left
+                state = _CRLF
+            if state == _CRLF:
+                if end - at < 2:
+                    if data[at:end] not in (b"", b"\r"):
+                        raise FramingError("chunk not ended by CRLF")
+                    self._held = data[at:]
+                    break
+                if data[at : at + 2] != b"\r\n":
+                    raise FramingError("chunk not ended by CRLF")
+                at += 2
+                state = _SIZE
+                continue
+            if state == _TRAILERS:
+                if data[at : at + 2] == b"\r\n":
+                    at += 2
+                else:
+                    stop = data.find(b"\r\n\r\n", at)
+                    if stop < 0:
+                        if end - at > _MAX_TRAILERS:
+                            raise FramingError("trailers too long")
+                        self._held = data[at:]
+                        break
+                    at = stop + 4
+                self.done = True
+                self.rest = data[at:]
+                break
+        self._state = state
+        return parts[0] if len(parts) == 1 else b"".join(parts)

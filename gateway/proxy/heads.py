@@ -1,0 +1,154 @@
+"""Heads of HTTP/1.1 messages: llhttp reads them, this file decides what they mean for framing and routing.
+
+A head is handed over whole, from its first byte to the blank line. What a request's head says about who is asking
+(key, hints) is `downstream`'s to find out; here it is only bytes made safe: one framing, no folding, known method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import httptools
+
+MAX_HEAD = 65_536
+MAX_HEADERS = 128
+_NO_BODY = (204, 304)
+
+
+class HeadError(ValueError):
+    """A head that must not be acted upon: answered with 400 and a closed connection, or a failed attempt."""
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """One request's head. `length` is None for chunked bodies and 0 where there is none."""
+
+    method: bytes = b""
+    url: bytes = b""
+    headers: dict[bytes, bytes] = field(default_factory=dict)  # lower-case names; repeated ones joined with ", "
+    length: int | None = 0
+    keep_alive: bool = True
+    http_1_0: bool = False
+    expect_continue: bool = False
+
+
+@dataclass(slots=True)
+class AnswerHead:
+    """One answer's head. `length` is None where the body is chunked or ends with the connection."""
+
+    status: int = 0
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+    length: int | None = None
+    chunked: bool = False
+    keep_alive: bool = True
+
+
+class _Sink:
+    """Collects llhttp's callbacks."""
+
+    __slots__ = ("headers", "keep_alive", "parser", "repeated", "url")
+
+    def __init__(self) -> None:
+        self.url = b""
+        self.headers: dict[bytes, bytes] = {}
+        self.repeated: set[bytes] = set()
+        self.keep_alive = False
+        self.parser: httptools.HttpRequestParser | httptools.HttpResponseParser = None  # type: ignore[assignment]
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        headers = self.headers
+        if name in headers:
+            headers[name] += b", " + value
+            self.repeated.add(name)
+        else:
+            headers[name] = value
+
+    def on_headers_complete(self) -> None:
+        # should_keep_alive() is false once the message has ended, so it is asked here.
+        self.keep_alive = self.parser.should_keep_alive()
+
+
+def _framing(headers: dict[bytes, bytes], repeated: set[bytes]) -> tuple[int | None, bool]:
+    """(content length or None, chunked). Refuses every combination over which two parsers could disagree."""
+    coding = headers.get(b"transfer-encoding")
+    length = headers.get(b"content-length")
+    if coding is not None:
+        if length is not None:
+            raise HeadError("both Content-Length and Transfer-Encoding")
+        if coding.lower() != b"chunked":
+            raise HeadError("unknown Transfer-Encoding")
+        return None, True
+    if length is None:
+        return None, False
+    if b"content-length" in repeated or not length.isdigit() or len(length) > 15:
+        raise HeadError("bad Content-Length")
+    return int(length), False
+
+
+def _check(head: bytes) -> None:
+    if b"\r\n " in head or b"\r\n\t" in head:
+        raise HeadError("folded header")
+    if b"\x00" in head or head.count(b"\n") != head.count(b"\r\n"):
+        raise HeadError("control character in head")
+    if head.count(b"\r\n") > MAX_HEADERS + 2:
+        raise HeadError("too many headers")
+
+
+def parse_request(head: bytes) -> RequestHead:
+    """Read a request's head. Raises HeadError for anything a strict server refuses."""
+    _check(head)
+    sink = _Sink()
+    parser = httptools.HttpRequestParser(sink)
+    sink.parser = parser
+    try:
+        parser.feed_data(head)
+    except httptools.HttpParserUpgrade:
+        raise HeadError("upgrade is not supported") from None
+    except httptools.HttpParserError:
+        raise HeadError("not an HTTP request") from None
+    version = parser.get_http_version()
+    if version not in ("1.1", "1.0"):
+        raise HeadError("unknown HTTP version")
+    headers = sink.headers
+    length, chunked = _framing(headers, sink.repeated)
+    if chunked and version == "1.0":
+        raise HeadError("chunked coding in HTTP/1.0")
+    if version == "1.1" and (b"host" not in headers or b"host" in sink.repeated):
+        raise HeadError("exactly one Host is required")
+    expect = headers.get(b"expect")
+    if expect is not None and expect.lower() != b"100-continue":
+        raise HeadError("unknown expectation")
+    return RequestHead(
+        method=parser.get_method(),
+        url=sink.url,
+        headers=headers,
+        length=None if chunked else (length or 0),
+        # HTTP/1.0 clients that ask for keep-alive are rare, and answering them right needs a length we may not have.
+        keep_alive=sink.keep_alive and version == "1.1",
+        http_1_0=version == "1.0",
+        expect_continue=expect is not None and version == "1.1",
+    )
+
+
+def parse_answer(head: bytes) -> AnswerHead:
+    """Read an upstream answer's head (status 1xx included). Raises HeadError where framing is in doubt."""
+    _check(head)
+    sink = _Sink()
+    parser = httptools.HttpResponseParser(sink)
+    sink.parser = parser
+    try:
+        parser.feed_data(head)
+    except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        raise HeadError("not an HTTP answer") from None
+    status = parser.get_status_code()
+    length, chunked = _framing(sink.headers, sink.repeated)
+    if status in _NO_BODY or 100 <= status < 200:
+        length, chunked = 0, False
+    connection = sink.headers.get(b"connection", b"").lower()
+    # llhttp counts an answer without any length as not keepable, which is what it is: it ends with the connection.
+    keep = sink.keep_alive and b"close" not in connection and (chunked or length is not None)
+    return AnswerHead(status=status, headers=sink.headers, length=length, chunked=chunked, keep_alive=keep)

@@ -1,0 +1,228 @@
+"""What lives as long as the process: pools, health, clocks, metrics, recent decisions; and the Serving it points to.
+
+A `Serving` is everything that one request is served by and is swapped whole on reload; a request keeps the one it
+began with. Nothing here decides or moves bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gateway.core import dialects
+from gateway.core.errors import GatewayError
+from gateway.core.failover import RetryBudget
+from gateway.core.health import Board
+from gateway.core.lexicon import Lexicon
+from gateway.core.tokens import Tokenizers
+from gateway.core.types import Backend, Decision, Endpoint, Record, Target, Tenant
+from gateway.proxy.clocks import Wheel
+from gateway.proxy.upstream import Pool
+from gateway.site import Site
+from gateway.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from gateway.proxy.downstream import Asked
+    from gateway.proxy.exchange import Exchange
+
+#: How many finished requests `/v1/decisions/{id}` can still tell about.
+REMEMBERED = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How a target is reached: its dialect's plan, the fixed part of its request head, and a pool per endpoint."""
+
+    target: Target
+    plan: dialects.Plan
+    pools: tuple[Pool, ...]
+    heads: tuple[bytes, ...]  # per pool: request line and fixed headers, up to and including "Content-Length: "
+    idle_s: float
+
+    def pick(self) -> int:
+        """Index of the endpoint with the fewest requests under way; -1 when all are at their cap.
+
+        With few endpoints the true minimum costs no more than two random choices, and is never worse.
+        """
+        pools = self.pools
+        if len(pools) == 1:
+            return -1 if pools[0].saturated else 0
+        best = min(range(len(pools)), key=lambda i: pools[i].outstanding)
+        return -1 if pools[best].saturated else best
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """One loaded configuration, ready to serve: `routes[target.index]` belongs to `site.fleet.targets[index]`."""
+
+    site: Site
+    routes: tuple[Route, ...]
+    _headers: dict[tuple[str, ...], bytes] = field(default_factory=dict)
+
+    def decision_headers(self, target: str, decision: Decision) -> bytes:
+        """The `x-pointsman-*` lines that tell of a decision. Decisions repeat, so the last thousand are kept."""
+        key = (target, decision.rule or "", decision.policy, str(decision.thinking), decision.because)
+        lines = self._headers.get(key)
+        if lines is None:
+            model = next((t.model.id for t in self.site.fleet.targets if t.name == target), "")
+            names = ("target", "rule", "policy", "thinking", "because", "model")
+            pairs = [(name, value) for name, value in zip(names, (*key, model), strict=True) if value]
+            lines = "".join(f"x-pointsman-{name}: {_header_safe(value)}\r\n" for name, value in pairs).encode("latin-1")
+            if len(self._headers) >= 1024:
+                self._headers.clear()
+            self._headers[key] = lines
+        return lines
+
+
+@dataclass(slots=True)
+class Remembered:
+    """The inputs of a recent decision, enough to recompute its trace: never the prompt."""
+
+    record: Record
+    signals: Any  # core.signals.Signals; reduced to its computed values when asked for
+    snapshot: Any
+    pinned: int | None
+    serving: Serving
+
+
+class Runtime:
+    """The one mutable heart of a serving process. Built by `app`, used by the proxy."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        metrics: Metrics,
+        log: Callable[[Record], None] | None,
+        tokenizers: Tokenizers,
+        lexicon: Lexicon,
+    ) -> None:
+        self.loop = loop
+        self.wheel = Wheel(loop)
+        self.metrics = metrics
+        self.log = log
+        self.tokenizers = tokenizers
+        self.lexicon = lexicon
+        self.board = Board()
+        self.retries = RetryBudget()
+        self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="count")
+        self.pools: dict[tuple[object, ...], Pool] = {}
+        self.remembered: OrderedDict[str, Remembered] = OrderedDict()
+        self.exchanges: set[Exchange] = set()
+        self.buffered = 0  # request bytes held for all clients
+        self.draining = False
+        self.tls_public: ssl.SSLContext | None = None
+        self._random = b""
+        self._random_at = 0
+        self.serving: Serving
+
+    def adopt(self, site: Site) -> None:
+        """Serve `site` from the next request on. Raises OSError or ssl.SSLError for a CA file that does not load."""
+        contexts: dict[str | None, ssl.SSLContext] = {}
+        used: set[tuple[object, ...]] = set()
+        routes = []
+        for target in site.fleet.targets:
+            backend = target.backend
+            plan = dialects.prepare(target)
+            pools, heads = [], []
+            for endpoint in backend.endpoints:
+                key = (backend.name, endpoint, backend.ca_file, backend.proxy, backend.max_inflight)
+                used.add(key)
+                pool = self.pools.get(key)
+                if pool is None:
+                    pool = self.pools[key] = self._new_pool(backend, endpoint, contexts)
+                pools.append(pool)
+                heads.append(_request_head(plan, backend, endpoint))
+            routes.append(Route(target, plan, tuple(pools), tuple(heads), backend.timeouts.idle_s))
+        self.serving = Serving(site, tuple(routes))
+        for key in [key for key in self.pools if key not in used]:
+            self.pools.pop(key).retire()
+
+    def _new_pool(self, backend: Backend, endpoint: Endpoint, contexts: dict[str | None, ssl.SSLContext]) -> Pool:
+        tls = None
+        if endpoint.scheme == "https":
+            tls = contexts.get(backend.ca_file)
+            if tls is None:
+                tls = contexts[backend.ca_file] = ssl.create_default_context(cafile=backend.ca_file)
+                tls.set_alpn_protocols(["http/1.1"])
+        return Pool(self.loop, self.wheel, backend, endpoint, tls)
+
+    def request_id(self) -> str:
+        """A UUIDv7: sortable by time, and with 74 random bits not to be guessed."""
+        at = self._random_at
+        if at >= len(self._random):
+            self._random = os.urandom(4096 - 4096 % 10)
+            at = 0
+        self._random_at = at + 10
+        r = self._random[at : at + 10].hex()
+        t = f"{int(time.time() * 1000):012x}"
+        variant = "89ab"[int(r[0], 16) & 3]
+        return f"{t[:8]}-{t[8:]}-7{r[1:4]}-{variant}{r[4:7]}-{r[7:19]}"
+
+    def remember(self, entry: Remembered) -> None:
+        """Keep a finished request's decision inputs for `/v1/decisions`, dropping the oldest."""
+        kept = self.remembered
+        kept[entry.record.request_id] = entry
+        if len(kept) > REMEMBERED:
+            kept.popitem(last=False)
+
+    @staticmethod
+    def wall() -> float:
+        """Unix time."""
+        return time.time()
+
+    def refused(self, asked: Asked | None, error: GatewayError) -> None:
+        """Count and log a request that was refused before it became an Exchange."""
+        now = time.monotonic()
+        tenant = asked.tenant if asked is not None else Tenant(key="")
+        record = Record(
+            request_id=self.request_id(),
+            key=tenant.key,
+            team=tenant.facts.get("team", ""),
+            model_asked="",
+            stream=False,
+            wall=time.time(),
+            started_at=now,
+            ended_at=now,
+            status=error.status,
+            code=error.code,
+        )
+        self.metrics.finished(record)
+        if self.log is not None:
+            self.log(record)
+
+    def close(self) -> None:
+        """Abort every upstream connection and stop the clocks and the counting thread."""
+        self.wheel.stop()
+        for pool in self.pools.values():
+            pool.close()
+        self.executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _header_safe(value: str) -> str:
+    """Printable ASCII only: nothing in a header value may end the line or start another."""
+    return "".join(c if " " <= c <= "~" else "?" for c in value)
+
+
+def _request_head(plan: dialects.Plan, backend: Backend, endpoint: Endpoint) -> bytes:
+    default = 443 if endpoint.scheme == "https" else 80
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    if endpoint.port != default:
+        host = f"{host}:{endpoint.port}"
+    lines = [f"POST {endpoint.path}{plan.path} HTTP/1.1", f"Host: {host}"]
+    headers: Mapping[str, str] = plan.headers(backend.key.reveal() if backend.key is not None else None)
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    lines += [
+        "User-Agent: pointsman",
+        "Accept: application/json, text/event-stream",
+        "Accept-Encoding: identity",
+        "Content-Type: application/json",
+        "Content-Length: ",
+    ]
+    return "\r\n".join(lines).encode("latin-1")

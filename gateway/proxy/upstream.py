@@ -1,0 +1,534 @@
+"""Connections to upstreams: one pool per endpoint, one request at a time per connection, HTTP/1.1.
+
+A connection is an asyncio protocol that pushes what it reads into the user it was given to (an `Exchange`) and knows
+nothing of models, failover or clients. Whatever ends an attempt comes out as exactly one call: `on_end` for a
+complete answer, or `on_failed` with an `Outcome`. A connection is only pooled again after a complete, clean answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Protocol, cast
+from urllib.parse import urlsplit
+
+from gateway.core.types import Backend, Endpoint, Outcome
+from gateway.proxy.clocks import Timed, Wheel
+from gateway.proxy.framing import Chunked, FramingError
+from gateway.proxy.heads import MAX_HEAD, AnswerHead, HeadError, parse_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: A pooled connection older than this is not reused, so that changed DNS records and certificates are noticed.
+MAX_AGE_S = 300.0
+IDLE_S = 30.0
+MAX_IDLE = 128
+#: How long, and for how many bytes, an answer may go on after its user is satisfied before we rather reconnect.
+LINGER_S = 1.0
+LINGER_BYTES = 65_536
+
+_HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE, _IDLE = range(5)
+
+
+class User(Protocol):
+    """Who a connection works for. All calls come from the event loop, never before `Pool.send` has returned."""
+
+    def on_sent(self, connection: UpstreamConnection) -> None:
+        """The request was handed to the socket."""
+
+    def on_head(self, head: AnswerHead) -> None:
+        """The answer's final head (1xx are swallowed)."""
+
+    def on_data(self, payload: bytes, raw: bytes | None) -> None:
+        """Body bytes; `raw` is the read they came in where that was exactly one whole chunk, framing included."""
+
+    def on_end(self) -> None:
+        """The answer is complete."""
+
+    def on_failed(self, outcome: Outcome) -> None:
+        """The attempt is over without a complete answer."""
+
+
+class UpstreamConnection(Timed, asyncio.Protocol):
+    """One connection. `started` and the clocks belong to the attempt in progress."""
+
+    __slots__ = (
+        "_buffer",
+        "_chunked",
+        "_left",
+        "_lingered",
+        "_state",
+        "answered",
+        "born",
+        "closed",
+        "due_outcome",
+        "keep",
+        "paused",
+        "pool",
+        "reused",
+        "transport",
+        "user",
+    )
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__()
+        self.pool = pool
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
+        self.user: User | None = None
+        self.born = time.monotonic()
+        self.closed = False
+        self.reused = False
+        self.answered = False  # a byte of the present answer has come
+        self.keep = False
+        self.paused = False
+        self.due_outcome = Outcome.HEADERS_TIMEOUT
+        self._state = _IDLE
+        self._buffer = b""
+        self._left = 0
+        self._chunked: Chunked = None  # type: ignore[assignment]  # set while an answer is chunked
+        self._lingered = 0
+
+    # -- asyncio --
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio's callback."""
+        self.transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio's callback: tells the user, if one is waiting, how far the attempt had come."""
+        self.closed = True
+        self.due = float("inf")
+        self.pool.forget(self)
+        user = self.user
+        if user is None:
+            return
+        self.user = None
+        if self._state == _UNTIL_CLOSE and exc is None:
+            user.on_end()
+        elif self.reused and not self.answered:
+            user.on_failed(Outcome.STALE)
+        else:
+            user.on_failed(Outcome.RESET)
+
+    def eof_received(self) -> bool:
+        """asyncio's callback: a half-closed upstream is a closed one."""
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio's callback: the hot path of every answer."""
+        if self._state == _CHUNKED:
+            self._feed_chunked(data)
+        elif self._state == _HEAD:
+            self._feed_head(data)
+        elif self._state == _LENGTH:
+            self._feed_length(data)
+        elif self._state == _UNTIL_CLOSE:
+            if self.user is not None:
+                self.user.on_data(data, None)
+        else:
+            self.abort()  # bytes nobody asked for: this connection can no longer be trusted
+
+    # -- the answer --
+
+    def _feed_head(self, data: bytes) -> None:
+        self.answered = True
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        while True:
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                if len(data) > MAX_HEAD:
+                    self._fail(Outcome.PROTOCOL)
+                else:
+                    self._buffer = data
+                return
+            end += 4
+            raw = data[:end]
+            try:
+                head = self.pool.answer_head(raw)
+            except HeadError:
+                self._fail(Outcome.PROTOCOL)
+                return
+            data = data[end:]
+            if head.status >= 200:
+                break
+            if head.status == 101:
+                self._fail(Outcome.PROTOCOL)
+                return
+        self.keep = head.keep_alive
+        user = self.user
+        if user is None:
+            self.abort()
+            return
+        if head.chunked:
+            self._state = _CHUNKED
+            self._chunked = Chunked()
+        elif head.length is None:
+            self._state = _UNTIL_CLOSE
+        else:
+            self._state = _LENGTH
+            self._left = head.length
+        user.on_head(head)
+        if self._state == _LENGTH:
+            if data or not self._left:
+                self._feed_length(data)
+        elif data:
+            self.data_received(data)
+
+    def _feed_length(self, data: bytes) -> None:
+        here = len(data)
+        if here > self._left:
+            self._fail(Outcome.PROTOCOL)  # more than was announced
+            return
+        self._left -= here
+        user = self.user
+        if user is None:
+            self._linger(here)
+        elif here:
+            user.on_data(data, None)
+        if not self._left:
+            self._ended()
+
+    def _feed_chunked(self, data: bytes) -> None:
+        chunked = self._chunked
+        clean = chunked.at_boundary
+        try:
+            payload = chunked.feed(data)
+        except FramingError:
+            self._fail(Outcome.PROTOCOL)
+            return
+        user = self.user
+        if user is None:
+            self._linger(len(payload))
+        elif payload:
+            # One whole chunk in one read: size line (at least 3 bytes) + payload + CRLF, and nothing else.
+            whole = clean and chunked.at_boundary and not chunked.done and _is_one_chunk(data, payload)
+            user.on_data(payload, data if whole else None)
+        if chunked.done:
+            if chunked.rest:
+                self.keep = False
+            self._ended()
+
+    def _ended(self) -> None:
+        if self.closed:
+            return
+        self.due = float("inf")
+        user = self.user
+        self.user = None
+        self._chunked = None
+        self._state = _IDLE
+        if self.keep:
+            self.pool.release(self)
+        else:
+            self.abort()
+        if user is not None:
+            user.on_end()
+
+    def _fail(self, outcome: Outcome) -> None:
+        user = self.user
+        self.user = None
+        self.abort()
+        if user is not None:
+            user.on_failed(outcome)
+
+    def _linger(self, count: int) -> None:
+        self._lingered += count
+        if self._lingered > LINGER_BYTES:
+            self.abort()
+
+    # -- what users and the pool do --
+
+    def start(self, user: User, request: bytes) -> None:
+        """Send a request for `user`; answers go to it from now on."""
+        self.user = user
+        self.answered = False
+        self._state = _HEAD
+        self.transport.write(request)
+        user.on_sent(self)
+
+    def clock(self, after_s: float, outcome: Outcome) -> None:
+        """(Re)start this attempt's one running clock: when it runs out, the attempt failed with `outcome`."""
+        self.due_outcome = outcome
+        self.pool.wheel.arm(self, after_s)
+
+    def on_due(self, now: float) -> None:
+        """A clock ran out: the attempt's, or the idle clock of a pooled connection."""
+        if self.user is not None:
+            self._fail(self.due_outcome)
+        else:
+            self.abort()
+
+    def detach(self) -> None:
+        """The user needs no more of this answer: let it end briefly so that the connection can be kept."""
+        if self.user is None:
+            return
+        self.user = None
+        self.resume()
+        if self._state == _IDLE or not self.keep:
+            self.abort()
+            return
+        self._lingered = 0
+        self.pool.wheel.arm(self, LINGER_S)
+
+    def abort(self) -> None:
+        """Close now, telling nobody."""
+        self.user = None
+        self.due = float("inf")
+        if not self.closed and self.transport is not None:
+            self.closed = True
+            self.transport.abort()
+            self.pool.forget(self)
+
+    def pause(self) -> None:
+        """Stop reading: the client is slower than the upstream."""
+        if not self.paused and self.transport is not None and not self.closed:
+            self.paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self.paused and self.transport is not None and not self.closed:
+            self.paused = False
+            self.transport.resume_reading()
+
+
+def _is_one_chunk(data: bytes, payload: bytes) -> bool:
+    length = len(payload)
+    line = len(data) - length - 2
+    return 3 <= line <= 10 and data.startswith(payload, line) and data.find(b";", 0, line) < 0
+
+
+class Waiting:
+    """A user's place in the queue for a connection; `cancel` gives it up."""
+
+    __slots__ = ("request", "user")
+
+    def __init__(self, user: User, request: bytes) -> None:
+        self.user: User | None = user
+        self.request = request
+
+    def abort(self) -> None:
+        """The user no longer wants a connection."""
+        self.user = None
+
+
+class Pool:
+    """The connections to one endpoint, and how many requests are under way there."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        wheel: Wheel,
+        backend: Backend,
+        endpoint: Endpoint,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self.loop = loop
+        self.wheel = wheel
+        self.backend = backend
+        self.endpoint = endpoint
+        self.tls = tls
+        self.outstanding = 0
+        self.opened = 0
+        self._idle: list[UpstreamConnection] = []
+        self._live: set[UpstreamConnection] = set()
+        self._waiting: deque[Waiting] = deque()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._heads: dict[bytes, AnswerHead] = {}
+
+    @property
+    def saturated(self) -> bool:
+        """True when the backend's in-flight cap is reached here."""
+        return self.outstanding >= self.backend.max_inflight
+
+    def answer_head(self, raw: bytes) -> AnswerHead:
+        """Parse an answer's head; the last few distinct ones are remembered, as upstreams repeat themselves."""
+        head = self._heads.get(raw)
+        if head is None:
+            head = parse_answer(raw)
+            if len(self._heads) >= 64:
+                self._heads.clear()
+            self._heads[raw] = head
+        return head
+
+    def send(
+        self, user: User, request: bytes, *, connect_s: float, fresh: bool = False
+    ) -> UpstreamConnection | Waiting:
+        """Send a request on a kept or new connection; what is returned can be aborted until the user is told more."""
+        self.outstanding += 1
+        if not fresh:
+            oldest = self.wheel.now - MAX_AGE_S
+            while self._idle:
+                connection = self._idle.pop()
+                if connection.closed or connection.transport is None or connection.transport.is_closing():
+                    continue
+                if connection.born < oldest:
+                    connection.abort()
+                    continue
+                connection.reused = True
+                connection.start(user, request)
+                return connection
+        place = Waiting(user, request)
+        self._waiting.append(place)
+        task = self.loop.create_task(self._open(connect_s))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+        return place
+
+    def finished(self) -> None:
+        """A request sent through this pool is over, however it ended. Called once per `send`, by the user."""
+        self.outstanding -= 1
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """Take back a connection whose answer is complete."""
+        if connection.paused:
+            connection.resume()
+        place = self._next_waiting()
+        if place is not None:
+            connection.reused = True
+            self._serve(connection, place)
+        elif len(self._idle) >= MAX_IDLE:
+            connection.abort()
+        else:
+            self._idle.append(connection)
+            self.wheel.arm(connection, IDLE_S)
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """A connection is gone."""
+        self._live.discard(connection)
+
+    def close(self) -> None:
+        """Abort everything; the pool's endpoint left the configuration or the process ends."""
+        for task in list(self._opening):
+            task.cancel()
+        for connection in list(self._live):
+            connection.abort()
+        self._idle.clear()
+
+    def retire(self) -> None:
+        """Close what is idle; what is busy closes itself by age."""
+        for connection in self._idle:
+            connection.abort()
+        self._idle.clear()
+
+    def _next_waiting(self) -> Waiting | None:
+        while self._waiting:
+            place = self._waiting.popleft()
+            if place.user is not None:
+                return place
+        return None
+
+    @staticmethod
+    def _serve(connection: UpstreamConnection, place: Waiting) -> None:
+        user, place.user = place.user, None
+        connection.start(user, place.request)
+
+    async def _open(self, connect_s: float) -> None:
+        outcome = Outcome.REFUSED
+        try:
+            async with asyncio.timeout(connect_s):
+                connection = await open_connection(
+                    self.loop, self.endpoint, self.backend.proxy, self.tls, self._connection
+                )
+        except TimeoutError:
+            outcome = Outcome.CONNECT_TIMEOUT
+        except ssl.SSLError:
+            outcome = Outcome.TLS
+        except OSError:
+            outcome = Outcome.REFUSED
+        else:
+            self.opened += 1
+            self._live.add(connection)
+            place = self._next_waiting()
+            if place is not None:
+                self._serve(connection, place)
+            else:
+                self.release(connection)
+            return
+        place = self._next_waiting()
+        if place is not None:
+            user, place.user = place.user, None
+            user.on_failed(outcome)
+
+    def _connection(self) -> UpstreamConnection:
+        return UpstreamConnection(self)
+
+
+async def open_connection(
+    loop: asyncio.AbstractEventLoop,
+    endpoint: Endpoint,
+    proxy: str | None,
+    tls: ssl.SSLContext | None,
+    factory: Callable[[], UpstreamConnection],
+) -> UpstreamConnection:
+    """Connect to an endpoint, through an egress proxy and TLS where configured. Raises OSError or ssl.SSLError."""
+    name = endpoint.host if tls is not None else None
+    if proxy is None:
+        _, connection = await loop.create_connection(
+            factory, endpoint.host, endpoint.port, ssl=tls, server_hostname=name
+        )
+        return connection
+    where = urlsplit(proxy)
+    _, tunnel = await loop.create_connection(lambda: _Tunnel(loop), where.hostname, where.port or 3128)
+    try:
+        await tunnel.connect(endpoint, where.username, where.password)
+        connection = factory()
+        transport: asyncio.Transport | None = tunnel.transport
+        if tls is not None:
+            transport = await loop.start_tls(tunnel.transport, connection, tls, server_hostname=name)
+            if transport is None:
+                raise ConnectionResetError("the proxy closed the tunnel")
+        else:
+            tunnel.transport.set_protocol(connection)
+        connection.connection_made(transport)  # neither call above tells the protocol of its transport
+    except BaseException:
+        if tunnel.transport is not None:
+            tunnel.transport.abort()
+        raise
+    return connection
+
+
+class _Tunnel(asyncio.Protocol):
+    """Speaks CONNECT to an egress proxy and then steps aside."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
+        self._answer: asyncio.Future[None] = loop.create_future()
+        self._buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    async def connect(self, endpoint: Endpoint, user: str | None, password: str | None) -> None:
+        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+        authority = f"{host}:{endpoint.port}"
+        lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
+        if user is not None:
+            token = base64.b64encode(f"{user}:{password or ''}".encode()).decode()
+            lines.append(f"Proxy-Authorization: Basic {token}")
+        self.transport.write("\r\n".join([*lines, "", ""]).encode())
+        await self._answer
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        end = self._buffer.find(b"\r\n\r\n")
+        if self._answer.done():
+            return
+        if end < 0:
+            if len(self._buffer) > 8192:
+                self._answer.set_exception(ConnectionRefusedError("the egress proxy answered nonsense"))
+            return
+        status = self._buffer.split(b" ", 2)[1:2]
+        if status != [b"200"] or len(self._buffer) != end + 4:
+            self._answer.set_exception(ConnectionRefusedError("the egress proxy refused the tunnel"))
+        else:
+            self._answer.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._answer.done():
+            self._answer.set_exception(ConnectionResetError("the egress proxy closed the connection"))
