@@ -1,0 +1,148 @@
+"""When a rule applies: conditions over signals, compiled to predicates that ask the cheapest signal first.
+
+A condition is a map whose members must all hold; `any`, `all` and `not` combine conditions. `not` is pushed inwards, so
+a signal that is not known satisfies nothing but `known: false`. What is computed here is only whether a condition
+holds; how a signal is computed stands in `signals`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gateway.core.facts import OPEN_SIGNALS, SIGNALS, signal_named
+from gateway.core.matchers import Either, Leaf, Matcher, Problems, Spelling, compile_matcher, parse, suggest
+from gateway.core.selectors import describe
+
+if TYPE_CHECKING:
+    from gateway.core.signals import Signals
+
+Test = Callable[["Signals"], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One signal against one matcher."""
+
+    signal: str
+    matcher: Matcher
+    test: Test
+    cost: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Several conditions, of which all (`every`) or one must hold; parts stand in the order they are asked in."""
+
+    every: bool
+    parts: tuple[Condition, ...]
+    test: Test
+    cost: int
+    text: str
+
+
+Condition = Member | Group
+
+
+def compile_condition(raw: object, path: str, problems: Problems, *, tokens_by: str | None = None) -> Condition | None:
+    """Read a `when`; None after a noted problem. `tokens_by` names the tokenizer that `context_tokens` counts with."""
+    return _condition(raw, path, problems, tokens_by, negated=False)
+
+
+def _condition(raw: object, path: str, problems: Problems, tokens_by: str | None, *, negated: bool) -> Condition | None:
+    if not isinstance(raw, Mapping) or not raw:
+        problems.add(path, "is no condition", "a map such as {task: code}")
+        return None
+    parts: list[Condition | None] = []
+    for key, value in raw.items():
+        at = f"{path}.{key}"
+        if key == "not":
+            parts.append(_condition(value, at, problems, tokens_by, negated=not negated))
+        elif key in ("any", "all"):
+            if not isinstance(value, list) or not value:
+                problems.add(at, "must be a list of conditions")
+                parts.append(None)
+                continue
+            inner = [_condition(one, f"{at}[{i}]", problems, tokens_by, negated=negated) for i, one in enumerate(value)]
+            parts.append(_group(inner, (key == "all") != negated))
+        else:
+            parts.append(_member(str(key), value, at, problems, tokens_by, negated))
+    return _group(parts, not negated)
+
+
+def _member(
+    name: str, raw: object, path: str, problems: Problems, tokens_by: str | None, negated: bool
+) -> Condition | None:
+    signal = signal_named(name)
+    if signal is None:
+        valid = (*SIGNALS, *(f"{prefix}.<name>" for prefix in OPEN_SIGNALS), "any", "all", "not")
+        problems.add(path, f"there is no signal {name!r}", suggest(name, valid))
+        return None
+    matcher = parse(raw, Spelling(name, signal.kind, signal.choices), path, problems, negated=negated)
+    if matcher is None:
+        return None
+    test = _token_test(matcher, tokens_by) if name == "context_tokens" else _test(name, matcher)
+    text = describe({name: raw})
+    return Member(name, matcher, test, signal.cost, f"not {{{text}}}" if negated else text)
+
+
+def _group(parts: Sequence[Condition | None], every: bool) -> Condition | None:
+    known = [part for part in parts if part is not None]
+    if not known or len(known) < len(parts):
+        return None
+    if len(known) == 1:
+        return known[0]
+    known.sort(key=lambda part: part.cost)  # stable: members of one price stay in the order they were written in
+    text = (" and " if every else " or ").join(
+        f"({part.text})" if isinstance(part, Group) else part.text for part in known
+    )
+    ordered = tuple(known)
+    return Group(every, ordered, _combine([part.test for part in ordered], every), ordered[-1].cost, text)
+
+
+def _combine(tests: Sequence[Test], every: bool) -> Test:
+    if len(tests) == 2:
+        first, second = tests
+        if every:
+            return lambda signals: first(signals) and second(signals)
+        return lambda signals: first(signals) or second(signals)
+    if every:
+        return lambda signals: all(test(signals) for test in tests)
+    return lambda signals: any(test(signals) for test in tests)
+
+
+def _test(name: str, matcher: Matcher) -> Test:
+    """The predicate of one member. HOT when it runs: the common single value costs one lookup and one comparison."""
+    if isinstance(matcher, Leaf) and matcher.op == "in" and name != "language":
+        operand = matcher.operand
+        if isinstance(operand, frozenset) and len(operand) == 1:
+            (only,) = operand
+            return lambda signals: signals.get(name) == only
+    holds = compile_matcher(matcher)
+    return lambda signals: holds(signals.get(name))
+
+
+def _token_test(matcher: Matcher, tokens_by: str | None) -> Test:
+    """`context_tokens` is asked as "more than n?", which bounds often settle without counting."""
+    if isinstance(matcher, Either):
+        return _combine([_token_test(part, tokens_by) for part in matcher.parts], matcher.every)
+    if matcher.op == "known":
+        return lambda signals: True
+    if matcher.op == "unknown":
+        return lambda signals: False
+    if isinstance(matcher.operand, frozenset):
+        exact = sorted(int(value) for value in matcher.operand if isinstance(value, int | float))
+        found = matcher.op == "in"
+        return lambda signals: (
+            any(signals.exceeds(tokens_by, n - 1) and not signals.exceeds(tokens_by, n) for n in exact) is found
+        )
+    edge = int(matcher.operand)  # type: ignore[arg-type]
+    if matcher.op == "gt":
+        return lambda signals: signals.exceeds(tokens_by, edge)
+    if matcher.op == "gte":
+        return lambda signals: signals.exceeds(tokens_by, edge - 1)
+    if matcher.op == "lt":
+        return lambda signals: not signals.exceeds(tokens_by, edge - 1)
+    return lambda signals: not signals.exceeds(tokens_by, edge)

@@ -1,0 +1,227 @@
+"""Which targets may serve a request, best first: the one function that server, explain, test and replay share.
+
+Order: rule, then everything that removes (filters, thinking, fit, health), then everything that orders (rungs, rank,
+avoid). A signal is computed only while it can still change the outcome, and may raise `NeedsCount`, which passes
+through: the caller computes and asks again. HOT throughout. Explaining a decision stands in `trace`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gateway.core.filters import FILTERS
+from gateway.core.rank import Costs, order
+from gateway.core.types import Decision, Snapshot, Thinking
+
+if TYPE_CHECKING:
+    from gateway.core.policy import Constraint, Policy, Rung
+    from gateway.core.signals import Signals
+
+PIN = "pin"
+CLIENT = Thinking("client")
+NO_RULE = ("policy_denied", "No rule of the policy applies to this request.")
+NO_SELECTION = ("policy_denied", "The policy allows no target for this request.")
+NO_THINKING = ("unsupported_capability", "No target that may serve this request can switch thinking as asked.")
+NO_FIT = (
+    "context_length_exceeded",
+    "Prompt and output do not fit the window of any target that may serve this request.",
+)
+NO_HEALTH = ("no_target_available", "Every target that may serve this request is held back at the moment.")
+
+_RANK_WORDS = {
+    "listed": "first",
+    "cheapest": "cheapest",
+    "fastest": "fastest",
+    "balanced": "best balanced",
+    "weighted": "drawn by weight",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingChoice:
+    """How the backend is told to think, and which targets can promise that."""
+
+    thinking: Thinking
+    able: int | None  # None: every target will do
+    binding: bool  # False: a mere wish of the policy, given up where no candidate can grant it
+
+
+def decide(policy: Policy, signals: Signals, snapshot: Snapshot, *, pinned: int | None = None) -> Decision:
+    """Choose the candidates for a request; an empty choice is a Decision with a refusal, never an exception.
+
+    `pinned` is the mask of targets that a client named. It replaces the rules and the thinking entries that are not
+    forced; constraints, capabilities and health bind it like any other choice.
+    """
+    if pinned is None:
+        for rule in policy.rules:
+            if rule.when is None or rule.when.test(signals):
+                break
+        else:
+            return _refused(policy, None, "no rule applies", NO_RULE)
+        rule_id, says, rungs, left = rule.id, rule.says, rule.rungs, rule.mask
+    else:
+        rule_id, says, rungs, left = PIN, "named by the client", (policy.everything,), pinned
+    if not left:
+        return _refused(policy, rule_id, says + "; it selects no target here", NO_SELECTION)
+    for each in FILTERS:
+        lost = each.lost(policy, signals, snapshot, left)
+        if lost & left:
+            left &= ~lost
+            if not left:
+                return _refused(
+                    policy, rule_id, f"{says}; {each.name} drops the last target", (each.code, each.message)
+                )
+    choice = choose_thinking(policy, signals, pinned is not None)
+    if choice.able is not None and choice.binding:
+        left &= choice.able
+        if not left:
+            return _refused(policy, rule_id, says + "; thinking drops the last target", NO_THINKING)
+    fitting = fits(policy, signals, left & snapshot.available)
+    if not fitting:
+        if fits(policy, signals, left & ~snapshot.available):
+            return _refused(policy, rule_id, says + "; health holds back the last target", NO_HEALTH)
+        return _refused(policy, rule_id, says + "; fit drops the last target", NO_FIT)
+    thinking = choice.thinking
+    if choice.able is not None and not choice.binding:
+        if fitting & choice.able:
+            fitting &= choice.able
+        else:
+            thinking = CLIENT
+    if not fitting & (fitting - 1):  # a single candidate: nothing to order
+        only = policy.fleet.targets[fitting.bit_length() - 1]
+        return Decision(policy.label, rule_id, (only,), thinking, says + _place(rungs, fitting))
+    chosen, because = _order(policy, signals, snapshot, rungs, fitting, says)
+    targets = policy.fleet.targets
+    return Decision(policy.label, rule_id, tuple([targets[index] for index in chosen]), thinking, because)
+
+
+def _refused(policy: Policy, rule: str | None, because: str, refusal: tuple[str, str]) -> Decision:
+    return Decision(policy.label, rule, (), CLIENT, because, refusal)
+
+
+def choose_thinking(policy: Policy, signals: Signals, pinned: bool) -> ThinkingChoice:
+    """First match of the thinking list against the client's own wish, which wins unless the entry is forced."""
+    hint = signals.get("thinking_hint")
+    effort = signals.get("effort")
+    wished = hint is not None or effort is not None
+    # Where the client's wish wins anyway, or the client named its target, only forced entries can matter; but an
+    # earlier entry that matches still hides a later forced one, so with any forced entry the list is walked in order.
+    if not (wished or pinned) or policy.forced:
+        for entry in policy.thinking:
+            if pinned and not entry.force:
+                continue
+            if entry.when is None or entry.when.test(signals):
+                if entry.force or not wished:
+                    return _choice(policy, entry.thinking, binding=entry.force or entry.thinking.mode == "never")
+                break
+    if hint is not None:
+        thinking = Thinking("budget", hint) if isinstance(hint, int) else Thinking(hint)
+        return _choice(policy, thinking, binding=True)
+    if effort is None or effort == "minimal":
+        return ThinkingChoice(CLIENT, None, False)
+    able = policy.capabilities.never_thinks if effort == "none" else policy.capabilities.thinks
+    return ThinkingChoice(CLIENT, able, True)
+
+
+def _choice(policy: Policy, thinking: Thinking, *, binding: bool) -> ThinkingChoice:
+    if thinking.mode == "client":
+        return ThinkingChoice(thinking, None, False)
+    able = policy.capabilities.never_thinks if thinking.mode == "never" else policy.capabilities.thinks
+    return ThinkingChoice(thinking, able, binding)
+
+
+def fits(policy: Policy, signals: Signals, mask: int) -> int:
+    """The targets of a mask whose window holds the request, asked from the smallest window of each group up."""
+    fitting = 0
+    for group in policy.capabilities.fits:
+        wanted = group.mask & mask
+        if wanted:
+            for target, onwards in group.members:
+                if wanted >> target.index & 1 and signals.fits(target):
+                    fitting |= onwards & wanted
+                    break
+    return fitting
+
+
+def _order(
+    policy: Policy, signals: Signals, snapshot: Snapshot, rungs: Sequence[Rung], mask: int, says: str
+) -> tuple[list[int], str]:
+    avoided = avoidance(policy, signals, mask)
+    chosen = in_rungs(policy, signals, snapshot, rungs, mask)
+    first = chosen[0]
+    if avoided:
+        chosen.sort(key=lambda index: sum([held >> index & 1 for _, held in avoided]))  # stable
+        for constraint, held in avoided:
+            if held >> first & 1 and chosen[0] != first:
+                says = _avoids(policy, signals, constraint, first)
+                break
+    place = _place(rungs, 1 << chosen[0])
+    for rung in rungs:
+        if rung.mask >> chosen[0] & 1:
+            rivals = rung.mask & mask
+            for _, held in avoided:
+                rivals &= ~held if not held >> chosen[0] & 1 else held
+            count = rivals.bit_count()
+            if count > 1:
+                return chosen, f"{says}; {_RANK_WORDS[rung.rank]} of {count}{place}"
+            break
+    return chosen, says + place
+
+
+def _place(rungs: Sequence[Rung], bit: int) -> str:
+    for number, rung in enumerate(rungs):
+        if rung.mask & bit:
+            return f"; rung {number + 1} of {len(rungs)}" if number else ""
+    return ""
+
+
+def avoidance(policy: Policy, signals: Signals, mask: int) -> list[tuple[Constraint, int]]:
+    """The `avoid` constraints that tell candidates apart, with the candidates each puts back."""
+    found = []
+    for constraint in policy.avoids:
+        select = constraint.select
+        held = select.possible & mask
+        if not held or (held == mask and select.resolve is None):
+            continue  # what none or all of the candidates share cannot change their order
+        if constraint.when is None or constraint.when.test(signals):
+            held = select.mask(signals) & mask
+            if held and held != mask:
+                found.append((constraint, held))
+    return found
+
+
+def in_rungs(policy: Policy, signals: Signals, snapshot: Snapshot, rungs: Sequence[Rung], mask: int) -> list[int]:
+    """Candidates rung by rung, ranked inside each; a target counts where it stands first."""
+    chosen: list[int] = []
+    costs: Costs | None = None
+    for rung in rungs:
+        here = rung.mask & mask
+        if not here:
+            continue
+        mask &= ~here
+        if not here & (here - 1):
+            chosen.append(here.bit_length() - 1)
+            continue
+        if costs is None and rung.rank in ("cheapest", "balanced"):
+            costs = policy.prices.at(expected_input(policy, signals), signals.get("max_output_tokens"))
+        chosen += order(here, rung.rank, rung.listed, policy.fleet, snapshot, costs)
+    return chosen
+
+
+def expected_input(policy: Policy, signals: Signals) -> int:
+    """About how many tokens the input has, from what is known already: enough to compare prices."""
+    bounds = signals.tokens(policy.tokens_by)
+    return bounds.hi if bounds.exact else (bounds.lo + bounds.hi) // 2
+
+
+def _avoids(policy: Policy, signals: Signals, constraint: Constraint, index: int) -> str:
+    """Why the target that would have been first is not."""
+    model = policy.fleet.targets[index].model.id
+    if constraint.select.facts == {"model.languages"}:
+        language = signals.get("language")
+        main = None if language is None else language.main
+        if main is not None:
+            return f"language {main} is not on {model}'s list"
+    return f"{constraint.id} avoids {model}"

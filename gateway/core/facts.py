@@ -1,0 +1,151 @@
+"""What a policy may ask about: the typed table of signals (of a request) and facts (of a model or a target).
+
+Only names, types, the values they can take, how a fact is read off a target, and how dear a signal is to compute.
+How a value is compared stands in `matchers`; computing signals stands in `signals`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from types import MappingProxyType
+from typing import Literal
+
+from gateway.core.quantities import Invalid, tokens
+from gateway.core.types import NANO_PER_USD, Target
+
+Kind = Literal["number", "date", "boolean", "text", "set", "language"]
+#: What a fact or a plain signal can be. `None` is "not known" and is never one of these.
+Value = int | float | bool | str | date | frozenset[str]
+
+MODALITIES = ("text", "image", "audio", "video", "file")
+_THINKING = ("switchable", "always", "never", "unknown")
+
+#: Members of the European Union, ISO 3166-1 alpha-2. Both cases, so that a domicile written `de` cannot slip through.
+_EU = {
+    "AT", "BE", "BG", "HR", "CY", "CZ", "DK", "EE", "FI", "FR", "DE", "GR", "HU", "IE", "IT", "LV", "LT", "LU", "MT",
+    "NL", "PL", "PT", "RO", "SK", "SI", "ES", "SE",
+}  # fmt: skip
+BUILT_IN_SETS: Mapping[str, frozenset[str]] = MappingProxyType({"eu": frozenset(_EU | {code.lower() for code in _EU})})
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A signal a `when` may name. `cost` orders members of a condition: cheap ones are asked first."""
+
+    name: str
+    kind: Kind
+    cost: (
+        int  # 0 a member of the body or a header, 1 a walk over the messages, 2 token bounds, 3 and 4 reading the text
+    )
+    choices: tuple[str, ...] = ()  # empty: any text
+    says: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A fact of a model or target that a selector may name; `read` returns None where it is not known."""
+
+    name: str
+    kind: Kind
+    read: Callable[[Target], Value | None]
+    choices: tuple[str, ...] = ()
+    says: str = ""
+
+
+_SIGNALS = (
+    Signal("context_tokens", "number", 2, says="prompt, template, tools, media and requested output, in tokens"),
+    Signal("language", "language", 3, says="ISO 639-1 code of the language the user writes"),
+    Signal("modality", "set", 1, MODALITIES, "kinds of content in the request"),
+    Signal("images", "number", 1, says="how many images are sent"),
+    Signal("tools", "boolean", 0, says="tools are offered"),
+    Signal("structured_output", "text", 0, ("json_object", "json_schema"), "the response format asked for"),
+    Signal("effort", "text", 0, ("none", "minimal", "low", "medium", "high", "xhigh", "max"), "reasoning_effort"),
+    Signal("max_output_tokens", "number", 0, says="max_completion_tokens or max_tokens"),
+    Signal("task", "text", 4, says="what kind of work it is: code, math, translation, ..."),
+    Signal("difficulty", "text", 4, ("easy", "hard"), "whether the request needs thinking; unknown where undecided"),
+    Signal("cost_sensitive", "boolean", 0, says="the client or its key asks for the cheap way"),
+    Signal("stream", "boolean", 0, says="the answer is to be streamed"),
+    Signal("workload", "text", 0, says="x-pointsman-workload"),
+    Signal("region", "text", 0, says="x-pointsman-region"),
+    Signal("residency", "text", 0, says="x-pointsman-residency"),
+    Signal("conversation", "text", 0, says="x-pointsman-conversation"),
+    Signal("model_asked", "text", 0, says="`model` as the client sent it"),
+    Signal("parameters", "set", 1, says="top-level members of the body that were sent"),
+)
+SIGNALS: Mapping[str, Signal] = MappingProxyType({signal.name: signal for signal in _SIGNALS})
+#: Signals whose second half is free: `tenant.domicile`, `headers.user-agent`, `metadata.team`.
+OPEN_SIGNALS = ("tenant", "headers", "metadata")
+_OPEN_NAME = re.compile(r"(?:tenant|headers|metadata)\.[A-Za-z0-9_.-]{1,64}\Z")
+
+
+def signal_named(name: str) -> Signal | None:
+    """The signal of that name, or None; `tenant.<fact>`, `headers.<name>` and `metadata.<name>` are texts."""
+    known = SIGNALS.get(name)
+    if known is None and _OPEN_NAME.match(name):
+        return Signal(name, "text", 0)
+    return known
+
+
+def _usd(target: Target, side: Literal["input", "output"]) -> float | None:
+    if target.price is None:
+        return None
+    return getattr(target.price.tiers[0], side) / NANO_PER_USD  # type: ignore[no-any-return]
+
+
+_FACTS = (
+    Fact("model.id", "text", lambda t: t.model.id),
+    Fact("model.family", "text", lambda t: t.model.family),
+    Fact("model.generation", "text", lambda t: t.model.generation, says='as text: "4", "3.3"'),
+    Fact("model.params_total_b", "number", lambda t: t.model.params_total_b, says="billions"),
+    Fact("model.params_active_b", "number", lambda t: t.model.params_active_b, says="billions a token passes through"),
+    Fact("model.window", "number", lambda t: t.model.window, says="tokens, as the model card says"),
+    Fact("model.modalities", "set", lambda t: t.model.modalities, MODALITIES, "what the model reads"),
+    Fact("model.languages", "set", lambda t: t.model.languages, says="official list, ISO 639-1"),
+    Fact("model.language_count", "number", lambda t: t.model.language_count),
+    Fact("model.thinking", "text", lambda t: t.model.thinking, _THINKING),
+    Fact("model.tools", "boolean", lambda t: t.model.tools),
+    Fact("model.structured_output", "boolean", lambda t: t.model.structured_output),
+    Fact("model.images_max", "number", lambda t: t.model.images_max),
+    Fact("model.license", "text", lambda t: t.model.license, says="SPDX id, or the catalogue's id of a licence"),
+    Fact("model.open_weights", "boolean", lambda t: t.model.open_weights),
+    Fact("model.eu_domiciled_licensee_excluded", "boolean", lambda t: t.model.eu_domiciled_licensee_excluded),
+    Fact("model.tokenizer", "text", lambda t: t.model.tokenizer),
+    Fact("model.purpose", "text", lambda t: t.model.purpose, says="general, code, vision, omni, ..."),
+    Fact("target.name", "text", lambda t: t.name),
+    Fact("target.backend", "text", lambda t: t.backend.name),
+    Fact("target.dialect", "text", lambda t: t.backend.dialect),
+    Fact("target.region", "text", lambda t: t.backend.region),
+    Fact("target.processing", "text", lambda t: t.backend.processing, says="where data may be processed"),
+    Fact("target.self_hosted", "boolean", lambda t: t.backend.self_hosted),
+    Fact("target.window", "number", lambda t: t.window, says="tokens it serves"),
+    Fact("target.max_output", "number", lambda t: t.max_output),
+    Fact("target.modalities", "set", lambda t: t.modalities, MODALITIES),
+    Fact("target.tools", "boolean", lambda t: t.tools),
+    Fact("target.structured_output", "boolean", lambda t: t.structured_output),
+    Fact("target.thinking", "text", lambda t: t.thinking, _THINKING),
+    Fact("target.unsupported", "set", lambda t: t.unsupported, says="request members it refuses"),
+    Fact("target.retires_on", "date", lambda t: t.retires_on),
+    Fact("target.stand_in", "boolean", lambda t: t.stand_in),
+    Fact("target.weight", "number", lambda t: t.weight),
+    Fact("target.priced", "boolean", lambda t: t.price is not None),
+    Fact("target.input_usd", "number", lambda t: _usd(t, "input"), says="USD per million input tokens, base tier"),
+    Fact("target.output_usd", "number", lambda t: _usd(t, "output"), says="USD per million output tokens, base tier"),
+)
+FACTS: Mapping[str, Fact] = MappingProxyType({fact.name: fact for fact in _FACTS})
+
+
+def parse_size(raw: object) -> int | float | None:
+    """A number, or a text such as `200k`, `1M` or `32Ki`; None where it is neither.
+
+    >>> parse_size("200k"), parse_size("1M"), parse_size(2.5), parse_size("many")
+    (200000, 1000000, 2.5, None)
+    """
+    if isinstance(raw, str):
+        try:
+            return tokens(raw)
+        except Invalid:
+            return None
+    return raw if isinstance(raw, int | float) and not isinstance(raw, bool) else None

@@ -1,0 +1,124 @@
+"""What removes targets, as one table: each filter says which candidates a request takes away, and how it is refused
+when none is left.
+
+`decide` walks the table with the candidates that are left and computes only what can still matter; `trace` walks it
+with the whole fleet, so both mean the same. Window fit, health and thinking are in `decide`: they depend on each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gateway.core.capabilities import above, outside, retired
+from gateway.core.types import Snapshot
+
+if TYPE_CHECKING:
+    from gateway.core.policy import Policy
+    from gateway.core.signals import Signals
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """One reason to drop targets. `lost` is handed the candidates left and may name more than those. HOT."""
+
+    name: str
+    lost: Callable[[Policy, Signals, Snapshot, int], int]
+    code: str
+    message: str  # a client may see it: says what is refused, names no target
+
+
+def _forbidden(policy: Policy, signals: Signals, snapshot: Snapshot, left: int) -> int:
+    lost = 0
+    for constraint in policy.forbids:
+        if constraint.select.possible & left & ~lost and (constraint.when is None or constraint.when.test(signals)):
+            lost |= constraint.select.mask(signals)
+            if not left & ~lost:
+                break
+    return lost
+
+
+def _closed(policy: Policy, signals: Signals, snapshot: Snapshot, left: int) -> int:
+    return policy.capabilities.closed
+
+
+def _retired(policy: Policy, signals: Signals, snapshot: Snapshot, left: int) -> int:
+    retirements = policy.capabilities.retirements
+    return retired(retirements, snapshot.now) if retirements else 0
+
+
+def _misplaced(policy: Policy, signals: Signals, snapshot: Snapshot, left: int) -> int:
+    lost = 0
+    region = signals.get("region")
+    if region is not None:
+        lost = outside(policy.capabilities.regions, region)
+    residency = signals.get("residency")
+    if residency is not None:
+        lost |= outside(policy.capabilities.residencies, residency)
+    return lost
+
+
+def _cannot_read(policy: Policy, signals: Signals, snapshot: Snapshot, left: int) -> int:
+    able = policy.capabilities
+    lost = 0
+    if left & able.some_blind:
+        for modality in signals.get("modality") or ():
+            lost |= able.blind.get(modality, -1)  # a kind of content nobody has heard of: no target reads it
+    if left & able.some_count_images and (images := signals.get("images")):
+        lost |= above(able.images, images)
+    return lost
+
+
+def _no_tools(policy: Policy, signals: Signals, snapshot: Snapshot, left: int) -> int:
+    without = policy.capabilities.no_tools
+    return without if left & without and signals.get("tools") else 0
+
+
+def _no_structure(policy: Policy, signals: Signals, snapshot: Snapshot, left: int) -> int:
+    without = policy.capabilities.no_structured_output
+    return without if left & without and signals.get("structured_output") else 0
+
+
+def _refuses_parameters(policy: Policy, signals: Signals, snapshot: Snapshot, left: int) -> int:
+    able = policy.capabilities
+    if not left & able.some_refuse:
+        return 0
+    lost = 0
+    sent = signals.get("parameters") or frozenset()
+    for name, mask in able.refuses.items():
+        if name in sent:
+            lost |= mask
+    return lost
+
+
+def _caps_output(policy: Policy, signals: Signals, snapshot: Snapshot, left: int) -> int:
+    able = policy.capabilities
+    if not left & able.some_cap_output:
+        return 0
+    asked = signals.get("max_output_tokens")
+    return above(able.outputs, asked) if asked else 0
+
+
+_CAPABILITY = "unsupported_capability"
+FILTERS: tuple[Filter, ...] = (
+    Filter("closed", _closed, "policy_denied", "The policy allows no target for this request."),
+    Filter("retired", _retired, "policy_denied", "Every target that may serve this request has been withdrawn."),
+    Filter("forbidden", _forbidden, "policy_denied", "The policy allows no target for this request."),
+    Filter("place", _misplaced, "policy_denied", "No target that may serve this request lies where it asks for."),
+    Filter("content", _cannot_read, _CAPABILITY, "No target that may serve this request reads all of its content."),
+    Filter("tools", _no_tools, _CAPABILITY, "No target that may serve this request supports tools."),
+    Filter("structure", _no_structure, _CAPABILITY, "No target that may serve this request supports response_format."),
+    Filter(
+        "parameters",
+        _refuses_parameters,
+        "unsupported_parameter",
+        "No target that may serve this request supports all parameters sent.",
+    ),
+    Filter(
+        "output",
+        _caps_output,
+        "context_length_exceeded",
+        "No target that may serve this request can give as many output tokens as it asks for.",
+    ),
+)

@@ -1,0 +1,325 @@
+"""What a policy file may say, and its compiled form: a policy bound to one fleet.
+
+`PolicyDoc` and its parts are the pydantic models of the file (the JSON Schema comes from them); `compile_policy` checks
+every literal against the catalogue and turns selectors into bit masks. Choosing stands in `decide`, judging a policy
+in `analyse`, running its tests in `policytest`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from gateway.core import schema
+from gateway.core.capabilities import Capabilities
+from gateway.core.conditions import Condition, Group, compile_condition
+from gateway.core.facts import SIGNALS, Kind
+from gateway.core.matchers import Problems, parse_date, suggest
+from gateway.core.quantities import Invalid, tokens
+from gateway.core.rank import Prices, RankName
+from gateway.core.selectors import Names, Selector, compile_selector, describe
+from gateway.core.types import Fleet, Thinking
+
+RANKS: tuple[RankName, ...] = ("listed", "cheapest", "fastest", "balanced", "weighted")
+_VARIABLES: Mapping[str, Kind] = MappingProxyType({name: signal.kind for name, signal in SIGNALS.items()})
+
+
+def _date(raw: object) -> date:
+    day = parse_date(raw)
+    if day is None:
+        raise Invalid(f"{raw!r} is not a date", "a date such as 2026-11-21")
+    return day
+
+
+def _budget(raw: object) -> int:
+    count = tokens(raw)
+    if count < 1:
+        raise Invalid(f"{raw!r} is not a budget", "at least one token, such as 4k")
+    return count
+
+
+Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+When = Annotated[Any, WithJsonSchema(schema.part("Condition"))]
+Select = Annotated[Any, WithJsonSchema(schema.part("Selector"))]
+RungForm = Annotated[Any, WithJsonSchema(schema.part("Rung"))]
+Day = Annotated[date, BeforeValidator(_date), WithJsonSchema({"type": "string", "format": "date"})]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ConstraintDoc(_Strict):
+    """What holds under every rule: `forbid` removes targets, `avoid` puts them behind all others."""
+
+    id: Id
+    because: str = ""
+    when: When = None
+    forbid: Select = None
+    avoid: Select = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> ConstraintDoc:
+        if (self.forbid is None) == (self.avoid is None):
+            raise Invalid("a constraint does one thing", "either forbid or avoid")
+        return self
+
+
+class RuleDoc(_Strict):
+    """One route: the first rule whose `when` holds decides, its rungs are tried in order."""
+
+    id: Id
+    because: str = ""
+    when: When = None
+    use: list[RungForm] = Field(min_length=1)
+
+
+class BudgetDoc(_Strict):
+    """Think, but not longer than this many tokens."""
+
+    budget: Annotated[int, BeforeValidator(_budget), WithJsonSchema(schema.SIZE)]
+
+
+class ThinkingDoc(_Strict):
+    """One entry of the thinking list; the first whose `when` holds decides."""
+
+    id: Id
+    because: str = ""
+    when: When = None
+    set: Literal["never", "always", "client"] | BudgetDoc
+    force: bool = False
+
+
+class TestDoc(_Strict):
+    """A test: `given` these signals, `expect` this decision."""
+
+    __test__ = False  # not a test class, whatever pytest thinks of its name
+
+    name: str = Field(min_length=1)
+    given: Annotated[dict[str, Any], WithJsonSchema(schema.part("Given"))] = Field(default_factory=dict)
+    expect: Annotated[dict[str, Any], WithJsonSchema(schema.part("Expectation"))] = Field(min_length=1)
+
+
+def _unique(entries: Sequence[Any]) -> Sequence[Any]:
+    seen: set[str] = set()
+    for entry in entries:
+        if entry.id in seen:
+            raise Invalid(f"the id {entry.id!r} stands here twice", "each id once")
+        seen.add(entry.id)
+    return entries
+
+
+class PolicyDoc(_Strict):
+    """A whole policy file."""
+
+    policy: Id
+    because: str = ""
+    as_of: Day | None = None
+    tokens_by: str | None = None
+    allow_closed: list[str] = Field(default_factory=lambda: ["qwen", "llama"])
+    sets: dict[Id, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
+    constraints: Annotated[list[ConstraintDoc], AfterValidator(_unique)] = Field(default_factory=list)
+    rules: Annotated[list[RuleDoc], AfterValidator(_unique)] = Field(min_length=1)
+    rank: RankName = "cheapest"
+    thinking: Annotated[list[ThinkingDoc], AfterValidator(_unique)] = Field(default_factory=list)
+    tests: list[TestDoc] = Field(default_factory=list)
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The JSON Schema of a policy file, with the language of conditions and selectors put in."""
+        return schema.complete(super().model_json_schema(*args, **kwargs))
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One step of a rule: these targets, in this order among themselves."""
+
+    mask: int
+    rank: RankName
+    listed: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A compiled rule; `says` is its half of the line that explains a decision."""
+
+    id: str
+    because: str
+    when: Condition | None
+    rungs: tuple[Rung, ...]
+    mask: int  # every target of every rung
+    says: str
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A compiled constraint: `hard` ones forbid, the others avoid."""
+
+    id: str
+    because: str
+    when: Condition | None
+    select: Selector
+    hard: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingRule:
+    """A compiled entry of the thinking list."""
+
+    id: str
+    when: Condition | None
+    thinking: Thinking
+    force: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy bound to a fleet. Never changes; a reload makes a new one."""
+
+    name: str
+    digest: str
+    label: str  # name@digest, as answers carry it
+    doc: PolicyDoc
+    fleet: Fleet
+    rules: tuple[Rule, ...]
+    forbids: tuple[Constraint, ...]  # cheapest condition first: they commute
+    avoids: tuple[Constraint, ...]
+    thinking: tuple[ThinkingRule, ...]
+    forced: tuple[ThinkingRule, ...]  # the entries with `force`: all that binds a pinned request
+    tokens_by: str | None
+    rank: RankName
+    everything: Rung  # what a pinned request chooses from
+    capabilities: Capabilities
+    prices: Prices
+
+
+def compile_policy(doc: PolicyDoc, fleet: Fleet, *, digest: str) -> Policy:
+    """Bind a policy to a fleet.
+
+    Raises `ConfigError` with every problem found: unknown signals, facts, models, families, sets and values, each at
+    its path (`rules[2].use[0].model`) with what would have been valid; `file` and `line` are left to the loader. A
+    selector that selects nothing in this fleet is fine, because policies move between fleets: see `analyse`.
+    """
+    problems = Problems()
+    names = _names(doc, fleet, problems)
+    _check_names(doc, fleet, names, problems)
+    rules = tuple(_rule(rule, doc, fleet, names, f"rules[{i}]", problems) for i, rule in enumerate(doc.rules))
+    constraints = [
+        _constraint(entry, doc, fleet, names, f"constraints[{i}]", problems) for i, entry in enumerate(doc.constraints)
+    ]
+    thinking = tuple(_thinking(entry, doc, f"thinking[{i}]", problems) for i, entry in enumerate(doc.thinking))
+    problems.raise_any()
+    kept = [constraint for constraint in constraints if constraint is not None]
+    kept.sort(key=lambda entry: 0 if entry.when is None else entry.when.cost)
+    return Policy(
+        name=doc.policy,
+        digest=digest,
+        label=f"{doc.policy}@{digest[:12]}",
+        doc=doc,
+        fleet=fleet,
+        rules=rules,
+        forbids=tuple(entry for entry in kept if entry.hard),
+        avoids=tuple(entry for entry in kept if not entry.hard),
+        thinking=thinking,
+        forced=tuple(entry for entry in thinking if entry.force),
+        tokens_by=doc.tokens_by,
+        rank=doc.rank,
+        everything=Rung(fleet.mask(), doc.rank, tuple(range(len(fleet.targets))), "*"),
+        capabilities=Capabilities.of(fleet, doc.allow_closed),
+        prices=Prices(fleet),
+    )
+
+
+def _names(doc: PolicyDoc, fleet: Fleet, problems: Problems) -> Names:
+    known = Names.of(fleet)
+    sets: dict[str, tuple[str, ...]] = {}
+    for name, members in doc.sets.items():
+        for i, model in enumerate(members):
+            if model not in known.models:
+                problems.add(
+                    f"sets.{name}[{i}]", f"no model {model!r} in the catalogue", suggest(model, [*known.models])
+                )
+        sets[name] = tuple(known.models.get(model, model) for model in members)
+    return replace(known, sets=sets)
+
+
+def _check_names(doc: PolicyDoc, fleet: Fleet, names: Names, problems: Problems) -> None:
+    for i, family in enumerate(doc.allow_closed):
+        if family not in names.families:
+            problems.add(
+                f"allow_closed[{i}]", f"no family {family!r} in the catalogue", suggest(family, names.families)
+            )
+    tokenizers = sorted({model.tokenizer for model in fleet.models.values() if model.tokenizer})
+    if doc.tokens_by is not None and doc.tokens_by not in tokenizers:
+        what = f"no model of the catalogue counts with {doc.tokens_by!r}"
+        problems.add("tokens_by", what, suggest(doc.tokens_by, tokenizers))
+
+
+def _when(raw: object, doc: PolicyDoc, path: str, problems: Problems) -> Condition | None:
+    return None if raw is None else compile_condition(raw, f"{path}.when", problems, tokens_by=doc.tokens_by)
+
+
+def _rule(rule: RuleDoc, doc: PolicyDoc, fleet: Fleet, names: Names, path: str, problems: Problems) -> Rule:
+    rungs = []
+    for i, raw in enumerate(rule.use):
+        rung = _rung(raw, doc.rank, fleet, names, f"{path}.use[{i}]", problems)
+        if rung is not None:
+            rungs.append(rung)
+    when = _when(rule.when, doc, path, problems)
+    mask = 0
+    for rung in rungs:
+        mask |= rung.mask
+    says = f"{rule.id}: " + ("no earlier rule applies" if when is None else _asks(when))
+    return Rule(rule.id, rule.because, when, tuple(rungs), mask, _header_safe(says))
+
+
+def _asks(when: Condition) -> str:
+    return f"({when.text})" if isinstance(when, Group) and not when.every else when.text
+
+
+def _header_safe(text: str) -> str:
+    """A line that can stand in a header: ASCII, no control characters, bounded."""
+    plain = text.encode("ascii", "backslashreplace").decode("ascii")
+    plain = "".join(char if char.isprintable() else " " for char in plain)
+    return plain if len(plain) <= 200 else plain[:197] + "..."
+
+
+def _rung(raw: object, rank: RankName, fleet: Fleet, names: Names, path: str, problems: Problems) -> Rung | None:
+    chosen = rank
+    if isinstance(raw, Mapping) and "rank" in raw:
+        asked = raw["rank"]
+        if asked not in RANKS:
+            problems.add(f"{path}.rank", f"{asked!r} is no rank", suggest(str(asked), RANKS))
+            return None
+        chosen = asked
+        raw = {key: value for key, value in raw.items() if key != "rank"}
+        if not raw:
+            problems.add(path, "names no targets", 'a selector beside rank, such as {family: "*", rank: listed}')
+            return None
+    selector = compile_selector(raw, fleet, names, path, problems)
+    return None if selector is None else Rung(selector.possible, chosen, selector.listed, describe(raw))
+
+
+def _constraint(
+    entry: ConstraintDoc, doc: PolicyDoc, fleet: Fleet, names: Names, path: str, problems: Problems
+) -> Constraint | None:
+    hard = entry.forbid is not None
+    raw, key = (entry.forbid, "forbid") if hard else (entry.avoid, "avoid")
+    when = _when(entry.when, doc, path, problems)
+    select = compile_selector(raw, fleet, names, f"{path}.{key}", problems, variables=_VARIABLES)
+    return None if select is None else Constraint(entry.id, entry.because, when, select, hard)
+
+
+def _thinking(entry: ThinkingDoc, doc: PolicyDoc, path: str, problems: Problems) -> ThinkingRule:
+    wish = entry.set
+    if isinstance(wish, BudgetDoc):
+        thinking = Thinking("budget", wish.budget, entry.id)
+    else:
+        thinking = Thinking(wish, None, entry.id)
+    return ThinkingRule(entry.id, _when(entry.when, doc, path, problems), thinking, entry.force)

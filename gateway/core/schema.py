@@ -1,0 +1,134 @@
+"""JSON Schema of the parts of a policy that pydantic does not see: conditions, selectors, rungs and tests.
+
+Written from the tables in `facts`, so that an editor offers exactly the names a policy may use. It helps people write;
+what is valid is decided by `compile_policy`, which also knows the catalogue.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+from gateway.core.facts import FACTS, MODALITIES, SIGNALS, Fact, Kind, Signal
+
+Schema = dict[str, Any]
+Part = Literal["Condition", "Selector", "Rung", "Given", "Expectation"]
+
+SIZE: Schema = {
+    "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?(k|M|Ki|Mi)$"}]
+}
+_TEXT: Schema = {"type": "string", "minLength": 1}
+_ORDERED = ("gt", "gte", "lt", "lte")
+
+
+def part(name: Part) -> Schema:
+    """A place holder that pydantic leaves alone; `complete` turns it into a reference."""
+    return {"x-part": name}
+
+
+def complete(schema: Schema) -> Schema:
+    """Put the definitions behind the place holders into a schema that pydantic made."""
+    done = cast(Schema, _resolve(schema))
+    done["$defs"] = {**done.get("$defs", {}), **_definitions()}
+    return done
+
+
+def _resolve(node: Any) -> Any:
+    if isinstance(node, dict):
+        if "x-part" in node:
+            kept = {key: value for key, value in node.items() if key != "x-part"}
+            return {**kept, "$ref": f"#/$defs/{node['x-part']}"}
+        return {key: _resolve(value) for key, value in node.items()}
+    return [_resolve(item) for item in node] if isinstance(node, list) else node
+
+
+def _definitions() -> dict[str, Schema]:
+    condition = {"$ref": "#/$defs/Condition"}
+    conditions = {"type": "array", "items": condition, "minItems": 1}
+    open_signals = {
+        rf"^{prefix}\.[A-Za-z0-9_.-]+$": _matcher(_TEXT, "text") for prefix in ("tenant", "headers", "metadata")
+    }
+    facts = {
+        "model": {**_matcher(_TEXT, "text"), "description": 'a model id, "@set", "*", or several'},
+        "family": {**_matcher(_TEXT, "text"), "description": 'a model family, "*", or several'},
+        **{fact.name: _described(fact) for fact in FACTS.values()},
+    }
+    selector_map = _closed(facts)
+    rank = {"enum": ["listed", "cheapest", "fastest", "balanced", "weighted"]}
+    return {
+        "Condition": {
+            **_closed({
+                **{signal.name: _described(signal) for signal in SIGNALS.values()},
+                "any": conditions, "all": conditions, "not": condition,
+            }),
+            "patternProperties": open_signals, "minProperties": 1,
+            "description": "all members must hold; a signal that is not known matches only `known: false`",
+        },
+        "Selector": {"anyOf": [{"const": "*"}, selector_map, {"type": "array", "items": selector_map, "minItems": 1}]},
+        "Rung": {"anyOf": [{"const": "*"}, _closed({**facts, "rank": rank})]},
+        "Given": _given(),
+        "Expectation": _expectation(),
+    }  # fmt: skip
+
+
+def _closed(properties: dict[str, Schema]) -> Schema:
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _described(entry: Signal | Fact) -> Schema:
+    made = _matcher(_scalar(entry.kind, entry.choices), entry.kind)
+    return {**made, "description": entry.says} if entry.says else made
+
+
+def _scalar(kind: Kind, choices: tuple[str, ...]) -> Schema:
+    if kind == "number":
+        return SIZE
+    if kind == "boolean":
+        return {"type": "boolean"}
+    if kind == "date":
+        return {"type": "string", "format": "date"}
+    if choices:
+        return {"anyOf": [{"enum": list(choices)}, {"type": "string", "pattern": "^[$@]"}]}
+    return _TEXT
+
+
+def _matcher(scalar: Schema, kind: Kind) -> Schema:
+    some = {"anyOf": [scalar, {"type": "array", "items": scalar, "minItems": 1}]}
+    operators: dict[str, Schema] = {"eq": some, "in": some, "not": {}, "known": {"type": "boolean"}}
+    if kind in ("number", "date"):
+        operators |= dict.fromkeys(_ORDERED, scalar)
+    if kind == "text":
+        operators["prefix"] = _TEXT
+    if kind == "set":
+        operators |= {"has": some, "lacks": some}
+    operators |= {"any": {"type": "array", "minItems": 1}, "all": {"type": "array", "minItems": 1}}
+    return {"anyOf": [*some["anyOf"], {**_closed(operators), "minProperties": 1}]}
+
+
+def _given() -> Schema:
+    values: dict[Kind, Schema] = {
+        "number": SIZE,
+        "boolean": {"type": "boolean"},
+        "text": _TEXT,
+        "set": {"type": "array", "items": _TEXT},
+        "language": {"anyOf": [_TEXT, {"type": "object", "additionalProperties": {"type": "number"}}]},
+    }
+    given = {signal.name: values[signal.kind] for signal in SIGNALS.values()}
+    given["modality"] = {"type": "array", "items": {"enum": list(MODALITIES)}}
+    pinned = {"pinned": {**_TEXT, "description": "a model or target named by the client"}}
+    held = {"unavailable": {"type": "array", "items": _TEXT, "description": "targets that health holds back"}}
+    return {
+        **_closed({**given, **pinned, **held, "thinking_hint": {}}),
+        "patternProperties": {r"^(tenant|headers|metadata)\.": _TEXT},
+    }
+
+
+def _expectation() -> Schema:
+    names = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}
+    return {
+        **_closed({
+            "rule": _TEXT, "model": names, "family": names, "target": names, "not_model": names, "not_family": names,
+            "not_target": names, "never_model": names, "never_family": names, "never_target": names, "then": names,
+            "families": names, "thinking": {}, "refused": _TEXT, "because": _TEXT, "candidates": {"type": "integer"},
+        }),
+        "minProperties": 1,
+    }  # fmt: skip
