@@ -1,0 +1,201 @@
+"""How the counters become Prometheus families: names, labels, help texts and units.
+
+This runs when a scrape comes and only reads. What is counted, and when, is in `metrics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from gateway.core.types import NANO_PER_USD
+
+if TYPE_CHECKING:
+    from gateway.telemetry.metrics import Metrics
+
+#: The prefix of every family.
+PREFIX = "pointsman_"
+#: The label value of what a request never had.
+NONE = "none"
+
+
+class Families(Collector):
+    """Expands the cells into Prometheus families when a scrape comes."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._requests()
+        yield from self._money()
+        yield from self._latencies()
+        yield from self._state()
+
+    def _requests(self) -> Iterator[Metric]:
+        cells = self._metrics.cells()
+        yield _summed(
+            "requests",
+            "Requests that ended, by what was asked for and how it ended (code ok, client_gone or an error code).",
+            ("model_asked", "rule", "target", "team", "code"),
+            (
+                ((c.labels.asked, c.labels.rule, c.labels.target, c.labels.team, c.labels.code), c.requests)
+                for c in cells
+            ),
+        )
+        yield _summed(
+            "decisions",
+            "Decisions by the rule that matched and the target it put first; target none: nothing was left.",
+            ("policy", "rule", "target"),
+            (((c.labels.policy, c.labels.rule, c.labels.chosen), c.requests) for c in cells if c.labels.policy != NONE),
+        )
+        yield _summed(
+            "fallbacks",
+            "Requests answered by another target than the decision put first; target is the one that answered.",
+            ("rule", "chosen", "target"),
+            (((c.labels.rule, c.labels.chosen, c.labels.target), c.fallbacks) for c in cells if c.fallbacks),
+        )
+        yield _summed(
+            "refusals",
+            "Requests that the gateway refused itself: nothing was sent to any target.",
+            ("code",),
+            [((c.labels.code,), c.refused) for c in cells if c.refused],
+        )
+        yield _summed(
+            "stream_interrupted",
+            "Streams that ended with an error event after their first event had been sent.",
+            ("target", "cause"),
+            (((c.labels.target, c.labels.code), c.broken) for c in cells if c.broken),
+        )
+        yield _summed(
+            "client_disconnect",
+            "Requests whose client left before their end.",
+            (),
+            [((), 0), *(((), c.requests) for c in cells if c.labels.code == "client_gone")],
+        )
+        yield _summed(
+            "thinking_violations",
+            "Answers that held reasoning although thinking was off.",
+            ("target",),
+            [
+                *(((target,), 0) for target in sorted(self._metrics.names.targets)),
+                *(((c.labels.target,), c.violations) for c in cells if c.violations),
+            ],
+        )
+        yield _summed(
+            "attempts",
+            "Attempts at a target, by how they ended.",
+            ("target", "outcome"),
+            (((target, outcome), count) for target, outcome, count in self._metrics.attempts()),
+        )
+
+    def _money(self) -> Iterator[Metric]:
+        cells = [c for c in self._metrics.cells() if c.labels.target != NONE]
+        yield _summed(
+            "tokens",
+            "Tokens by class. The classes do not overlap: input is what was not cached, output what was not reasoning.",
+            ("target", "model", "team", "class"),
+            (
+                ((c.labels.target, c.labels.model, c.labels.team, name), count)
+                for c in cells
+                for name, count in (
+                    ("input", max(0, c.input - c.cached)),
+                    ("cached", c.cached),
+                    ("output", max(0, c.output - c.reasoning)),
+                    ("reasoning", c.reasoning),
+                )
+            ),
+        )
+        cost = _summed(
+            "cost_usd",
+            "What the attempts cost by the prices in force, in US dollars. Unpriced attempts add nothing.",
+            ("target", "model", "rule", "team"),
+            (((c.labels.target, c.labels.model, c.labels.rule, c.labels.team), c.cost_nano) for c in cells),
+            divisor=NANO_PER_USD,
+        )
+        yield cost
+        yield _summed(
+            "unpriced_requests",
+            "Requests with at least one attempt whose target has no price: missing from cost_usd.",
+            ("target",),
+            (((c.labels.target,), c.unpriced) for c in cells),
+        )
+        yield _summed(
+            "estimated_usage_requests",
+            "Requests whose tokens are the gateway's estimate, because the backend did not say.",
+            ("target",),
+            (((c.labels.target,), c.estimated) for c in cells),
+        )
+
+    def _latencies(self) -> Iterator[Metric]:
+        for family, help_, labels in (
+            ("request_duration_seconds", "From the arrival of a request to its end.", ("target", "stream")),
+            (
+                "time_to_first_event_seconds",
+                "From the arrival of a request to its first meaningful event, or to its complete answer.",
+                ("target", "stream"),
+            ),
+            (
+                "gateway_overhead_seconds",
+                "From the arrival of a request until it was first sent upstream: reading, admitting and deciding.",
+                ("rule",),
+            ),
+        ):
+            metric = HistogramMetricFamily(PREFIX + family, help_, labels=labels)
+            for values, histogram in self._metrics.histograms(family):
+                metric.add_metric(values, histogram.cumulative(), histogram.sum)
+            yield metric
+
+    def _state(self) -> Iterator[Metric]:
+        metrics = self._metrics
+        yield GaugeMetricFamily(PREFIX + "inflight_requests", "Requests being served now.", value=metrics.inflight)
+        reloads = CounterMetricFamily(PREFIX + "config_reload", "Reloads of the configuration.", labels=("result",))
+        for result, count in metrics.reloads.items():
+            reloads.add_metric((result,), count)
+        yield reloads
+        yield GaugeMetricFamily(
+            PREFIX + "config_last_reload_success",
+            "1 when the last reload was taken, 0 when it was rejected and the configuration before it still serves.",
+            value=float(metrics.last_reload_ok),
+        )
+        yield _infos("build_info", "Version of the gateway and of its interpreter.", [metrics.build])
+        yield _infos(
+            "policy_info",
+            "The policies being served.",
+            [{"policy": name, "digest": digest} for name, digest in sorted((metrics.names.policies or {}).items())],
+        )
+        states = GaugeMetricFamily(
+            PREFIX + "target_state", "1 for the state a target is in.", labels=("target", "state")
+        )
+        for target, state in metrics.target_states():
+            states.add_metric((target, state), 1.0)
+        yield states
+
+
+def _summed(
+    name: str,
+    help_: str,
+    labels: tuple[str, ...],
+    counts: Iterable[tuple[tuple[str, ...], int]],
+    *,
+    divisor: int = 1,
+) -> CounterMetricFamily:
+    """A counter family with one sample per distinct label values, added up over the cells that share them."""
+    totals: dict[tuple[str, ...], int] = {}
+    for values, count in counts:
+        totals[values] = totals.get(values, 0) + count
+    family = CounterMetricFamily(PREFIX + name, help_, labels=labels)
+    for values, total in totals.items():
+        family.add_metric(values, total / divisor if divisor != 1 else total)
+    return family
+
+
+def _infos(name: str, help_: str, rows: list[dict[str, str]]) -> GaugeMetricFamily:
+    """A family whose samples are all 1 and say what they have to say in labels."""
+    family = GaugeMetricFamily(PREFIX + name, help_, labels=tuple(rows[0]) if rows else ())
+    for row in rows:
+        family.add_metric(tuple(row.values()), 1.0)
+    return family
