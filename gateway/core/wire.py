@@ -1,0 +1,421 @@
+"""The request on the wire: bytes to one checked Envelope, and the Envelope back to the bytes that are sent upstream.
+
+Here belongs everything about JSON as text: strictness (one meaning per body, so that no parser behind us can read
+another), the types of the members that routing reads, and re-emitting. What a member *means* is the business of
+`signals`, what an upstream wants instead of it that of `dialects`.
+
+A body is refused unless every JSON parser must agree on it: valid UTF-8, no duplicate key at any depth, no NaN, no lone
+surrogate, no trailing bytes, at most `MAX_DEPTH` levels. What is authorised is what is sent: `emit` writes the members
+that `parse` accepted, each with the client's own text, so that no digit of a number is lost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+
+import msgspec
+
+from gateway.core.errors import BadRequest
+
+#: Levels of arrays and objects, the body itself being the first. JSON schemas of real tools stay under 20.
+MAX_DEPTH = 64
+#: Longest `model` a client may send, in characters.
+MAX_MODEL_CHARS = 256
+#: Up to this many bytes JSON is decoded in one piece; beyond, long strings stay undecoded as `LongText`.
+WHOLE_BYTES = 131_072
+
+_SHALLOW_DEPTH = 8
+_BACK = 12  # bytes of the longest thing that may not be cut: an escaped surrogate pair
+
+Member = msgspec.Raw | bytes
+
+
+class LongText:
+    """A JSON string of more than `WHOLE_BYTES` that is read in windows and pieces, never decoded at once.
+
+    It stands in a decoded tree where a `str` would. It holds no copy: only a view of the request body. Decoding 40 MB
+    at once would take twice the time of the whole parse, and four times the memory where one emoji is among them.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, raw: memoryview) -> None:
+        self._text = raw[1:-1]  # without the quotes
+
+    @property
+    def size(self) -> int:
+        """Bytes between the quotes. Escapes only ever shrink, so the UTF-8 text is no longer than this."""
+        return len(self._text)
+
+    def window(self, start: int, length: int) -> str | None:
+        """The text of about `length` bytes from about byte `start`, cut at whole characters.
+
+        None where no cut could be found, which takes hostile text: a run of over 4,000 backslashes.
+        """
+        text = self._text
+        end = min(len(text), start + length)
+        start = self._boundary(max(0, start))
+        for skip in (0, 6):  # 6: it began between the halves of an escaped surrogate pair
+            piece = _decode_piece(text, start + skip, end)
+            if piece is not None:
+                return piece[0]
+        return None
+
+    def pieces(self, size: int) -> Iterator[str]:
+        """The whole text in order, in pieces of at most `size` bytes of JSON."""
+        start, text = 0, self._text
+        while start < len(text):
+            piece = _decode_piece(text, start, min(len(text), start + size))
+            if piece is None:  # cannot be: the text was validated and every cut lies within `_BACK` of the wanted one
+                raise BadRequest("invalid_json", "The request body holds a string that cannot be read.")
+            decoded, start = piece
+            yield decoded
+
+    def _boundary(self, at: int) -> int:
+        """The nearest place at or before `at` that is not inside an escape or a character."""
+        text = self._text
+        while 0 < at < len(text) and text[at] & 0xC0 == 0x80:
+            at -= 1
+        before = bytes(text[max(0, at - 4096) : at])
+        if (len(before) - len(before.rstrip(b"\\"))) % 2:
+            return at - 1
+        for back in range(1, min(6, len(before) + 1)):
+            if before[len(before) - back] == 0x5C:  # the backslash of \uXXXX, if it is not itself escaped
+                head = before[: len(before) - back]
+                escaped = (len(head) - len(head.rstrip(b"\\"))) % 2
+                is_unicode = back > 1 and before[len(before) - back + 1] == 0x75
+                return at if escaped or not is_unicode else at - back
+        return at
+
+
+class Envelope:
+    """One parsed request: what routing reads of it, and its top-level members as the client wrote them."""
+
+    __slots__ = ("_tree", "include_usage", "members", "model_asked", "size", "stream")
+
+    def __init__(self, members: dict[str, Member], tree: dict[str, Any], size: int) -> None:
+        options = tree.get("stream_options")
+        self.model_asked: str = tree["model"]
+        self.stream: bool = tree.get("stream") is True
+        self.include_usage: bool = options is not None and options.get("include_usage") is True
+        self.members = members  # name -> JSON text, in the client's order; never edited in place
+        self.size = size  # bytes of the body
+        self._tree = tree
+
+    def get(self, name: str) -> Any:
+        """The decoded member, or None where it is missing or null. Strings of over 128 KiB are `LongText`."""
+        return self._tree.get(name)
+
+    def __repr__(self) -> str:
+        return f"Envelope({self.size} bytes, stream={self.stream})"  # no text of the client
+
+
+def parse(body: bytes) -> Envelope:
+    """The Envelope of a chat completion request. HOT.
+
+    Raises BadRequest: `invalid_json` where the bytes are not one unambiguous JSON object, `bad_request` with `param`
+    where a member that routing reads has the wrong type. Never raises anything else, whatever the bytes.
+
+    >>> parse(b'{"model":"auto","messages":[{"role":"user","content":"hi"}]}').model_asked
+    'auto'
+    """
+    try:
+        members = _OBJECT.decode(body)
+        tree = _whole(body, MAX_DEPTH) if len(body) <= WHOLE_BYTES else _large(body, members)
+    except msgspec.ValidationError as error:
+        if "Expected `object`" in str(error):
+            raise BadRequest("invalid_json", "The request body must be one JSON object.") from None
+        raise BadRequest("invalid_json", "The request body holds a number that is out of range.") from None
+    except msgspec.DecodeError as error:
+        raise BadRequest("invalid_json", f"The request body is not valid JSON{_place(error)}.") from None
+    except UnicodeDecodeError:
+        raise BadRequest("invalid_json", "The request body is not valid UTF-8.") from None
+    except RecursionError:
+        _too_deep()
+    _check(tree)
+    return Envelope(members, tree, len(body))
+
+
+def emit(envelope: Envelope, overrides: Mapping[str, bytes | None]) -> bytes:
+    """The body to send: the client's members, with some replaced or added (JSON text) or dropped (None). HOT.
+
+    >>> e = parse(b'{"model":"auto", "messages":[{"role":"user","content":"hi"}], "seed":7}')
+    >>> emit(e, {"model": b'"qwen"', "seed": None, "stream": b"true"})
+    b'{"model":"qwen","messages":[{"role":"user","content":"hi"}],"stream":true}'
+    """
+    members: dict[str, Member] = envelope.members.copy()
+    for name, value in overrides.items():
+        if value is None:
+            members.pop(name, None)
+        else:
+            members[name] = msgspec.Raw(value)
+    if envelope.size <= WHOLE_BYTES:
+        return _ENCODER.encode(members)
+    parts: list[Any] = []  # joined in one allocation of the right size: the encoder's buffer grows by doubling
+    for name, value in members.items():
+        parts += (b"," if parts else b"{", _ENCODER.encode(name), b":", value)
+    return b"".join((*parts, b"}")) if parts else b"{}"
+
+
+# --- strictness -------------------------------------------------------------------------------------------------------
+
+
+def _whole(text: bytes | msgspec.Raw, depth: int) -> Any:
+    """Decodes up to `WHOLE_BYTES` of JSON and proves it free of duplicate keys. HOT."""
+    try:
+        tree = _SHALLOW_TREE.decode(text) if depth > _SHALLOW_DEPTH else _ANY.decode(text)
+    except msgspec.ValidationError:
+        tree = _ANY.decode(text)
+        _check_depth(tree, depth)
+    else:
+        if depth <= _SHALLOW_DEPTH:
+            _check_depth(tree, depth)
+    # A dict has no duplicates, so neither has text that is exactly what a dict encodes to. Compact JSON, which is what
+    # SDKs send, passes here at the cost of one encoding; only other text is read again, by the slow exact reader.
+    if _ENCODER.encode(tree) != text:
+        _refuse_duplicates(bytes(text))
+    return tree
+
+
+def _large(body: bytes, members: dict[str, Any]) -> dict[str, Any]:
+    """The decoded tree of a body of more than `WHOLE_BYTES`, with its long strings left as `LongText`."""
+    _check_utf8(body)
+    _check_members(memoryview(body), members)
+    return {name: _expand(raw, MAX_DEPTH - 1) for name, raw in members.items()}
+
+
+def _expand(raw: msgspec.Raw, depth: int) -> Any:
+    view = memoryview(raw)
+    if len(view) <= WHOLE_BYTES:
+        return _whole(raw, depth)
+    if depth <= 0:
+        _too_deep()
+    kind = view[0]
+    if kind == 0x22:  # a string; its escapes were validated when it was skipped, its UTF-8 with the whole body
+        return LongText(view)
+    if kind == 0x7B:  # an object
+        members = _OBJECT.decode(raw)
+        _check_members(view, members)
+        return {name: _expand(value, depth - 1) for name, value in members.items()}
+    if kind == 0x5B:  # an array
+        items = _ARRAY.decode(raw)
+        return [_expand(item, depth - 1) for item in items]
+    raise BadRequest("invalid_json", "The request body holds a number that is out of range.")
+
+
+def _check_utf8(body: bytes) -> None:
+    """msgspec checks the escapes of strings it skips, but not their UTF-8. In pieces, to bound the memory it takes."""
+    if body.isascii():
+        return
+    view, at = memoryview(body), 0
+    while at < len(body):
+        end = min(len(body), at + 65_536)
+        while end < len(body) and body[end] & 0xC0 == 0x80 and end > at + 65_530:
+            end -= 1
+        str(view[at:end], "utf-8")
+        at = end
+
+
+def _check_members(text: memoryview, members: Mapping[str, Any]) -> None:
+    """Refuses an object whose text holds more members than its dict.
+
+    Compact text is proved by its length. Otherwise the members are walked in order: where none is doubled, the text is
+    key, colon, value, comma and so on to the closing brace; a doubled one breaks the walk or leaves text over.
+    """
+    views = {name: memoryview(value) for name, value in members.items()}
+    compact = 1 + sum(len(_ENCODER.encode(name)) + 2 + len(view) for name, view in views.items())
+    if len(text) == (compact if views else 2):
+        return
+    at = _skip_space(text, 0) + 1
+    for view in views.values():
+        at = _skip_space(text, _key_end(text, _skip_space(text, at)))
+        at = _skip_space(text, at + 1)  # the colon
+        if text[at : at + len(view)] != view:
+            _duplicate()
+        at = _skip_space(text, at + len(view))
+        if text[at] not in (0x2C, 0x7D):  # comma, closing brace
+            _duplicate()
+        at += 1
+    if views and text[at - 1] != 0x7D:
+        _duplicate()
+
+
+def _skip_space(text: memoryview, at: int) -> int:
+    while at < len(text) and text[at] in b" \t\n\r":
+        at += 1
+    return at
+
+
+def _key_end(text: memoryview, at: int) -> int:
+    """The place after the closing quote of the key that starts at `at`."""
+    at += 1
+    while text[at] != 0x22:
+        at += 2 if text[at] == 0x5C else 1
+    return at + 1
+
+
+def _check_depth(tree: Any, limit: int) -> None:
+    level = [tree]
+    for _ in range(limit + 1):
+        level = [
+            child
+            for node in level
+            if type(node) in (dict, list)
+            for child in (node.values() if type(node) is dict else node)
+        ]
+        if not level:
+            return
+    _too_deep()
+
+
+def _refuse_duplicates(text: bytes) -> None:
+    def unique(pairs: list[tuple[str, Any]]) -> None:
+        if len(dict(pairs)) != len(pairs):
+            _duplicate()
+
+    try:
+        json.loads(text.decode(), object_pairs_hook=unique)
+    except ValueError:  # more digits than Python reads; msgspec's limit is near but not the same
+        raise BadRequest("invalid_json", "The request body holds a number that is out of range.") from None
+
+
+def _decode_piece(text: memoryview, start: int, end: int) -> tuple[str, int] | None:
+    """The text from `start`, which is a boundary, to the last boundary at or before `end`, and where that is.
+
+    A cut inside an escape, a surrogate pair or a character makes the piece invalid, so the first valid one is right.
+    """
+    for back in range(min(_BACK, end - start)):
+        try:
+            return _STRING.decode(b"".join((b'"', text[start : end - back], b'"'))), end - back
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+    return None
+
+
+def _duplicate() -> NoReturn:
+    raise BadRequest("invalid_json", "The request body holds an object with a duplicate key.")
+
+
+def _too_deep() -> NoReturn:
+    raise BadRequest("invalid_json", f"The request body is nested deeper than {MAX_DEPTH} levels.") from None
+
+
+def _place(error: msgspec.DecodeError) -> str:
+    _, found, rest = str(error).rpartition(" (byte ")
+    digits = rest.rstrip(")")
+    return f" (at byte {digits})" if found and digits.isdigit() else ""
+
+
+# --- types ------------------------------------------------------------------------------------------------------------
+
+
+def _wrong(param: str, valid: str) -> NoReturn:
+    raise BadRequest("bad_request", f"{param} must be {valid}.", param=param)
+
+
+def _check(tree: dict[str, Any]) -> None:
+    """The members that routing reads have the types it relies on. Null counts as missing, as in OpenAI's API."""
+    model_asked = tree.get("model")
+    if type(model_asked) is not str or not 0 < len(model_asked) <= MAX_MODEL_CHARS:
+        _wrong("model", f"a string of 1 to {MAX_MODEL_CHARS} characters")
+    messages = tree.get("messages")
+    if type(messages) is not list or not messages:
+        _wrong("messages", "a non-empty array of objects")
+    for index, message in enumerate(messages):
+        if type(message) is not dict:
+            _wrong(f"messages[{index}]", "an object")
+        role = message.get("role")
+        if type(role) is not str or not role:
+            _wrong(f"messages[{index}].role", "a non-empty string")
+        content = message.get("content")
+        if type(content) is not str and content is not None:
+            _check_content(content, index)
+    if len(tree) > 2:
+        for name, value in tree.items():
+            check = _CHECKS.get(name)
+            if check is not None and value is not None and not check[0](value):
+                _wrong(name, check[1])
+        _check_nested(tree)
+
+
+def _check_content(content: Any, index: int) -> None:
+    if type(content) is LongText:
+        return
+    if type(content) is not list:
+        _wrong(f"messages[{index}].content", "a string, null or an array of objects")
+    for number, part in enumerate(content):
+        if type(part) is not dict or type(part.get("type")) is not str:
+            _wrong(f"messages[{index}].content[{number}]", "an object with a string `type`")
+
+
+def _check_nested(tree: dict[str, Any]) -> None:
+    options = tree.get("stream_options")
+    if options is not None and type(options.get("include_usage")) not in (bool, type(None)):
+        _wrong("stream_options.include_usage", "true or false")
+    wanted = tree.get("response_format")
+    if wanted is not None and type(wanted.get("type")) is not str:
+        _wrong("response_format.type", "a string")
+    for index, tool in enumerate(tree.get("tools") or ()):
+        if type(tool) is not dict:
+            _wrong(f"tools[{index}]", "an object")
+
+
+def _is_bool(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_word(value: Any) -> bool:
+    return type(value) is str and 0 < len(value) <= 64
+
+
+def _is_object(value: Any) -> bool:
+    return type(value) is dict
+
+
+_COUNT = (_is_count, "an integer of at least 1")
+_NUMBER = (_is_number, "a number")
+_OBJECT_TYPE = (_is_object, "an object")
+_CHECKS = {
+    "stream": (_is_bool, "true or false"),
+    "stream_options": _OBJECT_TYPE,
+    "n": _COUNT,
+    "max_tokens": _COUNT,
+    "max_completion_tokens": _COUNT,
+    "temperature": _NUMBER,
+    "top_p": _NUMBER,
+    "tools": (lambda value: type(value) is list, "an array of objects"),
+    "tool_choice": (lambda value: type(value) in (str, dict), "a string or an object"),
+    "response_format": _OBJECT_TYPE,
+    "reasoning_effort": (_is_word, "a string of 1 to 64 characters"),
+    "service_tier": (_is_word, "a string of 1 to 64 characters"),
+    "metadata": _OBJECT_TYPE,
+}
+
+
+def _shallow_type(depth: int) -> Any:
+    """JSON of at most `depth` levels as a type: the decoder then bounds the depth at its own speed.
+
+    The type doubles with each level, hence only a few; what nests deeper is decoded without it and walked.
+    """
+    if depth == 0:
+        return str | int | float | bool | None
+    inner: Any = _shallow_type(depth - 1)
+    return dict[str, inner] | list[inner] | str | int | float | bool | None
+
+
+_ENCODER = msgspec.json.Encoder()
+_ANY = msgspec.json.Decoder()
+_STRING = msgspec.json.Decoder(str)
+_OBJECT: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ARRAY: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
+_SHALLOW_TREE = msgspec.json.Decoder(_shallow_type(_SHALLOW_DEPTH))
