@@ -11,14 +11,14 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from gateway.core.quantities import Invalid
 from gateway.core.types import Endpoint, Modality, Secret, ThinkingSupport, Timeouts
-from gateway.fields import Bytes, Day, Name, NanoUsd, PriceList, Rates, Seconds, Strict, Tier, Tokens
+from gateway.fields import Bytes, Day, Name, NanoUsd, Rates, Seconds, Strict, Tier, Tokens
 
 # --- addresses -------------------------------------------------------------------------------------------------------
 
@@ -41,7 +41,11 @@ class Address(NamedTuple):
 
 
 def _address(value: object) -> Address:
-    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})", value) if isinstance(value, str) else None
+    match = (
+        re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})", value)
+        if isinstance(value, str)
+        else None
+    )
     if match is None or int(match[3]) > 65535:
         raise Invalid(f"{value!r:.80} is not an address", "host:port, such as 127.0.0.1:8080 or [::1]:8080")
     return Address(match[1] or match[2], int(match[3]))
@@ -216,7 +220,7 @@ class TargetDoc(Strict):
     tools: bool | None = None
     structured_output: bool | None = None
     thinking: ThinkingSupport | None = None
-    unsupported: list[str] = []
+    unsupported: list[str] = Field(default_factory=list)
     retires_on: Day | None = None
     stand_in: bool = False
     weight: int = Field(1, ge=1, le=1000)
@@ -243,8 +247,8 @@ class KeyDoc(Strict):
 
     name: Name
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    tenant: dict[Name, str] = {}
-    allow: list[str] = Field(["*"], min_length=1)
+    tenant: dict[Name, str] = Field(default_factory=dict)
+    allow: list[str] = Field(default_factory=lambda: ["*"], min_length=1)
     explain: bool = False
     expires: Day | None = None
     rpm: int | None = Field(None, ge=1)
@@ -270,7 +274,7 @@ class LimitsDoc(Strict):
     max_body: Bytes = 64_000_000
     max_head: Bytes = 65_536
     max_buffered: Bytes = 512_000_000  # request bodies held at one time, over all connections
-    max_connections: int = Field(10_000, ge=1, le=1_000_000)
+    max_connections: int = Field(default=10_000, ge=1, le=1_000_000)
     request_head: Seconds = 10.0  # from the first byte of a head to its last
     keep_alive: Seconds = 75.0  # an idle connection between two requests
     min_upload_rate: Bytes = 1_000  # bytes a second, averaged over the body so far
@@ -295,13 +299,13 @@ class ConfigDoc(FleetDoc):
         list[str],
         BeforeValidator(_many),
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
-    ] = []
-    models: dict[str, str] = {}
+    ] = Field(default_factory=list)
+    models: dict[str, str] = Field(default_factory=dict)
     unknown_model: str = "reject"
-    keys: list[KeyDoc] = []
+    keys: list[KeyDoc] = Field(default_factory=list)
     admin_key: AdminKeyDoc | None = None
     timeouts: TimeoutsDoc = TimeoutsDoc()
-    limits: LimitsDoc = LimitsDoc()
+    limits: LimitsDoc = Field(default_factory=LimitsDoc)
     drain: Seconds = 30.0
     heartbeat: Seconds | None = None
     log: LogDoc = LogDoc()
@@ -403,5 +407,3 @@ def _skipped(host: str, port: int, skip: list[str]) -> bool:
         if host == name or host.endswith("." + name):
             return True
     return False
-
-

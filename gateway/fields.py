@@ -124,7 +124,9 @@ def price(written: Rates | list[Tier], version: str) -> Price:
     """The `Price` of a list as written; `version` names where it came from."""
     rows = written if isinstance(written, list) else [written]
     tiers = tuple(
-        PriceTier(row.above if isinstance(row, Tier) else 0, row.input, row.output, row.cached_input, row.thinking_output)
+        PriceTier(
+            row.above if isinstance(row, Tier) else 0, row.input, row.output, row.cached_input, row.thinking_output
+        )
         for row in rows
     )
     return Price(tiers, version)

@@ -141,8 +141,8 @@ class _Builder:
 
     def build(self, text: str) -> tuple[dict[str, Any], Lines]:
         # Imported here: a start with a warm cache never needs the parser, which costs more than the rest of this file.
-        from ruamel.yaml import YAML, YAMLError  # noqa: PLC0415
-        from ruamel.yaml.error import MarkedYAMLError  # noqa: PLC0415
+        from ruamel.yaml import YAML  # noqa: PLC0415
+        from ruamel.yaml.error import MarkedYAMLError, YAMLError  # noqa: PLC0415
 
         self.events = YAML(typ="safe", pure=True).parse(text)
         try:
@@ -276,11 +276,11 @@ def _split(path: str, node: Lines) -> list[str | int]:
         if index and isinstance(children, list):
             step, rest = int(index[1]), rest[index.end() :]
         elif isinstance(children, dict):
-            fits = [key for key in children if rest.startswith(key) and rest[len(key) : len(key) + 1] in ("", ".", "[")]
+            fits = [one for one in children if rest.startswith(one) and rest[len(one) : len(one) + 1] in ("", ".", "[")]
             if not fits:
                 break
-            step = max(fits, key=len)
-            rest = rest[len(step) :].removeprefix(".")
+            key = max(fits, key=len)
+            step, rest = key, rest[len(key) :].removeprefix(".")
         else:
             break
         child = _child(node, step)
@@ -377,9 +377,8 @@ def _locate(data: Any, loc: Sequence[str | int], *, missing: bool) -> tuple[list
     """The path in the file of pydantic's `loc`, which also names union members that no file contains."""
     steps: list[str | int] = []
     for number, step in enumerate(loc):
-        if isinstance(data, dict) and step in data:
-            data = data[step]
-        elif isinstance(data, list) and isinstance(step, int) and step < len(data):
+        inside = step in data if isinstance(data, dict) else isinstance(data, list) and step in range(len(data))
+        if inside:
             data = data[step]
         elif missing and number == len(loc) - 1:
             data = None

@@ -7,6 +7,7 @@ every file people write, so the same text means the same everywhere.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 
 from gateway.core.types import NANO_PER_USD
@@ -37,11 +38,19 @@ _BYTES = {
     "GiB": 1 << 30,
 }
 _BYTES_VALID = "a size such as 65536, 64kB, 64MB or 1GiB"
-_SECONDS = {"us": Decimal("0.000001"), "ms": Decimal("0.001"), "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+_SECONDS: dict[str, int | Decimal] = {
+    "us": Decimal("0.000001"),
+    "ms": Decimal("0.001"),
+    "s": 1,
+    "m": 60,
+    "min": 60,
+    "h": 3600,
+    "d": 86400,
+}
 _SECONDS_VALID = "a duration with its unit, such as 200ms, 2s, 15m or 1h"
 
 
-def _scaled(value: object, units: dict[str, int] | dict[str, int | Decimal], noun: str, valid: str) -> Decimal:
+def _scaled(value: object, units: Mapping[str, int | Decimal], noun: str, valid: str) -> Decimal:
     text = str(value)
     match = _NUMBER_UNIT.fullmatch(text) if isinstance(value, str | int) and not isinstance(value, bool) else None
     if match is None or match[2] not in units:

@@ -156,6 +156,7 @@ class Target:
     stand_in: bool = False  # a demonstration model answers in this one's name
     weight: int = 1
     typical_output_tokens: int = 500
+    max_input: int | None = None  # tokens of prompt it takes at most, where that is less than the window
 
 
 @dataclass(frozen=True, slots=True)
