@@ -1,0 +1,109 @@
+"""What an attempt consumed: the provider's own figures, checked, or an estimate that says it is one.
+
+Here are the spellings of `usage` objects and the rules by which a figure is believed. What tokens cost is in
+`pricing`; counting the tokens of a prompt exactly is in `tokens`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.core.types import Usage
+
+#: Above this a count is a provider's bug, not a request: the largest served windows are 10M tokens.
+ABSURD_TOKENS = 1_000_000_000
+
+#: UTF-8 bytes of generated text that one token is taken to stand for where nothing better is known: English runs at
+#: 4 to 5, CJK at 3 to 4, code at 3. The figure only ever serves estimates, which are marked as such.
+BYTES_PER_TOKEN = 4
+
+_INPUT = ("prompt_tokens", "input_tokens")
+_OUTPUT = ("completion_tokens", "output_tokens")
+_INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details")
+_OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
+
+
+class _Absurd(Exception):
+    """A count that cannot be one."""
+
+
+def _count(found: Any, names: tuple[str, ...]) -> int | None:
+    """The first of `names` that is there, as a token count; None where none is.
+
+    Raises `_Absurd` for what is there but is no sane count: a wrong type, negative, above `ABSURD_TOKENS`.
+    """
+    for name in names:
+        value = found.get(name)
+        if value is None:
+            continue
+        if type(value) is float and value.is_integer():
+            value = int(value)
+        if type(value) is not int or not 0 <= value <= ABSURD_TOKENS:
+            raise _Absurd
+        return value
+    return None
+
+
+def _detail(found: dict[str, Any], groups: tuple[str, ...], name: str) -> int | None:
+    for group in groups:
+        details = found.get(group)
+        if isinstance(details, dict):
+            return _count(details, (name,))
+    return None
+
+
+def read(found: Any, before: Usage | None = None) -> Usage | None:
+    """The usage that a provider's object states, laid over what an earlier object of the same answer stated.
+
+    Reads the spellings of OpenAI, vLLM, llama.cpp, DashScope (also its native `input_tokens`) and DeepSeek
+    (`prompt_cache_hit_tokens`). Members that are absent or null keep their value from `before`; an object with one
+    absurd count is refused whole, and `before` stands.
+
+    >>> read({"prompt_tokens": 10, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 8}})
+    Usage(input=10, output=4, cached=8, reasoning=0, estimated=False)
+    """
+    if not isinstance(found, dict):
+        return before
+    try:
+        entered = _count(found, _INPUT)
+        produced = _count(found, _OUTPUT)
+        if entered is None and produced is None:
+            return before
+        cached = _detail(found, _INPUT_DETAILS, "cached_tokens")
+        if cached is None:
+            cached = _count(found, ("cached_tokens", "prompt_cache_hit_tokens"))
+        reasoning = _detail(found, _OUTPUT_DETAILS, "reasoning_tokens")
+        if reasoning is None:
+            reasoning = _count(found, ("reasoning_tokens",))
+        total = _count(found, ("total_tokens",))
+    except _Absurd:
+        return before
+    old = before or Usage()
+    entered = old.input if entered is None else entered
+    produced = old.output if produced is None else produced
+    cached = old.cached if cached is None else cached
+    reasoning = old.reasoning if reasoning is None else reasoning
+    if reasoning and total == entered + produced + reasoning:
+        produced += reasoning  # some providers leave reasoning out of completion_tokens and bill it all the same
+    return Usage(input=entered, output=produced, cached=min(cached, entered), reasoning=min(reasoning, produced))
+
+
+def estimate(input_tokens: int, output_bytes: int) -> Usage:
+    """A usage for an attempt whose provider stated none: `output_bytes` of text are priced at 4 bytes a token.
+
+    `input_tokens` is what the signals knew of the prompt. The result is marked `estimated`.
+    """
+    return Usage(input=input_tokens, output=-(-output_bytes // BYTES_PER_TOKEN), estimated=True)
+
+
+def settle(stated: Usage | None, input_tokens: int, output_bytes: int) -> Usage:
+    """The usage to book: what the provider stated, or an estimate where it stated nothing or plain nonsense.
+
+    Zero output tokens beside text that arrived is nonsense: servers without a tokenizer at hand send such zeros.
+    """
+    if stated is None:
+        return estimate(input_tokens, output_bytes)
+    if (stated.output == 0 and output_bytes > 0) or (stated.input == 0 and input_tokens > 0):
+        guess = estimate(stated.input or input_tokens, output_bytes)
+        return Usage(guess.input, stated.output or guess.output, stated.cached, stated.reasoning, estimated=True)
+    return stated
