@@ -30,6 +30,7 @@ class Families(Collector):
         self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
+        """All families, as the registry asks for them."""
         yield from self._requests()
         yield from self._money()
         yield from self._latencies()

@@ -195,8 +195,8 @@ def write_config(into: Path, *, public: int, admin: int, sim_port: int, tls_port
     }
     targets = {
         **{
-            name: f"{{model: {model}, backend: json, window: {window}, price: {{input: {cost_in}, output: {cost_out}}}}}"
-            for name, (model, window, cost_in, cost_out) in priced.items()
+            name: f"{{model: {model}, backend: json, window: {window}, price: {{input: {usd_in}, output: {usd_out}}}}}"
+            for name, (model, window, usd_in, usd_out) in priced.items()
         },
         "sim-paced": "{model: llama-3.1-8b, backend: paced, window: 131072}",
         "sim-flooded": "{model: llama-3.1-8b, backend: flooded, window: 131072}",
