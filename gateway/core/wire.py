@@ -27,6 +27,8 @@ MAX_MODEL_CHARS = 256
 WHOLE_BYTES = 131_072
 
 _SHALLOW_DEPTH = 8
+_QUOTE, _BACKSLASH, _COMMA = b'"\\,'
+_OPEN_OBJECT, _CLOSE_OBJECT, _OPEN_ARRAY = b"{}["
 _BACK = 12  # bytes of the longest thing that may not be cut: an escaped surrogate pair
 
 Member = msgspec.Raw | bytes
@@ -82,10 +84,10 @@ class LongText:
         if (len(before) - len(before.rstrip(b"\\"))) % 2:
             return at - 1
         for back in range(1, min(6, len(before) + 1)):
-            if before[len(before) - back] == 0x5C:  # the backslash of \uXXXX, if it is not itself escaped
+            if before[len(before) - back] == _BACKSLASH:  # the backslash of \uXXXX, if it is not itself escaped
                 head = before[: len(before) - back]
                 escaped = (len(head) - len(head.rstrip(b"\\"))) % 2
-                is_unicode = back > 1 and before[len(before) - back + 1] == 0x75
+                is_unicode = back > 1 and before[len(before) - back + 1] == ord("u")
                 return at if escaped or not is_unicode else at - back
         return at
 
@@ -162,7 +164,7 @@ def emit(envelope: Envelope, overrides: Mapping[str, bytes | None]) -> bytes:
 # --- strictness -------------------------------------------------------------------------------------------------------
 
 
-def _whole(text: bytes | msgspec.Raw, depth: int) -> Any:
+def _whole(text: bytes, depth: int) -> Any:
     """Decodes up to `WHOLE_BYTES` of JSON and proves it free of duplicate keys. HOT."""
     try:
         tree = _SHALLOW_TREE.decode(text) if depth > _SHALLOW_DEPTH else _ANY.decode(text)
@@ -175,33 +177,40 @@ def _whole(text: bytes | msgspec.Raw, depth: int) -> Any:
     # A dict has no duplicates, so neither has text that is exactly what a dict encodes to. Compact JSON, which is what
     # SDKs send, passes here at the cost of one encoding; only other text is read again, by the slow exact reader.
     if _ENCODER.encode(tree) != text:
-        _refuse_duplicates(bytes(text))
+        _refuse_duplicates(text)
     return tree
 
 
 def _large(body: bytes, members: dict[str, Any]) -> dict[str, Any]:
     """The decoded tree of a body of more than `WHOLE_BYTES`, with its long strings left as `LongText`."""
     _check_utf8(body)
-    _check_members(memoryview(body), members)
-    return {name: _expand(raw, MAX_DEPTH - 1) for name, raw in members.items()}
+    places = _places(body, 0, len(body), members)
+    return {name: _expand(body, places[name], raw, MAX_DEPTH - 1) for name, raw in members.items()}
 
 
-def _expand(raw: msgspec.Raw, depth: int) -> Any:
-    view = memoryview(raw)
-    if len(view) <= WHOLE_BYTES:
-        return _whole(raw, depth)
+def _expand(body: bytes, at: int, raw: msgspec.Raw, depth: int) -> Any:
+    """The tree of the value `raw`, which starts at `body[at]`."""
+    size = len(memoryview(raw))
+    if size <= WHOLE_BYTES:
+        return _whole(bytes(raw), depth)
     if depth <= 0:
         _too_deep()
-    kind = view[0]
-    if kind == 0x22:  # a string; its escapes were validated when it was skipped, its UTF-8 with the whole body
-        return LongText(view)
-    if kind == 0x7B:  # an object
+    kind = body[at]
+    if kind == _QUOTE:  # its escapes were validated when it was skipped, its UTF-8 with the whole body
+        return LongText(memoryview(raw))
+    if kind == _OPEN_OBJECT:
         members = _OBJECT.decode(raw)
-        _check_members(view, members)
-        return {name: _expand(value, depth - 1) for name, value in members.items()}
-    if kind == 0x5B:  # an array
+        places = _places(body, at, size, members)
+        return {name: _expand(body, places[name], value, depth - 1) for name, value in members.items()}
+    if kind == _OPEN_ARRAY:
         items = _ARRAY.decode(raw)
-        return [_expand(item, depth - 1) for item in items]
+        if max(len(memoryview(item)) for item in items) <= WHOLE_BYTES:
+            return _whole(bytes(raw), depth)  # many short ones: one decoding is far cheaper than thousands
+        tree, at = [], _skip_space(body, at + 1)
+        for item in items:
+            tree.append(_expand(body, at, item, depth - 1))
+            at = _skip_space(body, _skip_space(body, at + len(memoryview(item))) + 1)  # past the comma
+        return tree
     raise BadRequest("invalid_json", "The request body holds a number that is out of range.")
 
 
@@ -218,56 +227,66 @@ def _check_utf8(body: bytes) -> None:
         at = end
 
 
-def _check_members(text: memoryview, members: Mapping[str, Any]) -> None:
-    """Refuses an object whose text holds more members than its dict.
+def _places(body: bytes, at: int, size: int, members: Mapping[str, Any]) -> dict[str, int]:
+    """Where in `body` each member's value starts, of the object of `size` bytes at `at`.
 
-    Compact text is proved by its length. Otherwise the members are walked in order: where none is doubled, the text is
-    key, colon, value, comma and so on to the closing brace; a doubled one breaks the walk or leaves text over.
+    Refuses an object whose text holds more members than its dict. Compact text is proved by its length. Otherwise the
+    text is walked along the dict: key, colon, value, comma and so on to the closing brace. That cannot succeed where a
+    key is doubled, for the dict has fewer members, and the text cannot end after fewer.
     """
-    views = {name: memoryview(value) for name, value in members.items()}
-    compact = 1 + sum(len(_ENCODER.encode(name)) + 2 + len(view) for name, view in views.items())
-    if len(text) == (compact if views else 2):
-        return
-    at = _skip_space(text, 0) + 1
-    for view in views.values():
-        at = _skip_space(text, _key_end(text, _skip_space(text, at)))
-        at = _skip_space(text, at + 1)  # the colon
-        if text[at : at + len(view)] != view:
+    places: dict[str, int] = {}
+    end, start = at + size, at
+    at += 1
+    for name, value in members.items():
+        at += len(_ENCODER.encode(name)) + 1
+        places[name] = at
+        at += len(memoryview(value)) + 1
+    if at == end:
+        return places
+    at = _skip_space(body, start) + 1
+    for name, value in members.items():
+        at = _skip_space(body, _key_end(body, _skip_space(body, at)))
+        at = places[name] = _skip_space(body, at + 1)  # past the colon
+        view = memoryview(value)
+        if not body.startswith(view, at):
             _duplicate()
-        at = _skip_space(text, at + len(view))
-        if text[at] not in (0x2C, 0x7D):  # comma, closing brace
+        at = _skip_space(body, at + len(view))
+        if body[at] not in (_COMMA, _CLOSE_OBJECT):
             _duplicate()
         at += 1
-    if views and text[at - 1] != 0x7D:
+    if members and body[at - 1] != _CLOSE_OBJECT:
         _duplicate()
+    return places
 
 
-def _skip_space(text: memoryview, at: int) -> int:
+def _skip_space(text: bytes, at: int) -> int:
     while at < len(text) and text[at] in b" \t\n\r":
         at += 1
     return at
 
 
-def _key_end(text: memoryview, at: int) -> int:
+def _key_end(text: bytes, at: int) -> int:
     """The place after the closing quote of the key that starts at `at`."""
     at += 1
-    while text[at] != 0x22:
-        at += 2 if text[at] == 0x5C else 1
+    while text[at] != _QUOTE:
+        at += 2 if text[at] == _BACKSLASH else 1
     return at + 1
 
 
 def _check_depth(tree: Any, limit: int) -> None:
-    level = [tree]
-    for _ in range(limit + 1):
+    """Refuses a tree of more than `limit` levels of containers."""
+    level = [tree] if type(tree) in (dict, list) else []
+    for _ in range(limit):
+        if not level:
+            return
         level = [
             child
             for node in level
-            if type(node) in (dict, list)
             for child in (node.values() if type(node) is dict else node)
+            if type(child) in (dict, list)
         ]
-        if not level:
-            return
-    _too_deep()
+    if level:
+        _too_deep()
 
 
 def _refuse_duplicates(text: bytes) -> None:

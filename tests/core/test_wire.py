@@ -1,0 +1,371 @@
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from gateway.core.errors import BadRequest
+from gateway.core.wire import MAX_DEPTH, WHOLE_BYTES, LongText, emit, parse
+
+CHAT: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def chat(**members: Any) -> bytes:
+    return json.dumps({**CHAT, **members}).encode()
+
+
+def refusal(body: bytes) -> BadRequest:
+    with pytest.raises(BadRequest) as caught:
+        parse(body)
+    return caught.value
+
+
+def raw_chat(extra: bytes) -> bytes:
+    return b'{"model":"auto","messages":[{"role":"user","content":"hi"}],' + extra + b"}"
+
+
+# --- one meaning per body ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"  ",
+        b"[]",
+        b"null",
+        b'"auto"',
+        b'{"model":"auto"',
+        raw_chat(b'"a":NaN'),
+        raw_chat(b'"a":Infinity'),
+        raw_chat(b'"a":-Infinity'),
+        raw_chat(b'"a":01'),
+        raw_chat(b'"a":1.'),
+        raw_chat(b'"a":+1'),
+        raw_chat(b'"a":1e999'),
+        raw_chat(b'"a":' + b"9" * 5000),
+        raw_chat(b"'a':1"),
+        raw_chat(b'"a":1,'),
+        raw_chat(b'"a":"\\x"'),
+        raw_chat(b'"a":"\\ud800"'),
+        raw_chat(b'"a":"\\udc00"'),
+        raw_chat(b'"a":"\\ud800\\u0041"'),
+        raw_chat(b'"\\ud800":1'),
+        raw_chat(b'"a":"\xff"'),
+        raw_chat(b'"a":"\xed\xa0\x80"'),  # a surrogate in UTF-8's clothes
+        raw_chat(b'"a":"\xc0\xaf"'),  # overlong
+        raw_chat(b'"\xff":1'),
+        raw_chat(b'"a":"\x01"'),
+        raw_chat(b'"a":1') + b" x",
+        raw_chat(b'"a":1') + b"{}",
+        raw_chat(b'"a":1') + b"\x00",
+        b"\xef\xbb\xbf" + chat(),
+        chat().decode().encode("utf-16"),
+        raw_chat(b"/* c */" + b'"a":1'),
+    ],
+)
+def test_what_is_not_one_plain_json_object_is_invalid_json(body: bytes) -> None:
+    assert refusal(body).code == "invalid_json"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"a","model":"b","messages":[{"role":"user","content":"hi"}]}',
+        b'{"model":"a","mod\\u0065l":"b","messages":[{"role":"user","content":"hi"}]}',
+        b'{"model":"a","messages":[{"role":"user","role":"user","content":"hi"}]}',
+        raw_chat(b'"a":{"b":[1,{"c":1,"c":1}]}'),
+        raw_chat(b'"a":{"b":1, "b" : 2}'),
+        raw_chat(b'"a":{"":1,"":2}'),
+        raw_chat(b'"a":{"\xc3\xa9":1,"\\u00e9":2}'),
+        raw_chat(b'"x":1,"x":1'),
+    ],
+)
+def test_a_key_that_appears_twice_is_refused_at_any_depth(body: bytes) -> None:
+    assert refusal(body).code == "invalid_json"
+    assert "duplicate key" in refusal(body).message
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+@pytest.mark.parametrize("large", [False, True])
+def test_nesting_is_bounded_at_exactly_max_depth(opening: str, large: bool) -> None:
+    closing = {"[": "]", '{"a":': "}"}[opening]
+    padding = {"pad": "x" * WHOLE_BYTES} if large else {}
+
+    def nested(levels: int) -> bytes:  # the body is the first level
+        inner = opening * (levels - 1) + "1" + closing * (levels - 1)
+        return chat(**padding)[:-1] + f',"a":{inner}}}'.encode()
+
+    assert parse(nested(MAX_DEPTH)).get("a")
+    for levels in (MAX_DEPTH + 1, 500, 100_000):
+        error = refusal(nested(levels))
+        assert (error.code, "nested deeper" in error.message) == ("invalid_json", True)
+
+
+def test_nesting_is_bounded_inside_large_containers_too() -> None:
+    body = chat(a=[[["x" * WHOLE_BYTES, "REPLACE"]]])
+    inner = "[" * (MAX_DEPTH - 4), "]" * (MAX_DEPTH - 4)
+    parse(body.replace(b'"REPLACE"', (inner[0] + inner[1]).encode()))
+    assert "nested" in refusal(body.replace(b'"REPLACE"', ("[" + inner[0] + inner[1] + "]").encode())).message
+
+
+def test_bodies_are_judged_alike_below_and_above_the_size_where_reading_changes() -> None:
+    big = b'"pad":"' + b"x" * WHOLE_BYTES + b'",'
+    for bad in (
+        b'"a":{"b":1,"b":1}',
+        b'"pad":1',
+        b'"a":"\xff"',
+        b'"\xff":1',
+        b'"a":"\\ud800"',
+        b'"a":NaN',
+        b'"a":"\xed\xa0\x80"',
+    ):
+        for body in (raw_chat(big + bad), raw_chat(big + bad).replace(b",", b" ,\n").replace(b":", b" : ")):
+            assert refusal(body).code == "invalid_json", bad
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": "), (" ,\n\t", "\r\n : ")])
+def test_a_duplicate_beside_a_long_string_is_found_however_it_is_spaced(separators: tuple[str, str]) -> None:
+    comma, colon = separators
+    long = '"' + 'x\\"é' * WHOLE_BYTES + '"'
+    for first, second in ((long, "1"), ("1", long), (long, long), ("12", "1")):
+        members = [f'"k"{colon}{first}', f'"o"{colon}{long}', f'"k"{colon}{second}']
+        inner = "{" + comma.join(members) + "}"
+        body = (
+            f'{{"model"{colon}"a"{comma}"messages"{colon}[{{"role":"user","content":"hi"}}]{comma}"m"{colon}{inner}}}'
+        )
+        assert "duplicate" in refusal(body.encode()).message
+        assert parse(body.replace('"k"', '"l"', 1).encode()).model_asked == "a"
+
+
+def test_a_number_as_long_as_a_document_is_refused() -> None:
+    assert refusal(raw_chat(b'"a":1' + b"0" * WHOLE_BYTES)).code == "invalid_json"
+
+
+def test_no_error_text_repeats_what_the_client_wrote() -> None:
+    secret = "s3cret"
+    for body in (
+        chat(model=[secret]),
+        chat(tools={secret: 1}),
+        chat(stream=secret),
+        chat(messages=[{secret: 1}]),
+        b'{"' + secret.encode(),
+        raw_chat(b'"s3cret":1,"s3cret":2'),
+    ):
+        error = refusal(body)
+        assert secret not in error.message
+        assert secret not in str(error.param)
+
+
+# --- types ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("members", "param"),
+    [
+        ({"model": None}, "model"),
+        ({"model": ""}, "model"),
+        ({"model": 7}, "model"),
+        ({"model": "m" * 257}, "model"),
+        ({"messages": None}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": {}}, "messages"),
+        ({"messages": ["hi"]}, "messages[0]"),
+        ({"messages": [{"role": "user"}, {"content": "x"}]}, "messages[1].role"),
+        ({"messages": [{"role": 1, "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": {}}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}, {"text": "x"}]}]}, "messages[0].content[1]"),
+        ({"stream": "true"}, "stream"),
+        ({"stream": 1}, "stream"),
+        ({"stream_options": []}, "stream_options"),
+        ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+        ({"n": 0}, "n"),
+        ({"n": True}, "n"),
+        ({"n": 1.5}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": "100"}, "max_tokens"),
+        ({"max_completion_tokens": -1}, "max_completion_tokens"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"top_p": []}, "top_p"),
+        ({"tools": {}}, "tools"),
+        ({"tools": ["f"]}, "tools[0]"),
+        ({"tool_choice": 1}, "tool_choice"),
+        ({"response_format": "json"}, "response_format"),
+        ({"response_format": {"type": 1}}, "response_format.type"),
+        ({"reasoning_effort": 1}, "reasoning_effort"),
+        ({"service_tier": {}}, "service_tier"),
+        ({"metadata": "a=b"}, "metadata"),
+    ],
+)
+def test_a_member_of_the_wrong_type_is_named(members: dict[str, Any], param: str) -> None:
+    for size in (0, WHOLE_BYTES):  # both ways of reading
+        error = refusal(chat(**members, pad="x" * size))
+        assert (error.code, error.param) == ("bad_request", param)
+
+
+def test_null_members_count_as_missing() -> None:
+    envelope = parse(chat(stream=None, stream_options=None, tools=None, max_tokens=None, n=None, metadata=None))
+    assert (envelope.stream, envelope.include_usage, envelope.get("tools")) == (False, False, None)
+
+
+def test_the_envelope_says_what_routing_needs() -> None:
+    body = chat(model="gpt-4o", stream=True, stream_options={"include_usage": True}, max_tokens=5)
+    envelope = parse(body)
+    assert envelope.model_asked == "gpt-4o"
+    assert envelope.stream
+    assert envelope.include_usage
+    assert envelope.size == len(body)
+    assert envelope.get("max_tokens") == 5
+    assert envelope.get("nothing") is None
+    assert list(envelope.members)[:2] == ["model", "messages"]
+    assert "hi" not in repr(envelope)
+
+
+# --- what is authorised is what is sent -------------------------------------------------------------------------------
+
+
+def test_unknown_members_pass_through_and_no_digit_is_lost() -> None:
+    body = raw_chat(b'"seed": 123456789012345678901234567890, "x": 1.10000000000000000000001, "y": {"z" : [ 1E5 ]}')
+    sent = emit(parse(body), {"model": b'"qwen"'})
+    assert b'"seed":123456789012345678901234567890,' in sent
+    assert b'"x":1.10000000000000000000001,' in sent
+    assert b"1E5" in sent
+    assert sent.startswith(b'{"model":"qwen","messages":[')
+
+
+@pytest.mark.parametrize("pad", [0, WHOLE_BYTES])
+def test_overrides_replace_add_and_drop_and_leave_the_envelope_alone(pad: int) -> None:
+    envelope = parse(chat(seed=7, user="u", pad="x" * pad))
+    sent = json.loads(emit(envelope, {"model": b'"m"', "seed": None, "stream": b"true", "never": None}))
+    assert sent == {**CHAT, "model": "m", "user": "u", "pad": "x" * pad, "stream": True}
+    assert json.loads(emit(envelope, {})) == {**CHAT, "seed": 7, "user": "u", "pad": "x" * pad}
+
+
+# --- long texts -------------------------------------------------------------------------------------------------------
+
+ALPHABET = 'aé語😀\n"\\\t/\u2028 '
+
+
+def long_text(text: str, *, ascii_only: bool) -> LongText:
+    body = json.dumps({**CHAT, "messages": [{"role": "user", "content": text}]}, ensure_ascii=ascii_only).encode()
+    content = parse(body).get("messages")[0]["content"]
+    assert type(content) is LongText
+    return content
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize("unit", [ALPHABET, "\\", "\\\\n", "😀", "a", '"', "\\u0041"])
+def test_a_long_text_read_in_pieces_is_the_text(unit: str, ascii_only: bool) -> None:
+    text = unit * (WHOLE_BYTES // len(unit) + 1)
+    content = long_text(text, ascii_only=ascii_only)
+    for size in (13, 1000, 65_536):
+        if size > 13 or unit == ALPHABET:
+            assert "".join(content.pieces(size)) == text
+    assert content.size >= len(text.encode())
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_a_window_of_a_long_text_is_a_part_of_it(ascii_only: bool) -> None:
+    text = ALPHABET * 20_000
+    content = long_text(text, ascii_only=ascii_only)
+    for start in range(200):
+        window = content.window(start, 100)
+        assert window
+        assert window in text
+    assert content.window(content.size - 50, 100)
+    assert content.window(0, content.size * 2) == text
+
+
+def test_a_window_into_a_wall_of_backslashes_does_not_raise() -> None:
+    content = long_text("\\" * WHOLE_BYTES + "n" * 1000, ascii_only=True)
+    for start in range(0, content.size, 997):
+        window = content.window(start, 512)
+        assert window is None or set(window) <= set("\\n\n")
+
+
+# --- properties -------------------------------------------------------------------------------------------------------
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**25), 10**25)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8)
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
+)
+OTHER_MEMBERS = st.dictionaries(st.text(min_size=1, max_size=6).map(lambda name: f"x_{name}"), VALUES, max_size=4)
+STYLES = st.sampled_from(
+    [
+        {"separators": (",", ":")},
+        {"separators": (" , ", " : ")},
+        {"indent": 1},
+        {"separators": (",", ":"), "ensure_ascii": False},
+    ]
+)
+
+
+@settings(max_examples=150)
+@given(members=OTHER_MEMBERS, style=STYLES)
+def test_what_is_emitted_means_what_was_parsed(members: dict[str, Any], style: dict[str, Any]) -> None:
+    value = {**CHAT, **members}
+    body = json.dumps(value, **style).encode()
+    sent = emit(parse(body), {})
+    assert json.loads(sent) == json.loads(body)
+    assert json.loads(sent, parse_float=str, parse_int=str) == json.loads(body, parse_float=str, parse_int=str)
+
+
+def doubled(value: Any, style: dict[str, Any]) -> Any:
+    """Every JSON text in which one object of `value` repeats one of its keys."""
+    text = json.dumps(value, **style)
+    if isinstance(value, dict):
+        for key, member in value.items():
+            pair = json.dumps({key: member}, **style)
+            yield text[: text.rindex("}")].rstrip() + "," + pair[pair.index("{") + 1 :]
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, member in children:
+        for inner in doubled(member, style):
+            copy = dict(value) if isinstance(value, dict) else list(value)
+            copy[key] = "\x00HOLE"
+            yield json.dumps(copy, **style).replace(json.dumps("\x00HOLE"), inner)
+
+
+@settings(max_examples=60)
+@given(members=OTHER_MEMBERS, style=STYLES)
+def test_every_body_with_a_doubled_key_is_refused(members: dict[str, Any], style: dict[str, Any]) -> None:
+    for body in doubled({**CHAT, **members}, style):
+        assert "duplicate" in refusal(body.encode()).message
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=200))
+def test_parse_raises_nothing_but_bad_request_on_any_bytes(body: bytes) -> None:
+    with pytest.raises(BadRequest):
+        parse(body)
+
+
+WITNESS = chat(x={"a": ["é", 1.5]}, stream=True)
+
+
+@settings(max_examples=300)
+@given(at=st.integers(0, len(WITNESS) - 1), by=st.binary(max_size=3), large=st.booleans())
+@example(at=len(WITNESS) - 1, by=b"}\n", large=False)
+def test_a_damaged_body_is_refused_or_read_as_every_strict_parser_reads_it(at: int, by: bytes, large: bool) -> None:
+    body = WITNESS[:at] + by + WITNESS[at + 1 :]
+    if large:
+        body = b'{"pad":"' + b"x" * WHOLE_BYTES + b'",' + body[1:]
+    try:
+        envelope = parse(body)
+    except BadRequest:
+        return
+    assert msgspec.json.decode(emit(envelope, {})) == msgspec.json.decode(body) == json.loads(body)
