@@ -21,7 +21,8 @@ from gateway.core.errors import ConfigError, Problem
 from gateway.core.quantities import Invalid
 from gateway.core.types import Modality, Model, Price, ThinkingSupport
 from gateway.fields import Day, Name, PriceList, Strict, Tokens, price
-from gateway.yamlfile import Document, suggest
+from gateway.problems import problems, suggest
+from gateway.yamlfile import Document
 
 Confidence = Literal["confirmed", "secondary", "unconfirmed"]
 
@@ -141,6 +142,7 @@ class Catalogue:
     offers: Mapping[tuple[str, str], tuple[Offer, ...]]  # (model, provider), preferred offer first
     hosts: Mapping[str, str]  # host of a base_url -> provider
     providers: frozenset[str]
+    regions: Mapping[str, str]  # provider -> region, where all of its servers stand in one
     released: Mapping[str, date]
 
     def provider_of(self, host: str) -> str | None:
@@ -176,7 +178,7 @@ def build(documents: Sequence[Document]) -> Catalogue:
         try:
             docs.append((document, CatalogueDoc.model_validate(document.data)))
         except ValidationError as error:
-            found += yamlfile.problems(document, error, CatalogueDoc)
+            found += problems(document, error, CatalogueDoc)
     if not found:
         merged = _Merge(found)
         for document, doc in docs:
@@ -276,6 +278,7 @@ class _Merge:
             offers=MappingProxyType(offers),
             hosts=MappingProxyType({host: name for name, one in self.providers.items() for host in one.hosts}),
             providers=frozenset(self.providers),
+            regions=MappingProxyType({name: one.region for name, one in self.providers.items() if one.region}),
             released=MappingProxyType({n: f["released"] for n, f in self.facts.items() if f.get("released")}),
         )
 

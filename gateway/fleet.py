@@ -1,0 +1,230 @@
+"""From what a file says there is (`backends:`, `targets:`) to a `Fleet`: every target with nothing left open.
+
+What a target does not say comes from the catalogue's offer of that model by that provider, then from the model's own
+facts. Windows are the exception: only a served window counts, so a model card never supplies one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
+
+from gateway.catalog import Catalogue, Offer
+from gateway.config import BackendDoc, FleetDoc, GpuPrice, TargetDoc, egress_proxy, endpoint, read_secret
+from gateway.core.errors import Problem
+from gateway.core.quantities import Invalid
+from gateway.core.types import Backend, Endpoint, Fleet, Model, Price, Secret, Target, ThinkingSupport, Timeouts
+from gateway.fields import price
+from gateway.problems import suggest
+from gateway.yamlfile import Document
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Dialects:
+    """What the fleet needs to know of dialects: their names, which can switch thinking, which constrain output."""
+
+    names: tuple[str, ...]
+    switches: frozenset[str]
+    structured: frozenset[str]
+
+
+@dataclass(slots=True)
+class FleetBuilder:
+    """Builds one fleet. Problems and warnings are collected in `found` and `warnings`, not raised."""
+
+    document: Document
+    catalogue: Catalogue
+    dialects: Dialects
+    environ: Mapping[str, str]
+    directory: Path  # what files in the document are relative to
+    timeouts: Timeouts
+    secrets: bool = True  # False: keys are not looked up, for judging a file where its keys are not
+    found: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)  # read beside the document
+
+    def build(self, doc: FleetDoc) -> Fleet:
+        """The fleet; what could not be built is missing from it and stands in `found`."""
+        backends: dict[str, Backend] = {}
+        providers: dict[str, str | None] = {}
+        for name, one in doc.backends.items():
+            backend, provider = self._backend(name, one)
+            if backend is not None:
+                backends[name], providers[name] = backend, provider
+        targets: list[Target] = []
+        for name, target in doc.targets.items():
+            path = f"targets.{name}"
+            model_id = self.catalogue.names.get(target.model)
+            if model_id is None:
+                valid = suggest(target.model, self.catalogue.names)
+                self._note(f"{path}.model", f"no model {target.model!r:.80} in the catalogue", valid)
+            if target.backend not in doc.backends:
+                valid = suggest(target.backend, doc.backends)
+                self._note(f"{path}.backend", f"no backend {target.backend!r:.80}", valid)
+            if model_id is not None and target.backend in backends:
+                model, backend = self.catalogue.models[model_id], backends[target.backend]
+                made = self._target(name, target, model, backend, providers[target.backend], len(targets))
+                if made is not None:
+                    targets.append(made)
+        for name in backends.keys() - {target.backend for target in doc.targets.values()}:
+            self._warn(f"backends.{name}", "no target uses this backend")
+        return Fleet(tuple(targets), MappingProxyType(dict(self.catalogue.models)))
+
+    # -- backends --
+
+    def _backend(self, name: str, doc: BackendDoc) -> tuple[Backend | None, str | None]:
+        path = f"backends.{name}"
+        if doc.dialect not in self.dialects.names:
+            valid = suggest(doc.dialect, self.dialects.names)
+            self._note(f"{path}.dialect", f"no dialect {doc.dialect!r:.60}", valid)
+            return None, None
+        endpoints = tuple(endpoint(url) for url in doc.urls())
+        provider = self._provider(path, doc, endpoints)
+        written = doc.proxy
+        proxy = self._try(f"{path}.proxy", lambda: egress_proxy(written, endpoints, self.environ))
+        ca_file = None
+        if doc.ca_file is not None:
+            file = self.directory / doc.ca_file
+            ca_file = str(file)
+            self.files.append(file)
+            if not file.is_file():
+                self._note(f"{path}.ca_file", f"no file {ca_file}", "a PEM file with the certificates to trust")
+        timeouts = doc.timeouts.over(self.timeouts)
+        if timeouts.total_s < max(timeouts.connect_s, timeouts.headers_s, timeouts.first_event_s):
+            self._warn(path, "its total timeout ends before its shorter clocks can")
+        backend = Backend(
+            name=name,
+            dialect=doc.dialect,
+            endpoints=endpoints,
+            region=doc.region or self.catalogue.regions.get(provider or ""),
+            processing=doc.processing,
+            self_hosted=doc.self_hosted,
+            key=self._key(path, doc, endpoints),
+            ca_file=ca_file,
+            proxy=proxy,
+            max_inflight=doc.max_inflight,
+            timeouts=timeouts,
+        )
+        return backend, provider
+
+    def _provider(self, path: str, doc: BackendDoc, endpoints: tuple[Endpoint, ...]) -> str | None:
+        if doc.provider is not None:
+            if doc.provider not in self.catalogue.providers:
+                valid = suggest(doc.provider, sorted(self.catalogue.providers))
+                self._note(f"{path}.provider", f"no provider {doc.provider!r:.60} in the catalogue", valid)
+            return doc.provider
+        if doc.self_hosted:
+            return None
+        known = {self.catalogue.provider_of(one.host) for one in endpoints}
+        return known.pop() if len(known) == 1 else None
+
+    def _key(self, path: str, doc: BackendDoc, endpoints: tuple[Endpoint, ...]) -> Secret | None:
+        ref = doc.key
+        if ref is None or not self.secrets:
+            return None
+        if ref.file is not None:
+            self.files.append(self.directory / ref.file)
+        if doc.proxy is None and not doc.self_hosted and any(one.scheme == "http" for one in endpoints):
+            self._warn(path, "its key travels unencrypted: an endpoint is http://")
+        return self._try(f"{path}.key", lambda: read_secret(ref, self.environ, self.directory))
+
+    # -- targets --
+
+    def _target(
+        self, name: str, doc: TargetDoc, model: Model, backend: Backend, provider: str | None, index: int
+    ) -> Target | None:
+        path = f"targets.{name}"
+        known = self.catalogue.offer(model.id, provider, backend.region, doc.upstream_id) if provider else None
+        offer = known or Offer(model.id, provider or "", model.id)
+        window = doc.window or offer.window
+        if window is None:
+            valid = "window: the tokens that server takes (vLLM: --max-model-len), not what the model card says"
+            self._note(path, "has no window, and the catalogue has no offer that states one", valid)
+            return None
+        if doc.window and model.window and doc.window > model.window:
+            self._warn(
+                f"{path}.window", f"{doc.window:,} tokens is more than {model.id} was made for ({model.window:,})"
+            )
+        return Target(
+            name=name,
+            index=index,
+            model=model,
+            backend=backend,
+            upstream_id=doc.upstream_id or offer.upstream_id,
+            window=window,
+            max_input=doc.max_input or offer.max_input,
+            max_output=doc.max_output or offer.max_output,
+            price=self._price(path, doc, model, provider, offer),
+            modalities=self._modalities(path, doc, model, offer),
+            tools=_first(doc.tools, offer.tools, model.tools, False),
+            structured_output=_first(
+                doc.structured_output,
+                offer.structured_output,
+                model.structured_output,
+                backend.dialect in self.dialects.structured,
+            ),
+            thinking=doc.thinking or self._thinking(model, backend),
+            unsupported=frozenset(doc.unsupported),
+            retires_on=doc.retires_on or offer.retires_on,
+            stand_in=doc.stand_in,
+            weight=doc.weight,
+            typical_output_tokens=doc.typical_output_tokens or model.typical_output_tokens,
+        )
+
+    def _price(self, path: str, doc: TargetDoc, model: Model, provider: str | None, offer: Offer) -> Price | None:
+        written = doc.price
+        if written == "none":
+            return None
+        if written is None or written == "catalog":
+            if offer.price is not None:
+                return offer.price
+            if written == "catalog":
+                where = f"by {provider}" if provider else "by this backend, whose provider is not known"
+                valid = (
+                    "price: {input: 0.4, output: 2.4} in USD per million tokens, price: none, or the backend's provider"
+                )
+                self._note(f"{path}.price", f"the catalogue has no price of {model.id} {where}", valid)
+            else:
+                self._warn(path, "has no price: it ranks behind all that have one, and its cost is not counted")
+            return None
+        version = f"{Path(self.document.name).name}@{self.document.sha256[:12]}"
+        return price(written.rates() if isinstance(written, GpuPrice) else written, version)
+
+    def _modalities(self, path: str, doc: TargetDoc, model: Model, offer: Offer) -> frozenset[str]:
+        if doc.modalities is None:
+            return offer.modalities if offer.modalities is not None else model.modalities
+        beyond = sorted(set(doc.modalities) - model.modalities)
+        if beyond:
+            valid = f"some of {', '.join(sorted(model.modalities))}; or correct the catalogue in a file of your own"
+            self._note(f"{path}.modalities", f"{model.id} does not read {', '.join(beyond)}", valid)
+        return frozenset(doc.modalities)
+
+    def _thinking(self, model: Model, backend: Backend) -> ThinkingSupport:
+        # A switch that the backend cannot be asked for is no switch: what happens then is not known.
+        if model.thinking == "switchable" and backend.dialect not in self.dialects.switches:
+            return "unknown"
+        return model.thinking
+
+    # -- collecting --
+
+    def _try(self, path: str, make: Callable[[], T]) -> T | None:
+        try:
+            return make()
+        except Invalid as error:
+            self._note(path, error.what, error.valid)
+            return None
+
+    def _note(self, path: str, what: str, valid: str = "") -> None:
+        self.found.append(self.document.problem(path, what, valid))
+
+    def _warn(self, path: str, what: str) -> None:
+        self.warnings.append(str(self.document.problem(path, what)))
+
+
+def _first(*values: bool | None) -> bool:
+    return next((value for value in values if value is not None), False)

@@ -1,0 +1,141 @@
+"""What pydantic's models complain of, in the words of `Problem`: where, what is wrong, what would be valid.
+
+Shared by every loader of files that people write. The models say what is allowed; here is only how it is told.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from gateway.core.errors import Problem
+from gateway.core.quantities import Invalid
+from gateway.yamlfile import Document, dotted
+
+
+def problems(document: Document, error: ValidationError, model: type[BaseModel] | None = None) -> list[Problem]:
+    """One `Problem` for each thing a pydantic model did not accept, with line, path and what would have been valid.
+
+    `model` is the class that was validated: with it, an unknown key is answered with the keys there are. A validator
+    that raises `quantities.Invalid` chooses both halves of the message itself.
+    """
+    found: list[Problem] = []
+    for item in error.errors(include_url=False):
+        steps, value = _locate(document.data, item["loc"], missing=item["type"] == "missing")
+        what, valid = _say(dict(item), value, model)
+        problem = Problem(document.name, document.line(steps), dotted(steps), what, valid)
+        if problem not in found:
+            found.append(problem)
+    return found
+
+
+def suggest(word: object, known: Iterable[str]) -> str:
+    """What would have been valid: the nearest of `known` names, or all of them while they are few.
+
+    >>> suggest("modle", ["model", "backend"])
+    'did you mean model?'
+    """
+    names = list(known)
+    if isinstance(word, str):
+        near = difflib.get_close_matches(word[:80], names, n=2, cutoff=0.6)
+        if near:
+            return f"did you mean {' or '.join(near)}?"
+    if not names:
+        return ""
+    if len(names) > 24:
+        return f"one of {len(names)} names, such as {', '.join(names[:5])}"
+    return f"one of {', '.join(names)}" if len(names) > 1 else names[0]
+
+
+_EXPECTED = {
+    "string_type": ("text", "quotes around it"),
+    "bool_type": ("true or false", "true or false"),
+    "int_type": ("a whole number", "a whole number"),
+    "float_type": ("a number", "a number"),
+    "list_type": ("a list", "a list: [a, b]"),
+    "dict_type": ("a mapping", "a mapping: {key: value}"),
+    "model_type": ("a mapping", "a mapping: {key: value}"),
+    "model_attributes_type": ("a mapping", "a mapping: {key: value}"),
+}
+
+
+def _say(item: dict[str, Any], value: Any, model: type[BaseModel] | None) -> tuple[str, str]:
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "missing":
+        return "is missing", ""
+    if kind == "extra_forbidden":
+        key = item["loc"][-1]
+        return f"there is no key {key!r:.80} here", suggest(key, _keys_at(model, item["loc"][:-1]) if model else ())
+    if kind in ("value_error", "assertion_error"):
+        cause = context.get("error")
+        if isinstance(cause, Invalid):
+            return cause.what, cause.valid
+        return str(cause), ""
+    if kind in ("literal_error", "enum"):
+        names = re.findall(r"'([^']*)'", str(context.get("expected", "")))
+        return f"{_shown(value)} is not known here", suggest(value, names)
+    if kind in _EXPECTED:
+        want, valid = _EXPECTED[kind]
+        if kind == "bool_type" and isinstance(value, str) and value.lower() in ("on", "off", "yes", "no", "y", "n"):
+            return f"{value} is text in YAML 1.2, not a truth value", valid
+        return f"{_shown(value)} is not {want}", valid
+    message = str(item["msg"])
+    return f"{_shown(value)} is not valid", message[:1].lower() + message[1:]
+
+
+def _shown(value: Any) -> str:
+    """A value as the file has it; containers only by kind, and long text cut."""
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    if value is None or isinstance(value, bool):
+        return {None: "nothing", True: "true", False: "false"}[value]
+    return repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+
+
+def _locate(data: Any, loc: Sequence[str | int], *, missing: bool) -> tuple[list[str | int], Any]:
+    """The path in the file of pydantic's `loc`, which also names union members that no file contains."""
+    steps: list[str | int] = []
+    for number, step in enumerate(loc):
+        inside = step in data if isinstance(data, dict) else isinstance(data, list) and step in range(len(data))
+        if inside:
+            data = data[step]
+        elif missing and number == len(loc) - 1:
+            data = None
+        else:
+            continue
+        steps.append(step)
+    return steps, data
+
+
+def _keys_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
+    """The keys of the pydantic model(s) that `loc` leads to."""
+    here: list[Any] = [model]
+    for step in loc:
+        after: list[Any] = []
+        for cls in _models(here):
+            for name, info in cls.model_fields.items():
+                if step in (info.alias or name, name):
+                    after.append(info.annotation)
+        # An index, a key of a free mapping or the name of a union member: what it leads to is already in `here`.
+        here = after or here
+    return sorted({info.alias or name for cls in _models(here) for name, info in cls.model_fields.items()})
+
+
+def _models(annotations: Iterable[Any]) -> list[type[BaseModel]]:
+    out: list[type[BaseModel]] = []
+    todo = list(annotations)
+    while todo:
+        one = todo.pop()
+        if isinstance(one, type) and not isinstance(one, types.GenericAlias) and issubclass(one, BaseModel):
+            out.append(one)
+        elif isinstance(one, typing.TypeAliasType if hasattr(typing, "TypeAliasType") else ()):
+            todo.append(one.__value__)
+        else:
+            todo.extend(arg for arg in typing.get_args(one) if arg is not one)
+    return out
