@@ -267,6 +267,9 @@ def config(upstreams: dict[str, Upstream] | dict[str, str], **over: Any) -> dict
     return made
 
 
+SERVE = ("-m", "gateway.cli", "serve", "--config")
+
+
 @dataclass
 class Gateway:
     """A running gateway process."""
@@ -306,14 +309,16 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def running(directory: Path, settings: dict[str, Any], **environ: str) -> Iterator[Gateway]:
+def running(
+    directory: Path, settings: dict[str, Any], *, command: tuple[str, ...] = SERVE, **environ: str
+) -> Iterator[Gateway]:
     """Start `pointsman serve` with these settings, and stop it at the end however the test went."""
     path = directory / "pointsman.yaml"
     with path.open("w") as file:
         YAML().dump(settings, file)
     env = {**os.environ, "UPSTREAM_KEY": "sk-upstream-canary-1", "PYTHONUNBUFFERED": "1", **environ}
     process = subprocess.Popen(
-        [sys.executable, "-m", "gateway.cli", "serve", "--config", str(path)],
+        [sys.executable, *command, str(path)],
         cwd=ROOT,
         env=env,
         stdout=subprocess.PIPE,

@@ -199,7 +199,7 @@ class Exchange:
         self.status = 0
         self.parts: list[bytes] = []
         self.received = 0
-        self.relay = sse.Relay(self.envelope.include_usage, choices=self.envelope.choices) if record.stream else None
+        self.relay = sse.Relay(self.envelope.include_usage, choices=self.envelope.get("n") or 1) if record.stream else None
         self.pool = pool = route.pools[chosen]
         self.upstream = pool.send(
             self, request, connect_s=target.backend.timeouts.connect_s, fresh=attempt.fresh_connection

@@ -1,0 +1,29 @@
+"""A gateway and scripted upstreams for the tests of the data plane."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import Gateway, Script, Upstream, config, running
+
+Start = Callable[..., tuple[Gateway, dict[str, Upstream]]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """`start({"a": [script, ...], "b": [...]}, **settings)` gives a gateway whose targets are a, b, ..."""
+    with ExitStack() as stack:
+
+        def begin(scripts: dict[str, list[Script]], **over: Any) -> tuple[Gateway, dict[str, Upstream]]:
+            upstreams = {name: Upstream(list(each)) for name, each in scripts.items()}
+            for upstream in upstreams.values():
+                stack.callback(upstream.close)
+            gateway = stack.enter_context(running(tmp_path, config(upstreams, **over)))
+            return gateway, upstreams
+
+        yield begin
