@@ -171,7 +171,7 @@ class Families(Collector):
         states = GaugeMetricFamily(
             PREFIX + "target_state", "1 for the state a target is in.", labels=("target", "state")
         )
-        for target, state in metrics.target_states():
+        for target, state in metrics.states:
             states.add_metric((target, state), 1.0)
         yield states
 

@@ -12,8 +12,9 @@ Label values come only from configuration. What a client sends is compared with 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 
@@ -108,7 +109,6 @@ class Metrics:
     """The counters of one process. They survive every reload; `configure` only changes which names are known.
 
     `inflight` is written by the data plane itself: one more when a request has begun, one less when it has ended.
-    `target_states` is asked at each scrape for (target name, state) pairs.
     All methods belong to the event loop's thread, except `exposition`, which may run in another.
     """
 
@@ -117,11 +117,10 @@ class Metrics:
         names: Names,
         *,
         build: Mapping[str, str] | None = None,
-        target_states: Callable[[], Iterable[tuple[str, str]]] = tuple,
         process: bool = True,
     ) -> None:
         self.inflight = 0
-        self.target_states = target_states
+        self.states: tuple[tuple[str, str], ...] = ()
         self.build = dict(build or {})
         self.reloads = {"ok": 0, "rejected": 0}
         self.last_reload_ok = True
@@ -148,6 +147,14 @@ class Metrics:
         """Count one attempt to reload the configuration."""
         self.reloads["ok" if ok else "rejected"] += 1
         self.last_reload_ok = ok
+
+    def gauge_inflight(self, count: int) -> None:
+        """Set the number of requests being served, where the caller knows it better than by counting."""
+        self.inflight = count
+
+    def set_states(self, states: Iterable[Mapping[str, Any]]) -> None:
+        """What the health board says of every target, as a scrape should see it: `target` and `state` of each."""
+        self.states = tuple((str(one["target"]), str(one["state"])) for one in states)
 
     def attempt(self, target: str, outcome: Outcome) -> None:
         """HOT. Count one attempt by how it ended. `target` is the name of a Target, so it needs no check."""

@@ -185,7 +185,8 @@ def test_a_new_digest_of_the_same_policy_goes_on_in_the_same_series(metrics: Met
 
 
 def test_gauges_come_from_the_process_as_it_is_at_the_scrape() -> None:
-    metrics = Metrics(NAMES, build={"version": "1.2"}, target_states=lambda: [("scout-eu", "ok")])
+    metrics = Metrics(NAMES, build={"version": "1.2"})
+    metrics.set_states([{"target": "scout-eu", "state": "ok", "until": None}])
     metrics.inflight += 3
     assert value(metrics, "inflight_requests") == 3
     assert value(metrics, "target_state", target="scout-eu", state="ok") == 1

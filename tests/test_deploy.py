@@ -1,0 +1,160 @@
+"""What deploy/ and docker-compose.yml promise, judged by the real tools where they are installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from gateway.telemetry.metrics import Metrics, Names
+
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOY = ROOT / "deploy"
+SECRETS = {"POINTSMAN_ADMIN_KEY": "secret-of-the-admin", "GRAFANA_ADMIN_PASSWORD": "secret-of-grafana"}
+
+
+def installed(*names: str) -> str:
+    """Path of the first of these programs, next to the interpreter or on the PATH; skips where there is none."""
+    for name in names:
+        found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+        if found:
+            return found
+    pytest.skip(f"{names[0]} is not installed")
+
+
+def compose(*options: str) -> subprocess.CompletedProcess[str]:
+    program = installed("docker-compose")
+    environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **SECRETS}
+    return subprocess.run([program, *options], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    done = compose("config", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)["services"]
+    return found
+
+
+def test_compose_itself_accepts_the_file(services: dict[str, Any]) -> None:
+    assert services.keys() == {"gateway", "valkey", "prometheus", "grafana"}
+    assert "warn" not in compose("config", "--quiet").stderr.lower()
+
+
+def test_every_service_has_a_health_check_and_bounded_rights(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert service["healthcheck"]["test"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert "privileged" not in service, name
+
+
+def test_the_admin_listener_is_reached_by_prometheus_and_not_from_outside(services: dict[str, Any]) -> None:
+    published = [port for service in services.values() for port in service.get("ports", [])]
+    assert {port["target"] for port in published} == {8080, 3000}
+    assert {port["host_ip"] for port in published} == {"127.0.0.1"}
+    shared = set(services["gateway"]["networks"]) & set(services["prometheus"]["networks"])
+    assert shared == {"metrics"}
+    others = {name for name, service in services.items() if "metrics" in service["networks"]}
+    assert others == {"gateway", "prometheus"}
+    networks = json.loads(compose("config", "--format", "json").stdout)["networks"]
+    assert networks["metrics"]["internal"] is True
+
+
+def test_no_secret_is_in_the_file_nor_in_a_container_s_environment(services: dict[str, Any]) -> None:
+    rendered = compose("config").stdout
+    for secret in SECRETS.values():
+        assert secret not in rendered
+    for name, service in services.items():
+        for key, value in (service.get("environment") or {}).items():
+            if re.search(r"PASSWORD|SECRET|TOKEN|KEY", key):
+                assert str(value).startswith("/run/secrets/"), f"{name}: {key}"
+
+
+def test_no_service_with_a_secret_from_the_environment_is_read_only(services: dict[str, Any]) -> None:
+    """Compose copies such a secret into the container when it is created, and fails where it may not write."""
+    assert not [name for name, service in services.items() if service.get("secrets") and service.get("read_only")]
+
+
+def test_every_file_a_service_mounts_is_in_the_repository(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        for volume in service.get("volumes", []):
+            if volume["type"] == "bind":
+                assert Path(volume["source"]).exists(), f"{name}: {volume['source']}"
+
+
+def test_every_image_is_pinned_to_a_version(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert "build" in service or re.search(r":v?\d+\.\d+", service["image"]), name
+    stages = re.findall(r"^FROM (\S+)", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    assert len(stages) == 2
+    assert all(re.search(r":\d+\.\d+", stage) for stage in stages)
+
+
+def test_the_dockerfile_passes_its_linter() -> None:
+    done = subprocess.run([installed("hadolint"), str(DEPLOY / "Dockerfile")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_image_is_built_from_files_that_exist_and_runs_as_nobody_special() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    allowed = {line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().split() if line.startswith("!")}
+    for line in re.findall(r"^COPY (?!--from)(.+)$", text, re.MULTILINE):
+        for source in line.split()[:-1]:
+            assert source in allowed, f"{source} is kept out of the build context"
+            assert (ROOT / source).exists(), f"{source} does not exist"
+    assert re.findall(r"^USER (\S+)", text, re.MULTILINE) == ["10001"]
+    assert "--require-hashes" in text
+
+
+def test_prometheus_accepts_its_configuration() -> None:
+    promtool = installed("promtool")
+    done = subprocess.run(
+        [promtool, "check", "config", "--syntax-only", str(DEPLOY / "prometheus" / "prometheus.yml")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def build() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("grafana_build", DEPLOY / "grafana" / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_committed_dashboard_is_what_its_generator_writes() -> None:
+    written = (DEPLOY / "grafana" / "dashboards" / "overview.json").read_text("utf-8")
+    expected = json.dumps(build().dashboard(), indent=1, ensure_ascii=False) + "\n"
+    assert written == expected, "run: python deploy/grafana/build.py"
+
+
+def test_every_family_the_dashboard_reads_is_one_the_gateway_exports() -> None:
+    exported = set(re.findall(r"^# TYPE (\S+)", Metrics(Names()).exposition().decode(), re.MULTILINE))
+    text = json.dumps(build().dashboard())
+    for name in sorted(set(re.findall(r"(?:pointsman|process)_[a-z_]+", text))):
+        assert re.sub(r"_(bucket|sum|count)$", "", name) in exported, name
+
+
+def test_panels_have_titles_and_do_not_overlap() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in build().dashboard()["panels"]:
+        assert panel["title"]
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not cells & taken, panel["title"]
+        assert at["x"] + at["w"] <= 24
+        taken |= cells
