@@ -147,7 +147,8 @@ class Families(Collector):
         ):
             metric = HistogramMetricFamily(PREFIX + family, help_, labels=labels)
             for values, histogram in self._metrics.histograms(family):
-                metric.add_metric(values, histogram.cumulative(), histogram.sum)
+                if any(histogram.counts):  # without an observation every quantile is NaN
+                    metric.add_metric(values, histogram.cumulative(), histogram.sum)
             yield metric
 
     def _state(self) -> Iterator[Metric]:
