@@ -115,20 +115,33 @@ def _given() -> Schema:
     given = {signal.name: values[signal.kind] for signal in SIGNALS.values()}
     given["modality"] = {"type": "array", "items": {"enum": list(MODALITIES)}}
     pinned = {"pinned": {**_TEXT, "description": "a model or target named by the client"}}
-    held = {"unavailable": {"type": "array", "items": _TEXT, "description": "targets that health holds back"}}
+    world = {
+        "unavailable": {"type": "array", "items": _TEXT, "description": "targets that health holds back"},
+        "draw": {"type": "number", "minimum": 0, "exclusiveMaximum": 1, "description": "for rank: weighted"},
+        "thinking_hint": {"anyOf": [{"enum": ["never", "always"]}, SIZE], "description": "x-pointsman-thinking"},
+    }
     return {
-        **_closed({**given, **pinned, **held, "thinking_hint": {}}),
+        **_closed({**given, **pinned, **world}),
         "patternProperties": {r"^(tenant|headers|metadata)\.": _TEXT},
     }
 
 
 def _expectation() -> Schema:
     names = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}
+    several = {"type": "array", "items": _TEXT, "minItems": 1}
+    subjects = ("model", "family", "target")
     return {
         **_closed({
-            "rule": _TEXT, "model": names, "family": names, "target": names, "not_model": names, "not_family": names,
-            "not_target": names, "never_model": names, "never_family": names, "never_target": names, "then": names,
-            "families": names, "thinking": {}, "refused": _TEXT, "because": _TEXT, "candidates": {"type": "integer"},
+            "rule": _TEXT,
+            **{name: {**names, "description": "of the first candidate"} for name in subjects},
+            **{f"not_{name}": {**names, "description": "not of the first candidate"} for name in subjects},
+            **{f"never_{name}": {**names, "description": "of no candidate at all"} for name in subjects},
+            "candidates": {**several, "description": "targets, in the order they are tried; more may follow"},
+            "models": {**several, "description": "models in the order they are tried; more may follow"},
+            "families": {**several, "description": "families in the order they are tried; more may follow"},
+            "thinking": {"anyOf": [{"enum": ["never", "always", "client"]}, _closed({"budget": SIZE})]},
+            "refused": {**_TEXT, "description": "the error code"},
+            "because": {**_TEXT, "description": "a part of the line that explains the decision"},
         }),
         "minProperties": 1,
     }  # fmt: skip

@@ -1,0 +1,341 @@
+"""Why a decision came out as it did: every rule, constraint, thinking entry and target, each with its reason.
+
+The order comes from `decide` itself; what is added here recomputes, for all targets instead of only those left, the
+same filters that decided. Serving pays nothing for it: a trace is made on demand from kept inputs. How a trace reads
+in a terminal stands in `tracetext`, what would flip it in `flips`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from gateway.core.capabilities import lies_in, residency
+from gateway.core.conditions import Condition, Group, Member
+from gateway.core.decide import PIN, choose_thinking, decide, fits
+from gateway.core.filters import FILTERS
+from gateway.core.flips import Flip, nearest
+from gateway.core.rank import bits, cost_nano
+from gateway.core.types import Decision, Snapshot, Target
+
+if TYPE_CHECKING:
+    from gateway.core.policy import Policy
+    from gateway.core.signals import Signals
+
+Verdict = Literal["kept", "avoided", "dropped"]
+_ELSEWHERE = ("not in rule ", "not what the client named")
+
+
+@dataclass(frozen=True, slots=True)
+class EntryTrace:
+    """A rule, constraint or thinking entry: whether its `when` held, and if not, which member failed at what value."""
+
+    id: str
+    matched: bool
+    why: str
+    because: str = ""
+    effect: str = ""  # "forbid" or "avoid" for constraints, the mode for thinking entries
+    targets: tuple[str, ...] = ()  # what a constraint that matched selects
+    chosen: bool = False  # the rule or thinking entry that decided
+
+
+@dataclass(frozen=True, slots=True)
+class TargetTrace:
+    """One target of the fleet. `reasons` says all that drops it, or what puts it back; empty for a plain candidate."""
+
+    target: str
+    model: str
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    place: int | None  # 1 is tried first; None: not a candidate
+    cost_low_nano: int | None  # shortest input thought possible, no output; None: unpriced
+    cost_high_nano: int | None  # longest input thought possible, longest answer allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Everything that can be said about one decision."""
+
+    decision: Decision
+    signals: Mapping[str, Any]
+    tokens: str
+    rules: tuple[EntryTrace, ...]
+    constraints: tuple[EntryTrace, ...]
+    thinking: tuple[EntryTrace, ...]
+    targets: tuple[TargetTrace, ...]  # candidates in order, then the others in fleet order
+    flips: tuple[Flip, ...]
+
+    @property
+    def reasons(self) -> Mapping[str, tuple[str, ...]]:
+        """Target name -> why it is no candidate; only targets that were dropped."""
+        return {entry.target: entry.reasons for entry in self.targets if entry.verdict == "dropped"}
+
+    def refusal_detail(self, limit: int = 1500) -> str:
+        """Every candidate's reason on one bounded line, for keys that may explain."""
+        rule = next((entry.id for entry in self.rules if entry.chosen), self.decision.rule)
+        parts = [
+            f"{entry.target}: {', '.join(entry.reasons)}"
+            for entry in self.targets
+            if entry.verdict == "dropped" and not entry.reasons[0].startswith(_ELSEWHERE)
+        ]
+        text = "; ".join(parts) or f"rule {rule} selects no target"
+        return text if len(text) <= limit else text[: limit - 4].rpartition("; ")[0] + " ..."
+
+    def to_dict(self) -> dict[str, Any]:
+        """The trace as plain JSON values."""
+        decision = self.decision
+        refusal = None if decision.refusal is None else {"code": decision.refusal[0], "message": decision.refusal[1]}
+        return {
+            "policy": decision.policy,
+            "rule": decision.rule,
+            "because": decision.because,
+            "thinking": {"mode": str(decision.thinking), "rule": decision.thinking.rule},
+            "candidates": [target.name for target in decision.candidates],
+            "refusal": refusal,
+            "signals": dict(self.signals),
+            "tokens": self.tokens,
+            "rules": [_entry(entry) for entry in self.rules],
+            "constraints": [_entry(entry) for entry in self.constraints],
+            "thinking_entries": [_entry(entry) for entry in self.thinking],
+            "targets": [
+                {
+                    "target": entry.target,
+                    "model": entry.model,
+                    "verdict": entry.verdict,
+                    "reasons": list(entry.reasons),
+                    "place": entry.place,
+                    "cost_low_nano_usd": entry.cost_low_nano,
+                    "cost_high_nano_usd": entry.cost_high_nano,
+                }
+                for entry in self.targets
+            ],
+            "nearest_flips": [flip.text for flip in self.flips],
+        }
+
+
+def _entry(entry: EntryTrace) -> dict[str, Any]:
+    made: dict[str, Any] = {"id": entry.id, "matched": entry.matched, "why": entry.why}
+    if entry.because:
+        made["because"] = entry.because
+    if entry.effect:
+        made["effect"] = entry.effect
+    if entry.targets:
+        made["targets"] = list(entry.targets)
+    if entry.chosen:
+        made["chosen"] = True
+    return made
+
+
+def trace(policy: Policy, signals: Signals, snapshot: Snapshot, *, pinned: int | None = None) -> Trace:
+    """Decide, and say why. Computes every signal the policy names, so hand it signals that may block.
+
+    Raises `NeedsCount` where they may not.
+    """
+    decision = decide(policy, signals, snapshot, pinned=pinned)
+    rules = _rules(policy, signals, decision)
+    constraints = _constraints(policy, signals)
+    thinking = _thinking(policy, signals, decision)
+    reasons = _reasons(policy, signals, snapshot, decision, pinned)
+    return Trace(
+        decision,
+        signals.computed(),
+        tokens_text(policy.tokens_by, signals),
+        rules,
+        constraints,
+        thinking,
+        _targets(policy, signals, decision, constraints, reasons),
+        nearest(policy, signals, decision) if pinned is None else (),
+    )
+
+
+def explain(condition: Condition | None, signals: Signals, tokens_by: str | None) -> tuple[bool, str]:
+    """Whether a condition holds, and the first member in asking order that settles it, with its value."""
+    if condition is None:
+        return True, "always"
+    if isinstance(condition, Member):
+        return condition.test(signals), f"{condition.text} ({actual(condition.signal, signals, tokens_by)})"
+    return _explain_group(condition, signals, tokens_by)
+
+
+def _explain_group(group: Group, signals: Signals, tokens_by: str | None) -> tuple[bool, str]:
+    said = []
+    for part in group.parts:
+        held, why = explain(part, signals, tokens_by)
+        if held is not group.every:
+            return held, why
+        said.append(why)
+    return group.every, (" and " if group.every else "; ").join(said)
+
+
+def actual(name: str, signals: Signals, tokens_by: str | None) -> str:
+    """The value of a signal as a person reads it."""
+    if name == "context_tokens":
+        return tokens_text(tokens_by, signals)
+    value = signals.get(name)
+    if value is None or (hasattr(value, "main") and value.main is None):
+        return f"{name} is not known"
+    if hasattr(value, "main"):
+        return f"is {value.main}"
+    if isinstance(value, frozenset):
+        return "is " + (", ".join(sorted(value)) or "empty")
+    shown = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"is {shown[:80]}"
+
+
+def tokens_text(tokens_by: str | None, signals: Signals) -> str:
+    """What is known of the request's length, and how."""
+    bounds = signals.tokens(tokens_by)
+    asked = signals.get("max_output_tokens")
+    number = f"{bounds.hi:,}" if bounds.exact or bounds.lo == bounds.hi else f"{bounds.lo:,} to {bounds.hi:,}"
+    output = f" and {asked:,} of output" if asked else ""
+    return f"is {number} tokens{output}, {signals.basis(tokens_by)}"
+
+
+def _rules(policy: Policy, signals: Signals, decision: Decision) -> tuple[EntryTrace, ...]:
+    found = []
+    over = decision.rule == PIN
+    for rule in policy.rules:
+        matched, why = explain(rule.when, signals, policy.tokens_by)
+        chosen = matched and not over
+        if over:
+            why = "not asked: " + ("the client named its target" if decision.rule == PIN else "an earlier rule applies")
+        found.append(EntryTrace(rule.id, matched, why, rule.because, chosen=chosen))
+        over = over or matched
+    return tuple(found)
+
+
+def _constraints(policy: Policy, signals: Signals) -> tuple[EntryTrace, ...]:
+    found = []
+    for constraint in (*policy.forbids, *policy.avoids):
+        matched, why = explain(constraint.when, signals, policy.tokens_by)
+        selected = bits(constraint.select.mask(signals)) if matched else []
+        names = tuple(policy.fleet.targets[index].name for index in selected)
+        effect = "forbid" if constraint.hard else "avoid"
+        found.append(EntryTrace(constraint.id, matched, why, constraint.because, effect, names))
+    return tuple(found)
+
+
+def _thinking(policy: Policy, signals: Signals, decision: Decision) -> tuple[EntryTrace, ...]:
+    found = []
+    for entry in policy.thinking:
+        matched, why = explain(entry.when, signals, policy.tokens_by)
+        chosen = decision.refusal is None and decision.thinking.rule == entry.id
+        effect = str(entry.thinking) + (", forced" if entry.force else "")
+        found.append(EntryTrace(entry.id, matched, why, effect=effect, chosen=chosen))
+    return tuple(found)
+
+
+def _reasons(
+    policy: Policy, signals: Signals, snapshot: Snapshot, decision: Decision, pinned: int | None
+) -> list[list[str]]:
+    """For every target, everything that keeps it from being a candidate."""
+    fleet = policy.fleet
+    everything = fleet.mask()
+    reasons: list[list[str]] = [[] for _ in fleet.targets]
+
+    def drop(mask: int, why: Mapping[int, str] | str) -> None:
+        for index in bits(mask & everything):
+            reasons[index].append(why if isinstance(why, str) else why[index])
+
+    selected = _selected(policy, decision, pinned)
+    drop(~selected, _ELSEWHERE[1] if pinned is not None else f"{_ELSEWHERE[0]}{decision.rule}")
+    for each in FILTERS:
+        lost = each.lost(policy, signals, snapshot, everything) & everything
+        drop(lost, {index: _why(each.name, policy, signals, fleet.targets[index]) for index in bits(lost)})
+    choice = choose_thinking(policy, signals, pinned is not None)
+    unable = 0 if choice.able is None else everything & ~choice.able
+    if choice.binding:
+        drop(unable, f"cannot promise thinking: {choice.thinking}")
+    fitting = fits(policy, signals, everything)
+    unfit = everything & ~fitting
+    drop(unfit, {index: _unfit(signals, fleet.targets[index]) for index in bits(unfit)})
+    drop(~snapshot.available, "held back by health")
+    if unable and not choice.binding:
+        left = sum(1 << index for index, why in enumerate(reasons) if not why)
+        if left & ~unable:  # a wish of the policy: granted only where some candidate can
+            drop(unable, f"cannot promise thinking: {choice.thinking}, which others can")
+    return reasons
+
+
+def _selected(policy: Policy, decision: Decision, pinned: int | None) -> int:
+    if pinned is not None:
+        return pinned
+    return next((rule.mask for rule in policy.rules if rule.id == decision.rule), 0)
+
+
+def _why(name: str, policy: Policy, signals: Signals, target: Target) -> str:
+    """The words of one filter for one target that it drops."""
+    if name == "forbidden":
+        ids = [
+            constraint.id
+            for constraint in policy.forbids
+            if (constraint.when is None or constraint.when.test(signals))
+            and constraint.select.mask(signals) >> target.index & 1
+        ]
+        return "forbidden by " + ", ".join(ids)
+    if name == "place":
+        return _place(signals, target)
+    if name == "content":
+        missing = sorted(frozenset(signals.get("modality") or ()) - target.modalities)
+        if missing:
+            return "does not read " + ", ".join(missing)
+        return f"takes {target.model.images_max} images, {signals.get('images')} were sent"
+    if name == "parameters":
+        return "does not support " + ", ".join(sorted(target.unsupported & (signals.get("parameters") or frozenset())))
+    return {
+        "closed": f"API only, and {target.model.family} is not in allow_closed",
+        "retired": f"withdrawn on {target.retires_on}",
+        "tools": "has no tools",
+        "structure": "has no structured output",
+        "output": f"gives at most {target.max_output or 0:,} output tokens",
+    }[name]
+
+
+def _place(signals: Signals, target: Target) -> str:
+    region, asked = signals.get("region"), signals.get("residency")
+    said = []
+    if region is not None and not lies_in(target.backend.region, region):
+        said.append(f"region {target.backend.region or 'not known'} is not in {region}")
+    if asked is not None and not lies_in(residency(target), asked):
+        said.append(f"data processed in {residency(target) or 'places not known'}, not only in {asked}")
+    return ", ".join(said)
+
+
+def _unfit(signals: Signals, target: Target) -> str:
+    bounds = signals.tokens(target.model.tokenizer)
+    output = signals.get("max_output_tokens")
+    said = f"{bounds.hi:,}" + (f" + {output:,}" if output else "")
+    return f"window {target.window:,} < {'' if bounds.exact else 'up to '}{said} tokens"
+
+
+def _targets(
+    policy: Policy,
+    signals: Signals,
+    decision: Decision,
+    constraints: tuple[EntryTrace, ...],
+    reasons: list[list[str]],
+) -> tuple[TargetTrace, ...]:
+    places = {target.index: place for place, target in enumerate(decision.candidates, 1)}
+    made = []
+    for target in policy.fleet.targets:
+        place = places.get(target.index)
+        avoiding = [
+            f"{entry.id} puts it back"
+            for entry in constraints
+            if entry.effect == "avoid" and entry.matched and target.name in entry.targets
+        ]
+        verdict: Verdict = "dropped" if place is None else "avoided" if avoiding else "kept"
+        said = tuple(reasons[target.index]) if place is None else tuple(avoiding)
+        low, high = cost_bounds(target, signals)
+        made.append(TargetTrace(target.name, target.model.id, verdict, said, place, low, high))
+    made.sort(key=lambda entry: (entry.place is None, entry.place or 0))
+    return tuple(made)
+
+
+def cost_bounds(target: Target, signals: Signals) -> tuple[int | None, int | None]:
+    """Least and most a request can cost on a target, in nano-USD: no output, and all the output it may give."""
+    bounds = signals.tokens(target.model.tokenizer)
+    asked = signals.get("max_output_tokens")
+    most = asked or target.max_output or max(target.window - bounds.lo, 0)
+    return cost_nano(target, bounds.lo, 0), cost_nano(target, bounds.hi, most)

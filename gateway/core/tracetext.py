@@ -1,0 +1,64 @@
+"""A trace as a person reads it in a terminal: plain text, no colours, one fact a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from gateway.core.trace import EntryTrace, TargetTrace, Trace
+from gateway.core.types import NANO_PER_USD
+
+
+def render(trace: Trace) -> str:
+    """The whole trace: what was decided first, then why, then what would flip it."""
+    return "\n".join(_lines(trace)) + "\n"
+
+
+def _lines(trace: Trace) -> Iterator[str]:
+    decision = trace.decision
+    if decision.refusal is None:
+        first = decision.candidates[0]
+        yield f"{first.name} ({first.model.id}) under rule {decision.rule} of {decision.policy}"
+    else:
+        yield f"refused: {decision.refusal[0]} under rule {decision.rule} of {decision.policy}"
+        yield f"  {decision.refusal[1]}"
+    yield f"  because   {decision.because}"
+    yield f"  thinking  {decision.thinking}" + (f" ({decision.thinking.rule})" if decision.thinking.rule else "")
+    yield f"  tokens    {trace.tokens.removeprefix('is ')}"
+    yield ""
+    yield from _entries("rules", trace.rules)
+    yield from _entries("constraints", trace.constraints)
+    yield from _entries("thinking", trace.thinking)
+    yield "targets"
+    width = max((len(entry.target) for entry in trace.targets), default=0)
+    yield from (_target(entry, width) for entry in trace.targets)
+    if trace.flips:
+        yield ""
+        yield "nearest flips"
+        yield from (f"  {flip.text}" for flip in trace.flips)
+
+
+def _entries(title: str, entries: Sequence[EntryTrace]) -> Iterator[str]:
+    if not entries:
+        return
+    yield title
+    width = max(len(entry.id) for entry in entries)
+    for entry in entries:
+        mark = ">" if entry.chosen else "+" if entry.matched else "-"
+        effect = f" {entry.effect}" if entry.effect else ""
+        names = f": {', '.join(entry.targets)}" if entry.targets else ""
+        yield f"  {mark} {entry.id:<{width}}{effect}  {entry.why}{names}"
+    yield ""
+
+
+def _target(entry: TargetTrace, width: int) -> str:
+    place = f"{entry.place:>3}." if entry.place else "   -"
+    if entry.cost_low_nano is None or entry.cost_high_nano is None:
+        cost = "unpriced"
+    else:
+        cost = f"{_usd(entry.cost_low_nano)} to {_usd(entry.cost_high_nano)}"
+    why = f"  {entry.verdict}: {', '.join(entry.reasons)}" if entry.reasons else ""
+    return f"{place} {entry.target:<{width}}  {cost}{why}"
+
+
+def _usd(nano: int) -> str:
+    return f"${nano / NANO_PER_USD:.6f}"
