@@ -181,8 +181,8 @@ def run(port: int = 8080, admin_port: int = 8081, *, once: bool = False, out: IO
         print(f"pointsman demo: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        where = error.filename or (directory or tempfile.gettempdir())
-        print(f"pointsman demo: cannot write to {where}: {error.strerror or error}", file=sys.stderr)
+        where = f" ({error.filename or directory})" if error.filename or directory else ""
+        print(f"pointsman demo: cannot write its files: {error.strerror or error}{where}", file=sys.stderr)
         return 1
     finally:
         for number in before:
@@ -374,8 +374,8 @@ def _relay(screen: Screen, pieces: Iterator[bytes], began: float) -> tuple[float
 def _cost(base: str, request_id: str) -> str:
     """What the gateway booked for a request, in words."""
     answer = httpx.get(f"{base}/v1/decisions/{request_id}", timeout=5, trust_env=False)
-    usd = answer.json().get("cost_usd") if answer.status_code == 200 else None
-    return "cost unknown" if usd is None else f"{float(usd):.7f} USD"
+    record = answer.json()["record"] if answer.status_code == 200 else {"priced": False}
+    return f"{record['cost_nano'] / 1e9:.7f} USD" if record["priced"] else "cost unknown"
 
 
 def _invite(screen: Screen, base: str, admin_port: int, log: Path) -> None:

@@ -1,0 +1,294 @@
+"""The command `pointsman`: its arguments, what each command prints, and its exit code. What commands do is elsewhere.
+
+Exit codes: 0 it went well; 1 it ran and the answer is no (a test failed, a finding under `--strict`, a request that
+would be refused before any decision); 2 the command line, the configuration or a policy is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from gateway import __version__
+
+if TYPE_CHECKING:
+    from gateway.core.errors import ConfigError
+    from gateway.core.types import Tenant
+    from gateway.site import Site
+
+OK, NO, BROKEN = 0, 1, 2
+CONFIG = Path("pointsman.yaml")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    given = _parser().parse_args(arguments)
+    try:
+        code: int = given.run(given)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `pointsman explain ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NO
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pointsman", description="Route OpenAI requests by a YAML policy.")
+    parser.add_argument("--version", action="version", version=f"pointsman {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, says: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = commands.add_parser(name, help=says, description=says)
+        made.set_defaults(run=run)
+        return made
+
+    one = command("serve", _serve, "Run the gateway.")
+    _config(one)
+    one.add_argument("--until-eof", action="store_true", help="end when standard input does, for supervisors")
+
+    one = command("demo", _demo, "See it work: a real, small model answers four requests along four routes.")
+    one.add_argument("--port", type=_port, default=8080, help="0 takes a free one (default 8080)")
+    one.add_argument("--admin-port", type=_port, default=8081, help="0 takes a free one (default 8081)")
+    one.add_argument("--once", action="store_true", help="end after the four answers")
+
+    one = command("check", _check, "Judge the configuration and its policies on your fleet, without running them.")
+    _config(one)
+    one.add_argument("--strict", action="store_true", help="exit with 1 if there is a finding or a warning")
+    one.add_argument("--no-keys", action="store_true", help="do not look up upstream keys: for machines without them")
+    _json(one)
+
+    one = command("test", _test, "Run the tests that policies carry, on the reference fleet.")
+    one.add_argument("paths", nargs="*", type=Path, metavar="POLICY", help="files or folders (default: the bundled)")
+    _json(one)
+
+    one = command("explain", _explain, "Say what would become of a request, and why. Nothing is sent.")
+    _config(one, "default pointsman.yaml; without one, the reference fleet")
+    what = one.add_mutually_exclusive_group(required=True)
+    what.add_argument("--text", help="what the user says")
+    what.add_argument("--request", metavar="FILE", help="the JSON body of a chat request; - reads standard input")
+    one.add_argument("--model", default="auto", help="`model` of the request made from --text (default auto)")
+    one.add_argument("--policy", help="as a client's x-pointsman-policy")
+    one.add_argument("--header", action="append", default=[], type=_pair, metavar="NAME=VALUE", help="a header")
+    one.add_argument("--tenant", action="append", default=[], type=_pair, metavar="FACT=VALUE", help="a tenant's fact")
+    one.add_argument("--key", metavar="NAME", help="explain for the key of this name: its facts and what it may use")
+    one.add_argument("--down", action="append", default=[], metavar="TARGET", help="as if health held it back")
+    _json(one)
+    return parser
+
+
+def _config(parser: argparse.ArgumentParser, says: str = "default pointsman.yaml") -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help=says)
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{port} is no port: 0 to 65535")
+    return port
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, found, value = text.partition("=")
+    if not found or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def _print(content: Any) -> None:
+    print(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def _broken(error: ConfigError, *, as_json: bool = False) -> int:
+    if as_json:
+        _print({"ok": False, "problems": [asdict(problem) for problem in error.problems]})
+    else:
+        print(error, file=sys.stderr)
+        print(f"{len(error.problems)} to put right", file=sys.stderr)
+    return BROKEN
+
+
+def _serve(given: argparse.Namespace) -> int:
+    from gateway.app import serve
+
+    if given.until_eof:
+        import signal
+
+        from gateway.tether import end_with_stdin
+
+        end_with_stdin(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    return serve(given.config or CONFIG)
+
+
+def _demo(given: argparse.Namespace) -> int:
+    from gateway.demo import run
+
+    return run(given.port, given.admin_port, once=given.once)
+
+
+def _check(given: argparse.Namespace) -> int:
+    from gateway.core.analyse import analyse
+    from gateway.core.errors import ConfigError
+    from gateway.site import load_site
+
+    try:
+        site = load_site(given.config or CONFIG, os.environ, secrets=not given.no_keys)
+    except ConfigError as error:
+        return _broken(error, as_json=given.json)
+    findings = [(policy.name, finding) for policy in site.policies.values() for finding in analyse(policy)]
+    if given.json:
+        told = [{"policy": name, **asdict(finding)} for name, finding in findings]
+        _print({"ok": True, "config": site.digest, "warnings": list(site.warnings), "findings": told})
+    else:
+        for warning in site.warnings:
+            print(f"warning: {warning}")
+        for name, finding in findings:
+            print(f"policy {name}: {finding}")
+        print(f"ok: {len(site.fleet.targets)} targets, {len(site.policies)} policies, configuration {site.digest}")
+    return NO if given.strict and (findings or site.warnings) else OK
+
+
+def _test(given: argparse.Namespace) -> int:
+    from gateway import bundled
+    from gateway.config import cache_dir
+    from gateway.core.errors import ConfigError, Problem
+    from gateway.policyfile import load_policy, policy_files, reference_fleet
+
+    cache = cache_dir(os.environ)
+    files: list[Path] = []
+    told = []
+    try:
+        for path in given.paths or [bundled.policies()]:
+            files += policy_files(path) if path.is_dir() else [path]
+        if not files:
+            raise ConfigError([Problem(str(given.paths[0]), 0, "", "holds no policy", "a folder of *.yaml files")])
+        reference = reference_fleet(cache=cache)
+        for path in files:
+            policy = load_policy(path, cache=cache)
+            results = policy.run_tests(reference)
+            told += [(path, policy.document.line(result.path), result) for result in results]
+            if not given.json:
+                print(f"{path}: {len(results)} tests")
+                for result in results:
+                    if not result.passed:
+                        print(f"  FAILED {result.name} (line {policy.document.line(result.path)})")
+                        print("".join(f"         {failure}\n" for failure in result.failures), end="")
+    except ConfigError as error:
+        return _broken(error, as_json=given.json)
+    failed = sum(not result.passed for _, _, result in told)
+    if given.json:
+        rows = [{"file": str(path), "line": line, "passed": one.passed, **asdict(one)} for path, line, one in told]
+        _print({"ok": not failed, "passed": len(told) - failed, "failed": failed, "tests": rows})
+    else:
+        print(f"{len(told) - failed} passed, {failed} failed")
+    return NO if failed else OK
+
+
+def _explain(given: argparse.Namespace) -> int:
+    from gateway.core.errors import ConfigError, GatewayError, to_openai
+    from gateway.core.tracetext import render
+    from gateway.explain import explain
+    from gateway.site import load_lexicon
+    from gateway.vocab import open_tokenizers
+
+    try:
+        site = _site_to_explain(given.config)
+        lexicon = load_lexicon()
+        tenant, site = _whose(site, given.key, dict(given.tenant))
+        body = _body(given)
+        available = _available(site, given.down)
+    except ConfigError as error:
+        return _broken(error, as_json=given.json)
+    except (LookupError, OSError) as error:
+        print(f"pointsman explain: {error}", file=sys.stderr)
+        return BROKEN
+    headers = {name.lower(): value for name, value in given.header}
+    if given.policy is not None:
+        headers["x-pointsman-policy"] = given.policy
+    try:
+        told = explain(
+            site,
+            body,
+            headers=headers,
+            tenant=tenant,
+            tokenizers=open_tokenizers(site.tokenizers, background=False),
+            lexicon=lexicon,
+            now=time.time(),
+            available=available,
+        )
+    except GatewayError as error:
+        if given.json:
+            print(to_openai(error).decode())
+        else:
+            print(f"refused with status {error.status}: {error.code}: {error.message}", file=sys.stderr)
+        return NO
+    if given.json:
+        _print(told.to_dict())
+    else:
+        print(render(told.trace), end="")
+        if told.wire_body is not None:
+            print(f"\nwould be sent to {told.trace.decision.candidates[0].name}\n  {told.wire_body}")
+    return OK
+
+
+def _site_to_explain(config: Path | None) -> Site:
+    from gateway import bundled
+    from gateway.site import load_site
+
+    if config is None and not CONFIG.exists():
+        print(f"no {CONFIG} here: explaining on the reference fleet with the bundled policies", file=sys.stderr)
+        reference = bundled.policies() / "catalog" / "reference-fleet.yaml"
+        return load_site(reference, {}, secrets=False, tests=False)
+    return load_site(config or CONFIG, os.environ, secrets=False, tests=False)
+
+
+def _whose(site: Site, key: str | None, facts: Mapping[str, str]) -> tuple[Tenant, Site]:
+    """The tenant to explain for, on a site that knows it. Raises LookupError for a key that is not configured.
+
+    Without a key it is the operator's own question: everything may be used.
+    """
+    from dataclasses import replace
+
+    from gateway.core.types import Tenant
+    from gateway.naming import Grant
+
+    if key is not None:
+        tenants = {entry.tenant.key: entry.tenant for entry in site.keys.values()}
+        if key not in tenants:
+            raise LookupError(f"no key {key!r}: {', '.join(tenants) or 'none is configured'}")
+        found = tenants[key]
+        return replace(found, facts=MappingProxyType({**found.facts, **facts})), site
+    operator = Tenant("operator", MappingProxyType(dict(facts)), explain=True)
+    return operator, replace(site, _grants=MappingProxyType({operator.key: Grant(everything=True)}))
+
+
+def _available(site: Site, down: Sequence[str]) -> int:
+    """The mask of targets that are up. Raises LookupError for a name that is none."""
+    indices = {target.name: target.index for target in site.fleet.targets}
+    for name in down:
+        if name not in indices:
+            raise LookupError(f"no target {name!r}: {', '.join(indices)}")
+    return site.fleet.mask() & ~sum(1 << indices[name] for name in set(down))
+
+
+def _body(given: argparse.Namespace) -> bytes:
+    """The request's bytes, exactly as a client would send them. Raises OSError."""
+    if given.text is not None:
+        request = {"model": given.model, "messages": [{"role": "user", "content": given.text}]}
+        return json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    return sys.stdin.buffer.read() if given.request == "-" else Path(given.request).read_bytes()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
