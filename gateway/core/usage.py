@@ -107,3 +107,14 @@ def settle(stated: Usage | None, input_tokens: int, output_bytes: int) -> Usage:
         guess = estimate(stated.input or input_tokens, output_bytes)
         return Usage(guess.input, stated.output or guess.output, stated.cached, stated.reasoning, estimated=True)
     return stated
+
+
+def add(one: Usage, other: Usage) -> Usage:
+    """Both together, for a request's total over its attempts; estimated when either is."""
+    return Usage(
+        one.input + other.input,
+        one.output + other.output,
+        one.cached + other.cached,
+        one.reasoning + other.reasoning,
+        one.estimated or other.estimated,
+    )

@@ -1,0 +1,86 @@
+"""The facts of a complete, non-streamed chat completion.
+
+Streams are `sse`, errors are `refusals`. The body is only read here, never changed: it goes to the client as it came.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from gateway.core.chunk import load
+from gateway.core.types import Usage
+from gateway.core.usage import read
+
+
+class Answer(NamedTuple):
+    """The facts of a complete, valid chat completion. `output_chars` is in bytes of JSON text, for estimates."""
+
+    usage: Usage | None
+    reasoned: bool
+    finish: str | None  # finish_reason of the first choice
+    output_chars: int
+
+
+# Typed as loosely as the facts allow: a member we do not need may be of any type without costing us the answer.
+class _Message(msgspec.Struct, gc=False):
+    content: msgspec.Raw = msgspec.Raw()
+    reasoning: msgspec.Raw = msgspec.Raw()
+    reasoning_content: msgspec.Raw = msgspec.Raw()
+    tool_calls: msgspec.Raw = msgspec.Raw()
+    refusal: msgspec.Raw = msgspec.Raw()
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+    finish_reason: Any = None
+
+
+class _Completion(msgspec.Struct):
+    choices: list[_Choice]
+    usage: Any = None
+    error: Any = None
+
+
+_COMPLETION = msgspec.json.Decoder(_Completion)
+_NOTHING = (b"", b"null", b'""', b"[]")
+
+
+def parse_answer(body: bytes) -> Answer | None:
+    """The facts of a non-streamed answer, or None where it is no chat completion: HTML, truncated, an error. HOT."""
+    try:
+        completion: _Completion | None = _COMPLETION.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        completion = _lenient(body)
+    if completion is None or not completion.choices or completion.error:
+        return None
+    choices = completion.choices
+    size = 0
+    reasoned = False
+    for choice in choices:
+        message = choice.message
+        for part in (message.content, message.refusal, message.tool_calls):
+            raw = bytes(part)
+            if raw not in _NOTHING:
+                size += len(raw) - 2
+        for part in (message.reasoning, message.reasoning_content):
+            raw = bytes(part)
+            if raw not in _NOTHING:
+                size += len(raw) - 2
+                reasoned = True
+    stated = completion.usage
+    finish = choices[0].finish_reason
+    usage = read(stated) if stated is not None else None
+    return Answer(usage, reasoned, finish if isinstance(finish, str) else None, size)
+
+
+def _lenient(body: bytes) -> _Completion | None:
+    """Once more for answers that are not strictly JSON: NaN in a logprob, broken UTF-8 in a text. SDKs read those."""
+    loaded = load(body)
+    if loaded is None or not isinstance(loaded[0], dict):
+        return None
+    try:
+        return _COMPLETION.decode(msgspec.json.encode(loaded[0]))
+    except (msgspec.DecodeError, TypeError, ValueError):
+        return None

@@ -1,0 +1,248 @@
+"""How each kind of server is spoken to: where requests go, what a body must and must not hold, what a refusal means.
+
+A dialect is a row of data. A new OpenAI-compatible server is a new row; code is only for behaviour that differs. How
+streams are read is in `sse`, complete answers in `answers`, errors in `refusals`, thinking fields in `thinking`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import msgspec
+
+from gateway.core import refusals, wire
+from gateway.core import thinking as thoughts
+from gateway.core.answers import Answer, parse_answer
+from gateway.core.refusals import relayed_error
+from gateway.core.sse import Relay
+from gateway.core.types import Outcome, Target, Thinking
+from gateway.core.wire import Envelope
+
+__all__ = [
+    "DIALECTS",
+    "Answer",
+    "Dialect",
+    "Plan",
+    "classify",
+    "classify_in_band",
+    "parse_answer",
+    "prepare",
+    "relayed_error",
+    "request_body",
+]
+
+#: Members by which a client could choose where a request, or the data behind it, goes. Destinations come only from
+#: configuration, so these never leave the gateway (CVE-2024-6587 was one). vLLM's `kv_transfer_params` and SGLang's
+#: `bootstrap_host` make the server itself connect to a host of the sender's choice.
+HOST_MEMBERS = frozenset(
+    {
+        "api_base",
+        "api_key",
+        "api_type",
+        "api_version",
+        "azure_endpoint",
+        "base_url",
+        "bootstrap_host",
+        "bootstrap_port",
+        "bootstrap_room",
+        "callback_url",
+        "custom_llm_provider",
+        "data_sources",
+        "ec_transfer_params",
+        "endpoint",
+        "extra_body",
+        "extra_headers",
+        "fallbacks",
+        "headers",
+        "host",
+        "kv_transfer_params",
+        "model_list",
+        "proxies",
+        "proxy",
+        "webhook_url",
+    }
+)
+
+#: Hints to the gateway that only OpenAI itself defines; a self-hosted server ignores them at best.
+_OPENAI_ONLY = frozenset({"metadata", "service_tier", "store"})
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One kind of server."""
+
+    name: str
+    thinking: thoughts.Spelling
+    path: str = "/chat/completions"  # behind the endpoint's own path
+    drops: frozenset[str] = frozenset()  # standard members it refuses, or would take for something else
+    limit: str | None = None  # the one name it knows for the output limit; None: both of OpenAI's
+    codes: Mapping[str, Outcome] = field(default_factory=dict)  # error codes of its own, see `refusals.CODES`
+
+    def __repr__(self) -> str:
+        return f"Dialect({self.name!r})"
+
+
+DIALECTS: Mapping[str, Dialect] = MappingProxyType(
+    {
+        row.name: row
+        for row in (
+            Dialect("openai", thinking=thoughts.Spelling(effort="reasoning_effort")),
+            Dialect(
+                "vllm",
+                drops=_OPENAI_ONLY,
+                thinking=thoughts.Spelling(
+                    switch="chat_template_kwargs.enable_thinking",
+                    budget="thinking_token_budget",
+                    effort="reasoning_effort",
+                ),
+            ),
+            Dialect(
+                "llama.cpp",
+                drops=_OPENAI_ONLY,
+                thinking=thoughts.Spelling(
+                    switch="chat_template_kwargs.enable_thinking", budget="thinking_budget_tokens"
+                ),
+                codes=MappingProxyType({"unavailable_error": Outcome.OVERLOADED}),  # it still loads its model
+            ),
+            Dialect(
+                "dashscope",
+                drops=_OPENAI_ONLY,
+                limit="max_tokens",
+                thinking=thoughts.Spelling(switch="enable_thinking", budget="thinking_budget"),
+                codes=MappingProxyType(
+                    {
+                        "Arrearage": Outcome.RATE_LIMITED,  # a 400: the account is out of money
+                        "AllocationQuota.FreeTierOnly": Outcome.RATE_LIMITED,  # a 403: the free quota is used up
+                        "Throttling": Outcome.RATE_LIMITED,
+                        "Throttling.RateQuota": Outcome.RATE_LIMITED,
+                        "Throttling.AllocationQuota": Outcome.RATE_LIMITED,
+                        "Model.AccessDenied": Outcome.MODEL_GONE,  # a 403: this key may not use this model
+                        "ModelNotFound": Outcome.MODEL_GONE,
+                    }
+                ),
+            ),
+        )
+    }
+)
+
+_LIMITS = ("max_completion_tokens", "max_tokens")
+_INCLUDE_USAGE = b'{"include_usage":true}'
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All of a request body that hangs on the target alone, worked out once when the configuration is loaded."""
+
+    target: Target
+    dialect: Dialect
+    model: bytes  # `model_sent` as JSON
+    unusual: frozenset[str]  # members that make a body need more than its model replaced
+    fixed: Mapping[str, bytes]  # thinking mode -> the only thinking member it takes, for bodies without an own wish
+    fixed_name: str = field(default="", repr=False)
+
+    @property
+    def path(self) -> str:
+        """Where requests go, behind the endpoint's own path."""
+        return self.dialect.path
+
+    @property
+    def switchable(self) -> bool:
+        """The target may be told to think or not."""
+        return self.target.thinking == "switchable"
+
+    def headers(self, key: str | None) -> Mapping[str, str]:
+        """Header fields that open the upstream's door. `key` is the revealed secret, None where none is configured."""
+        return {"Authorization": f"Bearer {key}"} if key is not None else {}
+
+
+def prepare(target: Target) -> Plan:
+    """The plan for a target. Raises KeyError for a dialect that is not in `DIALECTS`."""
+    dialect = DIALECTS[target.backend.dialect]
+    unusual = HOST_MEMBERS | dialect.drops | {"metadata"}
+    if dialect.limit is not None:
+        unusual |= {name for name in _LIMITS if name != dialect.limit}
+    fixed: dict[str, bytes] = {}
+    name = ""
+    if target.thinking == "switchable":
+        unusual |= thoughts.MEMBERS
+        nothing = wire.Envelope({}, {"model": ""}, 0)
+        for mode in ("never", "always"):
+            wish = thoughts.settle(nothing, Thinking(mode))
+            ((name, value),) = thoughts.write(wish, dialect.thinking, nothing).items()
+            assert value is not None  # noqa: S101 - for the type checker: nothing is dropped from an empty body
+            fixed[mode] = value
+    return Plan(
+        target=target,
+        dialect=dialect,
+        model=msgspec.json.encode(target.upstream_id),
+        unusual=frozenset(unusual),
+        fixed=MappingProxyType(fixed),
+        fixed_name=name,
+    )
+
+
+def request_body(envelope: Envelope, plan: Plan, thinking: Thinking) -> bytes:
+    """The body to send to a target: the client's members, with what the target and the policy make different. HOT.
+
+    Members the gateway does not know pass through, except those that name hosts. Usage is always asked of streams.
+    """
+    overrides: dict[str, bytes | None] = {"model": plan.model}
+    if envelope.stream and not envelope.include_usage:
+        overrides["stream_options"] = _with_usage(envelope)
+    if plan.unusual.isdisjoint(envelope.members):
+        value = plan.fixed.get(thinking.mode)
+        if value is not None:
+            overrides[plan.fixed_name] = value
+        elif thinking.mode == "budget" and plan.switchable:
+            overrides.update(thoughts.write(thoughts.settle(envelope, thinking), plan.dialect.thinking, envelope))
+    else:
+        _adapt(envelope, plan, thinking, overrides)
+    return wire.emit(envelope, overrides)
+
+
+def _with_usage(envelope: Envelope) -> bytes:
+    options = envelope.get("stream_options") if "stream_options" in envelope.members else None
+    if not isinstance(options, dict) or not options:
+        return _INCLUDE_USAGE
+    return msgspec.json.encode({**options, "include_usage": True})
+
+
+def _adapt(envelope: Envelope, plan: Plan, thinking: Thinking, overrides: dict[str, bytes | None]) -> None:
+    members = envelope.members
+    dialect = plan.dialect
+    for name in HOST_MEMBERS | dialect.drops:
+        if name in members:
+            overrides[name] = None
+    # OpenAI takes metadata only with completions it stores; clients of a gateway send it for the policy.
+    if "metadata" in members and envelope.get("store") is not True:
+        overrides["metadata"] = None
+    if dialect.limit is not None:
+        _rename_limit(envelope, dialect.limit, overrides)
+    if plan.switchable:
+        overrides.update(thoughts.write(thoughts.settle(envelope, thinking), dialect.thinking, envelope))
+
+
+def _rename_limit(envelope: Envelope, name: str, overrides: dict[str, bytes | None]) -> None:
+    """Give the output limit the one name that the server knows; where a client sent both, OpenAI's newer one counts."""
+    for other in _LIMITS:
+        if other in envelope.members and envelope.get(other) is not None:
+            value = bytes(envelope.members[other])
+            overrides.update({limit: None for limit in _LIMITS if limit in envelope.members})
+            overrides[name] = value
+            return
+
+
+def classify(plan: Plan, status: int, body: bytes) -> Outcome:
+    """What a complete answer with this status means for the attempt; OK for every 2xx."""
+    return refusals.classify(status, body, plan.dialect.codes)
+
+
+def classify_in_band(plan: Plan, relay: Relay) -> Outcome:
+    """What an error inside a 200 stream means, when it came before the commit point: often as much as a status would.
+
+    IN_BAND_ERROR where it says no more than that the server failed.
+    """
+    outcome = refusals.classify(relay.error_status or 500, relay.error_body, plan.dialect.codes)
+    return Outcome.IN_BAND_ERROR if outcome in (Outcome.SERVER_ERROR, Outcome.AUTH) else outcome

@@ -1,0 +1,143 @@
+"""What a server's refusal means for the attempt, and what of it the client may see.
+
+By code or type first, which are made for it; by words only with the statuses that say "your request", because nothing
+else tells an overflow from a typing error there. Codes that only one dialect uses stand in its row in `dialects`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from gateway.core.types import Outcome
+
+#: An upstream's error message is relayed up to this many characters.
+MESSAGE_MAX = 8192
+# Addresses in a message helped an attacker once (CVE-2026-22778).
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
+
+#: `code` or `type` -> meaning. They outrank the status: Groq says rate_limit_exceeded with a 413.
+CODES: Mapping[str, Outcome] = MappingProxyType(
+    {
+        "context_length_exceeded": Outcome.CONTEXT_LENGTH,  # OpenAI
+        "exceed_context_size_error": Outcome.CONTEXT_LENGTH,  # llama.cpp
+        "model_not_found": Outcome.MODEL_GONE,  # OpenAI, DashScope; Groq for a retired id
+        "model_decommissioned": Outcome.MODEL_GONE,  # Groq, with a 400
+        "rate_limit_exceeded": Outcome.RATE_LIMITED,
+        "insufficient_quota": Outcome.RATE_LIMITED,
+        "limit_requests": Outcome.RATE_LIMITED,
+        "limit_burst_rate": Outcome.RATE_LIMITED,
+        "overloaded_error": Outcome.OVERLOADED,
+    }
+)
+
+_REQUEST = frozenset({400, 404, 413, 422})
+#: statuses, words in the message (lower case), meaning. The only place where words decide.
+WORDS: tuple[tuple[frozenset[int], str, Outcome], ...] = (
+    (_REQUEST, "maximum context length", Outcome.CONTEXT_LENGTH),  # OpenAI, vLLM, SGLang
+    (_REQUEST, "longer than the model's context length", Outcome.CONTEXT_LENGTH),  # SGLang
+    (_REQUEST, "longer than the maximum model length", Outcome.CONTEXT_LENGTH),  # vLLM
+    (_REQUEST, "exceeds the available context size", Outcome.CONTEXT_LENGTH),  # llama.cpp
+    (_REQUEST, "range of input length should be", Outcome.CONTEXT_LENGTH),  # DashScope
+    (_REQUEST, "input is too long", Outcome.CONTEXT_LENGTH),  # Bedrock
+    (_REQUEST, "prompt is too long", Outcome.CONTEXT_LENGTH),
+    (frozenset({404}), "model", Outcome.MODEL_GONE),  # and not a wrong path
+    # llama.cpp answers 500 to an image for a text model: the client's fault, though it looks as if a retry could help.
+    (frozenset({500}), "image input is not supported", Outcome.CLIENT_ERROR),
+    (frozenset({500}), "audio input is not supported", Outcome.CLIENT_ERROR),
+)
+
+_STATUSES: Mapping[int, Outcome] = MappingProxyType(
+    {
+        401: Outcome.AUTH,
+        402: Outcome.RATE_LIMITED,  # out of money: another target may serve
+        403: Outcome.AUTH,
+        # The gateway chose path and method; no client can make them wrong.
+        404: Outcome.SERVER_ERROR,
+        405: Outcome.SERVER_ERROR,
+        408: Outcome.SERVER_ERROR,
+        410: Outcome.MODEL_GONE,
+        425: Outcome.OVERLOADED,
+        429: Outcome.RATE_LIMITED,
+        503: Outcome.OVERLOADED,
+        529: Outcome.OVERLOADED,
+    }
+)
+
+
+def classify(status: int, body: bytes, codes: Mapping[str, Outcome] = CODES) -> Outcome:
+    """What an answer with this status and body means. `codes` are the dialect's own, over those all servers share."""
+    if 200 <= status < 300:
+        return Outcome.OK
+    if 300 <= status < 400:
+        return Outcome.REDIRECT
+    error = _error(body)
+    for name in (error.get("code"), error.get("type")):
+        if isinstance(name, str):
+            outcome = codes.get(name) or CODES.get(name)
+            if outcome is not None:
+                return outcome
+    message = _message(error)[:MESSAGE_MAX].lower()
+    for statuses, words, outcome in WORDS:
+        if status in statuses and words in message:
+            return outcome
+    return _STATUSES.get(status) or (Outcome.SERVER_ERROR if status >= 500 else Outcome.CLIENT_ERROR)
+
+
+def relayed_error(status: int, body: bytes, secrets: Iterable[str] = ()) -> tuple[int, str, bytes] | None:
+    """An upstream's own refusal as the client gets it: status, the gateway's code for it, body in OpenAI's shape.
+
+    Message, type, code and param are kept; the message is bounded, `secrets` and addresses in it are blotted out. A
+    code that is only the status again (llama.cpp, vLLM) becomes the gateway's word for it, as clients in typed
+    languages cannot read a number there. None where the body is no JSON error: there is nothing to relay then. A
+    status that is not 4xx becomes 400, because this is asked only for what the client is to blame for.
+    """
+    error = _error(body)
+    text = _message(error)
+    if not text:
+        return None
+    outcome = classify(status, body)
+    status = status if 400 <= status < 500 else 400
+    ours = "bad_request"
+    if outcome is Outcome.CONTEXT_LENGTH:
+        ours = "context_length_exceeded"
+    elif status == 413:
+        ours = "request_too_large"
+    kind, code, param = error.get("type"), error.get("code"), error.get("param")
+    told: dict[str, str | None] = {
+        "message": _ADDRESS.sub("0x*", text[: 2 * MESSAGE_MAX]),
+        "type": kind[:256] if isinstance(kind, str) and kind else "invalid_request_error",
+        "param": param[:256] if isinstance(param, str) else None,
+        "code": code[:256] if isinstance(code, str) and code else ours,
+    }
+    for secret in secrets:
+        for name, value in told.items():
+            if value is not None and secret:
+                told[name] = value.replace(secret, "***")
+    told["message"] = (told["message"] or "")[:MESSAGE_MAX]
+    return status, ours, msgspec.json.encode({"error": told})
+
+
+def _error(body: bytes) -> dict[str, Any]:
+    """The error object of a body: OpenAI's, or the whole where a server writes it flat; empty where there is none."""
+    try:
+        value: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return {}
+    if isinstance(value, list) and value:  # Gemini's door wraps it
+        value = value[0]
+    if not isinstance(value, dict):
+        return {}
+    error = value.get("error")
+    if isinstance(error, dict):
+        return error
+    return {**value, "message": error} if isinstance(error, str) else value
+
+
+def _message(error: dict[str, Any]) -> str:
+    found = error.get("message") or error.get("detail") or ""
+    return found if isinstance(found, str) else msgspec.json.encode(found).decode()

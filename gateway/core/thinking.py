@@ -1,0 +1,148 @@
+"""Whether and how long a model may think: the client's wish in any spelling, and the fields that say it to a server.
+
+What a policy asks for is `types.Thinking`; which spelling a server understands is a row in `dialects`. Only targets
+that are `switchable` are told anything; what a client sent goes to all others as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+
+from gateway.core.types import Thinking
+from gateway.core.wire import Envelope
+
+#: Where clients and servers put the switch, the budget in tokens, and the effort. A dotted name is a nested member.
+_SWITCHES = ("chat_template_kwargs.enable_thinking", "enable_thinking", "reasoning.enabled", "think")
+_BUDGETS = (
+    "thinking_token_budget",
+    "thinking_budget_tokens",
+    "reasoning_budget_tokens",
+    "thinking_budget",
+    "chat_template_kwargs.thinking_budget",
+    "reasoning.max_tokens",
+)
+_EFFORTS = ("reasoning_effort", "reasoning.effort")
+
+#: Every top-level member that says something of thinking, whatever the dialect.
+MEMBERS = frozenset(name.split(".")[0] for name in (*_SWITCHES, *_BUDGETS, *_EFFORTS))
+
+#: Efforts at which a model that can only be switched on or off is switched off.
+_LITTLE = ("none", "minimal")
+
+
+class Wish(NamedTuple):
+    """`on` is None where nothing was said of it; `budget` is in tokens; `effort` is OpenAI's word."""
+
+    on: bool | None = None
+    budget: int | None = None
+    effort: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """Where a server reads the wish; None where it has no such field. A dotted name is a nested member."""
+
+    switch: str | None = None
+    budget: str | None = None
+    effort: str | None = None  # sent only with thinking on, unless the server has no switch
+
+
+def _find(envelope: Envelope, names: tuple[str, ...], kind: type) -> Any:
+    for name in names:
+        head, _, nested = name.partition(".")
+        if head in envelope.members:
+            value = envelope.get(head)
+            if nested:
+                value = value.get(nested) if isinstance(value, dict) else None
+            if type(value) is kind:
+                return value
+    return None
+
+
+def wish_of(envelope: Envelope) -> Wish:
+    """What the client said of thinking: a switch counts before an effort, an effort before a budget."""
+    on: bool | None = _find(envelope, _SWITCHES, bool)
+    budget: int | None = _find(envelope, _BUDGETS, int)
+    effort: str | None = _find(envelope, _EFFORTS, str)
+    if on is None and effort is not None:
+        on = effort not in _LITTLE
+    if on is None and budget is not None:
+        on = budget > 0
+    return Wish(on, budget if on and budget and budget > 0 else None, effort)
+
+
+def settle(envelope: Envelope, thinking: Thinking) -> Wish:
+    """The wish to send: the policy's, or the client's own in mode `client`."""
+    mode = thinking.mode
+    if mode == "never":
+        return Wish(on=False)
+    asked = wish_of(envelope)
+    if mode == "client":
+        return asked
+    effort = None if asked.effort in _LITTLE else asked.effort
+    return Wish(True, thinking.budget if mode == "budget" else asked.budget, effort)
+
+
+def effort_of(wish: Wish) -> str | None:
+    """The wish as one word, for servers that know efforts only. A budget becomes the effort usual for its size.
+
+    >>> effort_of(Wish(on=False)), effort_of(Wish(on=True)), effort_of(Wish(on=True, budget=1000))
+    ('none', 'medium', 'low')
+    """
+    if wish.on is None:
+        return None
+    if wish.effort is not None and (wish.effort not in _LITTLE) == wish.on:
+        return wish.effort
+    if not wish.on:
+        return "none"
+    if wish.budget is None:
+        return "medium"
+    return "low" if wish.budget <= 2048 else "medium" if wish.budget <= 8192 else "high"
+
+
+def write(wish: Wish, spelling: Spelling, envelope: Envelope) -> dict[str, bytes | None]:
+    """The members that tell a server the wish, as overrides for `wire.emit`; other spellings of it are dropped.
+
+    Nested members are merged into what the client sent beside them, so its other template arguments survive.
+    """
+    fields: dict[str, Any] = {}
+    if spelling.switch is None:
+        if spelling.effort is not None:
+            fields[spelling.effort] = effort_of(wish)
+    elif wish.on is not None:
+        fields[spelling.switch] = wish.on
+        if wish.on and spelling.budget is not None:
+            fields[spelling.budget] = wish.budget
+        if wish.on and spelling.effort is not None:
+            fields[spelling.effort] = wish.effort
+    overrides: dict[str, bytes | None] = {
+        name: None for name in MEMBERS if name in envelope.members and name != "chat_template_kwargs"
+    }
+    nested: dict[str, Any] = {}
+    for name, value in fields.items():
+        if value is None:
+            continue
+        head, _, inner = name.partition(".")
+        if inner:
+            nested[inner] = value
+        else:
+            overrides[head] = msgspec.json.encode(value)
+    overrides.update(_template_arguments(envelope, nested))
+    return overrides
+
+
+def _template_arguments(envelope: Envelope, ours: Mapping[str, Any]) -> dict[str, bytes | None]:
+    theirs = envelope.get("chat_template_kwargs") if "chat_template_kwargs" in envelope.members else None
+    kept = {}
+    if isinstance(theirs, dict):
+        kept = {k: v for k, v in theirs.items() if f"chat_template_kwargs.{k}" not in (*_SWITCHES, *_BUDGETS)}
+    merged = {**kept, **ours}
+    if merged == theirs:
+        return {}
+    if merged:
+        return {"chat_template_kwargs": msgspec.json.encode(merged)}
+    return {"chat_template_kwargs": None} if theirs is not None else {}

@@ -1,0 +1,242 @@
+"""What is sent to each kind of server, and what is read out of its refusals."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.core import wire
+from gateway.core.dialects import DIALECTS, HOST_MEMBERS, Plan, classify, classify_in_band, prepare, request_body
+from gateway.core.sse import Relay
+from gateway.core.types import Backend, Endpoint, Model, Outcome, Target, Thinking, ThinkingSupport
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+CLIENTS = Thinking("client")
+
+
+def plan(dialect: str = "vllm", thinking: ThinkingSupport = "switchable") -> Plan:
+    endpoint = Endpoint("http://a:1/v1", "http", "a", 1, "/v1")
+    model = Model("qwen3.5-35b-a3b", "qwen")
+    backend = Backend("b", dialect, (endpoint,))
+    return prepare(Target("t", 0, model, backend, "Qwen/Qwen3.5-35B-A3B", 262_144, thinking=thinking))
+
+
+def sent(plan: Plan, thinking: Thinking = CLIENTS, /, **members: object) -> dict[str, Any]:
+    body = json.dumps({"model": "auto", "messages": MESSAGES, **members}).encode()
+    made: dict[str, Any] = json.loads(request_body(wire.parse(body), plan, thinking))
+    assert made.pop("messages") == MESSAGES
+    return made
+
+
+NEVER, ALWAYS, BUDGET = Thinking("never"), Thinking("always"), Thinking("budget", budget=4096)
+MODEL = {"model": "Qwen/Qwen3.5-35B-A3B"}
+
+
+def test_only_the_model_is_replaced_and_unknown_members_pass() -> None:
+    assert sent(plan(), temperature=0.5, top_k=20, seed=None) == MODEL | {"temperature": 0.5, "top_k": 20, "seed": None}
+
+
+def test_requests_go_behind_the_endpoint_s_path_with_a_bearer_key() -> None:
+    assert plan().path == "/chat/completions"
+    assert plan().headers("sk-1") == {"Authorization": "Bearer sk-1"}
+    assert plan().headers(None) == {}
+    assert "sk-1" not in repr(plan())
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_usage_is_always_asked_of_streams_beside_what_the_client_asked(dialect: str) -> None:
+    p = plan(dialect)
+    asked = {"stream": True, "stream_options": {"include_usage": True}}
+    assert sent(p, stream=True) == MODEL | asked
+    assert sent(p, stream=True, stream_options=None) == MODEL | asked
+    assert sent(p, **asked) == MODEL | asked
+    assert sent(p, stream=True, stream_options={"include_usage": False, "x": 1})["stream_options"] == {
+        "include_usage": True,
+        "x": 1,
+    }
+    assert sent(p, stream=False) == MODEL | {"stream": False}
+
+
+KWARGS = "chat_template_kwargs"
+BODIES: list[tuple[str, Thinking, dict[str, object]]] = [
+    ("vllm", NEVER, {KWARGS: {"enable_thinking": False}}),
+    ("vllm", ALWAYS, {KWARGS: {"enable_thinking": True}}),
+    ("vllm", BUDGET, {KWARGS: {"enable_thinking": True}, "thinking_token_budget": 4096}),
+    ("llama.cpp", NEVER, {KWARGS: {"enable_thinking": False}}),
+    ("llama.cpp", ALWAYS, {KWARGS: {"enable_thinking": True}}),
+    ("llama.cpp", BUDGET, {KWARGS: {"enable_thinking": True}, "thinking_budget_tokens": 4096}),
+    ("dashscope", NEVER, {"enable_thinking": False}),
+    ("dashscope", ALWAYS, {"enable_thinking": True}),
+    ("dashscope", BUDGET, {"enable_thinking": True, "thinking_budget": 4096}),
+    ("openai", NEVER, {"reasoning_effort": "none"}),
+    ("openai", ALWAYS, {"reasoning_effort": "medium"}),
+    ("openai", BUDGET, {"reasoning_effort": "medium"}),
+]
+
+
+@pytest.mark.parametrize(("dialect", "thinking", "fields"), BODIES)
+def test_thinking_is_said_explicitly_both_ways(dialect: str, thinking: Thinking, fields: dict[str, object]) -> None:
+    assert sent(plan(dialect), thinking) == MODEL | fields
+
+
+@pytest.mark.parametrize(("dialect", "thinking", "fields"), BODIES)
+def test_the_policy_s_mode_replaces_every_spelling_of_the_client_s_wish(
+    dialect: str, thinking: Thinking, fields: dict[str, object]
+) -> None:
+    against = thinking.mode == "never"
+    made = sent(
+        plan(dialect),
+        thinking,
+        reasoning_effort="none" if not against else "high",
+        enable_thinking=against,
+        thinking_budget=77,
+        chat_template_kwargs={"enable_thinking": against, "thinking_budget": 77},
+        reasoning={"enabled": against},
+    )
+    assert made == MODEL | fields
+
+
+@pytest.mark.parametrize("support", ["always", "never", "unknown"])
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_target_that_cannot_be_switched_is_told_nothing(dialect: str, support: ThinkingSupport) -> None:
+    for thinking in (NEVER, ALWAYS, BUDGET):
+        assert sent(plan(dialect, support), thinking) == MODEL
+    wish = {"reasoning_effort": "low", "enable_thinking": True}
+    assert sent(plan(dialect, support), NEVER, **wish) == MODEL | wish
+
+
+def test_other_template_arguments_of_the_client_survive() -> None:
+    made = sent(plan(), NEVER, chat_template_kwargs={"preserve_thinking": True, "enable_thinking": True})
+    assert made[KWARGS] == {"preserve_thinking": True, "enable_thinking": False}
+    made = sent(plan("dashscope"), NEVER, chat_template_kwargs={"preserve_thinking": True, "enable_thinking": True})
+    assert made == MODEL | {"enable_thinking": False, KWARGS: {"preserve_thinking": True}}
+
+
+CLIENT: list[tuple[str, dict[str, object], dict[str, object]]] = [
+    ("vllm", {}, {}),
+    ("vllm", {"reasoning_effort": "none"}, {KWARGS: {"enable_thinking": False}}),
+    ("vllm", {"reasoning_effort": "minimal"}, {KWARGS: {"enable_thinking": False}}),
+    ("vllm", {"reasoning_effort": "high"}, {KWARGS: {"enable_thinking": True}, "reasoning_effort": "high"}),
+    ("llama.cpp", {"reasoning_effort": "low"}, {KWARGS: {"enable_thinking": True}}),
+    ("dashscope", {"reasoning_effort": "none"}, {"enable_thinking": False}),
+    ("dashscope", {"reasoning_effort": "medium"}, {"enable_thinking": True}),
+    ("openai", {"reasoning_effort": "minimal"}, {"reasoning_effort": "minimal"}),
+    ("openai", {"reasoning_effort": "xhigh"}, {"reasoning_effort": "xhigh"}),
+    ("openai", {"enable_thinking": False}, {"reasoning_effort": "none"}),
+    # A wish in another server's spelling reaches this one, so a failover does not lose it.
+    ("vllm", {"enable_thinking": False}, {KWARGS: {"enable_thinking": False}}),
+    ("dashscope", {KWARGS: {"enable_thinking": True}}, {"enable_thinking": True}),
+    ("dashscope", {"reasoning": {"max_tokens": 100}}, {"enable_thinking": True, "thinking_budget": 100}),
+    ("vllm", {"thinking_budget": 0}, {KWARGS: {"enable_thinking": False}}),
+    ("llama.cpp", {"thinking_token_budget": 9}, {KWARGS: {"enable_thinking": True}, "thinking_budget_tokens": 9}),
+    ("vllm", {KWARGS: {"enable_thinking": True, "x": 1}}, {KWARGS: {"enable_thinking": True, "x": 1}}),
+    # An explicit switch counts before an effort.
+    ("vllm", {"reasoning_effort": "high", "enable_thinking": False}, {KWARGS: {"enable_thinking": False}}),
+]
+
+
+@pytest.mark.parametrize(("dialect", "members", "fields"), CLIENT)
+def test_in_client_mode_the_client_s_own_wish_is_translated(
+    dialect: str, members: dict[str, object], fields: dict[str, object]
+) -> None:
+    assert sent(plan(dialect), CLIENTS, **members) == MODEL | fields
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("name", sorted(HOST_MEMBERS))
+def test_a_client_cannot_choose_where_its_request_goes(dialect: str, name: str) -> None:
+    assert sent(plan(dialect), **{name: "http://169.254.169.254"}) == MODEL
+
+
+def test_hints_for_openai_stay_away_from_servers_that_do_not_know_them() -> None:
+    hints = {"service_tier": "flex", "metadata": {"team": "a"}, "store": True}
+    for dialect in ("vllm", "llama.cpp", "dashscope"):
+        assert sent(plan(dialect), **hints) == MODEL
+    assert sent(plan("openai"), **hints) == MODEL | hints
+    # OpenAI refuses metadata with a completion it does not store.
+    assert sent(plan("openai"), metadata={"team": "a"}) == MODEL
+
+
+def test_the_output_limit_has_the_name_the_server_knows() -> None:
+    both = {"max_tokens": 5, "max_completion_tokens": 7}
+    assert sent(plan("dashscope"), max_completion_tokens=7) == MODEL | {"max_tokens": 7}
+    assert sent(plan("dashscope"), max_tokens=5) == MODEL | {"max_tokens": 5}
+    assert sent(plan("dashscope"), **both) == MODEL | {"max_tokens": 7}
+    for dialect in ("openai", "vllm", "llama.cpp"):
+        assert sent(plan(dialect), **both) == MODEL | both
+
+
+def test_the_client_s_body_is_never_changed_between_attempts() -> None:
+    envelope = wire.parse(b'{"model":"auto","messages":[{"role":"user"}],"max_completion_tokens":3,"stream":true}')
+    first = request_body(envelope, plan("dashscope"), NEVER)
+    request_body(envelope, plan("vllm"), ALWAYS)
+    assert request_body(envelope, plan("dashscope"), NEVER) == first
+
+
+def body(**error: object) -> bytes:
+    return json.dumps({"error": error}).encode()
+
+
+REFUSALS: list[tuple[str, int, bytes, Outcome]] = [
+    ("openai", 200, b"{}", Outcome.OK),
+    ("openai", 302, b"", Outcome.REDIRECT),
+    ("openai", 401, body(code="invalid_api_key"), Outcome.AUTH),
+    ("openai", 403, b"", Outcome.AUTH),
+    ("openai", 402, b"", Outcome.RATE_LIMITED),
+    ("openai", 404, body(code="model_not_found", message="x"), Outcome.MODEL_GONE),
+    ("openai", 404, b"<html>nginx</html>", Outcome.SERVER_ERROR),
+    ("vllm", 404, body(message="The model `m` does not exist.", type="NotFoundError", code=404), Outcome.MODEL_GONE),
+    ("vllm", 404, b'{"detail":"Not Found"}', Outcome.SERVER_ERROR),
+    ("openai", 400, body(code="model_decommissioned", message="x"), Outcome.MODEL_GONE),
+    ("openai", 400, body(message="bad seed", type="invalid_request_error"), Outcome.CLIENT_ERROR),
+    ("openai", 413, b"too large", Outcome.CLIENT_ERROR),
+    ("openai", 422, b'{"detail":[{"msg":"field required"}]}', Outcome.CLIENT_ERROR),
+    ("openai", 429, b"", Outcome.RATE_LIMITED),
+    ("openai", 413, body(code="rate_limit_exceeded", message="TPM"), Outcome.RATE_LIMITED),
+    ("openai", 500, b"oops", Outcome.SERVER_ERROR),
+    ("openai", 502, b"", Outcome.SERVER_ERROR),
+    ("openai", 503, b"", Outcome.OVERLOADED),
+    ("openai", 529, b"", Outcome.OVERLOADED),
+    ("openai", 400, body(code="context_length_exceeded", message="long"), Outcome.CONTEXT_LENGTH),
+    ("vllm", 400, body(message="This model's maximum context length is 8 tokens.", code=400), Outcome.CONTEXT_LENGTH),
+    ("vllm", 400, b'{"object":"error","message":"maximum context length is 8"}', Outcome.CONTEXT_LENGTH),
+    ("llama.cpp", 400, body(type="exceed_context_size_error", code=400, message="x"), Outcome.CONTEXT_LENGTH),
+    ("llama.cpp", 500, body(message="image input is not supported - hint", code=500), Outcome.CLIENT_ERROR),
+    ("llama.cpp", 503, body(message="Loading model", type="unavailable_error", code=503), Outcome.OVERLOADED),
+    ("dashscope", 400, body(message="Range of input length should be [1, 204800]"), Outcome.CONTEXT_LENGTH),
+    ("dashscope", 400, body(code="Arrearage", message="Access denied"), Outcome.RATE_LIMITED),
+    ("dashscope", 400, b'{"code":"Arrearage","message":"Access denied"}', Outcome.RATE_LIMITED),
+    ("dashscope", 403, body(code="AllocationQuota.FreeTierOnly", message="x"), Outcome.RATE_LIMITED),
+    ("dashscope", 400, body(code="data_inspection_failed", message="x"), Outcome.CLIENT_ERROR),
+]
+
+
+@pytest.mark.parametrize(("dialect", "status", "said", "outcome"), REFUSALS)
+def test_a_refusal_is_told_by_status_and_type(dialect: str, status: int, said: bytes, outcome: Outcome) -> None:
+    assert classify(plan(dialect), status, said) is outcome
+
+
+@pytest.mark.parametrize("junk", [b"", b"\xff\xfe", b"[]", b"[1]", b"null", b'"x"', b'{"error":[1]}', b"{" * 9999])
+def test_no_body_makes_classification_fail(junk: bytes) -> None:
+    assert classify(plan(), 500, junk) is Outcome.SERVER_ERROR
+    assert classify(plan(), 400, junk) is Outcome.CLIENT_ERROR
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [
+        ({"message": "x", "code": 429}, Outcome.RATE_LIMITED),
+        ({"message": "x", "code": "rate_limit_exceeded"}, Outcome.RATE_LIMITED),
+        ({"message": "maximum context length is 8", "code": 400}, Outcome.CONTEXT_LENGTH),
+        ({"message": "slot lost", "code": 500}, Outcome.IN_BAND_ERROR),
+        ({"message": "slot lost"}, Outcome.IN_BAND_ERROR),
+        ({"message": "x", "code": 503}, Outcome.OVERLOADED),
+    ],
+)
+def test_an_error_inside_a_stream_is_told_like_one_with_a_status(said: dict[str, object], outcome: Outcome) -> None:
+    relay = Relay(keep_usage=False)
+    relay.feed(b"data: " + json.dumps({"error": said}).encode() + b"\n\n")
+    assert relay.failure is Outcome.IN_BAND_ERROR
+    assert classify_in_band(plan(), relay) is outcome

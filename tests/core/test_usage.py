@@ -1,0 +1,95 @@
+"""Usage as providers state it, checked; estimates where they do not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.core.types import Usage
+from gateway.core.usage import add, estimate, read, settle
+
+STATED: dict[str, tuple[dict[str, Any], Usage]] = {
+    "openai": (
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 50,
+            "total_tokens": 150,
+            "prompt_tokens_details": {"cached_tokens": 64, "audio_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 30, "accepted_prediction_tokens": 0},
+        },
+        Usage(100, 50, 64, 30),
+    ),
+    "vllm": (
+        {"prompt_tokens": 9, "total_tokens": 20, "completion_tokens": 11, "prompt_tokens_details": None},
+        Usage(9, 11),
+    ),
+    "dashscope native": (
+        {"input_tokens": 7, "output_tokens": 3, "output_tokens_details": {"reasoning_tokens": 2}},
+        Usage(7, 3, 0, 2),
+    ),
+    "deepseek": ({"prompt_tokens": 7, "completion_tokens": 3, "prompt_cache_hit_tokens": 5}, Usage(7, 3, 5)),
+    "reasoning beside completion": (
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "total_tokens": 35,
+            "completion_tokens_details": {"reasoning_tokens": 20},
+        },
+        Usage(10, 25, 0, 20),
+    ),
+    "whole floats": ({"prompt_tokens": 10.0, "completion_tokens": 5.0}, Usage(10, 5)),
+    "more cached than read": (
+        {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 90}},
+        Usage(10, 5, 10),
+    ),
+}
+
+
+@pytest.mark.parametrize(("stated", "usage"), STATED.values(), ids=STATED)
+def test_every_provider_s_spelling_is_read(stated: dict[str, Any], usage: Usage) -> None:
+    assert read(stated) == usage
+
+
+@pytest.mark.parametrize(
+    "absurd",
+    [
+        None,
+        "many",
+        [],
+        {},
+        {"total_tokens": 5},
+        {"prompt_tokens": -1, "completion_tokens": 1},
+        {"prompt_tokens": 10**12, "completion_tokens": 1},
+        {"prompt_tokens": 1, "completion_tokens": "1"},
+        {"prompt_tokens": True, "completion_tokens": 1},
+        {"prompt_tokens": 1.5, "completion_tokens": 1},
+        {"prompt_tokens": float("nan"), "completion_tokens": 1},
+        {"prompt_tokens": 1, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": -1}},
+    ],
+)
+def test_what_is_absent_or_absurd_leaves_what_was_known(absurd: Any) -> None:
+    assert read(absurd) is None
+    assert read(absurd, Usage(3, 4)) == Usage(3, 4)
+
+
+def test_a_later_object_lays_what_it_states_over_the_earlier_one() -> None:
+    first = read({"prompt_tokens": 10, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 8}})
+    assert read({"prompt_tokens": None, "completion_tokens": 9}, first) == Usage(10, 9, 8)
+
+
+def test_an_estimate_says_that_it_is_one_and_never_rounds_text_to_nothing() -> None:
+    assert estimate(12, 1) == Usage(12, 1, estimated=True)
+    assert estimate(12, 400) == Usage(12, 100, estimated=True)
+
+
+def test_zero_tokens_beside_text_are_not_believed() -> None:
+    assert settle(None, 12, 40) == Usage(12, 10, estimated=True)
+    assert settle(Usage(9, 3), 12, 40) == Usage(9, 3)
+    assert settle(Usage(0, 0), 12, 40) == Usage(12, 10, estimated=True)
+    assert settle(Usage(9, 0), 12, 40) == Usage(9, 10, estimated=True)
+    assert settle(Usage(9, 0), 12, 0) == Usage(9, 0)
+
+
+def test_attempts_add_up() -> None:
+    assert add(Usage(1, 2, 1, 0), estimate(10, 4)) == Usage(11, 3, 1, 0, estimated=True)
