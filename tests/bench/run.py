@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -278,6 +279,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Run what the command line asks for."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end tidily, as on Ctrl-C
     args = arguments()
     lines = [line for line in LINES if not args.lines or line.name in args.lines]
     if args.self_check:
@@ -293,7 +295,7 @@ def main() -> int:
                     f"{run.gateway.name} is process {run.gateway.pid}, its log {where}/gateway.log\n\n{hints(run)}\n",
                     flush=True,
                 )
-                signal_wait()
+                wait_for_interrupt()
                 return 0
             begun = time.monotonic()
             results = measure(run, lines, args.rounds)
@@ -310,7 +312,7 @@ def main() -> int:
     return 0
 
 
-def signal_wait() -> None:
+def wait_for_interrupt() -> None:
     """Until Ctrl-C."""
     try:
         while True:
