@@ -42,6 +42,7 @@ class Signal:
     )
     choices: tuple[str, ...] = ()  # empty: any text
     says: str = ""
+    certain: bool = False  # every request has a value: it is never unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +57,30 @@ class Fact:
 
 
 _SIGNALS = (
-    Signal("context_tokens", "number", 2, says="prompt, template, tools, media and requested output, in tokens"),
+    Signal(
+        "context_tokens",
+        "number",
+        2,
+        says="prompt, template, tools, media and requested output, in tokens",
+        certain=True,
+    ),
     Signal("language", "language", 3, says="ISO 639-1 code of the language the user writes"),
-    Signal("modality", "set", 1, MODALITIES, "kinds of content in the request"),
-    Signal("images", "number", 1, says="how many images are sent"),
-    Signal("tools", "boolean", 0, says="tools are offered"),
+    Signal("modality", "set", 1, MODALITIES, "kinds of content in the request", certain=True),
+    Signal("images", "number", 1, says="how many images are sent", certain=True),
+    Signal("tools", "boolean", 0, says="tools are offered", certain=True),
     Signal("structured_output", "text", 0, ("json_object", "json_schema"), "the response format asked for"),
     Signal("effort", "text", 0, ("none", "minimal", "low", "medium", "high", "xhigh", "max"), "reasoning_effort"),
     Signal("max_output_tokens", "number", 0, says="max_completion_tokens or max_tokens"),
     Signal("task", "text", 4, says="what kind of work it is: code, math, translation, ..."),
     Signal("difficulty", "text", 4, ("easy", "hard"), "whether the request needs thinking; unknown where undecided"),
-    Signal("cost_sensitive", "boolean", 0, says="the client or its key asks for the cheap way"),
-    Signal("stream", "boolean", 0, says="the answer is to be streamed"),
+    Signal("cost_sensitive", "boolean", 0, says="the client or its key asks for the cheap way", certain=True),
+    Signal("stream", "boolean", 0, says="the answer is to be streamed", certain=True),
     Signal("workload", "text", 0, says="x-pointsman-workload"),
     Signal("region", "text", 0, says="x-pointsman-region"),
     Signal("residency", "text", 0, says="x-pointsman-residency"),
     Signal("conversation", "text", 0, says="x-pointsman-conversation"),
-    Signal("model_asked", "text", 0, says="`model` as the client sent it"),
-    Signal("parameters", "set", 1, says="top-level members of the body that were sent"),
+    Signal("model_asked", "text", 0, says="`model` as the client sent it", certain=True),
+    Signal("parameters", "set", 1, says="top-level members of the body that were sent", certain=True),
 )
 SIGNALS: Mapping[str, Signal] = MappingProxyType({signal.name: signal for signal in _SIGNALS})
 #: Signals whose second half is free: `tenant.domicile`, `headers.user-agent`, `metadata.team`.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import UTC, date, datetime
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -234,6 +234,12 @@ def compile_policy(doc: PolicyDoc, fleet: Fleet, *, digest: str) -> Policy:
         capabilities=Capabilities.of(fleet, doc.allow_closed),
         prices=Prices(fleet),
     )
+
+
+def clock(policy: Policy) -> float:
+    """The moment a policy's tests run at: midnight UTC of its `as_of`."""
+    day = policy.doc.as_of
+    return 0.0 if day is None else datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
 
 
 def _names(doc: PolicyDoc, fleet: Fleet, problems: Problems) -> Names:

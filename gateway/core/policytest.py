@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from gateway.core.errors import CODES
 from gateway.core.facts import parse_size, signal_named
 from gateway.core.matchers import Problems, Spelling, scalar, suggest
-from gateway.core.policy import Policy, TestDoc
+from gateway.core.policy import Policy, TestDoc, clock
 from gateway.core.signals import Signals
 from gateway.core.trace import trace
 from gateway.core.types import Decision, Snapshot, Target
@@ -75,12 +74,6 @@ def run_tests(policy: Policy) -> tuple[Result, ...]:
         _check_expectations(policy, test, path, problems)
     problems.raise_any()
     return tuple(Result(test.name, path, _run(policy, test, case)) for path, test, case in cases)
-
-
-def clock(policy: Policy) -> float:
-    """The moment a policy's tests run at: midnight UTC of its `as_of`."""
-    day = policy.doc.as_of
-    return 0.0 if day is None else datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
 
 
 def read_given(given: Mapping[str, Any], path: str, problems: Problems) -> dict[str, Any]:
