@@ -45,10 +45,10 @@ class SourceDoc(Strict):
 
 
 class ProviderDoc(Strict):
-    """Whose servers answer at `hosts`; `region` only where all of them stand in one."""
+    """Whose servers answer at `hosts` (a leading `*` stands for anything); `region` only where all of them stand in one."""
 
     source: str
-    hosts: list[str] = Field(default_factory=list)
+    hosts: list[Annotated[str, Field(pattern=r"^\*?[A-Za-z0-9.-]+$")]] = Field(default_factory=list)
     region: Name | None = None
 
 
@@ -146,8 +146,11 @@ class Catalogue:
     released: Mapping[str, date]
 
     def provider_of(self, host: str) -> str | None:
-        """Whose server a host is, where the catalogue knows it; regional hosts count as the one they belong to."""
-        return next((name for known, name in self.hosts.items() if host == known or host.endswith("-" + known)), None)
+        """Whose server a host is, where the catalogue knows it."""
+        exact = self.hosts.get(host)
+        if exact is not None:
+            return exact
+        return next((name for known, name in self.hosts.items() if known[0] == "*" and host.endswith(known[1:])), None)
 
     def offer(self, model: str, provider: str, region: str | None, upstream_id: str | None = None) -> Offer | None:
         """The offer of a model by a provider, the one for this region before one that names none.

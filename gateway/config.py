@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from gateway.core.quantities import Invalid
 from gateway.core.types import Endpoint, Modality, Secret, ThinkingSupport, Timeouts
-from gateway.fields import Bytes, Day, Name, NanoUsd, Rates, Seconds, Strict, Tier, Tokens
+from gateway.fields import Bytes, Day, Name, NanoUsd, Rates, Seconds, Strict, Tiers, Tokens
 
 # --- addresses -------------------------------------------------------------------------------------------------------
 
@@ -201,7 +201,7 @@ PriceDoc = Annotated[
     Annotated[Literal["catalog", "none"], BeforeValidator(_price_word), Tag("word")]
     | Annotated[GpuPrice, Tag("gpu")]
     | Annotated[Rates, Tag("rates")]
-    | Annotated[list[Tier], Tag("tiers")],
+    | Annotated[Tiers, Tag("tiers")],
     Discriminator(_price_kind),
 ]
 
@@ -306,6 +306,7 @@ class ConfigDoc(FleetDoc):
     admin_key: AdminKeyDoc | None = None
     timeouts: TimeoutsDoc = TimeoutsDoc()
     limits: LimitsDoc = Field(default_factory=LimitsDoc)
+    max_attempts: int = Field(default=4, ge=1, le=16)
     drain: Seconds = 30.0
     heartbeat: Seconds | None = None
     log: LogDoc = LogDoc()

@@ -114,8 +114,9 @@ def _tiers(value: list[Tier]) -> list[Tier]:
     return value
 
 
+Tiers = Annotated[list[Tier], AfterValidator(_tiers)]
 PriceList = Annotated[
-    Annotated[Rates, Tag("rates")] | Annotated[list[Tier], AfterValidator(_tiers), Tag("tiers")],
+    Annotated[Rates, Tag("rates")] | Annotated[Tiers, Tag("tiers")],
     Discriminator(_price_kind),
 ]
 

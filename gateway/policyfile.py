@@ -1,0 +1,123 @@
+"""Policy files and what comes with them: loaded, bound to a fleet, and tested on the reference fleet.
+
+Used by the server's loader and by the commands that judge a policy. What a policy means is core's business; here are
+only the files, and the lines that its complaints belong to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from gateway import bundled, catalog, yamlfile
+from gateway.catalog import Catalogue
+from gateway.config import FleetDoc
+from gateway.core.dialects import DIALECTS
+from gateway.core.errors import ConfigError, Problem
+from gateway.core.policy import Policy, PolicyDoc, compile_policy
+from gateway.core.policytest import Result, run_tests
+from gateway.core.types import Fleet, Timeouts
+from gateway.fleet import Dialects, FleetBuilder
+from gateway.problems import problems
+from gateway.yamlfile import Document
+
+M = TypeVar("M", bound=BaseModel)
+
+#: Files of a policy directory that are not policies.
+NOT_POLICIES = frozenset({"lexicon.yaml"})
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFile:
+    """A parsed and validated policy file, not yet bound to a fleet."""
+
+    document: Document
+    doc: PolicyDoc
+
+    def bind(self, fleet: Fleet) -> Policy:
+        """The policy on this fleet. Raises `ConfigError` with lines."""
+        with placed(self.document):
+            return compile_policy(self.doc, fleet, digest=self.document.sha256)
+
+    def run_tests(self, reference: Fleet) -> tuple[Result, ...]:
+        """The file's own tests, on the reference fleet. Raises `ConfigError` for a test that means nothing."""
+        policy = self.bind(reference)
+        with placed(self.document):
+            return run_tests(policy)
+
+    def failures(self, reference: Fleet) -> list[Problem]:
+        """The tests that fail, as problems of the file. Raises `ConfigError`."""
+        return [
+            self.document.problem(one.path, f"the test {one.name!r} fails", "; ".join(one.failures))
+            for one in self.run_tests(reference)
+            if not one.passed
+        ]
+
+
+def load_policy(path: Path, *, cache: Path | None = None) -> PolicyFile:
+    """Read one policy file. Raises `ConfigError`."""
+    document = yamlfile.load(path, cache_dir=cache)
+    return PolicyFile(document, validated(document, PolicyDoc))
+
+
+def policy_files(directory: Path) -> list[Path]:
+    """The policy files of a directory, sorted."""
+    return sorted(path for path in directory.glob("*.yaml") if path.name not in NOT_POLICIES)
+
+
+def load_catalogue(overlays: Sequence[Path] = (), *, cache: Path | None = None) -> Catalogue:
+    """The shipped catalogue with the operator's files over it. Raises `ConfigError`."""
+    return catalog.load_catalogue([bundled.policies() / "catalog" / "models.yaml", *overlays], cache_dir=cache)
+
+
+def reference_fleet(known: Catalogue | None = None, *, cache: Path | None = None) -> Fleet:
+    """The imaginary fleet that policy tests run on, the same everywhere.
+
+    Its facts are the shipped ones. `known` adds the models an operator's catalogue has besides, so that policies that
+    name them load; it changes none.
+    """
+    shipped = load_catalogue(cache=cache)
+    if known is not None:
+        shipped = replace(
+            shipped,
+            models=MappingProxyType({**known.models, **shipped.models}),
+            names=MappingProxyType({**known.names, **shipped.names}),
+        )
+    document = yamlfile.load(bundled.policies() / "catalog" / "reference-fleet.yaml", cache_dir=cache)
+    builder = FleetBuilder(document, shipped, dialects(), {}, bundled.policies(), Timeouts(), secrets=False)
+    fleet = builder.build(validated(document, FleetDoc))
+    if builder.found:
+        raise ConfigError(builder.found)
+    return fleet
+
+
+def dialects() -> Dialects:
+    """What the fleet must know of the dialects there are."""
+    return Dialects(
+        names=tuple(DIALECTS),
+        switches=frozenset(name for name, one in DIALECTS.items() if one.thinking.switch),
+        structured=frozenset({"vllm", "llama.cpp"}) & DIALECTS.keys(),
+    )
+
+
+def validated(document: Document, model: type[M]) -> M:
+    """A document as a pydantic model. Raises `ConfigError` with lines."""
+    try:
+        return model.model_validate(document.data)
+    except ValidationError as error:
+        raise ConfigError(problems(document, error, model)) from None
+
+
+@contextlib.contextmanager
+def placed(document: Document) -> Iterator[None]:
+    """Give the problems that core raises, which knows only paths, their file and line."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError([document.problem(one.path, one.what, one.valid) for one in error.problems]) from None

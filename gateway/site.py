@@ -1,0 +1,394 @@
+"""The Site: everything a request is served by, loaded from files as one immutable value, or not at all.
+
+`load_site` is the way from `pointsman.yaml` to it: parse, validate, build the fleet, bind each policy to it, analyse,
+run the policies' own tests on the reference fleet. Whatever fails, the caller gets one `ConfigError` with everything
+that is wrong, and keeps what it had. Run as a module it only gives the verdict: `python -m gateway.site pointsman.yaml`
+exits with 0 or 2; a reload uses that to have another process do the slow work and fill the parse cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from gateway import bundled, yamlfile
+from gateway.catalog import Catalogue
+from gateway.config import Address, ConfigDoc, KeyDoc, LimitsDoc, admin_digest, cache_dir
+from gateway.core.errors import BadRequest, ConfigError, Denied, NotFound, Problem
+from gateway.core.lexicon import Lexicon
+from gateway.core.policy import Policy
+from gateway.core.quantities import Invalid
+from gateway.core.types import Fleet, Tenant, Timeouts
+from gateway.fleet import FleetBuilder
+from gateway.naming import Grant, Route, grant, routes
+from gateway.policyfile import dialects, load_catalogue, load_policy, placed, policy_files, reference_fleet, validated
+from gateway.problems import suggest
+from gateway.telemetry.metrics import Names
+
+_NOT_ENFORCED = "is part of the file format, but this version does not enforce it yet"
+_RETIRES_SOON = timedelta(days=30)
+_ANONYMOUS = Tenant("anonymous")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyEntry:
+    """A client's key: whose it is and until when. `expires_at` is the first second (Unix) at which it is refused."""
+
+    tenant: Tenant
+    expires_at: float | None = None
+
+    def expired(self, now: float) -> bool:
+        """Is it too late to use this key?"""
+        return self.expires_at is not None and now >= self.expires_at
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What clients may take of this process; sizes in bytes, times in seconds, rates in bytes a second."""
+
+    max_body: int
+    max_head: int
+    max_buffered: int
+    max_connections: int
+    request_head_s: float
+    keep_alive_s: float
+    min_upload_rate: int
+
+    @staticmethod
+    def of(doc: LimitsDoc) -> Limits:
+        """The limits as a file states them."""
+        return Limits(
+            max_body=doc.max_body,
+            max_head=doc.max_head,
+            max_buffered=doc.max_buffered,
+            max_connections=doc.max_connections,
+            request_head_s=doc.request_head,
+            keep_alive_s=doc.keep_alive,
+            min_upload_rate=doc.min_upload_rate,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One loaded configuration. Never changes: a reload makes another, and requests finish with the one they began."""
+
+    digest: str
+    fleet: Fleet
+    policies: Mapping[str, Policy]
+    default_policy: Policy
+    keys: Mapping[bytes, KeyEntry]  # SHA-256 of a key -> whose it is; empty: no keys are asked for
+    routes: Mapping[str, Route]  # every value of `model` that means something
+    unknown_policy: str | None  # the policy for all others; None: they are refused
+    listen_public: Address
+    listen_admin: Address
+    admin_key_sha256: bytes | None
+    timeouts: Timeouts
+    limits: Limits
+    max_attempts: int
+    drain_s: float
+    heartbeat_s: float | None
+    access_log: Literal["json", "text", "none"]
+    tokenizers: frozenset[str]  # names of those that its targets and policies count with
+    metric_names: Names
+    warnings: tuple[str, ...]
+    files: tuple[Path, ...]
+    released: Mapping[str, date] = field(default_factory=dict)
+    _grants: Mapping[str, Grant] = field(default_factory=dict)
+
+    def resolve(self, model_asked: str, policy_asked: str | None = None) -> tuple[Policy, int | None]:
+        """The policy that decides, and the mask of targets a name pins the request to (None: no pin). HOT.
+
+        `policy_asked` is the client's hint. Raises NotFound for an unknown model, BadRequest for an unknown policy.
+        """
+        route = self.routes.get(model_asked)
+        if route is None:
+            if self.unknown_policy is None:
+                raise NotFound("model_not_found", "There is no such model; GET /v1/models lists them.", param="model")
+            route = Route(self.unknown_policy)
+        policy = self.policies.get(policy_asked or route.policy)
+        if policy is None:
+            raise BadRequest("bad_request", "There is no such policy.", param="x-pointsman-policy")
+        return policy, route.pinned
+
+    def allow(self, tenant: Tenant, model_asked: str, policy: Policy, pinned: int | None) -> None:
+        """Refuse what a key may not use, judged on what the name led to and never on the name. HOT. Raises Denied."""
+        granted = self._grants.get(tenant.key)
+        if granted is None or not granted.covers(policy.name, pinned, self.default_policy.name):
+            raise Denied("model_not_allowed", "This key may not use that model.", param="model")
+
+    def is_admin_key(self, key: bytes) -> bool:
+        """Does this open the admin listener? True where no admin key is configured."""
+        expected = self.admin_key_sha256
+        return expected is None or hmac.compare_digest(hashlib.sha256(key).digest(), expected)
+
+    def watched(self) -> tuple[Path, ...]:
+        """Files and directories whose change means that a reload is due."""
+        return self.files
+
+    def listing(self, tenant: Tenant) -> list[dict[str, Any]]:
+        """What a key may send as `model`, in the shape of OpenAI's model list, with facts beside it."""
+        granted = self._grants.get(tenant.key, Grant())
+        default = self.default_policy.name
+        return [
+            self._entry(name, route)
+            for name, route in self.routes.items()
+            if granted.covers(route.policy, route.pinned, default)
+        ]
+
+    def _entry(self, name: str, route: Route) -> dict[str, Any]:
+        entry: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "pointsman"}
+        if route.pinned is None:
+            return entry | {"pointsman": {"policy": self.policies[route.policy].label}}
+        targets = [target for target in self.fleet.targets if route.pinned >> target.index & 1]
+        model = targets[0].model
+        released = self.released.get(model.id)
+        if released is not None:
+            entry["created"] = int(datetime(released.year, released.month, released.day, tzinfo=UTC).timestamp())
+        entry["owned_by"] = model.family
+        entry["pointsman"] = {
+            "model": model.id,
+            "targets": [target.name for target in targets],
+            "window_tokens": max(target.window for target in targets),
+            "modalities": sorted(set().union(*(target.modalities for target in targets))),
+            "tools": any(target.tools for target in targets),
+            "structured_output": any(target.structured_output for target in targets),
+            "thinking": sorted({target.thinking for target in targets}),
+            "license": model.license,
+        }
+        if any(target.stand_in for target in targets):
+            entry["pointsman"]["stand_in"] = True
+        return entry
+
+
+def load_lexicon(directory: Path | None = None) -> Lexicon:
+    """The rules by which text tells its task and difficulty. Raises `ConfigError`."""
+    document = yamlfile.load((directory or bundled.policies()) / "lexicon.yaml")
+    with placed(document):
+        return Lexicon.compile(document.data)
+
+
+def load_site(
+    path: Path, environ: Mapping[str, str], *, secrets: bool = True, today: date | None = None, tests: bool = True
+) -> Site:
+    """Load everything a file leads to. Raises `ConfigError` with every problem found, in all files.
+
+    `secrets=False` does not look up upstream keys, for judging a file on a machine that must not have them; `today`
+    (the system's date if not given) is what retirements are warned of by; `tests=False` leaves the policies' tests to
+    somebody who prints them.
+    """
+    return _Loader(path, environ, secrets=secrets, today=today or datetime.now(UTC).date(), tests=tests).load()
+
+
+class _Loader:
+    """One load: collects problems over all files, so that a person sees all of them at once."""
+
+    def __init__(self, path: Path, environ: Mapping[str, str], *, secrets: bool, today: date, tests: bool) -> None:
+        self.path = path
+        self.environ = environ
+        self.secrets = secrets
+        self.today = today
+        self.tests = tests
+        self.directory = path.parent
+        self.cache = cache_dir(environ)
+        self.found: list[Problem] = []
+        self.warnings: list[str] = []
+        self.digests: list[str] = []
+        self.files: list[Path] = [path]
+
+    def load(self) -> Site:
+        document = yamlfile.load(self.path, cache_dir=self.cache)
+        self.document = document
+        doc = validated(document, ConfigDoc)
+        self.digests.append(document.sha256)
+        overlays = [self.directory / name for name in doc.catalog]
+        self.files += overlays
+        known = load_catalogue(overlays, cache=self.cache)
+        self.digests += [yamlfile.load(one, cache_dir=self.cache).sha256 for one in overlays]
+        timeouts = doc.timeouts.over(Timeouts())
+        builder = FleetBuilder(document, known, dialects(), self.environ, self.directory, timeouts, self.secrets)
+        fleet = builder.build(doc)
+        self.found += builder.found
+        self.warnings += builder.warnings
+        self.files += builder.files
+        self._retirements(fleet)
+        admin_key = self._listen(doc)
+        if self.found:  # without the whole fleet, what a policy lacks would be noise
+            raise ConfigError(self.found)
+        policies = self._policies(doc, fleet, known)
+        default = self._default(doc, policies)
+        keys, table, grants = self._names(doc, fleet, policies)
+        if self.found or default is None:
+            raise ConfigError(self.found)
+        return Site(
+            digest=hashlib.sha256(" ".join(self.digests).encode()).hexdigest()[:12],
+            fleet=fleet,
+            policies=MappingProxyType(policies),
+            default_policy=default,
+            keys=MappingProxyType(keys),
+            routes=table,
+            unknown_policy=None if doc.unknown_model == "reject" else doc.unknown_model,
+            listen_public=doc.listen.public,
+            listen_admin=doc.listen.admin,
+            admin_key_sha256=admin_key,
+            timeouts=timeouts,
+            limits=Limits.of(doc.limits),
+            max_attempts=doc.max_attempts,
+            drain_s=doc.drain,
+            heartbeat_s=doc.heartbeat,
+            access_log=doc.log.access,
+            tokenizers=_tokenizers(fleet, policies),
+            metric_names=_metric_names(fleet, policies, table, keys),
+            warnings=tuple(self.warnings),
+            files=tuple(dict.fromkeys(self.files)),
+            released=known.released,
+            _grants=MappingProxyType(grants),
+        )
+
+    # -- the fleet and the listeners --
+
+    def _retirements(self, fleet: Fleet) -> None:
+        for target in fleet.targets:
+            day = target.retires_on
+            if day is not None and day - self.today <= _RETIRES_SOON:
+                verb = "was withdrawn" if day <= self.today else "will be withdrawn"
+                self._warn(f"targets.{target.name}", f"{target.upstream_id} {verb} on {day}")
+
+    def _listen(self, doc: ConfigDoc) -> bytes | None:
+        if not doc.listen.public.loopback and not doc.keys:
+            valid = "keys: for the clients, or a loopback address"
+            self._note("listen.public", "can be reached from other machines, but there are no keys", valid)
+        if not doc.listen.admin.loopback and doc.admin_key is None:
+            valid = "admin_key: {sha256: ...}, or a loopback address"
+            self._note("listen.admin", "can be reached from other machines, but there is no admin_key", valid)
+        if doc.admin_key is None or (doc.admin_key.sha256 is None and not self.secrets):
+            return None
+        if doc.admin_key.file is not None:
+            self.files.append(self.directory / doc.admin_key.file)
+        try:
+            return admin_digest(doc.admin_key, self.environ, self.directory)
+        except Invalid as error:
+            self._note("admin_key", error.what, error.valid)
+            return None
+
+    # -- policies --
+
+    def _policies(self, doc: ConfigDoc, fleet: Fleet, known: Catalogue) -> dict[str, Policy]:
+        own = doc.policies.dir
+        directory = bundled.policies() if own is None else self.directory / own
+        self.files.append(directory)
+        paths = policy_files(directory)
+        if not paths:
+            self._note("policies.dir", f"no policy files in {directory}", "a directory of *.yaml files")
+        reference = reference_fleet(known, cache=self.cache) if self.tests and paths else None
+        policies: dict[str, Policy] = {}
+        for path in paths:
+            self.files.append(path)
+            try:
+                policy = self._policy(path, fleet, reference)
+            except ConfigError as error:
+                self.found += error.problems
+                continue
+            if policy.name in policies:
+                self.found.append(Problem(str(path), 1, "policy", f"{policy.name} is already another file's policy"))
+            policies[policy.name] = policy
+        return policies
+
+    def _policy(self, path: Path, fleet: Fleet, reference: Fleet | None) -> Policy:
+        file = load_policy(path, cache=self.cache)
+        self.digests.append(file.document.sha256)
+        policy = file.bind(fleet)
+        if reference is not None:
+            self.found += file.failures(reference)
+        return policy
+
+    def _default(self, doc: ConfigDoc, policies: Mapping[str, Policy]) -> Policy | None:
+        for path, name in (("policies.default", doc.policies.default), ("unknown_model", doc.unknown_model)):
+            if name not in policies and (path, name) != ("unknown_model", "reject"):
+                self._note(path, f"no policy {name!r:.80}", suggest(name, policies))
+        return policies.get(doc.policies.default)
+
+    # -- names and keys --
+
+    def _names(
+        self, doc: ConfigDoc, fleet: Fleet, policies: Mapping[str, Policy]
+    ) -> tuple[dict[bytes, KeyEntry], Mapping[str, Route], dict[str, Grant]]:
+        table, wrong = routes(fleet, policies, doc.policies.default, doc.models)
+        for name, why in wrong:
+            if name in doc.models and doc.models[name] == why:
+                valid = suggest(why, table) or "auto"
+                self._note(f"models.{name}", f"{why!r:.80} is no policy, model or target that is served here", valid)
+            else:
+                self._note(f"models.{name}" if name in doc.models else f"targets.{name}", why, "another name")
+        keys: dict[bytes, KeyEntry] = {}
+        grants: dict[str, Grant] = {}
+        for index, one in enumerate(doc.keys):
+            path = f"keys[{index}]"
+            digest = bytes.fromhex(one.sha256)
+            if digest in keys:
+                self._note(f"{path}.sha256", "is the hash of another key in this file", "one entry for each key")
+            if one.name in grants or one.name == _ANONYMOUS.key:
+                self._note(f"{path}.name", f"{one.name!r} is another key's name", "a name for each key")
+            grants[one.name], unknown = grant(one.allow, table, policies)
+            for entry in unknown:
+                self._note(
+                    f"{path}.allow", f"{entry!r:.80} means nothing here", suggest(entry, ("*", "auto/*", *table))
+                )
+            keys[digest] = _key_entry(one)
+            for limit in ("rpm", "tpm", "budget"):
+                if getattr(one, limit) is not None:
+                    self._warn(f"{path}.{limit}", _NOT_ENFORCED)
+        if not doc.keys:
+            grants[_ANONYMOUS.key] = Grant(everything=True)
+        return keys, table, grants
+
+    def _note(self, path: str, what: str, valid: str = "") -> None:
+        self.found.append(self.document.problem(path, what, valid))
+
+    def _warn(self, path: str, what: str) -> None:
+        self.warnings.append(str(self.document.problem(path, what)))
+
+
+def _key_entry(doc: KeyDoc) -> KeyEntry:
+    tenant = Tenant(doc.name, MappingProxyType(dict(doc.tenant)), tuple(doc.allow), doc.explain)
+    day = doc.expires
+    return KeyEntry(tenant, None if day is None else datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
+
+
+def _tokenizers(fleet: Fleet, policies: Mapping[str, Policy]) -> frozenset[str]:
+    names = {target.model.tokenizer for target in fleet.targets} | {policy.tokens_by for policy in policies.values()}
+    return frozenset(name for name in names if name)
+
+
+def _metric_names(
+    fleet: Fleet, policies: Mapping[str, Policy], table: Mapping[str, Route], keys: Mapping[bytes, KeyEntry]
+) -> Names:
+    return Names(
+        asked=frozenset(table),
+        rules=frozenset(rule.id for policy in policies.values() for rule in policy.rules),
+        targets=frozenset(target.name for target in fleet.targets),
+        models=frozenset(target.model.id for target in fleet.targets),
+        teams=frozenset(entry.tenant.facts["team"] for entry in keys.values() if "team" in entry.tenant.facts),
+        policies=MappingProxyType({name: policy.digest for name, policy in policies.items()}),
+    )
+
+
+def main(arguments: list[str], environ: Mapping[str, str]) -> int:
+    """The verdict on one file: 0, or 2 with every problem on standard error."""
+    try:
+        load_site(Path(arguments[0]), environ)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))
