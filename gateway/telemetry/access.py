@@ -69,14 +69,14 @@ def printable(text: str, limit: int = CLIENT_TEXT_MAX) -> str:
 class AccessLog:
     """Collects the records of one loop tick and writes their lines with one call.
 
-    `write` takes whole lines; when it raises OSError (a full disk, a closed pipe) the lines are lost and counted in
-    `lost`: a log must not take the gateway down. `soon` is called with `flush` when the first record of a batch comes,
+    `write` is given whole lines and says how many bytes it took, or None for all; when it raises OSError (a full disk, a
+    closed pipe) the rest is lost and counted in `lost`: a log must not take the gateway down. `soon` is called with `flush` when the first record of a batch comes,
     for example `loop.call_soon`; at `max_lines` the batch is written at once.
     """
 
     def __init__(
         self,
-        write: Callable[[bytes], object],
+        write: Callable[[bytes], int | None],
         soon: Callable[[Callable[[], None]], object],
         *,
         form: Form = "json",
@@ -107,10 +107,12 @@ class AccessLog:
         if not records:
             return
         line = self._line
+        lines = b"".join([line(record) for record in records])
         try:
-            self._write(b"".join([line(record) for record in records]))
+            while lines and (written := self._write(lines)) is not None:
+                lines = lines[written:]  # a pipe whose reader is slow may take less
         except OSError:
-            self.lost += len(records)
+            self.lost += lines.count(b"\n")
 
     def _json(self, record: Record) -> bytes:
         usage, begun, asked = record.usage, record.started_at, record.model_asked

@@ -77,6 +77,11 @@ _TURNS = (
         "I am sorry to hear that. Skipping on the small cogs usually means that the cassette is worn as well. Could "
         "you tell me the order number and roughly how many kilometres you have ridden with that chain?",
     ),
+    ("user", "About four thousand, most of them in the rain, and I never changed anything but the chain."),
+    (
+        "assistant",
+        "Then both chain and cassette have done their work. CN-HG701 fits your group; a matching cassette is CS-R7000.",
+    ),
 )
 _SENTENCES = (
     "The committee met on Tuesday to discuss the budget for the coming financial year.",

@@ -115,7 +115,7 @@ def test_a_full_batch_does_not_wait_for_the_tick() -> None:
 
 
 def test_a_log_that_cannot_be_written_is_counted_and_nothing_else() -> None:
-    def full(lines: bytes) -> None:
+    def full(lines: bytes) -> int:
         raise OSError(28, "No space left on device")
 
     log = AccessLog(full, lambda call: None)
@@ -123,3 +123,17 @@ def test_a_log_that_cannot_be_written_is_counted_and_nothing_else() -> None:
     log.add(record())
     log.flush()
     assert log.lost == 2
+
+
+def test_what_a_slow_reader_did_not_take_is_written_again() -> None:
+    out = bytearray()
+
+    def slow(lines: bytes) -> int:
+        out.extend(lines[:7])
+        return len(lines[:7])
+
+    log = AccessLog(slow, lambda call: None)
+    log.add(record(request_id="r1"))
+    log.add(record(request_id="r2"))
+    log.flush()
+    assert [json.loads(line)["request_id"] for line in out.splitlines()] == ["r1", "r2"]
