@@ -69,9 +69,10 @@ def printable(text: str, limit: int = CLIENT_TEXT_MAX) -> str:
 class AccessLog:
     """Collects the records of one loop tick and writes their lines with one call.
 
-    `write` is given whole lines and says how many bytes it took, or None for all; when it raises OSError (a full disk, a
-    closed pipe) the rest is lost and counted in `lost`: a log must not take the gateway down. `soon` is called with `flush` when the first record of a batch comes,
-    for example `loop.call_soon`; at `max_lines` the batch is written at once.
+    `write` is given whole lines and says how many bytes it took, or None for all; when it raises OSError (a full disk,
+    a closed pipe) the rest is lost and counted in `lost`: a log must not take the gateway down. `soon` is called with
+    `flush` when the first record of a batch comes, for example `loop.call_soon`; at `max_lines` the batch is written
+    at once.
     """
 
     def __init__(
