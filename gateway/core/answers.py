@@ -44,7 +44,7 @@ class _Completion(msgspec.Struct):
 
 
 _COMPLETION = msgspec.json.Decoder(_Completion)
-_NOTHING = (b"", b"null", b'""', b"[]")
+_NOTHING = (msgspec.Raw(b"null"), msgspec.Raw(b'""'), msgspec.Raw(b"[]"))
 
 
 def parse_answer(body: bytes) -> Answer | None:
@@ -61,13 +61,11 @@ def parse_answer(body: bytes) -> Answer | None:
     for choice in choices:
         message = choice.message
         for part in (message.content, message.refusal, message.tool_calls):
-            raw = bytes(part)
-            if raw not in _NOTHING:
-                size += len(raw) - 2
+            if part and part not in _NOTHING:
+                size += len(part) - 2
         for part in (message.reasoning, message.reasoning_content):
-            raw = bytes(part)
-            if raw not in _NOTHING:
-                size += len(raw) - 2
+            if part and part not in _NOTHING:
+                size += len(part) - 2
                 reasoned = True
     stated = completion.usage
     finish = choices[0].finish_reason

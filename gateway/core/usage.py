@@ -75,7 +75,7 @@ def read(found: Any, before: Usage | None = None) -> Usage | None:
         reasoning = _detail(found, _OUTPUT_DETAILS, "reasoning_tokens")
         if reasoning is None:
             reasoning = _count(found, ("reasoning_tokens",))
-        total = _count(found, ("total_tokens",))
+        total = _count(found, ("total_tokens",)) if reasoning else None
     except _Absurd:
         return before
     old = before or Usage()

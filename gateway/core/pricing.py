@@ -1,0 +1,57 @@
+"""What tokens cost, in whole nano-USD, rounded once per attempt.
+
+Prices come from the catalogue or from configuration (there also by the GPU-hour) as `types.Price`; how many tokens were used is in `usage`. Integers
+throughout: a price is nano-USD per million tokens, so nothing is lost before the one rounding at the end.
+"""
+
+from __future__ import annotations
+
+from gateway.core.types import Price, PriceTier, Usage
+
+_MILLION = 1_000_000
+
+
+def tier_for(price: Price, input_tokens: int) -> PriceTier:
+    """The tier a whole request is billed at: the last whose `above_input_tokens` its total input exceeds."""
+    tiers = price.tiers
+    found = tiers[0]
+    for tier in tiers[1:]:
+        if input_tokens <= tier.above_input_tokens:
+            break
+        found = tier
+    return found
+
+
+def cost(price: Price, usage: Usage, thinking: bool) -> int:
+    """Nano-USD for one attempt, rounded half up once.
+
+    Tiers are all-or-nothing: every token is billed at the tier that the total input falls in. `thinking` says that
+    thinking was on; where a price list has a price for that, all of the output is billed at it, answer included, as
+    Alibaba does (qwen-plus: 1.20 plain, 4.00 thinking). Reasoning that arrived unasked was thinking, too.
+
+    >>> qwen = Price((PriceTier(0, 400_000_000, 1_200_000_000, thinking_output=4_000_000_000),), "2026-11")
+    >>> cost(qwen, Usage(input=1_000_000, output=1_000_000), thinking=False)
+    1600000000
+    """
+    tier = tier_for(price, usage.input)
+    cached_price = tier.input if tier.cached_input is None else tier.cached_input
+    output_price = tier.output
+    if tier.thinking_output is not None and (thinking or usage.reasoning):
+        output_price = tier.thinking_output
+    total = (usage.input - usage.cached) * tier.input + usage.cached * cached_price + usage.output * output_price
+    return (total + _MILLION // 2) // _MILLION
+
+
+def bounds(price: Price, input_hi: int, output_lo: int, output_hi: int, *, thinking: bool = False) -> tuple[int, int]:
+    """The least and the most that a request of at most `input_hi` tokens may cost, in nano-USD, nothing cached.
+
+    The lower bound takes `output_lo` tokens of output, the upper one `output_hi` at the dearest tier that an input of
+    up to `input_hi` can fall in; reserve the upper one where a budget is hard.
+    """
+    least = cost(price, Usage(input=input_hi, output=output_lo), thinking)
+    most = 0
+    for tier in price.tiers:
+        if tier.above_input_tokens < input_hi or tier is price.tiers[0]:
+            flat = Price((tier,), price.version)
+            most = max(most, cost(flat, Usage(input=input_hi, output=output_hi), thinking))
+    return min(least, most), most

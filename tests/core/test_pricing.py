@@ -1,0 +1,95 @@
+"""Costs against price lists as providers publish them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.pricing import bounds, cost, tier_for
+from gateway.core.types import NANO_PER_USD, Price, PriceTier, Usage
+
+
+def usd(amount: float) -> int:
+    return round(amount * NANO_PER_USD)
+
+
+def tier(
+    above: int, entry: float, output: float, cached: float | None = None, thinking: float | None = None
+) -> PriceTier:
+    return PriceTier(
+        above,
+        usd(entry),
+        usd(output),
+        None if cached is None else usd(cached),
+        None if thinking is None else usd(thinking),
+    )
+
+
+# Alibaba's Singapore list of 2026-11, USD per million tokens.
+QWEN35_PLUS = Price((tier(0, 0.40, 2.40), tier(256_000, 0.50, 3.00)), "alibaba@2026-11")
+CODER_PLUS = Price(
+    (
+        tier(0, 1.0, 5.0, 0.1),
+        tier(32_000, 1.8, 9.0, 0.18),
+        tier(128_000, 3.0, 15.0, 0.3),
+        tier(256_000, 6.0, 60.0, 0.6),
+    ),
+    "alibaba@2026-11",
+)
+QWEN_PLUS = Price((tier(0, 0.40, 1.20, None, 4.00), tier(256_000, 1.20, 3.60, None, 12.00)), "alibaba@2026-11")
+SELF_HOSTED = Price((tier(0, 0.08, 0.08),), "3.20 USD an hour over 40M tokens")
+
+BILLED: list[tuple[Price, Usage, bool, float]] = [
+    (QWEN35_PLUS, Usage(1_000, 500), False, 0.0016),
+    (QWEN35_PLUS, Usage(256_000, 1_000), False, 0.1048),
+    (QWEN35_PLUS, Usage(256_001, 1_000), False, 0.1310005),
+    (CODER_PLUS, Usage(32_000, 1_000), False, 0.037),
+    (CODER_PLUS, Usage(32_001, 1_000), False, 0.0666018),
+    (CODER_PLUS, Usage(200_000, 2_000, cached=100_000), False, 0.36),
+    (CODER_PLUS, Usage(500_000, 10_000), False, 3.6),
+    (QWEN_PLUS, Usage(1_000, 1_000), False, 0.0016),
+    (QWEN_PLUS, Usage(1_000, 1_000, reasoning=600), True, 0.0044),
+    (QWEN_PLUS, Usage(1_000, 1_000, reasoning=600), False, 0.0044),  # it thought unasked, and is billed so
+    (QWEN_PLUS, Usage(300_000, 1_000), True, 0.372),
+    (SELF_HOSTED, Usage(1_000_000, 1_000_000), False, 0.16),
+]
+
+
+@pytest.mark.parametrize(("price", "usage", "thinking", "dollars"), BILLED)
+def test_costs_are_what_the_provider_bills(price: Price, usage: Usage, thinking: bool, dollars: float) -> None:
+    assert cost(price, usage, thinking) == usd(dollars)
+
+
+def test_a_price_is_rounded_once_and_half_up() -> None:
+    cheap = Price((PriceTier(0, 1, 1),), "x")  # a millionth of a nano-USD a token
+    assert cost(cheap, Usage(499_999, 0), False) == 0
+    assert cost(cheap, Usage(500_000, 0), False) == 1
+    assert cost(cheap, Usage(250_000, 250_000), False) == 1
+    assert cost(cheap, Usage(1_499_999, 0), False) == 1
+
+
+def test_cached_input_without_a_price_of_its_own_costs_what_input_costs() -> None:
+    assert cost(QWEN35_PLUS, Usage(1_000, 0, cached=900), False) == cost(QWEN35_PLUS, Usage(1_000, 0), False)
+
+
+def test_the_whole_request_falls_in_one_tier() -> None:
+    assert tier_for(CODER_PLUS, 0) is CODER_PLUS.tiers[0]
+    assert tier_for(CODER_PLUS, 128_000) is CODER_PLUS.tiers[1]
+    assert tier_for(CODER_PLUS, 128_001) is CODER_PLUS.tiers[2]
+    assert tier_for(CODER_PLUS, 10_000_000) is CODER_PLUS.tiers[3]
+
+
+TOKENS = st.integers(0, 2_000_000)
+
+
+@given(st.sampled_from([QWEN35_PLUS, CODER_PLUS, QWEN_PLUS]), TOKENS, TOKENS, TOKENS, st.booleans(), st.data())
+def test_the_upper_bound_holds_for_every_usage_within_it(
+    price: Price, most_in: int, low: int, more: int, thinking: bool, data: st.DataObject
+) -> None:
+    high = low + more
+    least, most = bounds(price, most_in, low, high, thinking=thinking)
+    entered = data.draw(st.integers(0, most_in))
+    used = Usage(entered, data.draw(st.integers(low, high)), cached=data.draw(st.integers(0, entered)))
+    assert cost(price, used, thinking) <= most
+    assert 0 <= least <= most
