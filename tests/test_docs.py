@@ -1,0 +1,285 @@
+"""The documentation is run: every block of the README by what its marker says, every link, every test it names."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gateway import demo_model
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+DOCUMENTS = sorted(ROOT.glob("*.md"))
+KINDS = {"demo", "demo output", "tests", "python", "javascript", "curl", "run", "run fails", "output", "docker"}
+
+needs_model = pytest.mark.skipif(
+    bool(demo_model.missing()), reason=f"needs {' and '.join(demo_model.missing())}: {demo_model.INSTALL}"
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of the README and the marker in the line above it."""
+
+    kind: str
+    detail: str
+    text: str
+    line: int
+
+
+def blocks() -> list[Block]:
+    found = []
+    lines = README.read_text(encoding="utf-8").splitlines()
+    at = 0
+    while at < len(lines):
+        if lines[at].startswith("```"):
+            end = lines.index("```", at + 1)
+            marker = re.fullmatch(r"<!-- ([a-z ]+?)(?:: (.+))? -->", lines[at - 1])
+            assert marker, f"README.md:{at + 1}: a block without a marker is run by nobody"
+            found.append(Block(marker[1], marker[2] or "", "\n".join(lines[at + 1 : end]) + "\n", at + 1))
+            at = end
+        at += 1
+    return found
+
+
+def the(kind: str) -> str:
+    [block] = [block for block in blocks() if block.kind == kind]
+    return block.text
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def matches(expected: str, printed: str) -> None:
+    """Every line of `expected` is a line of `printed`, in this order; `...` stands for anything."""
+    rest = printed.replace("\r", "").splitlines()
+    for line in expected.splitlines():
+        pattern = re.compile(".*".join(map(re.escape, line.split("..."))))
+        place = next((at for at, one in enumerate(rest) if pattern.fullmatch(one)), None)
+        assert place is not None, f"{line!r} is not in\n{printed}"
+        rest = rest[place + 1 :]
+
+
+def test_every_block_has_a_marker_that_means_something() -> None:
+    assert {block.kind for block in blocks()} <= KINDS | {"file", "background"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(document: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+        if not link.startswith("http"):
+            assert (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+def test_every_guarantee_names_a_test_that_exists() -> None:
+    text = README.read_text(encoding="utf-8")
+    section = text[text.index("## What is guaranteed") : text.index("## What is not done yet")]
+    rows = [row for row in section.splitlines() if row.startswith("| ") and not row.startswith("| Guarantee")]
+    assert len(rows) >= 8
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
+        assert named, row
+        for path, test in named:
+            assert re.search(rf"^\s*(?:async )?def {test}\(", (ROOT / path).read_text(encoding="utf-8"), re.M), test
+
+
+def test_ci_runs_the_test_command_as_the_readme_has_it() -> None:
+    extract = re.search(r"^tests=\$\((.*)\)$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.M)
+    assert extract is not None
+    run = subprocess.run(["bash", "-c", extract[1]], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout == the("tests")
+    assert the("tests").count("\n") == 1
+    assert the("demo").count("\n") == 1
+
+
+def test_shell_blocks_are_valid_shell_and_name_what_compose_needs() -> None:
+    for block in blocks():
+        if block.kind in {"demo", "tests", "run", "run fails", "curl", "background", "docker"}:
+            subprocess.run(["bash", "-n", "-c", block.text], check=True)
+    needed = set(
+        re.findall(r"\$\{?(\w+)", re.sub(r"#.*", "", (ROOT / "docker-compose.yml").read_text(encoding="utf-8")))
+    )
+    for secret in re.findall(r"environment: (\w+)", (ROOT / "docker-compose.yml").read_text(encoding="utf-8")):
+        needed.add(secret)
+    exported = set(re.findall(r"(\w+)=\$\(", the("docker")))
+    assert exported, "the block exports the secrets"
+    assert exported <= needed
+
+
+# --- what an application developer pastes, while the demo runs ---
+
+
+@pytest.fixture(scope="module")
+def demo_port() -> Iterator[int]:
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gateway.cli", "demo", "--port", str(port), "--admin-port", "0"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if "Admin:" in line:
+            break
+    try:
+        assert process.poll() is None, printed
+        matches(the("demo output"), printed)
+        yield port
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
+
+
+@needs_model
+def test_the_python_snippet_gets_an_answer(demo_port: int) -> None:
+    script = the("python").replace("8080", str(demo_port))
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "Paris" in run.stdout
+
+
+@needs_model
+def test_the_curl_line_shows_the_decision_and_streams(demo_port: int) -> None:
+    script = the("curl").replace("8080", str(demo_port))
+    run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert run.stdout.startswith("HTTP/1.1 200"), run.stdout + run.stderr
+    assert "x-pointsman-rule: non-english\n" in run.stdout.replace("\r", "")
+    assert run.stdout.rstrip().endswith("data: [DONE]")
+
+
+@needs_model
+def test_the_node_snippet_gets_an_answer(demo_port: int, tmp_path: Path) -> None:
+    if not shutil.which("npm"):
+        pytest.skip("Node.js and npm are not installed")
+    install = ["npm", "install", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "openai@6.49.0"]
+    done = subprocess.run(install, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode:
+        pytest.skip(f"npm could not install the SDK: {done.stderr[-200:]}")
+    (tmp_path / "snippet.mjs").write_text(the("javascript").replace("8080", str(demo_port)), encoding="utf-8")
+    run = subprocess.run(["node", "snippet.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "Paris" in run.stdout
+
+
+# --- what a platform engineer does, from top to bottom ---
+
+
+class Folder:
+    """An empty folder in which the README is followed, on ports that are free."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ports = {name: str(free_port()) for name in ("8080", "8081", "8082")}
+        self.started: list[subprocess.Popen[bytes]] = []
+        self.printed = ""
+        programs = path / ".bin"
+        programs.mkdir()
+        for name, module in (("pointsman", "-m gateway.cli"), ("python", "")):
+            program = programs / name
+            program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n', encoding="utf-8")
+            program.chmod(0o755)
+        self.environ = {
+            **os.environ,
+            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "XDG_CACHE_HOME": str(path / ".cache"),
+        }
+
+    def here(self, text: str) -> str:
+        for written, port in self.ports.items():
+            text = text.replace(written, port)
+        return text
+
+    def follow(self, block: Block) -> None:
+        text = self.here(block.text)
+        if block.kind == "file":
+            file = self.path / block.detail
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        elif block.kind in {"run", "run fails"}:
+            run = subprocess.run(
+                ["bash", "-ec", text],
+                cwd=self.path,
+                env=self.environ,
+                capture_output=True,
+                text=True,
+                timeout=90,
+                check=False,
+            )
+            self.printed = run.stdout + run.stderr
+            assert (run.returncode != 0) == (block.kind == "run fails"), f"README.md:{block.line}\n{self.printed}"
+        elif block.kind == "background":
+            self.start(text, self.ports[block.detail])
+        elif block.kind == "output":
+            matches(text, self.printed)
+
+    def start(self, text: str, port: str) -> None:
+        log = (self.path / f".log-{port}").open("wb")
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {text}"],
+            cwd=self.path,
+            env=self.environ,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+        )
+        log.close()
+        self.started.append(process)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            assert process.poll() is None, (self.path / f".log-{port}").read_text()
+            probe = ["curl", "-sf", f"http://127.0.0.1:{port}/healthz", f"http://127.0.0.1:{port}/health"]
+            if '"ok"' in subprocess.run(probe, capture_output=True, text=True, check=False).stdout:
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"{text} does not answer")
+
+    def end(self) -> None:
+        for process in self.started:
+            process.send_signal(signal.SIGTERM)
+        for process in self.started:
+            process.wait(10)
+            if process.stdin is not None:
+                process.stdin.close()
+
+
+@needs_model
+def test_the_first_rule_works_as_written(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    try:
+        for block in blocks():
+            folder.follow(block)
+    finally:
+        folder.end()
+
+
+# --- the two lines, on a machine that has only Python and pip ---
+
+
+@needs_model
+@pytest.mark.skipif("CI" not in os.environ, reason="installs 300 MB into a fresh environment: runs in CI")
+def test_the_demo_line_works_in_a_fresh_clone(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+    line = the("demo").strip() + " --port 0 --admin-port 0 --once"
+    run = subprocess.run(["bash", "-c", line], cwd=clone, capture_output=True, text=True, timeout=400, check=False)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    assert run.stdout.count("answers: ") >= 3
