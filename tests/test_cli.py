@@ -1,0 +1,231 @@
+"""The command line: what each command prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import main
+
+CONFIG = """\
+policies: {dir: policies, default: first}
+backends:
+  local: {dialect: llama.cpp, self_hosted: true, base_url: "http://127.0.0.1:1/v1"}
+targets:
+  general: {model: qwen3.5-9b, backend: local, window: 8192, price: none}
+  coder: {model: qwen3-coder-30b-a3b, backend: local, window: 8192, price: none}
+keys:
+  - {name: shop, sha256: "%s", tenant: {team: shop}, allow: [auto]}
+""" % ("a" * 64)
+POLICY = """\
+policy: first
+as_of: 2026-11-21
+rules:
+  - id: shop
+    when: {tenant.team: shop}
+    use: [{model: qwen3.5-9b}]
+  - id: code
+    when: {task: code}
+    use: [{model: qwen3-coder-30b-a3b}, {family: qwen}]
+  - id: default
+    use: [{model: qwen3.5-9b}, {family: "*"}]
+tests:
+  - name: code goes to the coder
+    given: {task: code}
+    expect: {rule: code, model: qwen3-coder-30b-a3b}
+"""
+CODE = "Write a Python function that adds two numbers."
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a configuration and a policy, which is also the current one."""
+    (tmp_path / "pointsman.yaml").write_text(CONFIG, encoding="utf-8")
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "first.yaml").write_text(POLICY, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def break_policy(site: Path, old: str, new: str) -> None:
+    path = site / "policies" / "first.yaml"
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def explained(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, object]:
+    capsys.readouterr()
+    assert main(["explain", "--json", *options]) == 0
+    told: dict[str, object] = json.loads(capsys.readouterr().out)
+    return told
+
+
+def test_help_waits_for_no_library() -> None:
+    script = "import sys, gateway.cli; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"fastapi", "pydantic", "httpx", "ruamel", "uvloop", "msgspec", "xllamacpp"} & set(loaded)
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("pointsman 0.")
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["explain"], ["demo", "--port", "70000"]])
+def test_a_command_line_that_means_nothing_exits_with_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+
+
+# --- check ---
+
+
+def test_check_of_a_sound_site_says_what_it_holds(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check"]) == 0
+    assert "ok: 2 targets, 1 policies, configuration " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_broken_policy_is_told_by_line_and_exits_with_2(
+    site: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    break_policy(site, "task: code}\n    use", "tasks: code}\n    use")
+    assert main([command]) == 2
+    told = capsys.readouterr()
+    assert "first.yaml:8: rules[1].when" in told.err
+    assert "task" in told.err
+
+
+def test_a_failing_test_of_a_policy_keeps_it_from_being_served(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    break_policy(site, "expect: {rule: code,", "expect: {rule: default,")
+    assert main(["check"]) == 2
+    assert "the test 'code goes to the coder' fails" in capsys.readouterr().err
+
+
+def test_check_as_json_lists_problems_with_file_and_line(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    break_policy(site, "id: code", "ID: code")
+    assert main(["check", "--json"]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert told["ok"] is False
+    assert {problem["line"] for problem in told["problems"]} & {7, 8}
+
+
+def test_strict_turns_a_finding_into_exit_1(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dead = "  - id: dead\n    when: {task: code}\n    use: [{model: qwen3.5-9b}]\n  - id: default"
+    break_policy(site, "  - id: default", dead)
+    assert main(["check"]) == 0
+    assert "dead" in capsys.readouterr().out
+    assert main(["check", "--strict"]) == 1
+    capsys.readouterr()
+    assert main(["check", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["findings"]
+
+
+def test_a_missing_configuration_is_said_plainly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["check"]) == 2
+    assert "pointsman.yaml" in capsys.readouterr().err
+
+
+# --- test ---
+
+
+def test_the_bundled_policies_pass_their_own_tests(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["test"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith(" passed, 0 failed")
+
+
+def test_a_failing_test_shows_what_was_expected_and_what_came(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    break_policy(site, "expect: {rule: code,", "expect: {rule: default,")
+    assert main(["test", "policies"]) == 1
+    told = capsys.readouterr().out
+    assert "FAILED code goes to the coder (line 15)" in told
+    assert "rule: expected default, got code" in told
+    assert "0 passed, 1 failed" in told
+
+
+def test_results_as_json(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["test", "--json", "policies/first.yaml"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["passed"], told["failed"]) == (1, 0)
+    assert told["tests"][0]["name"] == "code goes to the coder"
+
+
+def test_a_folder_without_policies_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["test", str(tmp_path)]) == 2
+    assert "holds no policy" in capsys.readouterr().err
+
+
+# --- explain ---
+
+
+def test_explain_needs_neither_server_nor_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["explain", "--text", CODE]) == 0
+    told = capsys.readouterr()
+    assert "under rule code of default@" in told.out
+    assert "reference fleet" in told.err
+
+
+def test_explain_shows_the_body_that_would_be_sent(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "--text", CODE]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("coder (qwen3-coder-30b-a3b) under rule code of first@")
+    assert "would be sent to coder" in told
+    assert '"model":"qwen3-coder-30b-a3b"' in told.replace(" ", "")
+
+
+def test_a_request_comes_from_a_file_or_from_standard_input(
+    site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": CODE}]}).encode()
+    (site / "request.json").write_bytes(body)
+    from_file = explained(capsys, "--request", "request.json")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(body)))
+    assert explained(capsys, "--request", "-")["rule"] == from_file["rule"] == "code"
+
+
+def test_tenant_facts_headers_and_outages_can_be_supposed(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explained(capsys, "--text", CODE, "--tenant", "team=shop")["rule"] == "shop"
+    assert explained(capsys, "--text", CODE, "--down", "coder")["candidates"] == ["general"]
+    refused = explained(capsys, "--text", CODE, "--header", "X-Pointsman-Region=eu")
+    assert refused["candidates"] == []
+    assert refused["refusal"]
+
+
+def test_a_key_brings_its_facts_and_its_bounds(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explained(capsys, "--text", CODE, "--key", "shop")["rule"] == "shop"
+    assert main(["explain", "--text", CODE, "--key", "shop", "--model", "coder"]) == 1
+    assert "model_not_allowed" in capsys.readouterr().err
+    assert explained(capsys, "--text", CODE, "--model", "coder")["candidates"] == ["coder"]
+    assert main(["explain", "--text", CODE, "--key", "nobody"]) == 2
+    assert "no key 'nobody': shop" in capsys.readouterr().err
+
+
+def test_a_request_that_would_be_refused_unread_says_how(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (site / "request.json").write_text('{"model": "auto", "model": "auto"}', encoding="utf-8")
+    assert main(["explain", "--request", "request.json"]) == 1
+    assert "refused with status 400: invalid_json" in capsys.readouterr().err
+    assert main(["explain", "--text", CODE, "--model", "nobody-knows-it", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "model_not_found"
+
+
+def test_what_is_not_there_is_named(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "--text", CODE, "--down", "nobody"]) == 2
+    assert "no target 'nobody': general, coder" in capsys.readouterr().err
+    assert main(["explain", "--request", "missing.json"]) == 2
+    assert "missing.json" in capsys.readouterr().err
