@@ -151,7 +151,7 @@ def test_a_failing_test_shows_what_was_expected_and_what_came(site: Path, capsys
     break_policy(site, "expect: {rule: code,", "expect: {rule: default,")
     assert main(["test", "policies"]) == 1
     told = capsys.readouterr().out
-    assert "FAILED code goes to the coder (line 15)" in told
+    assert "FAILED code goes to the coder (line 13)" in told
     assert "rule: expected default, got code" in told
     assert "0 passed, 1 failed" in told
 
