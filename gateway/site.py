@@ -22,6 +22,7 @@ from typing import Any, Literal
 from gateway import bundled, yamlfile
 from gateway.catalog import Catalogue
 from gateway.config import Address, ConfigDoc, KeyDoc, LimitsDoc, admin_digest, cache_dir
+from gateway.core.analyse import analyse
 from gateway.core.errors import BadRequest, ConfigError, Denied, NotFound, Problem
 from gateway.core.lexicon import Lexicon
 from gateway.core.policy import Policy
@@ -178,7 +179,7 @@ def load_lexicon(directory: Path | None = None) -> Lexicon:
 def load_site(
     path: Path, environ: Mapping[str, str], *, secrets: bool = True, today: date | None = None, tests: bool = True
 ) -> Site:
-    """Load everything a file leads to. Raises `ConfigError` with every problem found, in all files.
+    """Load everything a file leads to. Raises `ConfigError` with every problem that can be known so far, in all files.
 
     `secrets=False` does not look up upstream keys, for judging a file on a machine that must not have them; `today`
     (the system's date if not given) is what retirements are warned of by; `tests=False` leaves the policies' tests to
@@ -305,6 +306,9 @@ class _Loader:
         file = load_policy(path, cache=self.cache)
         self.digests.append(file.document.sha256)
         policy = file.bind(fleet)
+        for finding in analyse(policy):
+            if finding.severity == "error":
+                self.found.append(file.document.problem(finding.path, finding.message, finding.fix))
         if reference is not None:
             self.found += file.failures(reference)
         return policy
