@@ -1,0 +1,312 @@
+"""Which languages a text is written in: shares of its letters, never a bare guess.
+
+Here belongs everything between a text and a `Language`. Which text of a request is judged, and what a policy does with
+the answer, stands elsewhere.
+
+The script comes first, since most scripts name a language; CLD2 is asked only about the Latin, Cyrillic, Arabic and
+Devanagari parts, and only after code, JSON, traces and URLs are gone, which every identifier takes for languages. No
+regular expressions and at most `BUDGET` characters, so that no text can take long.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from gateway.core.tokens import Text
+from gateway.core.wire import LongText
+
+#: Characters that are looked at: 3/8 head, 1/8 at each third, 3/8 tail. Larger budgets measured no better.
+BUDGET = 1_024
+#: With fewer letters than this in the last user message, the one before is read too.
+FEW_LETTERS = 12
+
+#: (language, share) pairs of a text in one script, best first; "" stands for what could not be told.
+Identify = Callable[[str], Sequence[tuple[str, float]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """The languages of a text by share of its letters; the shares and `undetermined` add up to 1.
+
+    `scripted`: languages told by a script other than Latin with at least 6 letters. `edges`: languages that the first
+    or the last line is reliably written in, where a short question stands beside a long quotation.
+    """
+
+    shares: Mapping[str, float]  # ISO 639-1 code, 639-3 where there is none
+    letters: int
+    undetermined: float
+    scripted: frozenset[str] = frozenset()
+    edges: frozenset[str] = frozenset()
+
+    @property
+    def main(self) -> str | None:
+        """The language of most of the text; None where that is not known."""
+        best = max(self.shares, key=lambda code: self.shares[code], default=None)
+        return best if best is not None and self.shares[best] > self.undetermined else None
+
+    def outside(self, official: frozenset[str]) -> bool | None:
+        """Whether a real part of the text is in a language that is not on a list; None where that cannot be told.
+
+        Malay counts as Indonesian where only that is listed: short texts cannot be told apart, and Indonesian has
+        several times the speakers.
+
+        >>> Language({"ja": 0.2, "en": 0.8}, 500, 0.0).outside(frozenset({"en"}))
+        True
+        """
+        if not self.letters:
+            return None
+        out = {code: share for code, share in self.shares.items() if not _listed(code, official)}
+        if not out and self.undetermined == 0:
+            return False
+        if any(code in self.scripted for code in out) or sum(out.values()) >= 0.15:
+            return True
+        if any(not _listed(code, official) for code in self.edges):
+            return True
+        if self.undetermined >= 0.6:
+            return True if self.letters >= 40 else None
+        return False
+
+    def to_dict(self) -> dict[str, Any]:
+        """This value as JSON."""
+        return {
+            "shares": {code: round(share, 4) for code, share in self.shares.items()},
+            "letters": self.letters,
+            "undetermined": round(self.undetermined, 4),
+            "scripted": sorted(self.scripted),
+            "edges": sorted(self.edges),
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Language:
+        """The value that `to_dict` was made from, or one that somebody wrote with `shares` alone."""
+        shares = {str(code): float(share) for code, share in value["shares"].items()}
+        return cls(
+            shares,
+            int(value.get("letters", 1_000)),
+            float(value.get("undetermined", max(0.0, 1 - sum(shares.values())))),
+            frozenset(value.get("scripted", ())),
+            frozenset(value.get("edges", ())),
+        )
+
+
+def _listed(code: str, official: frozenset[str]) -> bool:
+    return code in official or (code == "ms" and "id" in official)
+
+
+NOTHING = Language({}, 0, 1.0)
+
+
+def of(texts: Sequence[Text], identify: Identify | None = None) -> Language:
+    """The language of the last text, and of those before it while there are fewer than `FEW_LETTERS` letters.
+
+    `identify` tells the language of a text in one of the scripts that many share: `cld2` where it is installed.
+    """
+    lines: list[str] = []
+    letters = 0
+    for text in reversed(texts):
+        found = clean(windows(text))
+        letters += sum(map(len, found))
+        lines = found + lines
+        if letters >= FEW_LETTERS:
+            break
+    return judge(lines, identify or DEFAULT_IDENTIFY) if lines else NOTHING
+
+
+def windows(text: Text) -> list[str]:
+    """The parts of a text that are looked at."""
+    if isinstance(text, LongText):
+        found = (
+            text.window(start * text.size // 24, BUDGET * share // 8) for start, share in ((0, 3), (8, 1), (16, 1))
+        )
+        tail = text.window(text.size - BUDGET * 3 // 8, BUDGET * 3 // 8)
+        return [window for window in (*found, tail) if window]
+    size = len(text)
+    if size <= BUDGET:
+        return [text]
+    most, least = BUDGET * 3 // 8, BUDGET // 8
+    return [text[:most], text[size // 3 :][:least], text[size * 2 // 3 :][:least], text[-most:]]
+
+
+# --- cleaning ---------------------------------------------------------------------------------------------------------
+
+_EDGE = "\"'`.,;:!?()[]{}<>*_~«»“”‘’„…、。，；：！？（）「」『』【】《》|-–—#@&"
+_SYMBOLS = frozenset("0123456789_/\\=<>{}[]()|#$%^*+~@&`")
+_CODE_STARTS = frozenset(
+    """
+    import from def class return if for while else elif try except public private protected static void const let
+    var function func fn struct enum package using namespace include define select insert update delete create
+    export async await switch case break print echo end at raise throw new int float double char string bool
+""".split()
+)  # noqa: SIM905
+
+
+def clean(parts: Sequence[str]) -> list[str]:
+    """The lines of prose in some parts of a text, each reduced to its plain words."""
+    kept = []
+    for part in parts:
+        fenced = False
+        for line in part.splitlines():
+            start = line.lstrip()[:3]
+            if start in ("```", "~~~"):
+                fenced = not fenced
+            elif not fenced and (words := _prose(line)):
+                kept.append(words)
+    return kept
+
+
+def _prose(line: str) -> str:
+    """The plain words of a line of prose; nothing for a line of code, JSON, a trace or a URL."""
+    if '":' in line:
+        return ""
+    words = line.split()
+    plain = [bare for word in words if (bare := word.strip(_EDGE)) and _plain(bare)]
+    if len(plain) * 10 < len(words) * 6:
+        return ""
+    if len(words) <= 4 and plain and plain[0].lower() in _CODE_STARTS and line.rstrip()[-1:] in ";:{}()":
+        return ""
+    return " ".join(plain)
+
+
+def _plain(word: str) -> bool:
+    return word.isalpha() or (_SYMBOLS.isdisjoint(word) and "." not in word and ":" not in word)
+
+
+# --- scripts ----------------------------------------------------------------------------------------------------------
+
+#: First code point of each script's ranges (16-aligned), in order; "" for what belongs to no script.
+_RANGES: tuple[tuple[int, str], ...] = (
+    (0x0000, "Latin"), (0x0250, "Latin"), (0x02B0, ""), (0x0370, "el"), (0x0400, "Cyrillic"), (0x0530, "hy"),
+    (0x0590, "he"), (0x0600, "Arabic"), (0x0700, "syr"), (0x0750, "Arabic"), (0x0780, "dv"), (0x07C0, "nqo"),
+    (0x0800, ""), (0x08A0, "Arabic"), (0x0900, "Devanagari"), (0x0980, "bn"), (0x0A00, "pa"), (0x0A80, "gu"),
+    (0x0B00, "or"), (0x0B80, "ta"), (0x0C00, "te"), (0x0C80, "kn"), (0x0D00, "ml"), (0x0D80, "si"), (0x0E00, "th"),
+    (0x0E80, "lo"), (0x0F00, "bo"), (0x1000, "my"), (0x10A0, "ka"), (0x1100, "ko"), (0x1200, "am"), (0x13A0, "chr"),
+    (0x1400, "iu"), (0x1680, ""), (0x1780, "km"), (0x1800, "mn"), (0x18B0, ""), (0x1C50, "sat"), (0x1C80, ""),
+    (0x1E00, "Latin"), (0x1F00, "el"), (0x2000, ""), (0x2C60, "Latin"), (0x2C80, ""), (0x2D00, "ka"), (0x2D30, "zgh"),
+    (0x2D80, "am"), (0x2DE0, ""), (0x3040, "kana"), (0x3100, ""), (0x3130, "ko"), (0x3190, ""), (0x3400, "han"),
+    (0x4DC0, ""), (0x4E00, "han"), (0xA000, "ii"), (0xA4D0, ""), (0xAB00, "am"), (0xAB30, "Latin"), (0xAB70, "chr"),
+    (0xABC0, "mni"), (0xAC00, "ko"), (0xD7B0, ""), (0xF900, "han"), (0xFB00, ""), (0xFB50, "Arabic"), (0xFE00, ""),
+    (0xFE70, "Arabic"), (0xFF00, ""), (0xFF60, "kana"), (0xFFA0, "ko"), (0xFFE0, ""), (0x20000, "han"),
+    (0x32000, ""),
+)  # fmt: skip
+
+
+def _blocks() -> dict[int, str]:
+    found = {}
+    for (start, script), (end, _) in pairwise(_RANGES):
+        if script and start < 0x20000:
+            found.update(dict.fromkeys(range(start >> 4, end >> 4), script))
+    return found
+
+
+_SCRIPT_OF_BLOCK = _blocks()
+#: Scripts that many languages share, so that their words must be read.
+SHARED = ("Latin", "Cyrillic", "Arabic", "Devanagari")
+
+
+def _script(char: str) -> str:
+    code = ord(char)
+    if code < 0x20000:
+        script = _SCRIPT_OF_BLOCK.get(code >> 4, "")
+        if script == "Latin" or script in SHARED:
+            return script if char.isalpha() or script != "Latin" else ""
+        return script
+    return "han" if code < 0x32000 else ""
+
+
+def scripts(text: str) -> dict[str, int]:
+    """How many letters of a text are of each script; scripts that name a language go by its code."""
+    if text.isascii():
+        letters = sum(map(len, text.split()))
+        return {"Latin": letters} if letters else {}
+    found: dict[str, int] = {}
+    for char, count in Counter(text).items():
+        script = _script(char)
+        if script:
+            found[script] = found.get(script, 0) + count
+    han, kana = found.pop("han", 0), found.pop("kana", 0)
+    if kana:  # Japanese writes both, Chinese none
+        found["ja"] = kana + han
+    elif han:
+        found["zh"] = han
+    return found
+
+
+def judge(lines: Sequence[str], identify: Identify) -> Language:
+    """The languages of cleaned lines."""
+    text = "\n".join(lines)
+    found = scripts(text)
+    letters = sum(found.values())
+    if not letters:
+        return NOTHING
+    counts: dict[str, float] = {}
+    unknown = 0.0
+    scripted = set()
+    several = len(found) > 1
+    for script, size in found.items():
+        if script not in SHARED:
+            counts[script] = counts.get(script, 0) + size
+            if size >= 6 and size * 100 >= letters:
+                scripted.add(script)
+            continue
+        part = _only(text, script) if several else text
+        for code, share in identify(part):
+            if not code:
+                unknown += size * share
+                continue
+            counts[code] = counts.get(code, 0) + size * share
+            if script != "Latin" and size * share >= 6 and size * share * 100 >= letters:
+                scripted.add(code)
+    shares = {code: count / letters for code, count in counts.items()}
+    return Language(
+        shares, letters, unknown / letters, frozenset(scripted), frozenset(_edges(lines, identify, letters))
+    )
+
+
+def _only(text: str, script: str) -> str:
+    """The words of a text that begin in one script."""
+    return " ".join(word for word in text.split() if _script(word[0]) == script)
+
+
+def _edges(lines: Sequence[str], identify: Identify, letters: int) -> Iterator[str]:
+    if len(lines) < 2:
+        return
+    for line in (lines[0], lines[-1]):
+        if 20 <= len(line) < letters * 0.85 and not line.isspace():
+            found = identify(line)
+            if found and found[0][0] and found[0][1] >= 0.6:
+                yield found[0][0]
+
+
+# --- identifiers ------------------------------------------------------------------------------------------------------
+
+try:
+    import pycld2  # type: ignore[import-untyped]
+except ImportError:  # no wheel for Linux on ARM
+    pycld2 = None
+
+_CODES = {"iw": "he", "jw": "jv", "in": "id", "nb": "no", "zh-Hant": "zh", "fil": "tl", "mo": "ro", "sh": "hr"}
+#: What CLD2 answers for text that is no language: invented ones.
+_JOKES = frozenset({"un", "xxx", "tlh", "zzp", "zzb", "zze", "zzh", "xx-Qaai"})
+
+
+def cld2(text: str) -> list[tuple[str, float]]:
+    """CLD2's answer: up to three languages, and "" for the share it could not tell."""
+    try:
+        _, _, found = pycld2.detect(text, isPlainText=True, bestEffort=True)
+    except pycld2.error:  # control characters, which it takes for broken UTF-8
+        return [("", 1.0)]
+    shares = [(_CODES.get(code, code), percent / 100) for _, code, percent, _ in found if code not in _JOKES]
+    rest = 1 - sum(share for _, share in shares)
+    return [*shares, ("", rest)] if rest > 0.001 else shares
+
+
+def script_only(text: str) -> list[tuple[str, float]]:
+    """The identifier for installations without CLD2: it never guesses."""
+    return [("", 1.0)]
+
+
+DEFAULT_IDENTIFY: Identify = cld2 if pycld2 is not None else script_only
