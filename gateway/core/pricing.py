@@ -1,7 +1,8 @@
 """What tokens cost, in whole nano-USD, rounded once per attempt.
 
-Prices come from the catalogue or from configuration (there also by the GPU-hour) as `types.Price`; how many tokens were used is in `usage`. Integers
-throughout: a price is nano-USD per million tokens, so nothing is lost before the one rounding at the end.
+Prices come from the catalogue or from configuration (there also by the GPU-hour) as `types.Price`; how many tokens
+were used is in `usage`. Integers throughout: a price is nano-USD per million tokens, so nothing is lost before the one
+rounding at the end.
 """
 
 from __future__ import annotations

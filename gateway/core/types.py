@@ -281,6 +281,7 @@ class Attempt:
     target: Target
     number: int
     fresh_connection: bool = False  # True: the free retry after STALE, which must not reuse a pooled connection
+    replica: int = 0  # how many endpoints of this target were tried before in this request: take another one
 
 
 @dataclass(slots=True)

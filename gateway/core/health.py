@@ -1,0 +1,278 @@
+"""Which targets are held back, why, and until when: pure state, told outcomes and the time from outside.
+
+Keyed by target name (and by endpoint where a target has several), so it survives a reload that keeps the names. It
+blames nobody for what a client did. Who is tried instead is `failover`; what a mask means for a decision is `decide`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.core.types import Fleet, Outcome, Target
+
+FAILURES = 5  # consecutive ones that eject
+EJECTION_S = 30.0  # times the number of ejections in a row ...
+LONGEST_S = 300.0  # ... up to this; Retry-After is bounded by it too
+JITTER = 0.1  # share by which an ejection may be longer, so that many gateways do not come back at once
+AUTH_S = 60.0
+GONE_S = 300.0
+RATE_LIMITED_S = 1.0  # where the upstream names no time
+PROBE_S = 30.0  # a probe that brings no outcome for so long is forgotten, and the next may go
+_NEVER = float("inf")
+_SMOOTH = 0.2  # weight of the newest latency
+_MOVED = 0.05  # share by which a latency must have moved to be published
+
+
+class Blame(enum.Enum):
+    """What an outcome says of the target."""
+
+    GOOD = "good"  # it answered, be it with a refusal of the request
+    BAD = "bad"
+    BUSY = "busy"  # it asks for time
+    KEY = "key"  # it will refuse every request until somebody acts
+    GONE = "gone"
+    NONE = "none"  # it says nothing of the target
+
+
+_O = Outcome
+BLAME: Mapping[Outcome, Blame] = {
+    _O.OK: Blame.GOOD,
+    _O.CLIENT_ERROR: Blame.GOOD,
+    _O.CONTEXT_LENGTH: Blame.GOOD,
+    _O.RATE_LIMITED: Blame.BUSY,
+    _O.AUTH: Blame.KEY,
+    _O.MODEL_GONE: Blame.GONE,
+    _O.SATURATED: Blame.NONE,  # our own cap
+    _O.STALE: Blame.NONE,  # a keep-alive connection it was free to close
+    _O.CLIENT_GONE: Blame.NONE,
+    _O.DRAINING: Blame.NONE,
+    _O.TOTAL_TIMEOUT: Blame.NONE,  # the client's own deadline may have been short
+    **dict.fromkeys(
+        (
+            _O.REFUSED,
+            _O.CONNECT_TIMEOUT,
+            _O.TLS,
+            _O.OVERLOADED,
+            _O.SERVER_ERROR,
+            _O.REDIRECT,
+            _O.HEADERS_TIMEOUT,
+            _O.FIRST_EVENT_TIMEOUT,
+            _O.RESET,
+            _O.INVALID,
+            _O.IN_BAND_ERROR,
+            _O.TOO_LARGE,
+            _O.PROTOCOL,
+            _O.INTERRUPTED,
+            _O.IDLE_TIMEOUT,
+            _O.EVENT_TOO_LARGE,
+        ),
+        Blame.BAD,
+    ),
+}
+
+
+@dataclass(slots=True)
+class _Entry:
+    failures: int = 0  # consecutive
+    ejections: int = 0  # in a row
+    until: float = 0.0  # held back until then; 0: not at all
+    asked: float = 0.0  # the part of it that the upstream asked for, which no success shortens
+    reason: Outcome | None = None  # of the last failure
+    hard: bool = False  # held back for what only a person can change
+    probe_at: float = -_NEVER  # when the last probe was sent, after `until`
+
+    def held(self, now: float) -> bool:
+        """Held back now: before `until`, and after it while one request probes."""
+        return self.until > 0 and (now < self.until or now < self.probe_at + PROBE_S)
+
+    def state(self, now: float) -> str:
+        if self.until <= 0:
+            return "healthy"
+        if now >= self.until:
+            return "probing" if now < self.probe_at + PROBE_S else "half_open"
+        if self.reason is Outcome.AUTH:
+            return "auth"
+        if self.reason is Outcome.MODEL_GONE:
+            return "gone"
+        return "rate_limited" if self.reason is Outcome.RATE_LIMITED else "ejected"
+
+
+class Board:
+    """The health of every target, one per process.
+
+    A target is ejected after 5 consecutive failures, for 30 s times the ejections in a row, at most 300 s; it is held
+    back for Retry-After, which extends but never shortens; for 60 s when it refuses the gateway's key; for 300 s when
+    it no longer serves the model. After that it is half-open: the next outcome either clears it or ejects it again,
+    for longer. Times are seconds on one monotonic clock.
+    """
+
+    __slots__ = ("_entries", "_exact", "_fleet", "_mask", "_valid_until", "latency_s")
+
+    def __init__(self) -> None:
+        self.latency_s: Mapping[str, float] = {}  # recent time to first event by target; replaced, never edited
+        self._exact: dict[str, float] = {}
+        self._entries: dict[tuple[str, str], _Entry] = {}  # (target, endpoint url); "" is the target as a whole
+        self._fleet: Fleet | None = None
+        self._mask = 0
+        self._valid_until = -_NEVER
+
+    def available(self, fleet: Fleet, now: float) -> int:
+        """The mask of targets that health does not hold back; all of them when it would hold back every one. HOT."""
+        if now < self._valid_until and fleet is self._fleet:
+            return self._mask
+        mask, change = 0, _NEVER
+        for target in fleet.targets:
+            held, until = self._held(target, now)
+            if not held:
+                mask |= 1 << target.index
+            change = min(change, until)
+        self._fleet = fleet
+        self._mask = mask or fleet.mask()
+        self._valid_until = change
+        return self._mask
+
+    def last_resort(self, fleet: Fleet, now: float) -> int:
+        """The mask to decide with when `available` leaves a request without any target: a pool is never emptied.
+
+        All targets but those that only a person can bring back; all of them when nothing else is left.
+        """
+        mask = 0
+        for target in fleet.targets:
+            entry = self._entries.get((target.name, ""))
+            if entry is None or not (entry.hard and entry.held(now)):
+                mask |= 1 << target.index
+        return mask or fleet.mask()
+
+    def endpoint_held(self, target: str, endpoint: str, now: float) -> bool:
+        """True for an endpoint that is held back by itself; take another of its target while there is one."""
+        entry = self._entries.get((target, endpoint))
+        return entry is not None and entry.held(now)
+
+    def started(self, target: str, now: float, endpoint: str = "") -> None:
+        """A request was sent there: the probe of a half-open target, which holds others back until its outcome."""
+        if self._entries:
+            entry = self._entries.get((target, endpoint))
+            if entry is not None and 0 < entry.until <= now and not entry.held(now):
+                entry.probe_at = now
+                self._valid_until = -_NEVER
+
+    def record(
+        self,
+        target: str,
+        outcome: Outcome,
+        now: float,
+        retry_after_s: float | None = None,
+        *,
+        endpoint: str = "",
+        jitter: float = 0.0,
+    ) -> None:
+        """Take down how an attempt ended. HOT while all is well.
+
+        `endpoint` is given for a target with several: then the endpoint is blamed, and the target is held back only
+        when all of its endpoints are. A wrong key, a lost model and a rate limit are the target's in any case.
+        `jitter` in [0, 1) lengthens an ejection by up to a tenth.
+        """
+        blame = BLAME[outcome]
+        if blame is Blame.GOOD:
+            if self._entries:
+                self._clear((target, endpoint), now)
+                if endpoint:
+                    self._clear((target, ""), now)
+            return
+        if blame is Blame.NONE:
+            return
+        key = (target, endpoint if blame is Blame.BAD else "")
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries[key] = _Entry()
+        entry.reason = outcome
+        entry.failures += 1
+        entry.hard = blame is Blame.KEY or blame is Blame.GONE
+        probed = 0 < entry.until <= now
+        entry.probe_at = -_NEVER
+        hold = 0.0
+        if blame is Blame.KEY:
+            hold = AUTH_S
+        elif blame is Blame.GONE:
+            hold = GONE_S
+        elif blame is Blame.BUSY:
+            hold = RATE_LIMITED_S
+        elif probed or (entry.failures >= FAILURES and entry.until <= now):
+            entry.ejections += 1
+            hold = min(EJECTION_S * entry.ejections, LONGEST_S) * (1 + JITTER * jitter)
+        if retry_after_s is not None:
+            hold = max(hold, min(retry_after_s, LONGEST_S))
+        if blame is Blame.BUSY or retry_after_s is not None:
+            entry.asked = max(entry.asked, now + hold)
+        if hold > 0:
+            entry.until = max(entry.until, now + hold)
+            self._valid_until = -_NEVER
+
+    def _clear(self, key: tuple[str, str], now: float) -> None:
+        """A success there: forget what was held against it, but not the time the upstream asked for."""
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._valid_until = -_NEVER
+            if entry.asked > now:
+                self._entries[key] = _Entry(until=entry.asked, asked=entry.asked, reason=entry.reason)
+
+    def latency(self, target: str, seconds: float) -> None:
+        """Take down a time to first event. Small moves are not published, so that most requests share one mapping."""
+        before = self._exact.get(target)
+        value = seconds if before is None else before + _SMOOTH * (seconds - before)
+        self._exact[target] = value
+        shown = self.latency_s.get(target)
+        if shown is None or abs(value - shown) > _MOVED * shown:
+            self.latency_s = {**self.latency_s, target: value}
+
+    def states(self, fleet: Fleet, now: float) -> list[dict[str, Any]]:
+        """Every target with its state, the reason, and the seconds it is still held back, for operators and metrics.
+
+        `state` is healthy, half_open, probing, ejected, rate_limited, auth or gone. Targets with several endpoints
+        list those that are not healthy.
+        """
+        told = []
+        for target in fleet.targets:
+            one = self._told(self._entries.get((target.name, "")), now)
+            held, _ = self._held(target, now)
+            if held and one["state"] == "healthy":
+                one["state"] = "ejected"  # by way of its endpoints
+            row = {"target": target.name, **one}
+            if len(target.backend.endpoints) > 1:
+                urls = [endpoint.url for endpoint in target.backend.endpoints]
+                entries = {url: self._entries.get((target.name, url)) for url in urls}
+                row["endpoints"] = {url: self._told(entry, now) for url, entry in entries.items() if entry is not None}
+            told.append(row)
+        return told
+
+    @staticmethod
+    def _told(entry: _Entry | None, now: float) -> dict[str, Any]:
+        entry = entry or _Entry()
+        return {
+            "state": entry.state(now),
+            "reason": entry.reason.value if entry.reason is not None else None,
+            "failures": entry.failures,
+            "held_for_s": round(max(0.0, entry.until - now), 1),
+        }
+
+    def _held(self, target: Target, now: float) -> tuple[bool, float]:
+        """Whether a target is held back, and the time at which that may change by itself."""
+        if not self._entries:
+            return False, _NEVER
+        entries = [self._entries.get((target.name, ""))]
+        held = entries[0] is not None and entries[0].held(now)
+        endpoints = target.backend.endpoints
+        if len(endpoints) > 1:
+            own = [self._entries.get((target.name, endpoint.url)) for endpoint in endpoints]
+            held = held or all(entry is not None and entry.held(now) for entry in own)
+            entries += own
+        change = _NEVER
+        for entry in entries:
+            if entry is not None and entry.until > 0:
+                for at in (entry.until, entry.probe_at + PROBE_S):
+                    if at > now:
+                        change = min(change, at)
+        return held, change

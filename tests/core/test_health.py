@@ -1,0 +1,231 @@
+"""The board, told outcomes at times."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.health import BLAME, EJECTION_S, FAILURES, LONGEST_S, PROBE_S, Blame, Board
+from gateway.core.types import Backend, Endpoint, Fleet, Model, Outcome, Target
+
+URLS = ("http://1:1/v1", "http://2:1/v1")
+
+
+def fleet(*sizes: int) -> Fleet:
+    targets = []
+    for index, size in enumerate(sizes):
+        places = tuple(Endpoint(url, "http", "h", 1, "/v1") for url in URLS[:size])
+        targets.append(Target("abcdef"[index], index, Model("m", "qwen"), Backend("b", "vllm", places), "m", 8192))
+    return Fleet(tuple(targets), {})
+
+
+THREE = fleet(1, 1, 1)
+ALL = 0b111
+
+
+def fail(board: Board, now: float, times: int = FAILURES, target: str = "a") -> None:
+    for _ in range(times):
+        board.record(target, Outcome.RESET, now)
+
+
+def test_every_outcome_is_judged() -> None:
+    assert set(BLAME) == set(Outcome)
+
+
+def test_all_are_available_until_something_happens() -> None:
+    assert Board().available(THREE, 0.0) == ALL
+
+
+def test_five_consecutive_failures_eject_for_thirty_seconds() -> None:
+    board = Board()
+    fail(board, 100.0, FAILURES - 1)
+    assert board.available(THREE, 100.0) == ALL
+    fail(board, 101.0, 1)
+    assert board.available(THREE, 101.0) == 0b110
+    assert board.available(THREE, 101.0 + EJECTION_S - 0.01) == 0b110
+    assert board.available(THREE, 101.0 + EJECTION_S) == ALL
+
+
+def test_a_success_between_starts_the_count_anew() -> None:
+    board = Board()
+    fail(board, 0.0, FAILURES - 1)
+    board.record("a", Outcome.OK, 0.0)
+    fail(board, 0.0, FAILURES - 1)
+    assert board.available(THREE, 0.0) == ALL
+
+
+@pytest.mark.parametrize("outcome", [o for o, blame in BLAME.items() if blame in (Blame.GOOD, Blame.NONE)])
+def test_a_client_s_own_doing_blames_no_target(outcome: Outcome) -> None:
+    board = Board()
+    for _ in range(50):
+        board.record("a", outcome, 0.0)
+    assert board.available(THREE, 0.0) == ALL
+
+
+def test_ejections_in_a_row_grow_to_a_cap() -> None:
+    board = Board()
+    now = 0.0
+    fail(board, now)
+    for number in range(1, 14):
+        expected = min(EJECTION_S * number, LONGEST_S)
+        assert board.available(THREE, now + expected - 1) == 0b110
+        now += expected
+        assert board.available(THREE, now) == ALL
+        board.record("a", Outcome.REFUSED, now)  # half-open: one failure is enough
+    board.record("a", Outcome.OK, now)
+    fail(board, now)
+    assert board.available(THREE, now + EJECTION_S) == ALL
+
+
+def test_failures_of_requests_already_under_way_do_not_lengthen_an_ejection() -> None:
+    board = Board()
+    fail(board, 0.0, FAILURES + 20)
+    assert board.available(THREE, EJECTION_S) == ALL
+
+
+def test_jitter_lengthens_by_up_to_a_tenth() -> None:
+    board = Board()
+    for _ in range(FAILURES):
+        board.record("a", Outcome.RESET, 0.0, jitter=0.5)
+    assert board.available(THREE, EJECTION_S * 1.05 - 0.01) == 0b110
+    assert board.available(THREE, EJECTION_S * 1.05 + 0.01) == ALL
+
+
+def test_retry_after_extends_and_never_shortens() -> None:
+    board = Board()
+    board.record("a", Outcome.RATE_LIMITED, 0.0, 20.0)
+    board.record("a", Outcome.RATE_LIMITED, 1.0, 2.0)
+    assert board.available(THREE, 19.9) == 0b110
+    board.record("a", Outcome.RATE_LIMITED, 19.9, 30.0)
+    assert board.available(THREE, 49.8) == 0b110
+    assert board.available(THREE, 49.9) == ALL
+    board.record("b", Outcome.OVERLOADED, 100.0, 99_999.0)
+    assert board.available(THREE, 100.0 + LONGEST_S - 1) == 0b101
+    assert board.available(THREE, 100.0 + LONGEST_S) == ALL
+
+
+def test_a_success_that_was_under_way_does_not_shorten_what_the_upstream_asked_for() -> None:
+    board = Board()
+    board.record("a", Outcome.RATE_LIMITED, 0.0, 20.0)
+    board.record("a", Outcome.OK, 1.0)
+    assert board.available(THREE, 19.9) == 0b110
+    assert board.states(THREE, 2.0)[0]["state"] == "rate_limited"
+    assert board.available(THREE, 20.0) == ALL
+    fail(board, 30.0, target="b")
+    board.record("b", Outcome.OK, 31.0)  # an ejection is our own guess: a success corrects it
+    assert board.available(THREE, 31.0) == ALL
+
+
+def test_a_rate_limit_without_a_time_is_short() -> None:
+    board = Board()
+    board.record("a", Outcome.RATE_LIMITED, 0.0)
+    assert board.available(THREE, 0.5) == 0b110
+    assert board.available(THREE, 1.0) == ALL
+
+
+def test_a_refused_key_and_a_lost_model_hold_a_target_back_at_once() -> None:
+    board = Board()
+    board.record("a", Outcome.AUTH, 0.0)
+    board.record("b", Outcome.MODEL_GONE, 0.0)
+    assert board.available(THREE, 0.0) == 0b100
+    assert [one["state"] for one in board.states(THREE, 0.0)] == ["auth", "gone", "healthy"]
+
+
+def test_a_pool_is_never_emptied() -> None:
+    board = Board()
+    for name in "abc":
+        fail(board, 0.0, target=name)
+    assert board.available(THREE, 0.0) == ALL
+
+
+def test_the_last_resort_leaves_out_only_what_a_person_must_mend() -> None:
+    board = Board()
+    fail(board, 0.0)
+    board.record("b", Outcome.AUTH, 0.0)
+    assert board.available(THREE, 0.0) == 0b100
+    assert board.last_resort(THREE, 0.0) == 0b101
+    for name in "abc":
+        board.record(name, Outcome.AUTH, 0.0)
+    assert board.last_resort(THREE, 0.0) == ALL
+
+
+def test_a_half_open_target_gets_one_probe_at_a_time() -> None:
+    board = Board()
+    fail(board, 0.0)
+    back = EJECTION_S
+    assert board.available(THREE, back) == ALL
+    assert board.states(THREE, back)[0]["state"] == "half_open"
+    board.started("a", back)
+    assert board.available(THREE, back + 1) == 0b110
+    assert board.states(THREE, back + 1)[0]["state"] == "probing"
+    board.record("a", Outcome.OK, back + 2)
+    assert board.available(THREE, back + 2) == ALL
+    assert board.states(THREE, back + 2)[0]["state"] == "healthy"
+
+
+def test_a_probe_that_fails_ejects_for_longer_and_one_that_is_lost_is_forgotten() -> None:
+    board = Board()
+    fail(board, 0.0)
+    board.started("a", EJECTION_S)
+    board.record("a", Outcome.FIRST_EVENT_TIMEOUT, EJECTION_S + 5)
+    assert board.available(THREE, EJECTION_S + 5 + 2 * EJECTION_S - 1) == 0b110
+    later = EJECTION_S + 5 + 2 * EJECTION_S
+    board.started("a", later)
+    assert board.available(THREE, later + PROBE_S - 1) == 0b110
+    assert board.available(THREE, later + PROBE_S) == ALL
+
+
+def test_one_dead_replica_does_not_eject_its_target() -> None:
+    pair = fleet(2, 1)
+    board = Board()
+    for _ in range(FAILURES):
+        board.record("a", Outcome.REFUSED, 0.0, endpoint=URLS[0])
+    assert board.available(pair, 0.0) == 0b11
+    assert board.endpoint_held("a", URLS[0], 0.0)
+    assert not board.endpoint_held("a", URLS[1], 0.0)
+    for _ in range(FAILURES):
+        board.record("a", Outcome.REFUSED, 10.0, endpoint=URLS[1])
+    assert board.available(pair, 10.0) == 0b10
+    told = board.states(pair, 10.0)[0]
+    assert told["state"] == "ejected"
+    assert {url: one["state"] for url, one in told["endpoints"].items()} == dict.fromkeys(URLS, "ejected")
+    assert board.available(pair, EJECTION_S) == 0b11  # the first replica is half-open again
+    board.record("a", Outcome.OK, EJECTION_S, endpoint=URLS[0])
+    assert not board.endpoint_held("a", URLS[0], EJECTION_S)
+
+
+def test_a_key_refused_by_one_replica_is_refused_by_all() -> None:
+    pair = fleet(2, 1)
+    board = Board()
+    board.record("a", Outcome.AUTH, 0.0, endpoint=URLS[0])
+    assert board.available(pair, 0.0) == 0b10
+    board.record("a", Outcome.OK, 1.0, endpoint=URLS[1])
+    assert board.available(pair, 1.0) == 0b11
+
+
+def test_a_board_survives_a_reload_by_names() -> None:
+    board = Board()
+    fail(board, 0.0, target="b")
+    assert board.available(THREE, 0.0) == 0b101
+    assert board.available(fleet(1, 1), 0.0) == 0b01
+
+
+def test_states_say_why_and_for_how_long() -> None:
+    board = Board()
+    fail(board, 0.0)
+    assert board.states(THREE, 10.0) == [
+        {"target": "a", "state": "ejected", "reason": "reset", "failures": 5, "held_for_s": 20.0},
+        {"target": "b", "state": "healthy", "reason": None, "failures": 0, "held_for_s": 0.0},
+        {"target": "c", "state": "healthy", "reason": None, "failures": 0, "held_for_s": 0.0},
+    ]
+
+
+def test_latencies_are_smoothed_and_a_mapping_once_handed_out_never_changes() -> None:
+    board = Board()
+    board.latency("a", 1.0)
+    first = board.latency_s
+    board.latency("a", 2.0)
+    assert first == {"a": 1.0}
+    assert board.latency_s == pytest.approx({"a": 1.2})
+    shown = board.latency_s
+    board.latency("a", 1.21)
+    assert board.latency_s is shown
