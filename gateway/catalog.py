@@ -45,7 +45,7 @@ class SourceDoc(Strict):
 
 
 class ProviderDoc(Strict):
-    """Whose servers answer at `hosts` (a leading `*` stands for anything); `region` only where all of them stand in one."""
+    """Whose servers answer at `hosts` (`*` in front: anything); `region` only where all of them stand in one."""
 
     source: str
     hosts: list[Annotated[str, Field(pattern=r"^\*?[A-Za-z0-9.-]+$")]] = Field(default_factory=list)
