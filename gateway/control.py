@@ -46,6 +46,8 @@ def _app(runtime: Runtime, title: str) -> FastAPI:
         headers = {"x-request-id": runtime.request_id(), "x-pointsman-origin": "gateway"}
         if error.status == 401:
             headers["www-authenticate"] = "Bearer"
+        if error.status == 405:
+            headers["allow"] = "POST"
         if error.retry_after_s is not None:
             headers["retry-after"] = str(max(1, round(error.retry_after_s)))
         return Response(to_openai(error), error.status, headers, "application/json")
@@ -102,6 +104,11 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
             "reload": {"ok": not last.error, "at": last.at, "error": last.error.partition("\n")[0] or None},
         }
         return _json(body, 503 if runtime.draining else 200)
+
+    @app.api_route("/v1/chat/completions", methods=["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
+    async def not_post() -> Response:
+        """Chat completions are asked for with POST, and those never come here."""
+        raise MethodNotAllowed("method_not_allowed", "Chat completions take POST.")
 
     @keyed.get("/v1/models")
     async def models(tenant: Annotated[Tenant, Depends(tenant_of)]) -> Response:
@@ -169,14 +176,13 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     @guarded.get("/metrics")
     async def metrics() -> Response:
         """Prometheus text format."""
-        runtime.metrics.gauge_inflight(len(runtime.exchanges))
-        runtime.metrics.set_states(runtime.board.states(runtime.serving.site.fleet, time.monotonic()))
+        runtime.metrics.set_states(runtime.states())
         return Response(runtime.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @guarded.get("/v1/targets")
     async def targets() -> Response:
         """Every target with its state, the reason, and until when."""
-        states = runtime.board.states(runtime.serving.site.fleet, time.monotonic())
+        states = runtime.states()
         inflight = {r.target.name: sum(p.outstanding for p in r.pools) for r in runtime.serving.routes}
         return _json({"data": [{**state, "inflight": inflight[state["target"]]} for state in states]})
 

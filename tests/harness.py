@@ -102,6 +102,8 @@ class Upstream:
                 conn.close()
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts; closing alone would not
         self._listener.close()
         for conn in list(self._open):
             with contextlib.suppress(OSError):

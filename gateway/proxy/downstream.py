@@ -74,7 +74,7 @@ def authenticate(serving: Serving, headers: dict[bytes, bytes], now: float) -> T
         # The table is keyed by the hash, so what a comparison could leak by its timing is a hash, not a key.
         entry = keys.get(hashlib.sha256(key).digest())
         if entry is not None and not entry.expired(now):
-            return cast("Tenant", entry.tenant)
+            return entry.tenant
     raise Unauthenticated("invalid_api_key", "The API key is not valid.")
 
 
@@ -105,7 +105,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
 
     # -- asyncio --
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio's callback."""
         HttpToolsProtocol.connection_made(self, cast("asyncio.Transport", transport))
         runtime = self.runtime
@@ -372,7 +372,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
         if self._state == _CLOSED or self.transport.is_closing():
             return
         asked = self._asked
-        if self.runtime.draining or (asked is not None and not asked.keep_alive):
+        if self.runtime.draining or asked is None or not asked.keep_alive:
             self.transport.close()
             return
         self._state = _HEAD
@@ -457,7 +457,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
         self.runtime.refused(asked, error)
         if self._state != _CLOSED:
             self._state = _HOT
-            self._asked = None
+            self._asked = None  # type: ignore[assignment]
             self._known = None
             self.respond_error(error, b"")
 
@@ -481,13 +481,13 @@ class ClientConnection(Timed, HttpToolsProtocol):
 
     def write_raw(self, raw: bytes, payload: bytes) -> None:
         """Send on one chunk as it was framed by the upstream."""
-        if self._asked.http_1_0:  # type: ignore[union-attr]
+        if self._asked.http_1_0:
             raw = payload
         self.transport.write(raw)
 
     def write_chunk(self, payload: bytes) -> None:
         """Send stream bytes."""
-        if self._asked.http_1_0:  # type: ignore[union-attr]
+        if self._asked.http_1_0:
             self.transport.write(payload)
         else:
             self.transport.write(b"%x\r\n%b\r\n" % (len(payload), payload))
@@ -496,7 +496,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
         """Send the last stream bytes and end the body cleanly."""
         if self._state == _CLOSED:
             return
-        if self._asked.http_1_0:  # type: ignore[union-attr]
+        if self._asked.http_1_0:
             self.transport.write(tail)
         elif tail:
             self.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(tail), tail))

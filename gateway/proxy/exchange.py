@@ -11,12 +11,13 @@ import logging
 import time
 import zlib
 from collections.abc import Generator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gateway.core import dialects, pricing, sse, usage, wire
 from gateway.core.decide import decide
 from gateway.core.errors import GatewayError, InternalError, StreamBroken, Unavailable, UpstreamTimeout, of_code
-from gateway.core.failover import failover
+from gateway.core.failover import Ended, failover
 from gateway.core.policy import Policy
 from gateway.core.signals import NeedsCount, Signals
 from gateway.core.types import Attempt, Decision, Outcome, Record, Snapshot, Usage
@@ -54,7 +55,10 @@ class Exchange:
         "connection",
         "cost_nano",
         "decision",
+        "endpoint",
+        "ends_at",
         "envelope",
+        "link",
         "over",
         "parts",
         "pinned",
@@ -69,6 +73,7 @@ class Exchange:
         "signals",
         "snapshot",
         "status",
+        "tried",
         "tries",
         "upstream",
         "upstream_head",
@@ -81,15 +86,18 @@ class Exchange:
         self.asked = asked
         self.over = False
         self.committed = False
+        self.upstream: UpstreamConnection | Waiting | None = None
         # Each of these is set on the way to the step that first reads it; `is not None` asks how far we came.
-        self.upstream: UpstreamConnection | Waiting = None  # type: ignore[assignment]
+        self.link: UpstreamConnection = None  # type: ignore[assignment]
         self.pool: Pool | None = None
-        self.relay: sse.Relay = None  # type: ignore[assignment]
+        self.relay: sse.Relay | None = None
         self.attempt: Attempt = None  # type: ignore[assignment]
-        self.tries: Generator[Attempt, Outcome, GatewayError | None] = None  # type: ignore[assignment]
+        self.tries: Generator[Attempt, Outcome | Ended, GatewayError | None] = None  # type: ignore[assignment]
         self.signals: Signals = None  # type: ignore[assignment]
         self.decision: Decision = None  # type: ignore[assignment]
         self.pinned: int | None = None
+        self.endpoint = ""  # of the present attempt, where its target has several
+        self.tried: tuple[int, ...] = ()  # endpoints of the present target that were tried
         self.cost_nano = 0
         self.priced = True
         self.status = 0
@@ -137,7 +145,9 @@ class Exchange:
                 latency_s=runtime.board.latency_s,
             )
             total_s = asked.hints.timeout_s or site.timeouts.total_s
-            self.connection.request_clock(min(total_s, site.timeouts.total_s))
+            total_s = min(total_s, site.timeouts.total_s)
+            self.ends_at = record.started_at + total_s
+            self.connection.request_clock(total_s)
             self._decide(policy)
         except GatewayError as error:
             self._refuse(error)
@@ -154,6 +164,11 @@ class Exchange:
             loop = self.runtime.loop
             counting.add_done_callback(lambda done: loop.call_soon_threadsafe(self._counted, policy, done))
             return
+        if decision.refusal is not None and decision.refusal[0] == "no_target_available":
+            # Everything that may serve this is held back: rather try the least hopeless than nobody.
+            last = self.runtime.board.last_resort(self.serving.site.fleet, time.monotonic())
+            self.snapshot = replace(self.snapshot, available=last)
+            decision = decide(policy, self.signals, self.snapshot, pinned=self.pinned)
         self.decision = decision
         record = self.record
         record.policy = decision.policy
@@ -163,10 +178,10 @@ class Exchange:
         if decision.refusal is not None:
             raise of_code(*decision.refusal)
         record.chosen = decision.candidates[0].name
-        self.tries = failover(decision, max_attempts=self.serving.site.max_attempts)
+        self.tries = failover(decision, max_attempts=self.serving.site.max_attempts, retries=self.runtime.retries)
         self._send(next(self.tries))
 
-    def _counted(self, policy: Policy, done: Future[None]) -> None:
+    def _counted(self, policy: Policy, done: Future[object]) -> None:
         if self.over:
             return
         try:
@@ -185,7 +200,7 @@ class Exchange:
         record.target = target.name
         record.model = target.model.id
         self.route = route = self.serving.routes[target.index]
-        chosen = route.pick()
+        chosen = route.pick(self.tried if attempt.replica else ())
         if chosen < 0:
             self._failed(Outcome.SATURATED)
             return
@@ -196,10 +211,13 @@ class Exchange:
             record.request_id.encode(),
             body,
         )
+        self.tried = (*self.tried, chosen) if attempt.replica else (chosen,)
         self.status = 0
         self.parts: list[bytes] = []
         self.received = 0
-        self.relay = sse.Relay(self.envelope.include_usage, choices=self.envelope.get("n") or 1) if record.stream else None
+        self.relay = (
+            sse.Relay(self.envelope.include_usage, choices=self.envelope.get("n") or 1) if record.stream else None
+        )
         self.pool = pool = route.pools[chosen]
         self.upstream = pool.send(
             self, request, connect_s=target.backend.timeouts.connect_s, fresh=attempt.fresh_connection
@@ -212,22 +230,28 @@ class Exchange:
             pool.finished()
         self.upstream = None
 
-    def _failed(self, outcome: Outcome, *, retry_after_s: float | None = None) -> None:
-        """The present attempt is over; ask what follows."""
-        attempt = self.attempt
+    def _failed(
+        self, outcome: Outcome, *, retry_after_s: float | None = None, relayed: tuple[int, str, bytes] | None = None
+    ) -> None:
+        """The present attempt is over; ask what follows. `relayed` is the upstream's own refusal, if it gave one."""
         self._release()
         runtime = self.runtime
-        name = attempt.target.name
+        name = self.attempt.target.name
+        now = time.monotonic()
         runtime.metrics.attempt(name, outcome)
-        runtime.board.record(name, outcome, time.monotonic(), retry_after_s)
+        jitter = float.fromhex("0x." + self.record.request_id[-6:])
+        runtime.board.record(name, outcome, now, retry_after_s, endpoint=self.endpoint, jitter=jitter)
         if self.over:
             return
         if self.committed:
             self._break(outcome)
             return
         try:
-            following = self.tries.send(outcome)
+            following = self.tries.send(Ended(outcome, self.ends_at - now))
         except StopIteration as stop:
+            if relayed is not None:
+                self._relay_error(*relayed)
+                return
             error: GatewayError = stop.value or InternalError("internal_error", "The gateway lost its way.")
             if retry_after_s is not None and error.status == 429:
                 error.retry_after_s = retry_after_s
@@ -239,7 +263,7 @@ class Exchange:
 
     def on_sent(self, connection: UpstreamConnection) -> None:
         """The request is on its way."""
-        self.upstream = connection
+        self.upstream = self.link = connection
         now = time.monotonic()
         record = self.record
         if not record.sent_at:
@@ -255,7 +279,7 @@ class Exchange:
         self.upstream_head = head
         headers = head.headers
         if status == 200:
-            connection = self.upstream
+            connection = self.link
             clocks = self.attempt.target.backend.timeouts
             if headers.get(b"content-encoding", b"identity").lower() != b"identity":
                 self._abandon(Outcome.INVALID)
@@ -285,36 +309,34 @@ class Exchange:
                 else:
                     self.connection.write_chunk(out)
                 if relay.failure is None:
-                    upstream = self.upstream
-                    if upstream.due_outcome is not Outcome.IDLE_TIMEOUT:  # type: ignore[union-attr]
-                        upstream.due_outcome = Outcome.IDLE_TIMEOUT  # type: ignore[union-attr]
-                    upstream.due = self.runtime.wheel.now + self.route.idle_s  # type: ignore[union-attr]
+                    self.link.due = self.runtime.wheel.now + self.route.idle_s  # an event: the idle clock starts anew
             if relay.failure is not None:
                 self._abandon(relay.failure)
             elif relay.done:
-                self._finish_stream(b"")
+                self._finish_stream(relay, b"")
             return
-        if relay.failure is not None:
+        if relay.committed:
+            self._commit(relay, out)
+        if relay.failure is not None:  # perhaps behind a first event that came in the same read
             self._abandon(relay.failure)
-        elif relay.committed:
-            self._commit(out)
 
     def on_end(self) -> None:
         """The answer's body is complete; its connection is back in the pool or closed."""
+        self.upstream = None
+        relay = self.relay
         if self.status != 200:
             self._upstream_said_no()
-        elif self.relay is None:
+        elif relay is None:
             self._answer()
         else:
-            tail = self.relay.end()
-            if self.relay.failure is not None:
-                self._failed(self.relay.failure)
-            elif not self.committed:
-                self._commit(tail)
-                if not self.over:
-                    self._finish_stream(b"")
-            else:
-                self._finish_stream(tail)
+            tail = relay.end()
+            if relay.committed and not self.committed:
+                self._commit(relay, tail)
+                tail = b""
+            if relay.failure is not None:
+                self._failed(relay.failure)
+            elif not self.over:
+                self._finish_stream(relay, tail)
 
     def on_failed(self, outcome: Outcome) -> None:
         """The attempt ended without a complete answer."""
@@ -336,28 +358,25 @@ class Exchange:
         if self.received > (MAX_ANSWER if self.status == 200 else MAX_ERROR):
             self._abandon(Outcome.TOO_LARGE)
         elif self.status == 200:
-            self.upstream.clock(self.attempt.target.backend.timeouts.idle_s, Outcome.RESET)
+            self.link.clock(self.attempt.target.backend.timeouts.idle_s, Outcome.RESET)
 
     # -- answers --
 
-    def _commit(self, first: bytes) -> None:
+    def _commit(self, relay: sse.Relay, first: bytes) -> None:
         """The first meaningful event: from here on the client has a 200 and no other target may speak."""
         self.committed = True
         self.record.first_event_at = time.monotonic()
         self.connection.start_stream(self._headers(), first)
-        upstream = self.upstream
-        if self.relay.done:
-            self._finish_stream(b"")
-        elif isinstance(upstream, UpstreamConnection):
-            upstream.clock(self.route.idle_s, Outcome.IDLE_TIMEOUT)
+        if relay.done:
+            self._finish_stream(relay, b"")
+        elif self.upstream is not None:
+            self.link.clock(self.route.idle_s, Outcome.IDLE_TIMEOUT)
 
-    def _finish_stream(self, tail: bytes) -> None:
+    def _finish_stream(self, relay: sse.Relay, tail: bytes) -> None:
         """The stream ended as it should."""
-        relay = self.relay
-        upstream = self.upstream
+        if self.upstream is not None:  # the answer is whole, its connection has more to read
+            self.link.detach()
         self._release()
-        if isinstance(upstream, UpstreamConnection):
-            upstream.detach()
         self._succeeded(relay.usage, relay.output_chars, relay.reasoned)
         self._settle(200, "ok")
         self.connection.end_stream(tail)
@@ -389,44 +408,32 @@ class Exchange:
         name = attempt.target.name
         runtime.metrics.attempt(name, Outcome.OK)
         record = self.record
-        runtime.board.record(name, Outcome.OK, record.first_event_at, None)
+        runtime.board.record(name, Outcome.OK, record.first_event_at, endpoint=self.endpoint)
         runtime.board.latency(name, record.first_event_at - record.sent_at)
         self._book(attempt, reported, output_chars)
         record.thought_unasked = reasoned and self.decision.thinking.mode == "never"
 
     def _book(self, attempt: Attempt, reported: Usage | None, output_chars: int) -> None:
         """Add what an attempt used and cost to the record; estimated where the upstream did not say."""
-        used = usage.settle(reported, self.signals.input_tokens(), output_chars)
+        used = usage.settle(reported, self.envelope.size // usage.BYTES_PER_TOKEN, output_chars)
         record = self.record
-        record.usage = used if record.usage is None else usage.add(record.usage, used)
+        record.usage = used if record.usage is None else _sum(record.usage, used)
         if attempt.target.price is None:
             self.priced = False
         else:
             thinking = self.decision.thinking.mode in ("always", "budget")
-            self.cost_nano += pricing.cost(attempt.target.price, used, thinking=thinking)
+            self.cost_nano += pricing.cost(attempt.target.price, used, thinking)
 
     def _upstream_said_no(self) -> None:
         """A complete answer that is not a 200."""
-        attempt = self.attempt
         body = b"".join(self.parts)
         outcome = dialects.classify(self.route.plan, self.status, body)
-        headers = self.upstream_head.headers
+        relayed = None
         if outcome in (Outcome.CLIENT_ERROR, Outcome.CONTEXT_LENGTH):
-            relayed = dialects.relayed_error(self.status, body)
-            if relayed is not None and not self._another_may_hold_it(outcome):
-                self.runtime.metrics.attempt(attempt.target.name, outcome)
-                self._release()
-                self._relay_error(*relayed)
-                return
-        self._failed(outcome, retry_after_s=_retry_after(headers.get(b"retry-after")))
-
-    def _another_may_hold_it(self, outcome: Outcome) -> bool:
-        """True where the failover has a target with a larger window for a prompt that was too long for this one."""
-        if outcome is not Outcome.CONTEXT_LENGTH:
-            return False
-        tried = self.attempt.target
-        after = self.decision.candidates[self.decision.candidates.index(tried) + 1 :]
-        return any(target.window > tried.window for target in after)
+            key = self.attempt.target.backend.key
+            relayed = dialects.relayed_error(self.status, body, () if key is None else (key.reveal(),))
+        retry_after_s = _retry_after(self.upstream_head.headers.get(b"retry-after"))
+        self._failed(outcome, retry_after_s=retry_after_s, relayed=relayed)
 
     def _relay_error(self, status: int, code: str, body: bytes) -> None:
         headers = b"content-type: application/json\r\n" + self._headers(origin=b"upstream")
@@ -446,7 +453,8 @@ class Exchange:
     def _break(self, outcome: Outcome) -> None:
         """End a committed stream with exactly one error event and a clean end of the body."""
         relay = self.relay
-        self._book(self.attempt, relay.usage, relay.output_chars)
+        if relay is not None:
+            self._book(self.attempt, relay.usage, relay.output_chars)
         code, message = _BROKEN.get(outcome, ("upstream_stream_interrupted", "The upstream broke off its answer."))
         self._settle(200, code)
         self.connection.end_stream(sse.error_event(StreamBroken(code, message)))
@@ -518,8 +526,8 @@ class Exchange:
         if runtime.log is not None:
             runtime.log(record)
         if self.signals is not None and self.decision is not None:
-            runtime.remember(Remembered(record, self.signals, self.snapshot, self.pinned, self.serving))
-            self.signals.forget_prompt()
+            values = self.signals.computed()
+            runtime.remember(Remembered(record, values, self.snapshot, self.pinned, self.serving))
 
     # -- headers of the answer --
 
@@ -533,6 +541,17 @@ class Exchange:
             record.attempts,
             self.serving.decision_headers(record.target, decision),
         )
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    """The usage of two attempts together."""
+    return Usage(
+        one.input + other.input,
+        one.output + other.output,
+        one.cached + other.cached,
+        one.reasoning + other.reasoning,
+        one.estimated or other.estimated,
+    )
 
 
 def _retry_after(value: bytes | None) -> float | None:

@@ -22,7 +22,7 @@ from gateway.core.failover import RetryBudget
 from gateway.core.health import Board
 from gateway.core.lexicon import Lexicon
 from gateway.core.tokens import Tokenizers
-from gateway.core.types import Backend, Decision, Endpoint, Record, Target, Tenant
+from gateway.core.types import Backend, Decision, Endpoint, Record, Snapshot, Target, Tenant
 from gateway.proxy.clocks import Wheel
 from gateway.proxy.upstream import Pool
 from gateway.site import Site
@@ -46,16 +46,16 @@ class Route:
     heads: tuple[bytes, ...]  # per pool: request line and fixed headers, up to and including "Content-Length: "
     idle_s: float
 
-    def pick(self) -> int:
-        """Index of the endpoint with the fewest requests under way; -1 when all are at their cap.
+    def pick(self, tried: tuple[int, ...] = ()) -> int:
+        """Index of the endpoint with the fewest requests under way, not one of `tried`; -1 when all are at their cap.
 
         With few endpoints the true minimum costs no more than two random choices, and is never worse.
         """
         pools = self.pools
         if len(pools) == 1:
             return -1 if pools[0].saturated else 0
-        best = min(range(len(pools)), key=lambda i: pools[i].outstanding)
-        return -1 if pools[best].saturated else best
+        best = min((i for i in range(len(pools)) if i not in tried), key=lambda i: pools[i].outstanding, default=-1)
+        return -1 if best < 0 or pools[best].saturated else best
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,8 @@ class Remembered:
     """The inputs of a recent decision, enough to recompute its trace: never the prompt."""
 
     record: Record
-    signals: Any  # core.signals.Signals; reduced to its computed values when asked for
-    snapshot: Any
+    signals: Mapping[str, Any]  # computed values, as `Signals.given` takes them back
+    snapshot: Snapshot
     pinned: int | None
     serving: Serving
 
@@ -132,7 +132,7 @@ class Runtime:
             plan = dialects.prepare(target)
             pools, heads = [], []
             for endpoint in backend.endpoints:
-                key = (backend.name, endpoint, backend.ca_file, backend.proxy, backend.max_inflight)
+                key: tuple[object, ...] = (backend.name, endpoint, backend.ca_file, backend.proxy, backend.max_inflight)
                 used.add(key)
                 pool = self.pools.get(key)
                 if pool is None:
@@ -171,6 +171,10 @@ class Runtime:
         kept[entry.record.request_id] = entry
         if len(kept) > REMEMBERED:
             kept.popitem(last=False)
+
+    def states(self) -> list[dict[str, Any]]:
+        """Every target's health, see `Board.states`."""
+        return self.board.states(self.serving.site.fleet, time.monotonic())
 
     @staticmethod
     def wall() -> float:

@@ -220,7 +220,6 @@ class UpstreamConnection(Timed, asyncio.Protocol):
         self.due = float("inf")
         user = self.user
         self.user = None
-        self._chunked = None
         self._state = _IDLE
         if self.keep:
             self.pool.release(self)
@@ -388,10 +387,10 @@ class Pool:
         """Take back a connection whose answer is complete."""
         if connection.paused:
             connection.resume()
-        place = self._next_waiting()
-        if place is not None:
+        waiting = self._next_waiting()
+        if waiting is not None:
             connection.reused = True
-            self._serve(connection, place)
+            connection.start(*waiting)
         elif len(self._idle) >= MAX_IDLE:
             connection.abort()
         else:
@@ -416,17 +415,13 @@ class Pool:
             connection.abort()
         self._idle.clear()
 
-    def _next_waiting(self) -> Waiting | None:
+    def _next_waiting(self) -> tuple[User, bytes] | None:
         while self._waiting:
             place = self._waiting.popleft()
-            if place.user is not None:
-                return place
+            user, place.user = place.user, None
+            if user is not None:
+                return user, place.request
         return None
-
-    @staticmethod
-    def _serve(connection: UpstreamConnection, place: Waiting) -> None:
-        user, place.user = place.user, None
-        connection.start(user, place.request)
 
     async def _open(self, connect_s: float) -> None:
         outcome = Outcome.REFUSED
@@ -444,16 +439,15 @@ class Pool:
         else:
             self.opened += 1
             self._live.add(connection)
-            place = self._next_waiting()
-            if place is not None:
-                self._serve(connection, place)
+            waiting = self._next_waiting()
+            if waiting is not None:
+                connection.start(*waiting)
             else:
                 self.release(connection)
             return
-        place = self._next_waiting()
-        if place is not None:
-            user, place.user = place.user, None
-            user.on_failed(outcome)
+        waiting = self._next_waiting()
+        if waiting is not None:
+            waiting[0].on_failed(outcome)
 
     def _connection(self) -> UpstreamConnection:
         return UpstreamConnection(self)
@@ -474,17 +468,18 @@ async def open_connection(
         )
         return connection
     where = urlsplit(proxy)
-    _, tunnel = await loop.create_connection(lambda: _Tunnel(loop), where.hostname, where.port or 3128)
+    _, tunnel = await loop.create_connection(lambda: _Tunnel(loop), where.hostname or "", where.port or 3128)
     try:
         await tunnel.connect(endpoint, where.username, where.password)
         connection = factory()
-        transport: asyncio.Transport | None = tunnel.transport
+        transport = tunnel.transport
         if tls is not None:
-            transport = await loop.start_tls(tunnel.transport, connection, tls, server_hostname=name)
-            if transport is None:
+            secured = await loop.start_tls(transport, connection, tls, server_hostname=name)
+            if secured is None:
                 raise ConnectionResetError("the proxy closed the tunnel")
+            transport = secured
         else:
-            tunnel.transport.set_protocol(connection)
+            transport.set_protocol(connection)
         connection.connection_made(transport)  # neither call above tells the protocol of its transport
     except BaseException:
         if tunnel.transport is not None:

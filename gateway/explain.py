@@ -1,0 +1,83 @@
+"""Explaining a request with the code that serves it: the same parse, signals, decision and wire body.
+
+`POST /v1/explain` and `pointsman explain` are two doors to `explain`; `/v1/decisions/{id}` recomputes the trace of a
+request that was served, from the inputs that were kept. Nothing here sends anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gateway.core import dialects, wire
+from gateway.core.lexicon import Lexicon
+from gateway.core.signals import Hints, Signals
+from gateway.core.tokens import Tokenizers
+from gateway.core.trace import Trace, trace
+from gateway.core.types import Snapshot, Tenant
+from gateway.proxy.runtime import Remembered
+from gateway.site import Site
+
+#: Bytes of the wire body that an explanation shows.
+SHOWN_BODY = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The trace of a request, and the body its first candidate would be sent."""
+
+    trace: Trace
+    wire_body: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**self.trace.to_dict(), "wire_body": self.wire_body}
+
+
+def explain(
+    site: Site,
+    body: bytes,
+    *,
+    headers: Mapping[str, str],
+    tenant: Tenant,
+    tokenizers: Tokenizers,
+    lexicon: Lexicon,
+    now: float,
+    available: int,
+    draw: float = 0.0,
+) -> Explanation:
+    """What would become of a chat request. Raises GatewayError for one that would be refused before any decision.
+
+    `headers` have lower-case names. May take long and block: exact token counts are made on the spot.
+    """
+    envelope = wire.parse(body)
+    hints = Hints.parse(headers)
+    policy, pinned = site.resolve(envelope.model_asked, hints.policy)
+    site.allow(tenant, envelope.model_asked, policy, pinned)
+    signals = Signals.of(
+        envelope,
+        tenant=tenant,
+        hints=hints,
+        headers=headers,
+        tokenizers=tokenizers,
+        lexicon=lexicon,
+        now=now,
+        blocking=True,
+    )
+    told = trace(policy, signals, Snapshot(now=now, draw=draw, available=available), pinned=pinned)
+    shown = None
+    if told.decision.candidates:
+        plan = dialects.prepare(told.decision.candidates[0])
+        sent = dialects.request_body(envelope, plan, told.decision.thinking)
+        shown = sent[:SHOWN_BODY].decode("utf-8", "replace") + (" ..." if len(sent) > SHOWN_BODY else "")
+    return Explanation(told, shown)
+
+
+def explain_record(entry: Remembered) -> dict[str, Any]:
+    """The trace of a request that was served, beside what came of it."""
+    site = entry.serving.site
+    policy = site.policies[entry.record.policy.partition("@")[0]]
+    signals = Signals.given(entry.signals)
+    told = trace(policy, signals, entry.snapshot, pinned=entry.pinned)
+    return {"record": asdict(entry.record), "trace": told.to_dict()}
