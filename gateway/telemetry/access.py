@@ -142,7 +142,7 @@ class AccessLog:
             line.output_tokens = usage.output
             line.reasoning_tokens = usage.reasoning
             line.usage_estimated = usage.estimated
-        if record.priced:
+        if record.priced and record.sent_at:
             line.cost_usd = record.cost_nano / NANO_PER_USD
         line.thought_unasked = record.thought_unasked
         line.because = record.because if record.because.isprintable() else printable(record.because, 512)
@@ -173,7 +173,7 @@ class AccessLog:
             parts.append(f"first={(record.first_event_at - record.started_at) * 1000:.1f}ms")
         if usage is not None:
             parts.append(f"tokens={'~' if usage.estimated else ''}{usage.input}+{usage.output}")
-        if record.priced:
+        if record.priced and record.sent_at:
             parts.append(f"cost=${record.cost_nano / NANO_PER_USD:.6f}")
         if record.because:
             parts.append(f"because {printable(record.because, 512)}")

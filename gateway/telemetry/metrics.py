@@ -18,6 +18,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 
+from gateway.core.decide import PIN
 from gateway.core.errors import CODES
 from gateway.core.types import Outcome, Record
 from gateway.telemetry.families import NONE, Families
@@ -234,7 +235,7 @@ class Metrics:
 
         labels = _Labels(
             policy=checked(record.policy.partition("@")[0], names.policies or ()),
-            rule=checked(record.rule, names.rules),
+            rule=record.rule if record.rule == PIN else checked(record.rule, names.rules),
             chosen=checked(record.chosen or record.target, names.targets),
             target=checked(record.target, names.targets),
             model=checked(record.model, names.models),

@@ -73,13 +73,20 @@ def settings(url: str) -> dict[str, Any]:
     made = config({"up": url})
     price = {"input": 1.0, "output": 2.0}
     made["targets"] = {
-        name: {"model": model, "backend": "up", "upstream_id": sent, "window": "128k", "price": cost, **more}
+        name: {
+            "model": model,
+            "backend": "up",
+            "upstream_id": sent,
+            "window": "128k",
+            "price": dict(cost) if isinstance(cost, dict) else cost,  # the file must not hold an alias
+            **more,
+        }
         for name, model, sent, cost, more in (
             ("first", "llama-4-maverick", "down", price, {}),
             ("second", "qwen3.5-35b-a3b", "fine", price, {}),
             ("cut", "llama-3.1-8b", "cut", price, {}),
             ("silent", "llama-3.1-8b", "silent", price, {}),
-            ("thinks", "qwen3.5-35b-a3b", "thinks", price, {"thinking": "switchable"}),
+            ("thinks", "qwen3.5-35b-a3b", "thinks", {"input": 3.0, "output": 6.0}, {"thinking": "switchable"}),
             ("free", "llama-3.1-8b", "fine", "none", {}),
         )
     }
@@ -159,7 +166,8 @@ def test_the_dashboard_s_variables_have_values(prometheus: promserver.Prometheus
     [
         ('sum(pointsman_requests_total{code="ok"})', 12),
         ('sum(pointsman_requests_total{model_asked="other"})', 2),
-        ('sum(pointsman_fallbacks_total{chosen="first",target="second"})', None),
+        ('sum(pointsman_fallbacks_total{chosen="first",target="second"})', None),  # health may come to know better
+        ('sum(pointsman_requests_total{rule="pin"})', 10),
         ('sum(pointsman_refusals_total{code="invalid_api_key"})', 2),
         ('sum(pointsman_refusals_total{code="model_not_found"})', 2),
         ('sum(pointsman_stream_interrupted_total{target="cut"})', 2),

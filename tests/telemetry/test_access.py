@@ -66,7 +66,7 @@ def test_a_text_line_reads_from_left_to_right() -> None:
 
 def test_what_a_request_never_had_is_left_out() -> None:
     line = json.loads(
-        logged(code="invalid_api_key", status=401, sent_at=0.0, first_event_at=0.0, usage=None, priced=False, target="")
+        logged(code="invalid_api_key", status=401, sent_at=0.0, first_event_at=0.0, usage=None, cost_nano=0, target="")
     )
     assert not line.keys() & {"overhead_ms", "first_event_ms", "input_tokens", "cost_usd", "target"}
     assert "cost" not in logged("text", priced=False)

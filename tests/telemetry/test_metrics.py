@@ -199,3 +199,8 @@ def test_an_idle_gateway_already_exports_the_families_that_alerts_read(metrics: 
     assert value(metrics, "attempts_total", target="scout-eu", outcome="ok") == 0
     assert value(metrics, "thinking_violations_total", target="scout-eu") == 0
     assert value(metrics, "client_disconnect_total") == 0
+
+
+def test_a_request_that_named_its_target_counts_under_the_rule_pin(metrics: Metrics) -> None:
+    metrics.finished(record(rule="pin"))
+    assert value(metrics, "requests_total", rule="pin") == 1
