@@ -83,7 +83,7 @@ def settings(url: str) -> dict[str, Any]:
         }
         for name, model, sent, cost, more in (
             ("first", "llama-4-maverick", "down", price, {}),
-            ("second", "qwen3.5-35b-a3b", "fine", price, {}),
+            ("second", "qwen3.5-35b-a3b", "fine", price, {"thinking": "never"}),
             ("cut", "llama-3.1-8b", "cut", price, {}),
             ("silent", "llama-3.1-8b", "silent", price, {}),
             ("thinks", "qwen3.5-35b-a3b", "thinks", {"input": 3.0, "output": 6.0}, {"thinking": "switchable"}),
