@@ -33,14 +33,16 @@ class Language:
     """The languages of a text by share of its letters; the shares and `undetermined` add up to 1.
 
     `scripted`: languages told by a script other than Latin with at least 6 letters. `edges`: languages that the first
-    or the last line is reliably written in, where a short question stands beside a long quotation.
+    or the last line is reliably written in, where a short question stands beside a long quotation. `prose`: how much of
+    what was looked at is sentences; the rest is code, data and the like.
     """
 
-    shares: Mapping[str, float]  # ISO 639-1 code, 639-3 where there is none
+    shares: Mapping[str, float]  # ISO 639-1 code, 639-3 where there is none; `UNNAMED` for a language we cannot name
     letters: int
     undetermined: float
     scripted: frozenset[str] = frozenset()
     edges: frozenset[str] = frozenset()
+    prose: float = 1.0
 
     @property
     def main(self) -> str | None:
@@ -51,24 +53,19 @@ class Language:
     def outside(self, official: frozenset[str]) -> bool | None:
         """Whether a real part of the text is in a language that is not on a list; None where that cannot be told.
 
-        Malay counts as Indonesian where only that is listed: short texts cannot be told apart, and Indonesian has
-        several times the speakers.
-
         >>> Language({"ja": 0.2, "en": 0.8}, 500, 0.0).outside(frozenset({"en"}))
         True
         """
         if not self.letters:
             return None
-        out = {code: share for code, share in self.shares.items() if not _listed(code, official)}
+        out = {code: share for code, share in self.shares.items() if code not in official}
         if not out and self.undetermined == 0:
             return False
         if any(code in self.scripted for code in out) or sum(out.values()) >= 0.15:
             return True
-        if any(not _listed(code, official) for code in self.edges):
+        if not self.edges <= official:
             return True
-        if self.undetermined >= 0.6:
-            return True if self.letters >= 40 else None
-        return False
+        return None if self.undetermined >= 0.6 else False
 
     def to_dict(self) -> dict[str, Any]:
         """This value as JSON."""
@@ -78,6 +75,7 @@ class Language:
             "undetermined": round(self.undetermined, 4),
             "scripted": sorted(self.scripted),
             "edges": sorted(self.edges),
+            "prose": round(self.prose, 4),
         }
 
     @classmethod
@@ -90,11 +88,12 @@ class Language:
             float(value.get("undetermined", max(0.0, 1 - sum(shares.values())))),
             frozenset(value.get("scripted", ())),
             frozenset(value.get("edges", ())),
+            float(value.get("prose", 1.0)),
         )
 
 
-def _listed(code: str, official: frozenset[str]) -> bool:
-    return code in official or (code == "ms" and "id" in official)
+#: ISO 639's code for a language that has none: sentences that are in no language we know.
+UNNAMED = "mis"
 
 
 NOTHING = Language({}, 0, 1.0)
@@ -105,15 +104,12 @@ def of(texts: Sequence[Text], identify: Identify | None = None) -> Language:
 
     `identify` tells the language of a text in one of the scripts that many share: `cld2` where it is installed.
     """
-    lines: list[str] = []
-    letters = 0
+    found = Cleaned()
     for text in reversed(texts):
-        found = clean(windows(text))
-        letters += sum(map(len, found))
-        lines = found + lines
-        if letters >= FEW_LETTERS:
+        found = clean(windows(text)).followed_by(found)
+        if found.kept >= FEW_LETTERS:
             break
-    return judge(lines, identify or DEFAULT_IDENTIFY) if lines else NOTHING
+    return judge(found, identify or DEFAULT_IDENTIFY) if found.lines else NOTHING
 
 
 def windows(text: Text) -> list[str]:
@@ -144,35 +140,67 @@ _KEYWORDS = """
 _CODE_STARTS = frozenset(_KEYWORDS.split())
 
 
-def clean(parts: Sequence[str]) -> list[str]:
-    """The lines of prose in some parts of a text, each reduced to its plain words."""
-    kept = []
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """The lines of prose in a text, each reduced to its plain words; how long they are, and how long all lines were."""
+
+    lines: tuple[str, ...] = ()
+    kept: int = 0
+    total: int = 0
+
+    def followed_by(self, other: Cleaned) -> Cleaned:
+        """Both, one after the other."""
+        return Cleaned(self.lines + other.lines, self.kept + other.kept, self.total + other.total)
+
+
+def clean(parts: Sequence[str]) -> Cleaned:
+    """The prose of some parts of a text. What stands between code fences counts as nothing at all."""
+    lines = []
+    kept = total = 0
     for part in parts:
         fenced = False
         for line in part.splitlines():
             start = line.lstrip()[:3]
             if start in ("```", "~~~"):
                 fenced = not fenced
-            elif not fenced and (words := _prose(line)):
-                kept.append(words)
-    return kept
+            elif not fenced:
+                words, size = _prose(line)
+                total += size
+                if words:
+                    kept += len(words)
+                    lines.append(words)
+    return Cleaned(tuple(lines), kept, total)
 
 
-def _prose(line: str) -> str:
-    """The plain words of a line of prose; nothing for a line of code, JSON, a trace or a URL."""
+def _prose(line: str) -> tuple[str, int]:
+    """The plain words of a line, nothing for a line of code, data or a URL; and how long it was without its numbers."""
+    total = len(line)
     if '":' in line:
-        return ""
-    words = line.split()
-    plain = [bare for word in words if (bare := word.strip(_EDGE)) and _plain(bare)]
-    if len(plain) * 10 < len(words) * 6:
-        return ""
-    if len(words) <= 4 and plain and plain[0].lower() in _CODE_STARTS and line.rstrip()[-1:] in ";:{}()":
-        return ""
-    return " ".join(plain)
+        return "", total
+    words, plain, numbers = line.split(), [], 0
+    for word in words:
+        bare = word.strip(_EDGE)
+        if not bare:
+            continue
+        if bare[0].isdigit() and bare[-1].isdigit() and len(bare) < 16:
+            numbers += 1
+            total -= len(word) + 1
+        elif _plain(bare):
+            plain.append(bare)
+    if not plain or len(plain) * 10 < (len(words) - numbers) * 6:
+        return "", total
+    if len(words) <= 4 and plain[0].lower() in _CODE_STARTS and line.rstrip()[-1:] in ";:{}()":
+        return "", total
+    if len(words) <= 8 and " -" in line and any(word[0] == "-" and word[1:2].isalpha() for word in words):
+        return "", total  # a command with its options
+    return " ".join(plain), total
 
 
 def _plain(word: str) -> bool:
-    return word.isalpha() or (_SYMBOLS.isdisjoint(word) and "." not in word and ":" not in word)
+    if word.isalpha():
+        return True
+    # Scripts from Thai on are mostly written without spaces: a "word" there is a sentence, with its numbers.
+    return max(word) >= "\u0e00" or (_SYMBOLS.isdisjoint(word) and "." not in word and ":" not in word)
 
 
 # --- scripts ----------------------------------------------------------------------------------------------------------
@@ -235,34 +263,44 @@ def scripts(text: str) -> dict[str, int]:
     return found
 
 
-def judge(lines: Sequence[str], identify: Identify) -> Language:
-    """The languages of cleaned lines."""
+def judge(cleaned: Cleaned, identify: Identify) -> Language:
+    """The languages of a cleaned text."""
+    lines = cleaned.lines
     text = "\n".join(lines)
     found = scripts(text)
     letters = sum(found.values())
     if not letters:
         return NOTHING
+    prose = cleaned.kept / max(cleaned.total, 1)
+    plain = text.isascii()
+    # Words that stand in code or data, or a few letters of ASCII, are no language yet.
+    poor = letters < 2 or (plain and (letters < 8 or (letters < 24 and prose < 0.8) or (letters < 48 and prose < 0.3)))
     counts: dict[str, float] = {}
-    unknown = 0.0
     scripted = set()
     several = len(found) > 1
     for script, size in found.items():
         if script not in SHARED:
-            counts[script] = counts.get(script, 0) + size
-            if size >= 6 and size * 100 >= letters:
-                scripted.add(script)
-            continue
-        part = _only(text, script) if several else text
-        for code, share in identify(part):
-            if not code:
-                unknown += size * share
-                continue
+            told: Sequence[tuple[str, float]] = [(script, 1.0)]
+        else:
+            part = _only(text, script) if several else text
+            told = [(_corrected(code, part, size), share) for code, share in identify(part)]
+        for code, share in told:
+            if (poor and code != "en") or (plain and size < _SELDOM.get(code, 0)):
+                code = ""
             counts[code] = counts.get(code, 0) + size * share
-            if script != "Latin" and size * share >= 6 and size * share * 100 >= letters:
+            if code and script != "Latin" and size * share >= max(6, letters / 100):
                 scripted.add(code)
+    unknown = counts.pop("", 0.0)
+    if unknown >= 0.6 * letters and prose >= 0.5 and letters >= (40 if plain else 16):
+        counts[UNNAMED], unknown = unknown, 0.0
     shares = {code: count / letters for code, count in counts.items()}
     return Language(
-        shares, letters, unknown / letters, frozenset(scripted), frozenset(_edges(lines, identify, letters))
+        shares,
+        letters,
+        unknown / letters,
+        frozenset(scripted),
+        frozenset(_edges(lines, identify, letters, prose)),
+        prose,
     )
 
 
@@ -271,11 +309,12 @@ def _only(text: str, script: str) -> str:
     return " ".join(word for word in text.split() if _script(word[0]) == script)
 
 
-def _edges(lines: Sequence[str], identify: Identify, letters: int) -> Iterator[str]:
+def _edges(lines: Sequence[str], identify: Identify, letters: int, prose: float) -> Iterator[str]:
     if len(lines) < 2:
         return
+    least = 20 if prose >= 0.5 else 32
     for line in (lines[0], lines[-1]):
-        if 20 <= len(line) < letters * 0.85 and not line.isspace():
+        if least <= len(line) < letters * 0.85:
             found = identify(line)
             if found and found[0][0] and found[0][1] >= 0.6:
                 yield found[0][0]
@@ -293,12 +332,62 @@ _CODES = {"iw": "he", "jw": "jv", "in": "id", "nb": "no", "zh-Hant": "zh", "fil"
 _JOKES = frozenset({"un", "xxx", "tlh", "zzp", "zzb", "zze", "zzh", "xx-Qaai"})
 
 
+#: Languages that CLD2 finds in short ASCII texts of their large neighbours, or in commands, far more often than in
+#: their own: not believed below so many letters.
+_SELDOM = {
+    "co": 40, "rm": 40, "kha": 40, "sco": 40, "gv": 24, "ie": 24, "ia": 24, "vo": 24, "wo": 24, "ve": 24, "aa": 24,
+    "ay": 24, "nr": 24, "ss": 24, "lif": 24, "crs": 24,
+}  # fmt: skip
+
+#: Letters that few languages use, with the likeliest first. CLD2 overlooks them in short texts.
+_LETTERS: Mapping[str, tuple[str, ...]] = {
+    letter: tuple(languages.split())
+    for letters, languages in (
+        ("ə", "az"), ("łźńś", "pl"), ("ż", "pl mt"), ("őű", "hu"), ("řěů", "cs"), ("ľĺŕ", "sk"), ("șț", "ro"),
+        ("ğı", "tr az"), ("å", "sv no nn da fi"), ("ø", "no da nn fo"), ("æ", "da no nn is fo"), ("ðþ", "is fo"),
+        ("ķļņģ", "lv"), ("ėųį", "lt"), ("ħġċ", "mt"), ("ŵŷ", "cy"), ("ĉĝĥĵŝŭ", "eo"),
+        ("čšž", "cs sk sl hr sr bs lt lv et"),
+    )
+    for letter in letters
+}  # fmt: skip
+
+#: Words that are Malay or Indonesian and never the other: CLD2 takes either for the other.
+_MALAY_WORDS = """
+    kerana bahawa boleh ialah sahaja iaitu daripada apabila manakala sekiranya awak wang syarikat kerajaan pelbagai
+    tiada selepas kebelakangan peringkat pejabat dahulu semasa bagaimanapun disebabkan mahu nak
+"""
+_INDONESIAN_WORDS = """
+    karena bahwa bisa yaitu uang perusahaan pemerintah setelah ketika sedangkan namun gak nggak banget kalau merupakan
+    tersebut jika berbeda kamu aja saat mobil kantor maupun
+"""
+_MALAY = frozenset(_MALAY_WORDS.split())
+_INDONESIAN = frozenset(_INDONESIAN_WORDS.split())
+
+
+def _corrected(code: str, text: str, letters: int) -> str:
+    """CLD2's answer for a text, where a letter or a word shows it wrong."""
+    if code in ("ms", "id"):
+        words = set(text.lower().split())
+        malay, indonesian = len(words & _MALAY), len(words & _INDONESIAN)
+        if malay != indonesian:
+            return "ms" if malay > indonesian else "id"
+        return code if letters >= 100 else "id"  # which has several times the speakers
+    if code and letters < 60 and not text.isascii():
+        for word in text.split():
+            if word[0].islower():  # not a name, which may come from anywhere
+                for letter in word:
+                    users = _LETTERS.get(letter)
+                    if users is not None and code not in users:
+                        return users[0]
+    return code
+
+
 def cld2(text: str) -> list[tuple[str, float]]:
     """CLD2's answer: up to three languages, and "" for the share it could not tell."""
     try:
         _, _, found = pycld2.detect(text, isPlainText=True, bestEffort=True)
     except pycld2.error:  # control characters, which it takes for broken UTF-8
-        return [("", 1.0)]
+        _, _, found = pycld2.detect("".join(filter(str.isprintable, text)), isPlainText=True, bestEffort=True)
     shares = [(_CODES.get(code, code), percent / 100) for _, code, percent, _ in found if code not in _JOKES]
     rest = 1 - sum(share for _, share in shares)
     return [*shares, ("", rest)] if rest > 0.001 else shares
