@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from gateway.site import load_site
 from gateway.telemetry.metrics import Metrics, Names
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -158,3 +159,9 @@ def test_panels_have_titles_and_do_not_overlap() -> None:
         assert not cells & taken, panel["title"]
         assert at["x"] + at["w"] <= 24
         taken |= cells
+
+
+def test_the_example_configuration_loads_and_lets_nobody_in() -> None:
+    site = load_site(DEPLOY / "compose" / "pointsman.yaml", {}, secrets=False, tests=False)
+    assert not site.listen_public[0].startswith("127.")
+    assert "0" * 64 in (DEPLOY / "compose" / "pointsman.yaml").read_text(), "no key may be known to everybody"
