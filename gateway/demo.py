@@ -126,13 +126,16 @@ class Child:
                 pipe.close()
 
 
+BOLD, DIM, GREEN = "1", "2", "32"  # ANSI styles
+
+
 class Screen:
     """Where the demo is told. Colours only on a terminal, and only where NO_COLOR is not set."""
 
     def __init__(self, out: IO[str], environ: Mapping[str, str]) -> None:
         self.out = out
         self.styled = out.isatty() and "NO_COLOR" not in environ
-        self._fresh = True
+        self._line_ends = 0
 
     def line(self, text: str = "", style: str = "") -> None:
         """One line."""
@@ -145,19 +148,19 @@ class Screen:
         self.out.write(f"\x1b[{style}m{text}\x1b[0m" if self.styled and style and text else text)
         self.out.flush()
 
-    def answer(self, text: str, style: str = "", *, begin: bool = False) -> None:
-        """A piece of an answer, indented under its question."""
-        self._fresh = self._fresh or begin
+    def begin(self, label: str) -> None:
+        """Start an answer, indented under its question."""
+        self.write(f"   {label}: ", DIM)
+        self._line_ends = 0
+
+    def answer(self, text: str, style: str = "") -> None:
+        """A piece of it. Line ends wait for the text that follows them, so that an answer ends without empty lines."""
         for number, part in enumerate(text.split("\n")):
-            if number:
-                self.out.write("\n")
-                self._fresh = True
+            self._line_ends += number > 0
             if part:
-                self.write(("   " if self._fresh else "") + part, style)
-                self._fresh = False
-
-
-BOLD, DIM, GREEN = "1", "2", "32"
+                self.out.write("\n" * self._line_ends + ("   " if self._line_ends else ""))
+                self._line_ends = 0
+                self.write(part, style)
 
 
 def run(port: int = 8080, admin_port: int = 8081, *, once: bool = False, out: IO[str] | None = None) -> int:
@@ -228,7 +231,7 @@ def _demonstrate(
 
     began = time.monotonic()
     screen.write("Loading the model (98 MB, llama.cpp, no GPU, no network) ")
-    threads = max(1, min(4, (os.cpu_count() or 2) - 1))
+    threads = max(1, min(4, (os.cpu_count() or 2) - 1))  # one too many on a busy machine is ten times slower
     model = Child("model", ["gateway.demo_model", "--threads", str(threads)], directory)
     children.append(model)
     url = _model_url(model, screen)
@@ -362,10 +365,10 @@ def _relay(screen: Screen, pieces: Iterator[bytes], began: float) -> tuple[float
                 if text := delta.get(member):
                     first_s = first_s or time.monotonic() - began
                     if speaking != member:
-                        screen.write("" if not speaking else "\n")
-                        screen.answer(f"{label}: ", DIM, begin=True)
-                        speaking = member
-                        text = text.lstrip()
+                        if speaking:
+                            screen.line()
+                        screen.begin(label)
+                        speaking, text = member, text.lstrip()
                     screen.answer(text, style)
     screen.line()
     return first_s, told
