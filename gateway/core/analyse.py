@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import date
 from typing import Literal
 
 from gateway.core.capabilities import retired
@@ -21,6 +21,7 @@ from gateway.core.space import Undecided, describe, edges, find, members
 
 Severity = Literal["error", "warning", "info", "holds"]
 SOON_DAYS = 90
+EPOCH_DAY = date(1970, 1, 1).toordinal()
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +277,7 @@ def _targets(policy: Policy, now: float) -> Iterator[Finding]:
             by_cost |= rung.mask if rung.rank in ("cheapest", "balanced") else 0
     gone = retired(policy.capabilities.retirements, now)
     soon = retired(policy.capabilities.retirements, now + SOON_DAYS * 86_400)
-    today = datetime.fromtimestamp(now, UTC).date()
+    today = date.fromordinal(EPOCH_DAY + int(now // 86_400))
     for index in bits(used):
         target = policy.fleet.targets[index]
         if gone >> index & 1:
@@ -293,11 +294,10 @@ def _targets(policy: Policy, now: float) -> Iterator[Finding]:
 
 
 def _loose_ends(policy: Policy) -> Iterator[Finding]:
+    conditions = [entry.when for entry in (*policy.rules, *policy.thinking)]
+    conditions += [entry.when for entry in (*policy.forbids, *policy.avoids)]
     counts = any(
-        member.signal == "context_tokens"
-        for entry in (*policy.rules, *policy.thinking, *policy.forbids, *policy.avoids)
-        if entry.when is not None
-        for member in members(entry.when)
+        member.signal == "context_tokens" for when in conditions if when is not None for member in members(when)
     )
     if counts and policy.tokens_by is None:
         what = "context_tokens has no tokenizer: thresholds are compared with bytes, which are more"

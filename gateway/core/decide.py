@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gateway.core.filters import FILTERS
 from gateway.core.rank import Costs, order
-from gateway.core.types import Decision, Snapshot, Thinking
+from gateway.core.types import Decision, Snapshot, Target, Thinking
 
 if TYPE_CHECKING:
     from gateway.core.policy import Constraint, Policy, Rung
@@ -139,10 +139,21 @@ def fits(policy: Policy, signals: Signals, mask: int) -> int:
         wanted = group.mask & mask
         if wanted:
             for target, onwards in group.members:
-                if wanted >> target.index & 1 and signals.fits(target):
+                if wanted >> target.index & 1 and holds(signals, target):
                     fitting |= onwards & wanted
                     break
     return fitting
+
+
+def holds(signals: Signals, target: Target) -> bool:
+    """Whether a target takes the request: window, and where it caps the prompt by itself, that too."""
+    if not signals.fits(target):
+        return False
+    if target.max_input is None:
+        return True
+    # `exceeds` counts the requested output, which this limit does not.
+    asked = signals.get("max_output_tokens") or 0
+    return not signals.exceeds(target.model.tokenizer, target.max_input + asked)
 
 
 def _order(
@@ -211,9 +222,12 @@ def in_rungs(policy: Policy, signals: Signals, snapshot: Snapshot, rungs: Sequen
 
 
 def expected_input(policy: Policy, signals: Signals) -> int:
-    """About how many tokens the input has, from what is known already: enough to compare prices."""
+    """About how many tokens the input has, from what is known already: enough to compare prices.
+
+    Bounds that nobody has narrowed are bytes, of which four make a token of most texts.
+    """
     bounds = signals.tokens(policy.tokens_by)
-    return bounds.hi if bounds.exact else (bounds.lo + bounds.hi) // 2
+    return bounds.hi if bounds.exact else bounds.lo + (bounds.hi - bounds.lo) // 4
 
 
 def _avoids(policy: Policy, signals: Signals, constraint: Constraint, index: int) -> str:

@@ -192,7 +192,7 @@ def _operand(raw: object, spelling: Spelling, path: str, problems: Problems) -> 
                 values |= spelling.sets[item[1:]]
             else:
                 names = [f"@{name}" for name in sorted(spelling.sets)]
-                problems.add(at, f"there is no set {item!r}", suggest(item, names))
+                problems.add(at, f"there is no set {item!r}", suggest(item, names) or "a set declared under `sets:`")
         elif (value := scalar(item, spelling, at, problems)) is not None:
             values.add(value)
     return None if len(problems.found) > count else frozenset(values)

@@ -257,7 +257,7 @@ def _names(doc: PolicyDoc, fleet: Fleet, problems: Problems) -> Names:
 
 def _check_names(doc: PolicyDoc, fleet: Fleet, names: Names, problems: Problems) -> None:
     for i, family in enumerate(doc.allow_closed):
-        if family not in names.families:
+        if family not in names.families and "allow_closed" in doc.model_fields_set:
             problems.add(
                 f"allow_closed[{i}]", f"no family {family!r} in the catalogue", suggest(family, names.families)
             )

@@ -110,12 +110,12 @@ def _given() -> Schema:
         "boolean": {"type": "boolean"},
         "text": _TEXT,
         "set": {"type": "array", "items": _TEXT},
-        "language": {"anyOf": [_TEXT, {"type": "object", "additionalProperties": {"type": "number"}}]},
+        "language": {"anyOf": [_TEXT, {"type": "object"}]},
     }
     given = {signal.name: values[signal.kind] for signal in SIGNALS.values()}
     given["modality"] = {"type": "array", "items": {"enum": list(MODALITIES)}}
     pinned = {"pinned": {**_TEXT, "description": "a model or target named by the client"}}
-    world = {
+    world: dict[str, Schema] = {
         "unavailable": {"type": "array", "items": _TEXT, "description": "targets that health holds back"},
         "draw": {"type": "number", "minimum": 0, "exclusiveMaximum": 1, "description": "for rank: weighted"},
         "thinking_hint": {"anyOf": [{"enum": ["never", "always"]}, SIZE], "description": "x-pointsman-thinking"},

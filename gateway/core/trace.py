@@ -305,8 +305,10 @@ def _place(signals: Signals, target: Target) -> str:
 def _unfit(signals: Signals, target: Target) -> str:
     bounds = signals.tokens(target.model.tokenizer)
     output = signals.get("max_output_tokens")
-    said = f"{bounds.hi:,}" + (f" + {output:,}" if output else "")
-    return f"window {target.window:,} < {'' if bounds.exact else 'up to '}{said} tokens"
+    most = "" if bounds.exact else "up to "
+    if target.max_input is not None and signals.fits(target):
+        return f"takes {target.max_input:,} tokens of prompt < {most}{bounds.hi:,}"
+    return f"window {target.window:,} < {most}{bounds.hi:,} + {output or target.typical_output_tokens:,} tokens"
 
 
 def _targets(

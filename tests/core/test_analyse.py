@@ -1,0 +1,268 @@
+"""What is found out about a policy before its first request."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from fleets import ANYTHING, FLEET, fleet, policy, target
+
+from gateway.core.analyse import Finding, analyse
+from gateway.core.space import OTHER, Tongue, Undecided, describe, find
+from gateway.core.types import Fleet
+
+CROSSING = [{"family": "qwen"}, {"family": "*"}]
+
+
+def rule(identity: str, use: Any = None, **when: Any) -> dict[str, Any]:
+    made: dict[str, Any] = {"id": identity, "use": use or CROSSING}
+    return {**made, "when": when} if when else made
+
+
+def findings(of: Fleet = FLEET, now: float | None = None, **parts: Any) -> list[Finding]:
+    return analyse(policy(of, **{"as_of": "2026-11-21", "tokens_by": "qwen3.5", **parts}), now=now)
+
+
+def about(found: list[Finding], identity: str, severity: str = "warning") -> list[str]:
+    return [finding.message for finding in found if finding.id == identity and finding.severity == severity]
+
+
+# Rules that can never apply
+
+
+@pytest.mark.parametrize(
+    ("rules", "dead", "why"),
+    [
+        ([rule("a"), rule("b", task="code")], "b", "`a` above it applies to everything"),
+        ([rule("a", task=["code", "math"]), rule("b", task="code"), rule("z")], "b", "is taken by `a`"),
+        ([rule("a", context_tokens={"gt": 100}), rule("b", context_tokens={"gte": 200}), rule("z")], "b", "by `a`"),
+        ([rule("a", language={"not": "en"}), rule("b", language="ja"), rule("z")], "b", "is taken by `a`"),
+        ([rule("a", task="code"), rule("b", task="code", tools=True), rule("z")], "b", "is taken by `a`"),
+        ([rule("a", tools=True), rule("b", tools=False), rule("z")], "z", "by the rules above it together"),
+        ([rule("a", effort={"known": True}), rule("b", effort="high"), rule("z")], "b", "is taken by `a`"),
+        ([rule("a", modality="image"), rule("b", modality={"has": ["image", "text"]}), rule("z")], "b", "by `a`"),
+        ([rule("a", any=[{"task": "code"}, {"tools": True}]), rule("b", tools=True), rule("z")], "b", "by `a`"),
+        ([rule("a", **{"tenant.team": {"prefix": "sh"}}), rule("b", **{"tenant.team": "shop"}), rule("z")],
+         "b", "is taken by `a`"),
+        ([rule("a", context_tokens={"gt": 200, "lt": 100}), rule("z")], "a", "nothing can satisfy its `when`"),
+        ([rule("a", task="code", **{"not": {"task": "code"}}), rule("z")], "a", "nothing can satisfy its `when`"),
+        ([rule("a", context_tokens={"lte": 100}), rule("b", context_tokens={"lt": 500, "gt": 50}),
+          rule("c", context_tokens={"lt": 500}), rule("z")], "c", "by the rules above it together"),
+    ],
+)  # fmt: skip
+def test_a_rule_that_never_applies_is_found(rules: list[Any], dead: str, why: str) -> None:
+    found = findings(rules=rules)
+    (message,) = about(found, dead)
+    assert message.startswith("never applies")
+    assert why in message
+    alive = {entry["id"] for entry in rules} - {dead}
+    assert not [finding for finding in found if finding.id in alive and "never applies" in finding.message]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [rule("a", task="code"), rule("b", task=["code", "math"]), rule("z")],
+        [rule("a", context_tokens={"gt": 200}), rule("b", context_tokens={"gte": 200}), rule("z")],
+        [rule("a", language="ja"), rule("b", language={"not": "en"}), rule("z")],
+        [rule("a", task="code", tools=True), rule("b", task="code"), rule("z")],
+        [rule("a", effort="high"), rule("b", effort={"known": True}), rule("z")],
+        [rule("a", task={"not": "code"}), rule("b", task="code"), rule("z")],  # z: a task that is not known
+        [rule("a", **{"tenant.team": "shop"}), rule("b", **{"tenant.team": {"prefix": "sh"}}), rule("z")],
+        [rule("a", language="en"), rule("b", language={"not": "en"}), rule("z")],  # z: a language that is not known
+    ],
+)
+def test_a_rule_that_may_apply_is_left_alone(rules: list[Any]) -> None:
+    assert not [finding for finding in findings(rules=rules) if "never applies" in finding.message]
+
+
+def test_thinking_entries_and_constraints_are_judged_alike() -> None:
+    found = findings(
+        thinking=[{"id": "all", "set": "never"}, {"id": "late", "when": {"effort": "high"}, "set": "client"}],
+        constraints=[{"id": "odd", "when": {"images": {"gt": 5, "lt": 2}}, "forbid": {"family": "llama"}}],
+    )
+    assert "`all` above it" in about(found, "late")[0]
+    assert "nothing can satisfy" in about(found, "odd")[0]
+
+
+def test_what_would_take_too_long_is_not_claimed() -> None:
+    many = [rule(f"r{i}", **{f"tenant.f{j}": f"v{i}" for j in range(8)}) for i in range(8)]
+    assert not [finding for finding in findings(rules=[*many, rule("z")]) if "never applies" in finding.message]
+
+
+# Gaps
+
+
+def test_a_request_without_a_rule_is_shown_by_example() -> None:
+    found = findings(rules=[rule("a", context_tokens={"lt": 500}), rule("b", tools=True)])
+    assert about(found, "test") == ["no rule for: context_tokens 500, tools false; it is refused"]
+
+
+def test_a_policy_that_covers_everything_says_so() -> None:
+    for rules in ([rule("a", tools=True), rule("b")], [rule("a", tools=True), rule("b", tools=False)]):
+        assert "every request is covered by a rule" in about(findings(rules=rules), "test", "holds")
+
+
+# Rungs
+
+
+def test_a_rule_no_target_serves_is_told() -> None:
+    found = findings(rules=[rule("a", [{"target.region": "eu-west-9"}], tools=True), rule("z")])
+    assert "selects no target of this fleet: its requests are refused" in about(found, "a")
+
+
+def test_a_rung_no_target_serves_is_no_more_than_information() -> None:
+    found = findings(rules=[rule("a", [{"family": "qwen", "target.window": {"gt": "5M"}}, *CROSSING])])
+    assert about(found, "a", "info") == ["selects no target of this fleet (family: qwen, target.window: {gt: 5M})"]
+
+
+def test_a_rung_that_cannot_hold_what_its_rule_admits_is_told() -> None:
+    long = rule("long", [{"model": "gpt-oss-120b"}, {"model": "llama-4-scout"}, "*"], context_tokens={"gt": "500k"})
+    found = findings(rules=[long, rule("z")])
+    assert about(found, "long") == [
+        "cannot hold what its rule admits: 500,001 tokens and more, its widest window is 131,072"
+    ]
+    assert about(found, "long", "info") == [
+        "scout-small cannot hold what its rule admits (500,001 tokens and more)"
+    ]  # fmt: skip
+
+
+def test_what_a_rule_admits_counts_what_stands_above_it() -> None:
+    rules = [rule("short", context_tokens={"lte": "150k"}), rule("rest", [{"model": "gpt-oss-120b"}, "*"])]
+    assert "150,001 tokens and more" in about(findings(rules=rules), "rest")[0]
+
+
+def test_a_rung_that_is_closed_or_forbidden_for_ever_is_told() -> None:
+    closed = findings(rules=[rule("a", [{"family": "gpt"}, *CROSSING])])
+    assert "none of its targets is ever allowed" in about(closed, "a")[0]
+    forbidden = findings(
+        rules=[rule("a", [{"model": "llama-4-scout"}, *CROSSING])],
+        constraints=[{"id": "no-scout", "forbid": {"model": "llama-4-scout"}}],
+    )
+    assert "none of its targets is ever allowed" in about(forbidden, "a")[0]
+
+
+def test_a_rung_that_adds_nothing_is_information() -> None:
+    found = findings(rules=[rule("a", ["*", {"family": "qwen"}])])
+    assert about(found, "a", "info") == ["adds nothing: the rungs before it hold all its targets"]
+
+
+# Families
+
+
+def test_fallbacks_that_never_leave_a_family_are_told() -> None:
+    found = findings(rules=[rule("a", [{"family": "llama"}], tools=True), rule("z")])
+    assert about(found, "a") == ["its fallbacks never leave the family llama"]
+    assert "the fallbacks of every rule cross families" not in about(found, "test", "holds")
+    assert "the fallbacks of every rule cross families" in about(findings(rules=[rule("z")]), "test", "holds")
+
+
+def test_a_family_that_is_closed_does_not_count_as_a_way_out() -> None:
+    found = findings(rules=[rule("a", [{"family": "llama"}, {"family": "gpt"}])])
+    assert "its fallbacks never leave the family llama" in about(found, "a")
+
+
+# Constraints
+
+
+def test_a_constraint_that_ignorance_slips_past_is_told_with_the_targets() -> None:
+    west = {"id": "west", "forbid": {"target.region": {"not": {"prefix": "us"}}}}
+    (message,) = about(findings(constraints=[west]), "west")
+    assert message == "does not reach targets whose target.region is not known: scout-small, llama70, gpt"
+    closed = {"id": "west", "forbid": [west["forbid"], {"target.region": {"known": False}}]}
+    assert about(findings(constraints=[closed]), "west") == []
+    alike = {"id": "west", "forbid": {"target.region": {"any": [{"not": {"prefix": "us"}}, {"known": False}]}}}
+    assert about(findings(constraints=[alike]), "west") == []
+
+
+def test_that_rules_and_pins_cannot_leak_is_said() -> None:
+    found = findings(constraints=[{"id": "c", "forbid": {"family": "gpt"}}])
+    assert any("can leak past c" in message for message in about(found, "test", "holds"))
+
+
+def test_a_constraint_that_forbids_everything_or_nothing_is_told() -> None:
+    found = findings(constraints=[{"id": "all", "forbid": "*"}, {"id": "none", "forbid": {"target.name": "nobody"}}])
+    assert "forbids every target of this fleet, always" in about(found, "all")
+    assert "concerns no target of this fleet" in about(found, "none", "info")
+
+
+# Names and targets
+
+
+def test_names_that_nothing_bears_are_told() -> None:
+    found = findings(
+        sets={"used": ["llama-3.3-70b", "qwen3.5-plus"], "idle": ["gpt-5"]},
+        rules=[rule("a", [{"model": "@used"}, {"target.region": "us-west-7"}, "*"])],
+        constraints=[{"id": "c", "forbid": {"model.license": {"in": ["MIT-0", "Apache-2.0"]}}}],
+    )
+    assert about(found, "a") == ["no target of this fleet has target.region us-west-7"]
+    assert about(found, "c") == ["no model of the catalogue has model.license MIT-0"]
+    assert about(found, "idle", "info") == ["is never used"]
+    assert about(found, "used", "info") == []
+
+
+def test_a_set_with_models_this_fleet_does_not_serve_is_information() -> None:
+    small = fleet([target("only", "llama-4-scout", "us", 1_000, None)])
+    found = findings(small, sets={"s": ["llama-4-scout", "gpt-5"]}, rules=[rule("a", [{"model": "@s"}, "*"])])
+    assert about(found, "s", "info") == ["not served by this fleet: gpt-5"]
+
+
+def test_targets_that_are_or_will_be_withdrawn_are_told() -> None:
+    found = findings(rules=[rule("a")])
+    assert "was withdrawn on 2026-07-17 and is never chosen" in about(found, "gone")
+    assert about(found, "llama70") == ["will be withdrawn on 2026-12-01, in 10 days"]
+    early = findings(rules=[rule("a")], now=datetime(2026, 1, 1, tzinfo=UTC).timestamp())
+    assert about(early, "gone") == []
+
+
+def test_targets_without_a_price_are_information_where_price_decides() -> None:
+    assert about(findings(rules=[rule("a")], rank="cheapest"), "oss", "info")
+    assert not about(findings(rules=[rule("a")], rank="listed"), "oss", "info")
+
+
+def test_targets_no_rule_uses_are_information() -> None:
+    found = findings(rules=[rule("a", [{"family": ["llama", "qwen", "gpt"]}])])
+    assert "no rule ever uses oss" in about(found, "test", "info")
+
+
+def test_thresholds_without_a_tokenizer_are_told() -> None:
+    rules = [rule("a", context_tokens={"gt": 100}), rule("z")]
+    assert "bytes" in about(findings(rules=rules, tokens_by=None), "test")[0]
+    assert about(findings(rules=rules), "test") == []
+
+
+def test_a_policy_without_tests_is_told_so() -> None:
+    assert "the policy has no tests" in about(findings(rules=ANYTHING), "test", "info")
+
+
+def test_the_worst_comes_first_and_reads_as_one_line() -> None:
+    found = findings(rules=[rule("a"), rule("b", tools=True)])
+    order = ["error", "warning", "info", "holds"]
+    assert [f.severity for f in found] == sorted((f.severity for f in found), key=order.index)
+    assert str(found[0]) == (
+        "warning: b: never applies: `a` above it applies to everything (move it up, narrow what stands above)"
+    )
+
+
+# The search itself
+
+
+def test_a_point_of_the_search_is_a_request() -> None:
+    made = policy(rules=[rule("a", task="code", context_tokens={"gt": 10}), rule("b", language={"not": "en"})]).rules
+    conditions = [entry.when for entry in made if entry.when is not None]
+    assert find(conditions[:1], conditions[1:]) == {
+        "context_tokens": 11, "task": "code", "language": Tongue("en")
+    }  # fmt: skip
+    assert find(conditions, []) == {"context_tokens": 11, "task": "code", "language": Tongue(OTHER)}
+    assert describe({"language": Tongue("en", "ja"), "tools": True}) == "language en with ja, tools true"
+
+
+def test_the_search_gives_up_rather_than_run_for_ever() -> None:
+    rules = [rule(f"r{i}", **{f"tenant.f{i}": ["v", "w"]}) for i in range(20)]
+    rules.append(rule("never", images={"gt": 5, "lt": 2}))
+    conditions = [entry.when for entry in policy(rules=rules).rules if entry.when is not None]
+    # Every way to satisfy the first twenty is tried before the last one turns out to be impossible.
+    with pytest.raises(Undecided):
+        find(conditions, [])
+    assert find(conditions[-1:], []) is None

@@ -1,0 +1,132 @@
+"""The policies that come with Pointsman: they load, pass their own tests, and keep what README.md beside them says."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from gateway import yamlfile
+from gateway.core import facts, matchers, policytest
+from gateway.core.analyse import analyse
+from gateway.core.policy import RANKS, Policy, PolicyDoc, compile_policy
+from gateway.core.policytest import run_tests
+from gateway.core.types import Fleet
+from gateway.policyfile import PolicyFile, load_policy, policy_files, reference_fleet, validated
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "policies"
+FILES = policy_files(FOLDER)
+README = FOLDER / "README.md"
+#: S0:48, S1:22, R-05, X-12: a line of a source document, a row of the routing table, a contradiction.
+CLAIM = re.compile(r"\bS[01]:\d+\b|\b[RX]-\d\d\b")
+
+
+@cache
+def fleet() -> Fleet:
+    return reference_fleet()
+
+
+@cache
+def policy(name: str) -> Policy:
+    return load_policy(FOLDER / f"{name}.yaml").bind(fleet())
+
+
+def test_the_policies_are_found() -> None:
+    assert {"default", "demo"} <= {path.stem for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_policy_passes_its_own_tests(path: Path) -> None:
+    results = load_policy(path).run_tests(fleet())
+    assert results
+    assert [str(result) for result in results if not result.passed] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_policy_has_nothing_to_be_warned_of(path: Path) -> None:
+    found = analyse(load_policy(path).bind(fleet()))
+    assert [str(finding) for finding in found if finding.severity in ("error", "warning")] == []
+    assert {"every request is covered by a rule", "the fallbacks of every rule cross families"} <= {
+        finding.message for finding in found if finding.severity == "holds"
+    }
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_policy_is_named_like_its_file_and_names_its_schema(path: Path) -> None:
+    assert policy(path.stem).name == path.stem
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    assert first == "# yaml-language-server: $schema=../schemas/policy.json"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_rule_and_constraint_names_the_claim_it_comes_from(path: Path) -> None:
+    doc = policy(path.stem).doc
+    assert [entry.id for entry in (*doc.rules, *doc.constraints) if not CLAIM.search(entry.because)] == []
+
+
+def test_the_default_policy_is_tested_rule_by_rule() -> None:
+    doc = policy("default").doc
+    assert len(doc.tests) >= 25
+    expected = {test.expect.get("rule") for test in doc.tests}
+    assert {rule.id for rule in doc.rules} <= expected
+
+
+@pytest.mark.parametrize("rule", [rule.id for rule in policy("default").doc.rules])
+def test_without_any_one_rule_a_test_of_the_default_policy_fails(rule: str) -> None:
+    kept = [entry for entry in policy("default").doc.rules if entry.id != rule]
+    assert failures({"rules": kept})
+
+
+@pytest.mark.parametrize("constraint", [entry.id for entry in policy("default").doc.constraints])
+def test_without_any_one_constraint_a_test_of_the_default_policy_fails(constraint: str) -> None:
+    kept = [entry for entry in policy("default").doc.constraints if entry.id != constraint]
+    assert failures({"constraints": kept})
+
+
+def failures(changed: dict[str, object]) -> list[str]:
+    """Failing tests of the default policy with a part of it replaced; expectations of a missing rule aside."""
+    whole = policy("default").doc
+    doc = whole.model_copy(update=changed)
+    names = {rule.id for rule in doc.rules} | {"pin"}
+    tests = [
+        test.model_copy(update={"expect": {k: v for k, v in test.expect.items() if k != "rule" or v in names}})
+        for test in doc.tests
+    ]
+    doc = doc.model_copy(update={"tests": tests})
+    return [str(one) for one in run_tests(compile_policy(doc, fleet(), digest="0")) if not one.passed]
+
+
+# README.md: every example in it is a real one
+
+FENCE = re.compile(r"^```yaml\n(.*?)^```$", re.M | re.S)
+EXAMPLES = FENCE.findall(README.read_text(encoding="utf-8"))
+PARTS = ("sets", "constraints", "rules", "thinking", "tests", "rank", "allow_closed", "tokens_by")
+
+
+def example(text: str) -> PolicyFile:
+    """A policy of an example: what it leaves out is what makes it whole."""
+    document = yamlfile.loads(text, "README.md")
+    base = {"policy": "example", "as_of": "2026-11-21", "rules": [{"id": "default", "use": ["*"]}]}
+    document.data.update({key: value for key, value in base.items() if key not in document.data})
+    return PolicyFile(document, validated(document, PolicyDoc))
+
+
+def test_the_readme_has_examples() -> None:
+    assert len(EXAMPLES) >= 7
+
+
+@pytest.mark.parametrize("text", EXAMPLES, ids=lambda text: str(text).partition("\n")[0][:40])
+def test_an_example_of_the_readme_loads_and_its_tests_pass(text: str) -> None:
+    file = example(text)
+    assert [str(result) for result in file.run_tests(fleet()) if not result.passed] == []
+
+
+def test_the_readme_explains_every_key_signal_operator_and_expectation() -> None:
+    text = README.read_text(encoding="utf-8")
+    words = set(re.findall(r"`([^`\n]+)`", text))
+    operators = {name for names in matchers._OPERATORS.values() for name in names}
+    known = {*PARTS, *facts.SIGNALS, *facts.FACTS, *RANKS, *operators, *policytest._EXPECTATIONS, *policytest._WORLD}
+    assert sorted(known - words) == []
