@@ -294,8 +294,9 @@ def _targets(policy: Policy, now: float) -> Iterator[Finding]:
 
 
 def _loose_ends(policy: Policy) -> Iterator[Finding]:
-    conditions = [entry.when for entry in (*policy.rules, *policy.thinking)]
-    conditions += [entry.when for entry in (*policy.forbids, *policy.avoids)]
+    conditions = [rule.when for rule in policy.rules]
+    conditions += [entry.when for entry in policy.thinking]
+    conditions += [constraint.when for constraint in (*policy.forbids, *policy.avoids)]
     counts = any(
         member.signal == "context_tokens" for when in conditions if when is not None for member in members(when)
     )
