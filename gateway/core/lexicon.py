@@ -21,7 +21,7 @@ Difficulty = Literal["easy", "hard"]
 
 _TOP = ("look", "decide", "rules")
 _RULE = ("id", "task", "difficulty", "points", "words", "starts", "contains", "shape")
-_SHAPES = ("fence", "code_lines", "formula", "numbers", "one_line", "short", "long", "question")
+_SHAPES = ("fence", "code_lines", "formula", "numbers", "options", "one_line", "tiny", "short", "long", "question")
 _KINDS = ("words", "starts", "contains", "shape")
 
 
@@ -157,6 +157,11 @@ _CODE_MARKS = (" = ", "()", "==", "!=", "+=", "->", "=>", "::", "</", "/>", "&&"
 _FORMULA = ("$$", "\\frac", "\\sum", "\\int", "\\sqrt", "\\(", "\\[", "\\begin{", "^2", "^{", "\\le", "\\mathbb")
 
 
+#: How answers to choose from begin.
+_OPTIONS = frozenset(f"{letter}{end}" for letter in "ABCDabcd" for end in ".)")
+_BRACKETED = frozenset(f"({letter})" for letter in "ABCDabcd")
+
+
 def _shape(text: str, words: Sequence[str]) -> frozenset[str]:
     """What is seen of a text without reading it."""
     found = set()
@@ -166,14 +171,18 @@ def _shape(text: str, words: Sequence[str]) -> frozenset[str]:
     code = sum(1 for line in lines if _looks_like_code(line))
     if code >= 3 and code * 4 >= len(lines):
         found.add("code_lines")
-    if any(mark in text for mark in _FORMULA):
+    if not found and any(mark in text for mark in _FORMULA):  # in code the same marks are patterns
         found.add("formula")
     if sum(1 for word in words if word.isdecimal()) >= 2:
         found.add("numbers")
+    if sum(1 for line in lines if line.lstrip()[:2] in _OPTIONS or line.lstrip()[:3] in _BRACKETED) >= 2:
+        found.add("options")
     if len(lines) <= 1:
         found.add("one_line")
-    if len(words) <= 25:
+    if len(words) <= 25 and len(text) <= 200 and all(len(word) <= 40 for word in words):  # no spaces, no words
         found.add("short")
+        if len(words) <= 12:
+            found.add("tiny")
     if len(words) > 100:
         found.add("long")
     if text.rstrip().endswith(("?", "？", "؟")):

@@ -473,11 +473,25 @@ def _language(request: _Request) -> Language | None:
 
 
 def _task(request: _Request) -> str | None:
-    return request.verdict.task
+    """What the words say; where they are undecided, offered tools or a wanted schema say something."""
+    task = request.verdict.task
+    if task is None and _COMPUTE["tools"](request):
+        return "agentic"
+    if task is None and _structured_output(request) == "json_schema":
+        return "extraction"
+    return task
 
 
 def _difficulty(request: _Request) -> str | None:
-    return request.verdict.difficulty
+    """The client's `reasoning_effort` where it takes sides; else the words.
+
+    With tools an easy wording proves nothing: how many steps it takes shows only on the way.
+    """
+    effort = _effort(request)
+    if effort is not None and effort not in ("low", "medium"):
+        return "easy" if effort in ("none", "minimal") else "hard"
+    difficulty = request.verdict.difficulty
+    return None if difficulty == "easy" and _COMPUTE["tools"](request) else difficulty
 
 
 def _narrowed(name: str) -> Callable[[_Request], str | None]:

@@ -76,7 +76,8 @@ def cost(rows: list[dict[str, Any]]) -> None:
             by_words[row["words"]].append(_microseconds(row["text"], 5))
     for words, found in sorted(by_words.items()):
         p95 = sorted(found)[int(len(found) * 0.95)]
-        print(f"{words:4} words: median {statistics.median(found):6.1f} us, 95 % {p95:6.1f} us, worst {max(found):6.1f} us")
+        middle = statistics.median(found)
+        print(f"{words:4} words: median {middle:6.1f} us, 95 % {p95:6.1f} us, worst {max(found):6.1f} us")
     english = [_microseconds(row["text"], 5) for row in rows if row["kind"] == "en_prompt"]
     print(f"English prompts: median {statistics.median(english):.1f} us, worst {max(english):.1f} us")
     hostile = {
