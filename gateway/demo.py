@@ -76,7 +76,7 @@ def questions() -> tuple[Question, ...]:
             {"max_completion_tokens": 80},
         ),
         Question("Code", "Write a Python function that adds two numbers.", more={"max_completion_tokens": 160}),
-        Question("Another language", "Quelle est la capitale de la France ?", more={"max_completion_tokens": 60}),
+        Question("Another language", "Hola, ¿cuál es la capital de Francia?", more={"max_completion_tokens": 60}),
         Question(
             "A hard question, with thinking",
             "A ticket costs 5 euros and a sandwich costs 2 times as much. What do 2 tickets and 1 sandwich cost?",
