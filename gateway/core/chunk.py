@@ -64,7 +64,18 @@ def load(data: bytes) -> tuple[Any, bool] | None:
 class Chunk:
     """The facts of one chunk. `closed` and `opened` are choice indexes; `text` is in UTF-8 bytes."""
 
-    __slots__ = ("clean", "closed", "error", "meaningful", "only_usage", "opened", "reasoned", "text", "usage")
+    __slots__ = (
+        "clean",
+        "closed",
+        "detailed",
+        "error",
+        "meaningful",
+        "only_usage",
+        "opened",
+        "reasoned",
+        "text",
+        "usage",
+    )
 
     def __init__(self, value: dict[str, Any], clean: bool) -> None:
         self.clean = clean
@@ -72,6 +83,7 @@ class Chunk:
         self.closed: list[int] = []
         self.meaningful = False
         self.reasoned = False
+        self.detailed = False  # logprobs: most of the event's bytes are not text
         self.text = 0
         self.usage: Any = value.get("usage")
         # vLLM before 0.11 names an error by `object`; everyone else by a member.
@@ -92,6 +104,8 @@ class Chunk:
         if isinstance(text, str) and text:
             self.text += _size(text)
             said = True
+        if choice.get("logprobs"):
+            self.detailed = True
         ended = isinstance(choice.get("finish_reason"), str)
         if ended:
             self.closed.append(index)
@@ -116,7 +130,7 @@ class Chunk:
                 if name == "reasoning_details":
                     self.reasoned = True
                 elif name != "audio":
-                    self.text += len(msgspec.json.encode(part))
+                    self.text += _called(part)
         return said
 
 
@@ -142,6 +156,17 @@ def error_status(error: Any) -> int | None:
             if type(value) is int and 400 <= value <= 599:
                 return value
     return None
+
+
+def _called(part: Any) -> int:
+    """The bytes that a model wrote of a call: its name and arguments, not the ids and frames around them."""
+    size = 0
+    for call in part if isinstance(part, list) else [part]:
+        if isinstance(call, dict):
+            function = call.get("function", call)
+            if isinstance(function, dict):
+                size += sum(_size(text) for text in map(function.get, ("name", "arguments")) if isinstance(text, str))
+    return size
 
 
 def _size(text: str) -> int:

@@ -41,6 +41,7 @@ WORDS: tuple[tuple[frozenset[int], str, Outcome], ...] = (
     (_REQUEST, "maximum context length", Outcome.CONTEXT_LENGTH),  # OpenAI, vLLM, SGLang
     (_REQUEST, "longer than the model's context length", Outcome.CONTEXT_LENGTH),  # SGLang
     (_REQUEST, "longer than the maximum model length", Outcome.CONTEXT_LENGTH),  # vLLM
+    (_REQUEST, "cannot be greater than max_model_len", Outcome.CONTEXT_LENGTH),  # vLLM, of the output limit
     (_REQUEST, "exceeds the available context size", Outcome.CONTEXT_LENGTH),  # llama.cpp
     (_REQUEST, "range of input length should be", Outcome.CONTEXT_LENGTH),  # DashScope
     (_REQUEST, "input is too long", Outcome.CONTEXT_LENGTH),  # Bedrock

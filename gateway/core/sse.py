@@ -24,7 +24,7 @@ import re
 from gateway.core.chunk import Fields, error_status, fields_of, load, read_chunk
 from gateway.core.errors import GatewayError, to_openai
 from gateway.core.types import Outcome, Usage
-from gateway.core.usage import read
+from gateway.core.usage import BYTES_PER_TOKEN, read
 
 DONE_EVENT = b"data: [DONE]\n\n"
 HELD_MAX = 64 << 10
@@ -153,10 +153,10 @@ class Relay:
         "_held",
         "_held_size",
         "_keep_usage",
-        "_many",
         "_max_event",
         "_opened",
         "_overhead",
+        "_parse_all",
         "_passed",
         "_passed_size",
         "_started",
@@ -184,7 +184,7 @@ class Relay:
         self.anomalies = 0  # oddities that were tolerated: unclean JSON, junk behind the finish, no end marker
         self._keep_usage = keep_usage
         self._max_event = max_event
-        self._many = choices > 1
+        self._parse_all = choices > 1
         self._state = State.WAITING
         self._act = Act.HOLD  # what became of the last event
         self._buffer = bytearray()  # begins at an event boundary
@@ -209,8 +209,12 @@ class Relay:
 
     @property
     def output_chars(self) -> int:
-        """Text received so far, for estimates: in bytes, exact but for the escapes of events not parsed."""
-        return self._text + max(0, self._passed_size - self._passed * self._overhead)
+        """Text received so far, in bytes, for estimates.
+
+        An event counts as a token's worth at least. Of those not parsed it is what they hold beyond the frame of the
+        first one, whose length differs by a few bytes where reasoning ends and content begins.
+        """
+        return self._text + max(self._passed_size - self._passed * self._overhead, self._passed * BYTES_PER_TOKEN)
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the body; give what may be sent to the client now."""
@@ -352,10 +356,11 @@ class Relay:
             return Event.IDLE if self._keep_usage else Event.USAGE
         self._opened.update(chunk.opened)
         self._closed.update(chunk.closed)
-        self._text += chunk.text
         self.reasoned = self.reasoned or chunk.reasoned
+        self._parse_all = self._parse_all or chunk.detailed
         if not chunk.meaningful:
             return Event.IDLE
+        self._text += max(chunk.text, BYTES_PER_TOKEN) if chunk.text else 0
         if self._state is State.WAITING:
             self._overhead = size - chunk.text
         return Event.FINISH if self._opened <= self._closed else Event.CONTENT
@@ -397,4 +402,4 @@ class Relay:
         for choices, finish, usage in (_COMPACT, _SPACED):
             if choices in block:
                 self._finish_needle, self._usage_needle = finish, usage
-                self._calm = self._state is State.RELAYING and not self._many and block.count(b"data:") == 1
+                self._calm = self._state is State.RELAYING and not self._parse_all and block.count(b"data:") == 1

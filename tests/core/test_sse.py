@@ -360,6 +360,11 @@ def test_text_is_counted_for_estimates_also_where_events_are_not_parsed() -> Non
     assert relay.output_chars == 500
     _, relay = run([ROLE + HELLO * 100])
     assert relay.output_chars == 500
+    _, relay = run([delta(reasoning_content="x"), *[delta(content="x")] * 100])
+    assert relay.output_chars == 404  # each event is at least a token
+    detail = {"content": [{"token": "x" * 50, "logprob": -1.0}]}
+    said = event({"choices": [{"index": 0, "delta": {"content": "x"}, "logprobs": detail, "finish_reason": None}]})
+    assert run([said] * 100)[1].output_chars == 400
 
 
 def test_after_the_commit_point_whole_plain_events_pass_as_the_same_object() -> None:

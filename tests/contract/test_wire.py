@@ -1,0 +1,313 @@
+"""One contract over every dialect, held by the bytes that its servers send.
+
+`tests/wire/<dialect>/` holds raw responses, recorded or written after documentation (`seen` in index.json says which);
+a new dialect passes here by bringing its folder.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.core import wire
+from gateway.core.dialects import (
+    DIALECTS,
+    classify,
+    classify_in_band,
+    parse_answer,
+    prepare,
+    relayed_error,
+    request_body,
+)
+from gateway.core.sse import DONE_EVENT, Relay
+from gateway.core.types import Backend, Endpoint, Model, Outcome, Target, Thinking
+from gateway.core.usage import settle
+
+WIRE = Path(__file__).parent.parent / "wire"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One response as it came, taken apart."""
+
+    dialect: str
+    name: str
+    status: int
+    head: bytes
+    chunks: tuple[bytes, ...]  # the body as it was framed
+    thinking: Thinking
+    request: dict[str, Any]
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.chunks)
+
+    def __str__(self) -> str:
+        return f"{self.dialect}-{self.name}"
+
+
+def unchunk(rest: bytes) -> list[bytes]:
+    chunks = []
+    while True:
+        size, _, rest = rest.partition(b"\r\n")
+        length = int(size, 16)
+        if length == 0:
+            assert rest == b"\r\n"
+            return chunks
+        chunks.append(rest[:length])
+        assert rest[length : length + 2] == b"\r\n"
+        rest = rest[length + 2 :]
+
+
+def load(path: Path, case: dict[str, Any]) -> Recorded:
+    head, _, rest = path.read_bytes().partition(b"\r\n\r\n")
+    lower = head.lower()
+    chunks = unchunk(rest) if b"transfer-encoding: chunked" in lower else [rest]
+    length = re.search(rb"content-length: (\d+)", lower)
+    assert length is None or int(length.group(1)) == len(rest)
+    mode, _, budget = case["thinking"].partition(":")
+    thinking = Thinking(mode, int(budget) if budget else None)
+    return Recorded(path.parent.name, path.stem, int(head[9:12]), lower, tuple(chunks), thinking, case["request"])
+
+
+INDEXES = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(WIRE.glob("*/index.json"))}
+ALL = [
+    load(WIRE / dialect / f"{name}.http", case)
+    for dialect, index in INDEXES.items()
+    for name, case in index["cases"].items()
+]
+STREAMS = [
+    one for one in ALL if one.status == 200 and b"text/event-stream" in one.head and one.name.startswith("stream")
+]
+ANSWERS = [one for one in ALL if one.status == 200 and b"application/json" in one.head]
+ERRORS = [one for one in ALL if one.status != 200]
+
+
+def plan(dialect: str) -> Any:
+    backend = Backend("b", dialect, (Endpoint("http://a:1/v1", "http", "a", 1, "/v1"),))
+    return prepare(Target("t", 0, Model("m", "qwen"), backend, "served-name", 8192, thinking="switchable"))
+
+
+def events(body: bytes) -> list[bytes]:
+    """The events of a stream as these servers write it, for comparing: not a parser."""
+    parts = re.split(rb"(?<=\n\n)|(?<=\r\n\r\n)", body)
+    return [part for part in parts if part]
+
+
+def is_usage_only(event: bytes) -> bool:
+    return event.startswith(b"data: {") and not json.loads(event[6:]).get("choices")
+
+
+def test_every_dialect_brings_its_bytes() -> None:
+    assert set(INDEXES) == set(DIALECTS)
+    for dialect, index in INDEXES.items():
+        assert {"chat", "chat-thinking", "stream", "stream-tools", "error-too-long"} <= set(index["cases"]), dialect
+        files = {path.stem for path in (WIRE / dialect).glob("*.http")}
+        assert files == set(index["cases"]), dialect
+        for name, case in index["cases"].items():
+            assert case["seen"] in ("live", "documented"), name
+            assert case["server"], name
+
+
+def test_the_readme_says_for_every_dialect_what_was_seen() -> None:
+    readme = (WIRE / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([^`]+)` \| (\w+) \|", readme, re.M))
+    assert rows == {dialect: seen_of(index) for dialect, index in INDEXES.items()}
+
+
+def seen_of(index: dict[str, Any]) -> str:
+    seen = {case["seen"] for case in index["cases"].values()}
+    return seen.pop() if len(seen) == 1 else "both"
+
+
+# What is sent.
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("mode", ["never", "always", "budget", "client"])
+def test_thinking_is_sent_explicitly_or_not_at_all(dialect: str, mode: str) -> None:
+    body = wire.parse(b'{"model":"auto","messages":[{"role":"user","content":"hi"}],"stream":true}')
+    thinking = Thinking(mode, 2000 if mode == "budget" else None)  # type: ignore[arg-type]
+    sent = json.loads(request_body(body, plan(dialect), thinking))
+    assert sent.pop("model") == "served-name"
+    assert sent.pop("stream_options") == {"include_usage": True}
+    added = {name for name in sent if name not in ("messages", "stream")}
+    spelling = DIALECTS[dialect].thinking
+    if mode == "client":
+        assert added == set()
+    elif spelling.switch is None:
+        assert added == {spelling.effort}
+        assert (sent["reasoning_effort"] == "none") == (mode == "never")
+    else:
+        value: Any = sent
+        for name in spelling.switch.split("."):
+            value = value[name]
+        assert value is (mode != "never")
+        assert (sent.get(spelling.budget or "") == 2000) == (mode == "budget")
+
+
+# What comes back, complete.
+
+
+@pytest.mark.parametrize("one", ANSWERS, ids=str)
+def test_a_complete_answer_gives_its_facts(one: Recorded) -> None:
+    facts = parse_answer(one.body)
+    assert facts is not None
+    assert facts.usage is not None
+    assert facts.usage.input > 0
+    assert facts.usage.output > 0
+    assert not facts.usage.estimated
+    assert facts.finish in ("stop", "length", "tool_calls")
+    assert facts.output_chars > 0
+    thought = facts.reasoned or facts.usage.reasoning > 0
+    assert thought == (one.thinking.mode != "never")
+    assert classify(plan(one.dialect), one.status, one.body) is Outcome.OK
+
+
+@pytest.mark.parametrize("one", ANSWERS, ids=str)
+def test_a_truncated_answer_is_none(one: Recorded) -> None:
+    for cut in range(0, len(one.body) - 1, 7):
+        assert parse_answer(one.body[:cut]) is None
+
+
+# What comes back as a stream.
+
+
+def relayed(reads: list[bytes] | tuple[bytes, ...], *, keep_usage: bool, choices: int) -> tuple[bytes, Relay]:
+    relay = Relay(keep_usage, choices=choices)
+    out = b"".join(relay.feed(read) for read in reads)
+    return out + relay.end(), relay
+
+
+def cuts(one: Recorded) -> list[list[bytes] | tuple[bytes, ...]]:
+    body = one.body
+    made: list[list[bytes] | tuple[bytes, ...]] = [one.chunks, [body], [body[i : i + 1] for i in range(len(body))]]
+    chance = random.Random(one.name)
+    for most in (3, 40, 700):
+        reads, at = [], 0
+        while at < len(body):
+            size = chance.randint(1, most)
+            reads.append(body[at : at + size])
+            at += size
+        made.append(reads)
+    return made
+
+
+@pytest.mark.parametrize("one", STREAMS, ids=str)
+def test_a_stream_is_relayed_byte_for_byte_in_any_cut(one: Recorded) -> None:
+    choices = one.request.get("n", 1)
+    wanted = b"".join(event for event in events(one.body) if event == DONE_EVENT or not is_usage_only(event))
+    for reads in cuts(one):
+        out, relay = relayed(reads, keep_usage=True, choices=choices)
+        assert out == one.body
+        assert relay.done
+        assert relay.failure is None
+        out, relay = relayed(reads, keep_usage=False, choices=choices)
+        assert out == wanted
+        assert relay.usage is not None
+        assert relay.usage.input > 0
+        assert relay.usage.output > 0
+        assert (relay.reasoned or relay.usage.reasoning > 0) == (one.thinking.mode != "never")
+        assert relay.anomalies == 0
+
+
+@pytest.mark.parametrize("one", STREAMS, ids=str)
+def test_a_stream_that_ends_early_is_never_taken_for_a_whole_one(one: Recorded) -> None:
+    every = events(one.body)
+    for count in range(len(every)):
+        head = every[:count]
+        out, relay = relayed(head, keep_usage=True, choices=one.request.get("n", 1))
+        closed = {
+            c["index"] for e in head if e != DONE_EVENT for c in json.loads(e[6:])["choices"] if c["finish_reason"]
+        }
+        opened = {c["index"] for e in head if e != DONE_EVENT for c in json.loads(e[6:])["choices"]}
+        if opened and closed == opened:
+            assert relay.done
+        else:
+            assert relay.failure is (Outcome.INTERRUPTED if relay.committed else Outcome.INVALID)
+            assert out == (b"".join(head) if relay.committed else b"")
+
+
+LIVE = [one for one in STREAMS if INDEXES[one.dialect]["cases"][one.name]["seen"] == "live"]
+
+
+@pytest.mark.parametrize("one", LIVE, ids=str)
+def test_an_estimate_made_without_parsing_every_event_is_near_what_the_server_counted(one: Recorded) -> None:
+    """The random model says words of 12 bytes a token, llama.cpp counts one of several choices, and the tokens that
+    frame a tool call are never shown: an estimate is no more than that."""
+    _, relay = relayed(one.chunks, keep_usage=False, choices=one.request.get("n", 1))
+    assert relay.usage is not None
+    guess = settle(None, 1, relay.output_chars).output
+    assert (0.3 if "tools" in one.name else 0.7) <= guess / relay.usage.output <= 4
+
+
+# Refusals.
+
+MEANING = {
+    "error-arrearage": Outcome.RATE_LIMITED,
+    "error-auth": Outcome.AUTH,
+    "error-free-tier": Outcome.RATE_LIMITED,
+    "error-image": Outcome.CLIENT_ERROR,
+    "error-inspection": Outcome.CLIENT_ERROR,
+    "error-loading": Outcome.OVERLOADED,
+    "error-model": Outcome.MODEL_GONE,
+    "error-overloaded": Outcome.OVERLOADED,
+    "error-quota": Outcome.RATE_LIMITED,
+    "error-rate-limit": Outcome.RATE_LIMITED,
+    "error-request": Outcome.CLIENT_ERROR,
+    "error-server": Outcome.SERVER_ERROR,
+    "error-thinking-needs-stream": Outcome.CLIENT_ERROR,
+    "error-too-long": Outcome.CONTEXT_LENGTH,
+    "error-too-long-output": Outcome.CONTEXT_LENGTH,
+    "error-too-long-stream": Outcome.CONTEXT_LENGTH,
+}
+
+
+@pytest.mark.parametrize("one", ERRORS, ids=str)
+def test_a_refusal_means_the_same_whoever_says_it(one: Recorded) -> None:
+    outcome = classify(plan(one.dialect), one.status, one.body)
+    assert outcome is MEANING[one.name]
+    if outcome in (Outcome.CLIENT_ERROR, Outcome.CONTEXT_LENGTH):
+        made = relayed_error(one.status, one.body)
+        assert made is not None
+        status, code, body = made
+        assert 400 <= status < 500
+        told = json.loads(body)["error"]
+        original = json.loads(one.body)["error"]
+        assert told["message"] == original["message"]
+        assert isinstance(told["code"], str)
+        if outcome is Outcome.CONTEXT_LENGTH:
+            assert code == "context_length_exceeded"
+        if isinstance(original["code"], str):
+            assert told["code"] == original["code"]
+
+
+def test_an_error_in_place_of_a_stream_is_known_before_anything_is_sent() -> None:
+    found = [one for one in ALL if one.name == "error-in-stream"]
+    assert found
+    for one in found:
+        for reads in cuts(one):
+            out, relay = relayed(reads, keep_usage=False, choices=1)
+            assert out == b""
+            assert relay.failure is Outcome.IN_BAND_ERROR
+            assert classify_in_band(plan(one.dialect), relay) is Outcome.IN_BAND_ERROR
+
+
+def test_a_server_that_dies_behind_the_first_event_leaves_an_interruption() -> None:
+    found = [one for one in ALL if one.name.startswith("broken-")]
+    assert found
+    for one in found:
+        for reads in cuts(one):
+            out, relay = relayed(reads, keep_usage=False, choices=1)
+            assert relay.failure is Outcome.INTERRUPTED
+            assert relay.committed
+            assert out
+            assert one.body.startswith(out)
+            assert b"error" not in out
+            assert b"[DONE]" not in out
