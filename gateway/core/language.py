@@ -24,7 +24,8 @@ BUDGET = 1_024
 #: With fewer letters than this in the last user message, the one before is read too.
 FEW_LETTERS = 12
 
-#: (language, share) pairs of a text in one script, best first; "" stands for what could not be told.
+#: (language, share) pairs of a text in one script, best first; "" stands for what is in no language it knows, and
+#: nothing at all for an identifier that cannot read.
 Identify = Callable[[str], Sequence[tuple[str, float]]]
 
 
@@ -277,6 +278,7 @@ def judge(cleaned: Cleaned, identify: Identify) -> Language:
     poor = letters < 2 or (plain and (letters < 8 or (letters < 24 and prose < 0.8) or (letters < 48 and prose < 0.3)))
     counts: dict[str, float] = {}
     scripted = set()
+    unread = 0.0
     several = len(found) > 1
     for script, size in found.items():
         if script not in SHARED:
@@ -284,6 +286,8 @@ def judge(cleaned: Cleaned, identify: Identify) -> Language:
         else:
             part = _only(text, script) if several else text
             told = [(_corrected(code, part, size), share) for code, share in identify(part)]
+        if not told:
+            unread += size
         for code, share in told:
             if (poor and code != "en") or (plain and size < _SELDOM.get(code, 0)):
                 code = ""
@@ -297,7 +301,7 @@ def judge(cleaned: Cleaned, identify: Identify) -> Language:
     return Language(
         shares,
         letters,
-        unknown / letters,
+        (unknown + unread) / letters,
         frozenset(scripted),
         frozenset(_edges(lines, identify, letters, prose)),
         prose,
@@ -394,8 +398,8 @@ def cld2(text: str) -> list[tuple[str, float]]:
 
 
 def script_only(text: str) -> list[tuple[str, float]]:
-    """The identifier for installations without CLD2: it never guesses."""
-    return [("", 1.0)]
+    """The identifier for installations without CLD2: it never guesses, so shared scripts stay undetermined."""
+    return []
 
 
 DEFAULT_IDENTIFY: Identify = cld2 if pycld2 is not None else script_only

@@ -332,7 +332,7 @@ class _RequestSizes(_Sizes):
         return bounds.hi + hi > limit
 
     def computed(self) -> dict[str, Any]:
-        names: list[str | None] = [None, *self.prompt.counted]
+        names: set[str | None] = {None, *self.prompt.counted, *self._added}  # every one that was asked about
         return {
             name or "": [bounds.lo, bounds.hi, bounds.exact, basis]
             for name in names

@@ -1,0 +1,121 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+import gateway
+from gateway.core.errors import ConfigError
+from gateway.core.lexicon import Lexicon
+
+FILE = Path(gateway.__file__).parent.parent / "policies" / "lexicon.yaml"
+
+
+@pytest.fixture(scope="module")
+def lexicon() -> Lexicon:
+    return Lexicon.compile(YAML(typ="safe", pure=True).load(FILE.read_text(encoding="utf-8")))
+
+
+def document(**members: Any) -> dict[str, Any]:
+    rules = [{"id": "a", "task": "code", "points": 3, "words": ["python"]}]
+    return {
+        "look": {"head": 600, "tail": 300},
+        "decide": {"task": 3, "margin": 1, "easy": 3, "hard": 3},
+        "rules": rules,
+        **members,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "task", "difficulty"),
+    [
+        ("Write a Python function that reverses a linked list in place, and explain its complexity.", "code", None),
+        ("Write a function to find the median of a list. Use Python.", "code", "easy"),
+        ("Why does this fail?\n```python\ndef f(x):\n    return x +\n```", "code", None),
+        ("Traceback (most recent call last):\n  File \"x.py\", line 1\nTypeError: 'int' object", "code", None),
+        ("diff --git a/x.py b/x.py\n@@ -1,3 +1,3 @@\n-a = 1\n+a = 2", "code", None),
+        ("Schreibe eine Funktion, die Primzahlen findet", "code", None),
+        ("Translate to French: The train leaves at noon.", "translation", "easy"),
+        ("Summarize the following article in three bullet points.", "summarise", "easy"),
+        ("who wrote the first dictionary of english", "qa", "easy"),
+        ("Hello, how are you today?", "chitchat", "easy"),
+        ("Write a poem about the sea in autumn", "creative", "easy"),
+        ("Prove that $\\sqrt{2}$ is irrational.", "math", "hard"),
+        ("If 12 men take 9 days, how many days do 18 men take?", "math", None),
+        ("Which is a mammal?\nA. trout\nB. bat\nC. newt", "reasoning", "hard"),
+        ("The harbour was quiet that evening, and nobody spoke of what had happened at the mill.", None, None),
+        ("", None, None),
+    ],
+)
+def test_words_tell_the_task_and_the_difficulty(
+    lexicon: Lexicon, text: str, task: str | None, difficulty: str | None
+) -> None:
+    verdict = lexicon.judge(text)
+    assert verdict.task == task, verdict.hits
+    if difficulty is not None:
+        assert verdict.difficulty == difficulty, verdict.hits
+
+
+def test_only_the_ends_of_a_text_are_read(lexicon: Lexicon) -> None:
+    filler = "The harbour was quiet that evening. " * 200
+    assert lexicon.judge(filler + "Translate the above into French, please translate.").task == "translation"
+    assert lexicon.judge(filler + "Translate to French." + filler).task is None
+
+
+def test_a_close_call_is_undecided() -> None:
+    rules = [
+        {"id": "a", "task": "code", "points": 3, "words": ["python"]},
+        {"id": "b", "task": "creative", "points": 3, "words": ["poem"]},
+        {"id": "easy", "difficulty": "easy", "points": 3, "words": ["poem"]},
+        {"id": "hard", "difficulty": "hard", "points": 2, "words": ["python"]},
+    ]
+    lexicon = Lexicon.compile(document(rules=rules))
+    assert lexicon.judge("a python poem").task is None
+    assert lexicon.judge("a python poem").difficulty is None
+    assert lexicon.judge("a poem").difficulty == "easy"
+
+
+def test_words_match_whole_words_without_case_and_punctuation() -> None:
+    lexicon = Lexicon.compile(document(rules=[{"id": "a", "task": "t", "points": 3, "words": ["key points"]}]))
+    assert lexicon.judge("The KEY  points!").task == "t"
+    assert lexicon.judge("monkey points").task is None
+
+
+def test_a_rule_counts_once_and_its_shape_must_hold() -> None:
+    rule = {"id": "a", "task": "t", "points": 2, "words": ["one", "two"], "shape": ["short"]}
+    lexicon = Lexicon.compile(document(rules=[rule]))
+    assert lexicon.judge("one two one").task is None
+    assert lexicon.judge("one two one").hits == ("a",)
+    assert lexicon.judge("one " + "word " * 60).hits == ()
+
+
+@pytest.mark.parametrize(
+    ("members", "path"),
+    [
+        ({"rules": []}, "rules"),
+        ({"rules": "x"}, "rules"),
+        ({"rules": ["x"]}, "rules[0]"),
+        ({"rules": [{"id": "a", "task": "t", "points": 0, "words": ["x"]}]}, "rules[0].points"),
+        ({"rules": [{"id": "a", "task": "t", "points": True, "words": ["x"]}]}, "rules[0].points"),
+        ({"rules": [{"id": "a", "points": 3, "words": ["x"]}]}, "rules[0]"),
+        ({"rules": [{"id": "a", "task": "t", "points": 3}]}, "rules[0]"),
+        ({"rules": [{"task": "t", "points": 3, "words": ["x"]}]}, "rules[0].id"),
+        ({"rules": [{"id": "a", "task": "t", "words": ["..."]}]}, "rules[0].words[0]"),
+        ({"rules": [{"id": "a", "task": "t", "words": [1]}]}, "rules[0].words"),
+        ({"rules": [{"id": "a", "task": "t", "shape": ["round"]}]}, "rules[0].shape[0]"),
+        ({"rules": [{"id": "a", "difficulty": "medium", "words": ["x"]}]}, "rules[0].difficulty"),
+        ({"rules": [{"id": "a", "task": "t", "regex": "x"}]}, "rules[0].regex"),
+        ({"rules": [{"id": "a", "task": "t", "words": ["x"]}] * 2}, "rules[1].id"),
+        ({"look": {"head": 600}}, "look.tail"),
+        ({"decide": []}, "decide"),
+        ({"extra": 1}, "extra"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named_by_its_path(members: dict[str, Any], path: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Lexicon.compile(document(**members))
+    assert path in {problem.path for problem in caught.value.problems}
+
+
+def test_the_empty_lexicon_decides_nothing() -> None:
+    assert Lexicon.empty().judge("Translate this").task is None
