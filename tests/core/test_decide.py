@@ -201,6 +201,12 @@ def test_a_list_of_languages_that_is_not_known_never_lacks_one() -> None:
     assert names(choose(made, language="vi"))[-1] == "llama70"
 
 
+def test_a_text_whose_language_cannot_be_told_is_on_no_list_and_off_none() -> None:
+    made = policy(rules=LLAMA_FIRST, constraints=[LANGUAGES])
+    unclear = {"shares": {"ja": 0.1}, "undetermined": 0.9, "letters": 20}
+    assert names(choose(made, language=unclear))[0] == "scout"
+
+
 def test_what_two_constraints_avoid_stands_behind_what_one_does() -> None:
     small = {"id": "small", "avoid": {"target.window": {"lt": "200k"}}}
     decision = choose(policy(rules=LLAMA_FIRST, constraints=[LANGUAGES, small]), language="ja")
@@ -390,6 +396,12 @@ def test_members_of_a_condition_stop_at_the_first_that_fails() -> None:
 def test_a_constraint_that_concerns_no_candidate_is_not_asked() -> None:
     made = policy(constraints=[EU], rules=[rule("r", [{"family": "qwen"}])])
     assert "tenant.domicile" not in asked(made)
+
+
+def test_a_cheap_constraint_that_leaves_nothing_spares_the_dear_one() -> None:
+    dear = {"id": "dear", "when": {"task": "code"}, "forbid": {"family": "llama"}}
+    cheap = {"id": "cheap", "when": {"tools": True}, "forbid": "*"}
+    assert "task" not in asked(policy(constraints=[dear, cheap]), tools=True)
 
 
 def test_what_would_put_back_all_or_none_of_the_candidates_is_not_asked() -> None:

@@ -139,6 +139,16 @@ def test_a_flip_from_a_bound_says_so() -> None:
     assert [flip.text for flip in flips] == ["at least 150,001 more tokens and `long` would apply"]
 
 
+def test_downwards_a_flip_is_counted_from_the_lower_bound() -> None:
+    flips = told(tokens={"": [250_000, 300_000, False, "sampled"]}).flips
+    assert [flip.text for flip in flips] == ["at least 50,000 fewer tokens and `rest` would apply"]
+
+
+def test_a_wish_that_was_given_up_is_nobody_s_reason() -> None:
+    made = policy(rules=[{"id": "r", "use": [{"family": "llama"}]}], thinking=SWITCH)
+    assert told(made, difficulty="hard").reasons["gone"] == ("withdrawn on 2026-07-17",)
+
+
 def test_a_trace_is_plain_json() -> None:
     made = json.loads(json.dumps(told(language="ja", tenant_domicile="DE").to_dict()))
     assert made["rule"] == "rest"
