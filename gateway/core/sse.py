@@ -121,6 +121,10 @@ def error_event(error: GatewayError) -> bytes:
     return b"data: " + to_openai(error) + b"\n\n"
 
 
+def _is_one_event(data: bytes) -> bool:
+    return data[-2:] == b"\n\n" and data.find(b"\n\n") == len(data) - 2 and data[0] != _LF and b"\r" not in data
+
+
 def _size(block: bytes) -> int:
     """The bytes of an event as if it ended in two LF, so that estimates do not hang on where a CRLF was cut."""
     return len(block.rstrip(b"\r\n")) + 2
@@ -283,6 +287,10 @@ class Relay:
                 out = self._late_lf()
                 data = data[1:]
         buffer = self._buffer
+        if not buffer and 2 < len(data) <= self._max_event and _is_one_event(data):  # as most reads are
+            out += self._event(data)
+            self._flowing = self._calm
+            return out
         start, scan = 0, max(0, len(buffer) - 3)  # an end may straddle the cut; what lies before has been searched
         buffer += data
         size = len(buffer)
