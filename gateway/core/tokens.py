@@ -217,9 +217,9 @@ def _sampled(texts: Sequence[Text], tokenizers: Tokenizers, tokenizer: str) -> B
         some = [text for text in texts if isinstance(text, kind)]
         length = sum(text.size if isinstance(text, LongText) else len(text) for text in some)
         if length:
-            middle, spread = _ratio(list(_slices(some, length)), tokenizers, tokenizer)
-            lo += (middle - spread) * length
-            hi += (middle + spread) * length
+            least, most = _ratios(list(_slices(some, length)), tokenizers, tokenizer)
+            lo += least * length
+            hi += most * length
     return Bounds(int(max(lo, 0)), int(hi) + 1)
 
 
@@ -244,22 +244,24 @@ def _slices(texts: Sequence[Text], length: int) -> Iterator[tuple[str | None, in
             yield piece, len(piece)
 
 
-def _ratio(slices: Sequence[tuple[str | None, int]], tokenizers: Tokenizers, tokenizer: str) -> tuple[float, float]:
-    """Tokens per unit of length, and half the width of the interval around it.
+def _ratios(slices: Sequence[tuple[str | None, int]], tokenizers: Tokenizers, tokenizer: str) -> tuple[float, float]:
+    """The least and the most tokens per unit of length.
 
     The standard error comes from successive differences, which a slow drift through the document does not inflate.
     """
     counts = iter(tokenizers.counts(tokenizer, [text for text, _ in slices if text is not None]))
     tokens = [length if text is None else next(counts) for text, length in slices]
     lengths = [length for _, length in slices]
-    ratio = sum(tokens) / max(sum(lengths), 1)
-    rest = [count - ratio * length for count, length in zip(tokens, lengths, strict=True)]
-    k = len(rest)
+    total, k = max(sum(lengths), 1), len(slices)
+    ratio = sum(tokens) / total
     if k < 2:
-        return ratio, ratio
+        return 0.0, 2 * ratio
+    rest = [count - ratio * length for count, length in zip(tokens, lengths, strict=True)]
     squares = sum((b - a) ** 2 for a, b in pairwise(rest))
-    error = sqrt(squares / (2 * k * (k - 1))) * k / max(sum(lengths), 1)
-    return ratio, max(4 * error, LEAST_SPREAD * ratio)
+    error = sqrt(squares / (2 * k * (k - 1))) * k / total
+    spread = max(4 * error, LEAST_SPREAD * ratio)
+    # Each of a slice's two cuts can split one token in two, half of the time: a slice has up to one token too many.
+    return ratio - spread - k / total, ratio + spread
 
 
 @dataclass(frozen=True, slots=True)
