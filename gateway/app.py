@@ -7,7 +7,9 @@ which a process starts and ends.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import functools
+import gc
 import logging
 import os
 import platform
@@ -62,6 +64,23 @@ def serve(config: Path) -> int:
         return runner.run(Server(config, site, *sockets).run())
 
 
+def _tune_memory() -> None:
+    """Keep the allocator and the collector from doing the same work again on every request.
+
+    By default glibc maps and unmaps every buffer from 128 KiB up, and each time the kernel zeroes its pages: a flooded
+    stream spent a quarter of its time there. What was loaded at start lives as long as the process, so the collector
+    need not walk it.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        libc.mallopt(m_mmap_threshold, 4 << 20)
+        libc.mallopt(m_trim_threshold, 64 << 20)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
@@ -113,6 +132,7 @@ class Server:
         loop.add_signal_handler(signal.SIGHUP, reloader.request)
         runtime.wheel.start()
         reloader.start()
+        _tune_memory()
         self._tick(loop, state)
         for name, listener in zip(("public", "admin"), self.sockets, strict=True):
             host, port = listener.getsockname()[:2]

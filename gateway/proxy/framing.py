@@ -24,7 +24,10 @@ def chunk_size(line: bytes) -> int:
     """
     digits = line
     if b";" in line:
-        digits = line[: line.index(b";")].rstrip(b" \t")
+        digits, _, extension = line.partition(b";")
+        digits = digits.rstrip(b" \t")
+        if b"\n" in extension or b"\r" in extension or b"\0" in extension:
+            raise FramingError("bad chunk extension")
     if not digits or len(digits) > 8 or digits.strip(_HEX):
         raise FramingError("bad chunk size")
     return int(digits, 16)
