@@ -105,8 +105,8 @@ class Board:
 
     A target is ejected after 5 consecutive failures, for 30 s times the ejections in a row, at most 300 s; it is held
     back for Retry-After, which extends but never shortens; for 60 s when it refuses the gateway's key; for 300 s when
-    it no longer serves the model. After that it is half-open: the next outcome either clears it or ejects it again,
-    for longer. Times are seconds on one monotonic clock.
+    it no longer serves the model. After an ejection it is half-open: the next outcome either clears it or ejects it
+    again, for longer. Times are seconds on one monotonic clock.
     """
 
     __slots__ = ("_entries", "_exact", "_fleet", "_mask", "_valid_until", "latency_s")
@@ -191,7 +191,6 @@ class Board:
         entry.reason = outcome
         entry.failures += 1
         entry.hard = blame is Blame.KEY or blame is Blame.GONE
-        probed = 0 < entry.until <= now
         entry.probe_at = -_NEVER
         hold = 0.0
         if blame is Blame.KEY:
@@ -200,7 +199,7 @@ class Board:
             hold = GONE_S
         elif blame is Blame.BUSY:
             hold = RATE_LIMITED_S
-        elif probed or (entry.failures >= FAILURES and entry.until <= now):
+        elif entry.failures >= FAILURES and entry.until <= now:
             entry.ejections += 1
             hold = min(EJECTION_S * entry.ejections, LONGEST_S) * (1 + JITTER * jitter)
         if retry_after_s is not None:

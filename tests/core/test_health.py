@@ -122,6 +122,13 @@ def test_a_rate_limit_without_a_time_is_short() -> None:
     assert board.available(THREE, 1.0) == ALL
 
 
+def test_one_failure_behind_a_rate_limit_is_one_failure() -> None:
+    board = Board()
+    board.record("a", Outcome.RATE_LIMITED, 0.0)
+    board.record("a", Outcome.RESET, 5.0)
+    assert board.available(THREE, 5.0) == ALL
+
+
 def test_a_refused_key_and_a_lost_model_hold_a_target_back_at_once() -> None:
     board = Board()
     board.record("a", Outcome.AUTH, 0.0)

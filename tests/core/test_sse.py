@@ -225,6 +225,17 @@ def test_a_failure_after_the_commit_point_is_an_interruption(rest: list[bytes]) 
     assert not relay.done
 
 
+def test_nothing_passes_behind_a_failure_however_plain() -> None:
+    for rest in ([WORLD + DONE], [WORLD, DONE], [WORLD + ERROR]):
+        relay = Relay(keep_usage=False)
+        for read in [HELLO, *rest]:
+            relay.feed(read)
+        assert relay.failure is Outcome.INTERRUPTED
+        assert relay.feed(WORLD) == b""
+        assert relay.feed(WORLD + WORLD) == b""
+        assert relay.end() == b""
+
+
 def test_an_in_band_error_hands_over_its_status_and_body() -> None:
     _, relay = run([ROLE, ERROR])
     assert relay.error_status == 500
