@@ -46,44 +46,52 @@ class Group:
 Condition = Member | Group
 
 
-def compile_condition(raw: object, path: str, problems: Problems, *, tokens_by: str | None = None) -> Condition | None:
-    """Read a `when`; None after a noted problem. `tokens_by` names the tokenizer that `context_tokens` counts with."""
-    return _condition(raw, path, problems, tokens_by, negated=False)
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What the conditions of one policy are read against."""
+
+    problems: Problems
+    tokens_by: str | None = None  # the tokenizer that `context_tokens` counts with
+    tasks: tuple[str, ...] = ()  # the tasks that the lexicon can tell; empty: any text
 
 
-def _condition(raw: object, path: str, problems: Problems, tokens_by: str | None, *, negated: bool) -> Condition | None:
+def compile_condition(raw: object, path: str, scope: Scope) -> Condition | None:
+    """Read a `when`; None after a problem was noted in the scope."""
+    return _condition(raw, path, scope, negated=False)
+
+
+def _condition(raw: object, path: str, scope: Scope, *, negated: bool) -> Condition | None:
     if not isinstance(raw, Mapping) or not raw:
-        problems.add(path, "is no condition", "a map such as {task: code}")
+        scope.problems.add(path, "is no condition", "a map such as {task: code}")
         return None
     parts: list[Condition | None] = []
     for key, value in raw.items():
         at = f"{path}.{key}"
         if key == "not":
-            parts.append(_condition(value, at, problems, tokens_by, negated=not negated))
+            parts.append(_condition(value, at, scope, negated=not negated))
         elif key in ("any", "all"):
             if not isinstance(value, list) or not value:
-                problems.add(at, "must be a list of conditions")
+                scope.problems.add(at, "must be a list of conditions")
                 parts.append(None)
                 continue
-            inner = [_condition(one, f"{at}[{i}]", problems, tokens_by, negated=negated) for i, one in enumerate(value)]
+            inner = [_condition(one, f"{at}[{i}]", scope, negated=negated) for i, one in enumerate(value)]
             parts.append(_group(inner, (key == "all") != negated))
         else:
-            parts.append(_member(str(key), value, at, problems, tokens_by, negated))
+            parts.append(_member(str(key), value, at, scope, negated))
     return _group(parts, not negated)
 
 
-def _member(
-    name: str, raw: object, path: str, problems: Problems, tokens_by: str | None, negated: bool
-) -> Condition | None:
+def _member(name: str, raw: object, path: str, scope: Scope, negated: bool) -> Condition | None:
     signal = signal_named(name)
     if signal is None:
         valid = (*SIGNALS, *(f"{prefix}.<name>" for prefix in OPEN_SIGNALS), "any", "all", "not")
-        problems.add(path, f"there is no signal {name!r}", suggest(name, valid))
+        scope.problems.add(path, f"there is no signal {name!r}", suggest(name, valid))
         return None
-    matcher = parse(raw, Spelling(name, signal.kind, signal.choices), path, problems, negated=negated)
+    choices = scope.tasks if name == "task" else signal.choices
+    matcher = parse(raw, Spelling(name, signal.kind, choices), path, scope.problems, negated=negated)
     if matcher is None:
         return None
-    test = _token_test(matcher, tokens_by) if name == "context_tokens" else _test(name, matcher)
+    test = _token_test(matcher, scope.tokens_by) if name == "context_tokens" else _test(name, matcher)
     text = describe({name: raw})
     return Member(name, matcher, test, signal.cost, f"not {{{text}}}" if negated else text)
 

@@ -7,7 +7,7 @@ in `analyse`, running its tests in `policytest`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from types import MappingProxyType
@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from gateway.core import schema
 from gateway.core.capabilities import Capabilities
-from gateway.core.conditions import Condition, Group, compile_condition
+from gateway.core.conditions import Condition, Group, Scope, compile_condition
 from gateway.core.facts import SIGNALS, Kind
 from gateway.core.matchers import Problems, parse_date, suggest
 from gateway.core.quantities import Invalid, tokens
@@ -193,27 +193,42 @@ class Policy:
     thinking: tuple[ThinkingRule, ...]
     forced: tuple[ThinkingRule, ...]  # the entries with `force`: all that binds a pinned request
     tokens_by: str | None
+    tasks: tuple[str, ...]  # what the lexicon can tell; empty where that was not said
     rank: RankName
     everything: Rung  # what a pinned request chooses from
     capabilities: Capabilities
     prices: Prices
 
 
-def compile_policy(doc: PolicyDoc, fleet: Fleet, *, digest: str) -> Policy:
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What one policy is compiled against, and where its mistakes are collected."""
+
+    doc: PolicyDoc
+    fleet: Fleet
+    names: Names
+    scope: Scope
+
+    @property
+    def problems(self) -> Problems:
+        return self.scope.problems
+
+
+def compile_policy(doc: PolicyDoc, fleet: Fleet, *, digest: str, tasks: Iterable[str] = ()) -> Policy:
     """Bind a policy to a fleet.
 
     Raises `ConfigError` with every problem found: unknown signals, facts, models, families, sets and values, each at
     its path (`rules[2].use[0].model`) with what would have been valid; `file` and `line` are left to the loader. A
-    selector that selects nothing in this fleet is fine, because policies move between fleets: see `analyse`.
+    selector that selects nothing in this fleet is fine, because policies move between fleets: see `analyse`. `tasks`
+    are what the lexicon can tell; where they are given, no other may be asked for.
     """
     problems = Problems()
-    names = _names(doc, fleet, problems)
-    _check_names(doc, fleet, names, problems)
-    rules = tuple(_rule(rule, doc, fleet, names, f"rules[{i}]", problems) for i, rule in enumerate(doc.rules))
-    constraints = [
-        _constraint(entry, doc, fleet, names, f"constraints[{i}]", problems) for i, entry in enumerate(doc.constraints)
-    ]
-    thinking = tuple(_thinking(entry, doc, f"thinking[{i}]", problems) for i, entry in enumerate(doc.thinking))
+    scope = Scope(problems, doc.tokens_by, tuple(sorted(tasks)))
+    reading = _Reading(doc, fleet, _names(doc, fleet, problems), scope)
+    _check_names(reading)
+    rules = tuple(_rule(reading, rule, f"rules[{i}]") for i, rule in enumerate(doc.rules))
+    constraints = [_constraint(reading, entry, f"constraints[{i}]") for i, entry in enumerate(doc.constraints)]
+    thinking = tuple(_thinking(reading, entry, f"thinking[{i}]") for i, entry in enumerate(doc.thinking))
     problems.raise_any()
     kept = [constraint for constraint in constraints if constraint is not None]
     kept.sort(key=lambda entry: 0 if entry.when is None else entry.when.cost)
@@ -229,6 +244,7 @@ def compile_policy(doc: PolicyDoc, fleet: Fleet, *, digest: str) -> Policy:
         thinking=thinking,
         forced=tuple(entry for entry in thinking if entry.force),
         tokens_by=doc.tokens_by,
+        tasks=scope.tasks,
         rank=doc.rank,
         everything=Rung(fleet.mask(), doc.rank, tuple(range(len(fleet.targets))), "*"),
         capabilities=Capabilities.of(fleet, doc.allow_closed),
@@ -255,29 +271,30 @@ def _names(doc: PolicyDoc, fleet: Fleet, problems: Problems) -> Names:
     return replace(known, sets=sets)
 
 
-def _check_names(doc: PolicyDoc, fleet: Fleet, names: Names, problems: Problems) -> None:
+def _check_names(reading: _Reading) -> None:
+    doc, names, problems = reading.doc, reading.names, reading.problems
     for i, family in enumerate(doc.allow_closed):
         if family not in names.families and "allow_closed" in doc.model_fields_set:
             problems.add(
                 f"allow_closed[{i}]", f"no family {family!r} in the catalogue", suggest(family, names.families)
             )
-    tokenizers = sorted({model.tokenizer for model in fleet.models.values() if model.tokenizer})
+    tokenizers = sorted({model.tokenizer for model in reading.fleet.models.values() if model.tokenizer})
     if doc.tokens_by is not None and doc.tokens_by not in tokenizers:
         what = f"no model of the catalogue counts with {doc.tokens_by!r}"
         problems.add("tokens_by", what, suggest(doc.tokens_by, tokenizers))
 
 
-def _when(raw: object, doc: PolicyDoc, path: str, problems: Problems) -> Condition | None:
-    return None if raw is None else compile_condition(raw, f"{path}.when", problems, tokens_by=doc.tokens_by)
+def _when(reading: _Reading, raw: object, path: str) -> Condition | None:
+    return None if raw is None else compile_condition(raw, f"{path}.when", reading.scope)
 
 
-def _rule(rule: RuleDoc, doc: PolicyDoc, fleet: Fleet, names: Names, path: str, problems: Problems) -> Rule:
+def _rule(reading: _Reading, rule: RuleDoc, path: str) -> Rule:
     rungs = []
     for i, raw in enumerate(rule.use):
-        rung = _rung(raw, doc.rank, fleet, names, f"{path}.use[{i}]", problems)
+        rung = _rung(reading, raw, f"{path}.use[{i}]")
         if rung is not None:
             rungs.append(rung)
-    when = _when(rule.when, doc, path, problems)
+    when = _when(reading, rule.when, path)
     mask = 0
     for rung in rungs:
         mask |= rung.mask
@@ -296,8 +313,8 @@ def _header_safe(text: str) -> str:
     return plain if len(plain) <= 200 else plain[:197] + "..."
 
 
-def _rung(raw: object, rank: RankName, fleet: Fleet, names: Names, path: str, problems: Problems) -> Rung | None:
-    chosen = rank
+def _rung(reading: _Reading, raw: object, path: str) -> Rung | None:
+    problems, chosen = reading.problems, reading.doc.rank
     if isinstance(raw, Mapping) and "rank" in raw:
         asked = raw["rank"]
         if asked not in RANKS:
@@ -308,24 +325,24 @@ def _rung(raw: object, rank: RankName, fleet: Fleet, names: Names, path: str, pr
         if not raw:
             problems.add(path, "names no targets", 'a selector beside rank, such as {family: "*", rank: listed}')
             return None
-    selector = compile_selector(raw, fleet, names, path, problems)
+    selector = compile_selector(raw, reading.fleet, reading.names, path, problems)
     return None if selector is None else Rung(selector.possible, chosen, selector.listed, describe(raw))
 
 
-def _constraint(
-    entry: ConstraintDoc, doc: PolicyDoc, fleet: Fleet, names: Names, path: str, problems: Problems
-) -> Constraint | None:
+def _constraint(reading: _Reading, entry: ConstraintDoc, path: str) -> Constraint | None:
     hard = entry.forbid is not None
     raw, key = (entry.forbid, "forbid") if hard else (entry.avoid, "avoid")
-    when = _when(entry.when, doc, path, problems)
-    select = compile_selector(raw, fleet, names, f"{path}.{key}", problems, variables=_VARIABLES)
+    when = _when(reading, entry.when, path)
+    select = compile_selector(
+        raw, reading.fleet, reading.names, f"{path}.{key}", reading.problems, variables=_VARIABLES
+    )
     return None if select is None else Constraint(entry.id, entry.because, when, select, hard)
 
 
-def _thinking(entry: ThinkingDoc, doc: PolicyDoc, path: str, problems: Problems) -> ThinkingRule:
+def _thinking(reading: _Reading, entry: ThinkingDoc, path: str) -> ThinkingRule:
     wish = entry.set
     if isinstance(wish, BudgetDoc):
         thinking = Thinking("budget", wish.budget, entry.id)
     else:
         thinking = Thinking(wish, None, entry.id)
-    return ThinkingRule(entry.id, _when(entry.when, doc, path, problems), thinking, entry.force)
+    return ThinkingRule(entry.id, _when(reading, entry.when, path), thinking, entry.force)

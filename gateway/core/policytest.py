@@ -76,7 +76,7 @@ def run_tests(policy: Policy) -> tuple[Result, ...]:
     return tuple(Result(test.name, path, _run(policy, test, case)) for path, test, case in cases)
 
 
-def read_given(given: Mapping[str, Any], path: str, problems: Problems) -> dict[str, Any]:
+def read_given(given: Mapping[str, Any], path: str, problems: Problems, tasks: tuple[str, ...] = ()) -> dict[str, Any]:
     """Signals as people write them (`300k`, lists) in the types that `Signals.given` takes."""
     values: dict[str, Any] = {}
     for name, raw in given.items():
@@ -92,7 +92,8 @@ def read_given(given: Mapping[str, Any], path: str, problems: Problems) -> dict[
         elif signal.kind == "language":
             values[name] = raw if isinstance(raw, dict) else scalar(raw, Spelling(name, "text"), at, problems)
         else:
-            values[name] = scalar(raw, Spelling(name, signal.kind, signal.choices), at, problems)
+            choices = tasks if name == "task" else signal.choices
+            values[name] = scalar(raw, Spelling(name, signal.kind, choices), at, problems)
     return values
 
 
@@ -100,7 +101,7 @@ def _case(policy: Policy, test: TestDoc, path: str, problems: Problems) -> _Case
     given = dict(test.given)
     at = f"{path}.given"
     world = {name: given.pop(name) for name in _WORLD if name in given}
-    signals = read_given(given, at, problems)
+    signals = read_given(given, at, problems, policy.tasks)
     hint = world.get("thinking_hint")
     if hint is not None:
         signals["thinking_hint"] = hint if hint in ("never", "always") else parse_size(hint)

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from fleets import Watched, given
 
-from gateway.core.conditions import Condition, compile_condition
+from gateway.core.conditions import Condition, Scope, compile_condition
 from gateway.core.matchers import Problems
 
 
 def condition(raw: Any) -> Condition:
     problems = Problems()
-    made = compile_condition(raw, "when", problems, tokens_by="qwen3.5")
+    made = compile_condition(raw, "when", Scope(problems, "qwen3.5"))
     assert made is not None, problems.found
     return made
 

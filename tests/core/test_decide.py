@@ -10,6 +10,8 @@ from fleets import FLEET, Watched, fleet, given, mask, policy, snapshot, target
 
 from gateway.core.decide import decide
 from gateway.core.policy import Policy
+from gateway.core.signals import NeedsCount
+from gateway.core.trace import trace
 from gateway.core.types import Decision, Price, PriceTier, Thinking
 
 
@@ -426,6 +428,18 @@ def test_fits_are_asked_once_for_targets_of_one_model_while_the_smallest_holds()
     made = policy(rules=[rule("r", [{"model": "llama-4-scout"}])])
     assert asked(made).count("fits") == 1
     assert asked(made, context_tokens=500_000).count("fits") == 2
+
+
+def test_a_question_that_needs_a_count_passes_through_to_whoever_can_count() -> None:
+    class Long(Watched):
+        def exceeds(self, tokenizer: str | None, limit: int) -> bool:
+            raise NeedsCount(lambda: None)
+
+    made = policy(rules=[rule("long", ["*"], context_tokens={"gt": 100}), rule("rest", ["*"])])
+    with pytest.raises(NeedsCount):
+        decide(made, Long(), snapshot())  # type: ignore[arg-type]
+    with pytest.raises(NeedsCount):
+        trace(made, Long(), snapshot())  # type: ignore[arg-type]
 
 
 def test_targets_that_are_down_are_not_measured_while_another_serves() -> None:

@@ -212,3 +212,13 @@ def test_the_schema_of_a_policy_names_every_signal_and_fact() -> None:
 
 def test_a_policy_compiles_against_an_empty_fleet() -> None:
     assert compile_policy(PolicyDoc.model_validate(document()), Fleet((), {}), digest="0").rules[0].mask == 0
+
+
+def test_a_task_that_the_lexicon_cannot_tell_is_refused_where_its_tasks_are_known() -> None:
+    rules = [{"id": "a", "when": {"task": {"in": ["code", "cod"]}}, "use": ["*"]}, {"id": "b", "use": ["*"]}]
+    doc = PolicyDoc.model_validate(document(rules=rules))
+    assert compile_policy(doc, FLEET, digest="0").tasks == ()
+    with pytest.raises(ConfigError) as caught:
+        compile_policy(doc, FLEET, digest="0", tasks=["math", "code"])
+    (problem,) = caught.value.problems
+    assert str(problem) == ":0: rules[0].when.task.in[1]: 'cod' is no task that is known: did you mean code?"
