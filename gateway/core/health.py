@@ -264,7 +264,7 @@ class Board:
         entries = [self._entries.get((target.name, ""))]
         held = entries[0] is not None and entries[0].held(now)
         endpoints = target.backend.endpoints
-        if len(endpoints) > 1:
+        if endpoints:
             own = [self._entries.get((target.name, endpoint.url)) for endpoint in endpoints]
             held = held or all(entry is not None and entry.held(now) for entry in own)
             entries += own

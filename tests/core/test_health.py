@@ -200,6 +200,13 @@ def test_one_dead_replica_does_not_eject_its_target() -> None:
     assert not board.endpoint_held("a", URLS[0], EJECTION_S)
 
 
+def test_an_only_endpoint_stands_for_its_target() -> None:
+    board = Board()
+    for _ in range(FAILURES):
+        board.record("a", Outcome.REFUSED, 0.0, endpoint=URLS[0])
+    assert board.available(THREE, 0.0) == 0b110
+
+
 def test_a_key_refused_by_one_replica_is_refused_by_all() -> None:
     pair = fleet(2, 1)
     board = Board()
