@@ -23,11 +23,14 @@ from gateway.core.errors import BadRequest
 MAX_DEPTH = 64
 #: Longest `model` a client may send, in characters.
 MAX_MODEL_CHARS = 256
+#: Values (strings, numbers, arrays, objects) a body may hold. A thousand long conversations together have fewer.
+MAX_VALUES = 1_000_000
 #: Up to this many bytes JSON is decoded in one piece; beyond, long strings stay undecoded as `LongText`.
 WHOLE_BYTES = 131_072
 
 _SHALLOW_DEPTH = 8
 _QUOTE, _BACKSLASH, _COMMA = b'"\\,'
+_SEPARATORS = (b",", b"{", b"[")  # a body holds no more values than these and one
 _OPEN_OBJECT, _CLOSE_OBJECT, _OPEN_ARRAY = b"{}["
 _BACK = 12  # bytes of the longest thing that may not be cut: an escaped surrogate pair
 
@@ -95,7 +98,7 @@ class LongText:
 class Envelope:
     """One parsed request: what routing reads of it, and its top-level members as the client wrote them."""
 
-    __slots__ = ("_tree", "include_usage", "members", "model_asked", "size", "stream")
+    __slots__ = ("include_usage", "members", "model_asked", "size", "stream", "tree")
 
     def __init__(self, members: dict[str, Member], tree: dict[str, Any], size: int) -> None:
         options = tree.get("stream_options")
@@ -104,11 +107,19 @@ class Envelope:
         self.include_usage: bool = options is not None and options.get("include_usage") is True
         self.members = members  # name -> JSON text, in the client's order; never edited in place
         self.size = size  # bytes of the body
-        self._tree = tree
+        self.tree = tree  # the decoded members, for reading
 
     def get(self, name: str) -> Any:
         """The decoded member, or None where it is missing or null. Strings of over 128 KiB are `LongText`."""
-        return self._tree.get(name)
+        return self.tree.get(name)
+
+    @property
+    def quick_tokens(self) -> int:
+        """An upper bound of the prompt in tokens, for any tokenizer, where all content is text.
+
+        Every text is part of the body, and no template takes more per message than a message's own JSON.
+        """
+        return self.size * 3 // 2 + 1_024
 
     def __repr__(self) -> str:
         return f"Envelope({self.size} bytes, stream={self.stream})"  # no text of the client
@@ -124,6 +135,8 @@ def parse(body: bytes) -> Envelope:
     'auto'
     """
     try:
+        if len(body) > WHOLE_BYTES:
+            _check_count(body)
         members = _OBJECT.decode(body)
         tree = _whole(body, MAX_DEPTH) if len(body) <= WHOLE_BYTES else _large(body, members)
     except msgspec.ValidationError as error:
@@ -185,32 +198,38 @@ def _large(body: bytes, members: dict[str, Any]) -> dict[str, Any]:
     """The decoded tree of a body of more than `WHOLE_BYTES`, with its long strings left as `LongText`."""
     _check_utf8(body)
     places = _places(body, 0, len(body), members)
-    return {name: _expand(body, places[name], raw, MAX_DEPTH - 1) for name, raw in members.items()}
+    return dict(zip(members, _expand_all(body, list(members.values()), places, MAX_DEPTH - 1), strict=True))
 
 
-def _expand(body: bytes, at: int, raw: msgspec.Raw, depth: int) -> Any:
-    """The tree of the value `raw`, which starts at `body[at]`."""
-    size = len(memoryview(raw))
-    if size <= WHOLE_BYTES:
-        return _whole(bytes(raw), depth)
+def _expand_all(body: bytes, values: list[msgspec.Raw], places: list[int], depth: int) -> list[Any]:
+    """The trees of some values that start at `places`: the short ones decoded together, as one array is far cheaper."""
+    sizes = [len(memoryview(value)) for value in values]
+    short = [value for value, size in zip(values, sizes, strict=True) if size <= WHOLE_BYTES]
+    trees = iter(_whole(b"".join((b"[", b",".join(short), b"]")), depth + 1))
+    return [
+        next(trees) if size <= WHOLE_BYTES else _expand(body, at, value, depth)
+        for value, size, at in zip(values, sizes, places, strict=True)
+    ]
+
+
+def _expand(body: bytes, at: int, value: msgspec.Raw, depth: int) -> Any:
+    """The tree of a value of more than `WHOLE_BYTES` that starts at `body[at]`."""
     if depth <= 0:
         _too_deep()
     kind = body[at]
     if kind == _QUOTE:  # its escapes were validated when it was skipped, its UTF-8 with the whole body
-        return LongText(memoryview(raw))
+        return LongText(memoryview(value))
     if kind == _OPEN_OBJECT:
-        members = _OBJECT.decode(raw)
-        places = _places(body, at, size, members)
-        return {name: _expand(body, places[name], value, depth - 1) for name, value in members.items()}
+        members = _OBJECT.decode(value)
+        places = _places(body, at, len(memoryview(value)), members)
+        return dict(zip(members, _expand_all(body, list(members.values()), places, depth - 1), strict=True))
     if kind == _OPEN_ARRAY:
-        items = _ARRAY.decode(raw)
-        if max(len(memoryview(item)) for item in items) <= WHOLE_BYTES:
-            return _whole(bytes(raw), depth)  # many short ones: one decoding is far cheaper than thousands
-        tree, at = [], _skip_space(body, at + 1)
+        items = _ARRAY.decode(value)
+        places, at = [], _skip_space(body, at + 1)
         for item in items:
-            tree.append(_expand(body, at, item, depth - 1))
+            places.append(at)
             at = _skip_space(body, _skip_space(body, at + len(memoryview(item))) + 1)  # past the comma
-        return tree
+        return _expand_all(body, items, places, depth - 1)
     raise BadRequest("invalid_json", "The request body holds a number that is out of range.")
 
 
@@ -227,26 +246,49 @@ def _check_utf8(body: bytes) -> None:
         at = end
 
 
-def _places(body: bytes, at: int, size: int, members: Mapping[str, Any]) -> dict[str, int]:
+def _check_count(body: bytes) -> None:
+    """Refuses a body that would become more than `MAX_VALUES` Python objects: 64 MB of `{},` would take 3 GB.
+
+    Looking at every byte would double the time of the parse, so 256 places tell first whether there can be so many.
+    Commas inside strings count there too; only where that suggests too many are the strings taken out. A few more
+    values than the limit may so pass; what is refused has more.
+    """
+    size = len(body)
+    if size < 2 * MAX_VALUES:
+        return
+    step = size // 256
+    phase = hash(body[:64]) % (step - 128)  # differs from process to process, so nobody can aim between the places
+    seen = b"".join(body[at : at + 128] for at in range(phase, size - 128, step))
+    if sum(map(seen.count, _SEPARATORS)) * size < MAX_VALUES * len(seen):
+        return
+    pieces = body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"', 2 * MAX_VALUES)
+    outside = b"".join(pieces[::2])
+    if len(pieces) > 2 * MAX_VALUES or sum(map(outside.count, _SEPARATORS)) > MAX_VALUES:
+        raise BadRequest("invalid_json", f"The request body holds more than {MAX_VALUES:,} values.")
+
+
+def _places(body: bytes, at: int, size: int, members: Mapping[str, Any]) -> list[int]:
     """Where in `body` each member's value starts, of the object of `size` bytes at `at`.
 
     Refuses an object whose text holds more members than its dict. Compact text is proved by its length. Otherwise the
     text is walked along the dict: key, colon, value, comma and so on to the closing brace. That cannot succeed where a
     key is doubled, for the dict has fewer members, and the text cannot end after fewer.
     """
-    places: dict[str, int] = {}
+    places = []
     end, start = at + size, at
     at += 1
     for name, value in members.items():
         at += len(_ENCODER.encode(name)) + 1
-        places[name] = at
+        places.append(at)
         at += len(memoryview(value)) + 1
     if at == end:
         return places
+    places = []
     at = _skip_space(body, start) + 1
-    for name, value in members.items():
+    for value in members.values():
         at = _skip_space(body, _key_end(body, _skip_space(body, at)))
-        at = places[name] = _skip_space(body, at + 1)  # past the colon
+        at = _skip_space(body, at + 1)  # past the colon
+        places.append(at)
         view = memoryview(value)
         if not body.startswith(view, at):
             _duplicate()

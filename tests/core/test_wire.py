@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.errors import BadRequest
-from gateway.core.wire import MAX_DEPTH, WHOLE_BYTES, LongText, emit, parse
+from gateway.core.wire import MAX_DEPTH, MAX_VALUES, WHOLE_BYTES, LongText, emit, parse
 
 CHAT: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -142,6 +142,30 @@ def test_a_duplicate_beside_a_long_string_is_found_however_it_is_spaced(separato
 
 def test_a_number_as_long_as_a_document_is_refused() -> None:
     assert refusal(raw_chat(b'"a":1' + b"0" * WHOLE_BYTES)).code == "invalid_json"
+
+
+@pytest.mark.parametrize("unit", [b"{},", b"1,", b'"a",', b"[1] , ", b'{"a":"\\\\"},', b'"\\",\\"",'])
+def test_a_body_that_would_become_millions_of_values_is_refused(unit: bytes) -> None:
+    def padded(count: int) -> bytes:
+        return raw_chat(b'"a":[' + unit * count + b'0],"b":"' + b"x" * 2 * MAX_VALUES + b'"')
+
+    assert "more than 1,000,000 values" in refusal(padded(MAX_VALUES * 6 // 5)).message
+    assert parse(padded(1_000)).model_asked == "auto"
+
+
+def test_separators_inside_strings_are_no_values() -> None:
+    text = '{[,"' * (MAX_VALUES // 2)
+    assert parse(chat(text=text)).get("text").size >= len(text)
+    assert parse(chat(text=text, b=["," * WHOLE_BYTES] * 3)).model_asked == "auto"
+
+
+def test_long_and_short_members_keep_their_places() -> None:
+    long = "x" * (WHOLE_BYTES + 1)
+    items = [1, long, {"a": [long, 2, {"b": long}], "c": 3}, "é", long, []]
+    for text in (json.dumps(items), json.dumps(items, indent=2), json.dumps(items, separators=(",", ":"))):
+        found = parse(raw_chat(b'"items":' + text.encode())).get("items")
+        shown = json.dumps(found, default=lambda value: "".join(value.pieces(65_536)))
+        assert json.loads(shown) == items
 
 
 def test_no_error_text_repeats_what_the_client_wrote() -> None:
