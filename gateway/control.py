@@ -145,7 +145,7 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     @keyed.get("/v1/decisions/{request_id}")
     async def decision(request_id: str, tenant: Annotated[Tenant, Depends(may_explain)]) -> Response:
         """How a recent request of this key was decided."""
-        entry = runtime.remembered.get(request_id)
+        entry = runtime.recall(request_id)
         if entry is None or not hmac.compare_digest(entry.record.key, tenant.key):
             raise NotFound("not_found", "No recent request of this key has that id.")
         return _json(explain_record(entry))

@@ -16,6 +16,7 @@ from gateway.core.signals import Hints, Signals
 from gateway.core.tokens import Tokenizers
 from gateway.core.trace import Trace, trace
 from gateway.core.types import Snapshot, Tenant
+from gateway.proxy.exchange import draw
 from gateway.proxy.runtime import Remembered
 from gateway.site import Site
 
@@ -79,5 +80,6 @@ def explain_record(entry: Remembered) -> dict[str, Any]:
     site = entry.serving.site
     policy = site.policies[entry.record.policy.partition("@")[0]]
     signals = Signals.given(entry.signals)
-    told = trace(policy, signals, entry.snapshot, pinned=entry.pinned)
+    snapshot = Snapshot(now=entry.record.wall, draw=draw(entry.record.request_id, None), available=entry.available)
+    told = trace(policy, signals, snapshot, pinned=entry.pinned)
     return {"record": asdict(entry.record), "trace": told.to_dict()}

@@ -100,7 +100,7 @@ class RetryBudget:
     def __init__(self, share: float = 0.2, least: int = 3) -> None:
         self.share = share
         self.least = least
-        self.active = 0  # requests under way
+        self.active = 0  # requests under way, kept up to date by whoever begins and ends them
         self.retrying = 0  # of these, on a second or later attempt
         self.refused = 0  # retries that were not made for lack of budget, over the process's life
 
@@ -133,8 +133,6 @@ def failover(
     told: _Row | None = None
     candidates = iter(decision.candidates)
     target = next(candidates, None)
-    if retries is not None:
-        retries.active += 1
     try:
         while target is not None:
             number += 1
@@ -171,6 +169,5 @@ def failover(
                 retrying = True
     finally:
         if retries is not None:
-            retries.active -= 1
             retries.retrying -= retrying
     return None if told is None else of_code(told.code, told.message)

@@ -195,6 +195,7 @@ class Policy:
     tokens_by: str | None
     tasks: tuple[str, ...]  # what the lexicon can tell; empty where that was not said
     rank: RankName
+    ranks: frozenset[str]  # every rank that any rung uses
     everything: Rung  # what a pinned request chooses from
     capabilities: Capabilities
     prices: Prices
@@ -246,6 +247,7 @@ def compile_policy(doc: PolicyDoc, fleet: Fleet, *, digest: str, tasks: Iterable
         tokens_by=doc.tokens_by,
         tasks=scope.tasks,
         rank=doc.rank,
+        ranks=frozenset({doc.rank, *(rung.rank for rule in rules for rung in rule.rungs)}),
         everything=Rung(fleet.mask(), doc.rank, tuple(range(len(fleet.targets))), "*"),
         capabilities=Capabilities.of(fleet, doc.allow_closed),
         prices=Prices(fleet),

@@ -9,7 +9,7 @@ widens it: a tenant's `cost: low`, `region` and `residency` cannot be talked awa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -197,6 +197,19 @@ class Signals:
         """What `tokens` rests on, in words."""
         return self._sizes.known(tokenizer)[1]
 
+    @property
+    def consulted(self) -> Collection[str]:
+        """The names that were asked for so far, lengths aside."""
+        return self._memo.keys()
+
+    @property
+    def quick_limit(self) -> int | None:
+        """The largest input, by the bound from the body's size, for which every question of length so far would have
+        been answered alike; None where the bound alone did not settle them all.
+        """
+        sizes = self._sizes
+        return sizes.least if isinstance(sizes, _RequestSizes) and sizes.quick_sufficed else None
+
     def computed(self) -> dict[str, Any]:
         """All that was computed so far as JSON: what a decision rested on, without any text of the prompt."""
         found = {name: _plain(value) for name, value in self._memo.items() if value is not None}
@@ -265,24 +278,27 @@ class _GivenSizes(_Sizes):
 class _RequestSizes(_Sizes):
     """Lengths found out step by step, no further than the question needs."""
 
-    __slots__ = ("_added", "_prompt", "_quick", "_request", "_settled", "_tokenizers")
+    __slots__ = ("_added", "_prompt", "_quick", "_request", "_tokenizers", "least")
 
     def __init__(self, request: _Request, tokenizers: Tokenizers) -> None:
         self._request = request
         self._tokenizers = tokenizers
         self._quick: int | None = None
         self._prompt: Prompt | None = None
+        self.least = 1 << 60  # the smallest limit that was asked about and not reached
         self._added: dict[str | None, tuple[int, int]] = {}
 
     def quick(self) -> int:
-        """An upper bound for any tokenizer from the size of the body alone, or a huge one where there are parts.
-
-        Every text is part of the body, and no template takes more per message than a message's own JSON.
-        """
+        """An upper bound for any tokenizer from the size of the body alone, or a huge one where there are parts."""
         if self._quick is None:
             plain = all(type(m.get("content")) is str for m in self._request.messages)
-            self._quick = self._request.envelope.size * 3 // 2 + 1_024 if plain else 1 << 60
+            self._quick = self._request.envelope.quick_tokens if plain else 1 << 60
         return self._quick
+
+    @property
+    def quick_sufficed(self) -> bool:
+        """Nothing but the size of the body was looked at so far."""
+        return self._prompt is None
 
     @property
     def prompt(self) -> Prompt:
@@ -319,6 +335,8 @@ class _RequestSizes(_Sizes):
 
     def more_than(self, tokenizer: str | None, limit: int, blocking: bool) -> bool:
         if self.quick() <= limit:
+            if limit < self.least:
+                self.least = limit
             return False
         prompt = self.prompt
         lo, hi = self.added(tokenizer)

@@ -284,11 +284,12 @@ class Attempt:
     replica: int = 0  # how many endpoints of this target were tried before in this request: take another one
 
 
-@dataclass(slots=True)
+@dataclass
 class Record:
     """What is kept of one finished request: for metrics, the access log and `/v1/decisions`. Never a prompt.
 
-    Times are seconds; `*_at` on the monotonic clock of the process, `wall` is Unix time of arrival.
+    Fields that are not given start as class attributes, so that making one costs little. Times are seconds; `*_at` on
+    the monotonic clock of the process, `wall` is Unix time of arrival.
     """
 
     request_id: str
@@ -298,20 +299,20 @@ class Record:
     stream: bool
     wall: float
     started_at: float
-    status: int = 0  # 499: the client left
-    code: str = "ok"  # "ok", "client_gone" or a code of core.errors.CODES
-    policy: str = ""  # name@digest
-    rule: str = ""
-    chosen: str = ""  # the target that the decision put first
-    target: str = ""  # the one that answered, or the last one tried
-    model: str = ""  # catalogue id behind that target
-    thinking: str = ""
-    attempts: int = 0
-    sent_at: float = 0.0  # first attempt's request was written
-    first_event_at: float = 0.0  # first meaningful event (streams) or complete answer
-    ended_at: float = 0.0
-    usage: Usage | None = None
-    cost_nano: int = 0  # nano-USD over all attempts
-    priced: bool = False  # False: at least one attempt had no price
-    thought_unasked: bool = False  # reasoning arrived although thinking was `never`
-    because: str = ""
+    status: int = field(default=0, init=False)  # 499: the client left
+    code: str = field(default="ok", init=False)  # "ok", "client_gone" or a code of core.errors.CODES
+    policy: str = field(default="", init=False)  # name@digest
+    rule: str = field(default="", init=False)
+    chosen: str = field(default="", init=False)  # the target that the decision put first
+    target: str = field(default="", init=False)  # the one that answered, or the last one tried
+    model: str = field(default="", init=False)  # catalogue id behind that target
+    thinking: str = field(default="", init=False)
+    attempts: int = field(default=0, init=False)
+    sent_at: float = field(default=0.0, init=False)  # first attempt's request was written
+    first_event_at: float = field(default=0.0, init=False)  # first meaningful event (streams) or complete answer
+    ended_at: float = field(default=0.0, init=False)
+    usage: Usage | None = field(default=None, init=False)
+    cost_nano: int = field(default=0, init=False)  # nano-USD over all attempts
+    priced: bool = field(default=False, init=False)  # False: at least one attempt had no price
+    thought_unasked: bool = field(default=False, init=False)  # reasoning arrived although thinking was `never`
+    because: str = field(default="", init=False)

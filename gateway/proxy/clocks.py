@@ -13,6 +13,7 @@ import time
 TICK_S = 0.1
 #: No entry is parked further ahead than this, so that the wheel never keeps a closed connection alive for long.
 HORIZON_SLOTS = 50
+HORIZON_S = HORIZON_SLOTS * TICK_S
 NEVER = float("inf")
 
 
@@ -55,8 +56,10 @@ class Wheel:
     def arm(self, item: Timed, after_s: float) -> None:
         """Set the item's only deadline to `after_s` seconds from the last tick (so up to one tick early)."""
         item.due = due = self.now + after_s + TICK_S
-        slot = int(due / TICK_S) + 1
         held = item.slot
+        if held and after_s >= HORIZON_S:
+            return  # its slot comes round before that, and the deadline is looked at then
+        slot = int(due / TICK_S) + 1
         if held and held <= slot:
             return
         ahead = self._last + HORIZON_SLOTS

@@ -12,14 +12,16 @@ import time
 import zlib
 from collections.abc import Generator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.core import dialects, pricing, sse, usage, wire
 from gateway.core.decide import decide
 from gateway.core.errors import GatewayError, InternalError, StreamBroken, Unavailable, UpstreamTimeout, of_code
 from gateway.core.failover import Ended, failover
+from gateway.core.memo import Key
 from gateway.core.policy import Policy
 from gateway.core.signals import NeedsCount, Signals
+from gateway.core.trace import Trace, trace
 from gateway.core.types import Attempt, Decision, Outcome, Record, Snapshot, Usage
 from gateway.proxy.heads import AnswerHead
 from gateway.proxy.runtime import Remembered, Runtime
@@ -50,6 +52,7 @@ class Exchange:
     __slots__ = (
         "asked",
         "attempt",
+        "available",
         "body",
         "committed",
         "connection",
@@ -58,6 +61,7 @@ class Exchange:
         "endpoint",
         "ends_at",
         "envelope",
+        "lines",
         "link",
         "over",
         "parts",
@@ -71,12 +75,12 @@ class Exchange:
         "runtime",
         "serving",
         "signals",
-        "snapshot",
         "status",
         "tried",
         "tries",
         "upstream",
         "upstream_head",
+        "values",
     )
 
     def __init__(self, runtime: Runtime, connection: ClientConnection, asked: Asked) -> None:
@@ -96,6 +100,8 @@ class Exchange:
         self.signals: Signals = None  # type: ignore[assignment]
         self.decision: Decision = None  # type: ignore[assignment]
         self.pinned: int | None = None
+        self.values: dict[str, Any] = {}  # of the signals that were computed
+        self.lines: dict[str, bytes] = {}  # headers that tell of the decision, by target
         self.endpoint = ""  # of the present attempt, where its target has several
         self.tried: tuple[int, ...] = ()  # endpoints of the present target that were tried
         self.cost_nano = 0
@@ -119,17 +125,49 @@ class Exchange:
         runtime = self.runtime
         runtime.exchanges.add(self)
         runtime.metrics.inflight += 1
+        runtime.retries.active += 1
         try:
             self.envelope = envelope = wire.parse(body)
             record = self.record
             record.model_asked = envelope.model_asked
             record.stream = envelope.stream
-            site = self.serving.site
+            serving = self.serving
+            site = serving.site
             asked = self.asked
-            policy, self.pinned = site.resolve(envelope.model_asked, asked.hints.policy)
-            site.allow(asked.tenant, envelope.model_asked, policy, self.pinned)
+            hints = asked.hints
+            tenant = asked.tenant
+            policy, self.pinned = pinned = site.resolve(envelope.model_asked, hints.policy)
+            site.allow(tenant, envelope.model_asked, *pinned)
+            total_s = site.timeouts.total_s
+            if hints.timeout_s is not None:
+                total_s = min(hints.timeout_s, total_s)
+            self.ends_at = record.started_at + total_s
+            self.connection.request_clock(total_s)
+            self.available = available = runtime.board.available(site.fleet, record.started_at)
+            memo = serving.memo
+            key = memo.key(envelope, policy, self.pinned, tenant, hints, available, record.wall)
+            if key is not None:
+                kept = memo.get(key, envelope)
+                if kept is not None:
+                    self.values = kept.values
+                    self.lines = kept.lines
+                    self._start(kept.decision)
+                    return
+            self._decide(policy, key)
+        except GatewayError as error:
+            self._refuse(error)
+        except Exception:
+            # The edge that must answer: a defect of ours costs this request, not the connection or the process.
+            logger.exception("request %s failed in the gateway", self.record.request_id)
+            self._refuse(InternalError("internal_error", "The gateway failed to handle this request."))
+
+    def _decide(self, policy: Policy, key: Key | None) -> None:
+        runtime = self.runtime
+        asked = self.asked
+        record = self.record
+        if self.signals is None:
             self.signals = Signals.of(
-                envelope,
+                self.envelope,
                 tenant=asked.tenant,
                 hints=asked.hints,
                 headers=asked.headers,
@@ -138,55 +176,53 @@ class Exchange:
                 now=record.wall,
                 blocking=False,
             )
-            self.snapshot = Snapshot(
-                now=record.wall,
-                draw=_draw(record.request_id, asked.hints.conversation),
-                available=runtime.board.available(site.fleet, record.started_at),
-                latency_s=runtime.board.latency_s,
-            )
-            total_s = asked.hints.timeout_s or site.timeouts.total_s
-            total_s = min(total_s, site.timeouts.total_s)
-            self.ends_at = record.started_at + total_s
-            self.connection.request_clock(total_s)
-            self._decide(policy)
-        except GatewayError as error:
-            self._refuse(error)
-        except Exception:
-            # The edge that must answer: a defect of ours costs this request, not the connection or the process.
-            logger.exception("request %s failed in the gateway", self.record.request_id)
-            self._refuse(InternalError("internal_error", "The gateway failed to handle this request."))
-
-    def _decide(self, policy: Policy) -> None:
+        snapshot = Snapshot(
+            now=record.wall,
+            draw=draw(record.request_id, asked.hints.conversation),
+            available=self.available,
+            latency_s=runtime.board.latency_s,
+        )
         try:
-            decision = decide(policy, self.signals, self.snapshot, pinned=self.pinned)
+            decision = decide(policy, self.signals, snapshot, pinned=self.pinned)
+            if decision.refusal is not None and decision.refusal[0] == "no_target_available":
+                # Everything that may serve this is held back: rather try the least hopeless than nobody.
+                self.available = runtime.board.last_resort(self.serving.site.fleet, time.monotonic())
+                snapshot = replace(snapshot, available=self.available)
+                decision = decide(policy, self.signals, snapshot, pinned=self.pinned)
+                key = None
+            if decision.refusal is not None and asked.tenant.explain:
+                told = trace(policy, self.signals, snapshot, pinned=self.pinned)
+                decision = replace(decision, refusal=(decision.refusal[0], _detailed(decision.refusal[1], told)))
         except NeedsCount as work:
-            counting = self.runtime.executor.submit(work.run)
-            loop = self.runtime.loop
+            counting = runtime.executor.submit(work.run)
+            loop = runtime.loop
             counting.add_done_callback(lambda done: loop.call_soon_threadsafe(self._counted, policy, done))
             return
-        if decision.refusal is not None and decision.refusal[0] == "no_target_available":
-            # Everything that may serve this is held back: rather try the least hopeless than nobody.
-            last = self.runtime.board.last_resort(self.serving.site.fleet, time.monotonic())
-            self.snapshot = replace(self.snapshot, available=last)
-            decision = decide(policy, self.signals, self.snapshot, pinned=self.pinned)
+        if key is not None:
+            self.serving.memo.put(key, policy, decision, self.signals)
+        self.values = self.signals.computed()
+        self._start(decision)
+
+    def _start(self, decision: Decision) -> None:
+        """Begin with the first candidate; who comes after it is only worked out when it fails."""
         self.decision = decision
         record = self.record
         record.policy = decision.policy
         record.rule = decision.rule or ""
-        record.thinking = str(decision.thinking)
+        record.thinking = decision.thinking.mode if decision.thinking.budget is None else str(decision.thinking)
         record.because = decision.because
         if decision.refusal is not None:
             raise of_code(*decision.refusal)
-        record.chosen = decision.candidates[0].name
-        self.tries = failover(decision, max_attempts=self.serving.site.max_attempts, retries=self.runtime.retries)
-        self._send(next(self.tries))
+        first = decision.candidates[0]
+        record.chosen = first.name
+        self._send(self.serving.routes[first.index].first)
 
     def _counted(self, policy: Policy, done: Future[object]) -> None:
         if self.over:
             return
         try:
             done.result()
-            self._decide(policy)
+            self._decide(policy, None)
         except GatewayError as error:
             self._refuse(error)
 
@@ -246,6 +282,11 @@ class Exchange:
         if self.committed:
             self._break(outcome)
             return
+        if self.tries is None:
+            self.tries = failover(
+                self.decision, max_attempts=self.serving.site.max_attempts, retries=self.runtime.retries
+            )
+            next(self.tries)  # the attempt that was made
         try:
             following = self.tries.send(Ended(outcome, self.ends_at - now))
         except StopIteration as stop:
@@ -417,7 +458,7 @@ class Exchange:
         """Add what an attempt used and cost to the record; estimated where the upstream did not say."""
         used = usage.settle(reported, self.envelope.size // usage.BYTES_PER_TOKEN, output_chars)
         record = self.record
-        record.usage = used if record.usage is None else _sum(record.usage, used)
+        record.usage = used if record.usage is None else usage.add(record.usage, used)
         if attempt.target.price is None:
             self.priced = False
         else:
@@ -525,33 +566,31 @@ class Exchange:
         runtime.metrics.finished(record)
         if runtime.log is not None:
             runtime.log(record)
-        if self.signals is not None and self.decision is not None:
-            values = self.signals.computed()
-            runtime.remember(Remembered(record, values, self.snapshot, self.pinned, self.serving))
+        runtime.retries.active -= 1
+        if self.decision is not None:
+            runtime.remember(Remembered(record, self.values, self.available, self.pinned, self.serving))
 
     # -- headers of the answer --
 
     def _headers(self, origin: bytes = b"upstream") -> bytes:
         record = self.record
         decision = self.decision
-        own = b"x-request-id: %b\r\nx-pointsman-origin: %b\r\n" % (record.request_id.encode(), origin)
         if decision is None:
-            return own
-        return own + b"x-pointsman-attempts: %d\r\n%b" % (
+            return b"x-request-id: %b\r\nx-pointsman-origin: %b\r\n" % (record.request_id.encode(), origin)
+        lines = self.lines.get(record.target)
+        if lines is None:
+            lines = self.lines[record.target] = self.serving.decision_headers(record.target, decision)
+        return b"x-request-id: %b\r\nx-pointsman-origin: %b\r\nx-pointsman-attempts: %d\r\n%b" % (
+            record.request_id.encode(),
+            origin,
             record.attempts,
-            self.serving.decision_headers(record.target, decision),
+            lines,
         )
 
 
-def _sum(one: Usage, other: Usage) -> Usage:
-    """The usage of two attempts together."""
-    return Usage(
-        one.input + other.input,
-        one.output + other.output,
-        one.cached + other.cached,
-        one.reasoning + other.reasoning,
-        one.estimated or other.estimated,
-    )
+def _detailed(message: str, told: Trace) -> str:
+    """A refusal's text with every candidate's reason, for keys that may see them."""
+    return f"{message} {told.refusal_detail()}."
 
 
 def _retry_after(value: bytes | None) -> float | None:
@@ -561,7 +600,7 @@ def _retry_after(value: bytes | None) -> float | None:
     return min(float(value), 300.0)
 
 
-def _draw(request_id: str, conversation: str | None) -> float:
+def draw(request_id: str, conversation: str | None) -> float:
     """A number in [0, 1) that stays the same over a conversation."""
     if conversation is None:
         return int(request_id[24:32], 16) / 0x1_0000_0000

@@ -10,19 +10,19 @@ import asyncio
 import os
 import ssl
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway.core import dialects
 from gateway.core.errors import GatewayError
 from gateway.core.failover import RetryBudget
 from gateway.core.health import Board
 from gateway.core.lexicon import Lexicon
+from gateway.core.memo import Memo
 from gateway.core.tokens import Tokenizers
-from gateway.core.types import Backend, Decision, Endpoint, Record, Snapshot, Target, Tenant
+from gateway.core.types import Attempt, Backend, Decision, Endpoint, Record, Target, Tenant
 from gateway.proxy.clocks import Wheel
 from gateway.proxy.upstream import Pool
 from gateway.site import Site
@@ -41,6 +41,7 @@ class Route:
     """How a target is reached: its dialect's plan, the fixed part of its request head, and a pool per endpoint."""
 
     target: Target
+    first: Attempt
     plan: dialects.Plan
     pools: tuple[Pool, ...]
     heads: tuple[bytes, ...]  # per pool: request line and fixed headers, up to and including "Content-Length: "
@@ -64,30 +65,29 @@ class Serving:
 
     site: Site
     routes: tuple[Route, ...]
-    _headers: dict[tuple[str, ...], bytes] = field(default_factory=dict)
+    memo: Memo = field(default_factory=Memo)
 
     def decision_headers(self, target: str, decision: Decision) -> bytes:
-        """The `x-pointsman-*` lines that tell of a decision. Decisions repeat, so the last thousand are kept."""
-        key = (target, decision.rule or "", decision.policy, str(decision.thinking), decision.because)
-        lines = self._headers.get(key)
-        if lines is None:
-            model = next((t.model.id for t in self.site.fleet.targets if t.name == target), "")
-            names = ("target", "rule", "policy", "thinking", "because", "model")
-            pairs = [(name, value) for name, value in zip(names, (*key, model), strict=True) if value]
-            lines = "".join(f"x-pointsman-{name}: {_header_safe(value)}\r\n" for name, value in pairs).encode("latin-1")
-            if len(self._headers) >= 1024:
-                self._headers.clear()
-            self._headers[key] = lines
-        return lines
+        """The `x-pointsman-*` lines that tell of a decision and of the target that answers."""
+        model = next((t.model.id for t in self.site.fleet.targets if t.name == target), "")
+        told = {
+            "target": target,
+            "model": model,
+            "rule": decision.rule,
+            "policy": decision.policy,
+            "thinking": str(decision.thinking),
+            "because": decision.because,
+        }
+        lines = [f"x-pointsman-{name}: {_header_safe(value)}\r\n" for name, value in told.items() if value]
+        return "".join(lines).encode("latin-1")
 
 
-@dataclass(slots=True)
-class Remembered:
+class Remembered(NamedTuple):
     """The inputs of a recent decision, enough to recompute its trace: never the prompt."""
 
     record: Record
     signals: Mapping[str, Any]  # computed values, as `Signals.given` takes them back
-    snapshot: Snapshot
+    available: int
     pinned: int | None
     serving: Serving
 
@@ -113,7 +113,8 @@ class Runtime:
         self.retries = RetryBudget()
         self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="count")
         self.pools: dict[tuple[object, ...], Pool] = {}
-        self.remembered: OrderedDict[str, Remembered] = OrderedDict()
+        self._remembered: list[Remembered | None] = [None] * REMEMBERED
+        self._remember_at = 0
         self.exchanges: set[Exchange] = set()
         self.buffered = 0  # request bytes held for all clients
         self.draining = False
@@ -139,7 +140,7 @@ class Runtime:
                     pool = self.pools[key] = self._new_pool(backend, endpoint, contexts)
                 pools.append(pool)
                 heads.append(_request_head(plan, backend, endpoint))
-            routes.append(Route(target, plan, tuple(pools), tuple(heads), backend.timeouts.idle_s))
+            routes.append(Route(target, Attempt(target, 1), plan, tuple(pools), tuple(heads), backend.timeouts.idle_s))
         self.serving = Serving(site, tuple(routes))
         for key in [key for key in self.pools if key not in used]:
             self.pools.pop(key).retire()
@@ -166,11 +167,13 @@ class Runtime:
         return f"{t[:8]}-{t[8:]}-7{r[1:4]}-{variant}{r[4:7]}-{r[7:19]}"
 
     def remember(self, entry: Remembered) -> None:
-        """Keep a finished request's decision inputs for `/v1/decisions`, dropping the oldest."""
-        kept = self.remembered
-        kept[entry.record.request_id] = entry
-        if len(kept) > REMEMBERED:
-            kept.popitem(last=False)
+        """Keep a finished request's decision inputs for `/v1/decisions`, in place of the oldest."""
+        self._remembered[self._remember_at] = entry
+        self._remember_at = (self._remember_at + 1) % REMEMBERED
+
+    def recall(self, request_id: str) -> Remembered | None:
+        """What is kept of a recent request. Rarely asked, so it searches."""
+        return next((one for one in self._remembered if one is not None and one.record.request_id == request_id), None)
 
     def states(self) -> list[dict[str, Any]]:
         """Every target's health, see `Board.states`."""
@@ -193,10 +196,10 @@ class Runtime:
             stream=False,
             wall=time.time(),
             started_at=now,
-            ended_at=now,
-            status=error.status,
-            code=error.code,
         )
+        record.ended_at = now
+        record.status = error.status
+        record.code = error.code
         self.metrics.finished(record)
         if self.log is not None:
             self.log(record)
