@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from gateway.core import wire
 from gateway.core.errors import BadRequest
 from gateway.core.wire import MAX_DEPTH, MAX_VALUES, WHOLE_BYTES, LongText, emit, parse
 
@@ -138,6 +139,20 @@ def test_a_duplicate_beside_a_long_string_is_found_however_it_is_spaced(separato
         )
         assert "duplicate" in refusal(body.encode()).message
         assert parse(body.replace('"k"', '"l"', 1).encode()).model_asked == "a"
+
+
+def test_a_doubled_key_cannot_hide_behind_a_value_that_ends_like_an_object() -> None:
+    long = "x" * WHOLE_BYTES
+    assert "duplicate" in refusal(raw_chat(f'"m": {{"k": "aaaa}}{long}", "k": 12345}}'.encode())).message
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"\xed\xa0\x80", b"\xc0\xaf", b"\xe8\xaa"])
+@pytest.mark.parametrize("before", [0, 1, 65_530, 65_535, WHOLE_BYTES])
+def test_bytes_that_are_no_utf8_are_found_in_long_strings(bad: bytes, before: int) -> None:
+    text = b"x" * before + bad + "é語😀".encode() * WHOLE_BYTES
+    assert "UTF-8" in refusal(raw_chat(b'"a":"' + text + b'"')).message
+    good = text.replace(bad, "😀".encode(), 1)
+    assert parse(raw_chat(b'"a":"' + good + b'"')).get("a").size == len(good)
 
 
 def test_a_number_as_long_as_a_document_is_refused() -> None:
@@ -393,3 +408,28 @@ def test_a_damaged_body_is_refused_or_read_as_every_strict_parser_reads_it(at: i
     except BadRequest:
         return
     assert msgspec.json.decode(emit(envelope, {})) == msgspec.json.decode(body) == json.loads(body)
+
+
+def read(body: bytes) -> Any:
+    """What parsing comes to: the emitted value, or the code and text of the refusal."""
+    try:
+        return json.loads(emit(parse(body), {}))
+    except BadRequest as error:
+        return error.code, error.message.partition(" (")[0], error.param
+
+
+@settings(max_examples=250)
+@given(members=OTHER_MEMBERS, style=STYLES, at=st.integers(0, 400), by=st.binary(max_size=2), damaged=st.booleans())
+def test_both_ways_of_reading_come_to_the_same(
+    members: dict[str, Any], style: dict[str, Any], at: int, by: bytes, damaged: bool
+) -> None:
+    bodies = [json.dumps({**CHAT, **members}, **style).encode()]
+    if damaged:
+        bodies = [bodies[0][: at % len(bodies[0])] + by + bodies[0][at % len(bodies[0]) + 1 :]]
+    else:
+        bodies += [text.encode() for text in doubled({**CHAT, **members}, style)][:6]
+    for body in bodies:
+        whole = read(body)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(wire, "WHOLE_BYTES", 30)  # longer than any number made here
+            assert read(body) == whole
