@@ -7,6 +7,7 @@ pipelined behind it, and because `int(x, 16)` alone takes `+`, `_`, `0x` and spa
 from __future__ import annotations
 
 from operator import ne
+from types import MappingProxyType
 
 _HEX = b"0123456789abcdefABCDEF"
 _MAX_SIZE_LINE = 256  # size and extension of one chunk
@@ -14,7 +15,7 @@ _MAX_TRAILERS = 8192
 _SIZE, _DATA, _CRLF, _TRAILERS = range(4)
 _FLOOD = 1024  # a read with this much behind a chunk's end is worth cutting at every CRLF at once
 # The size lines of a flood's chunks as everybody writes them; any other line, and the last chunk's, is for the walker.
-_PLAIN = {form % size: size for size in range(1, 4096) for form in (b"%x", b"%X")}
+_PLAIN = MappingProxyType({form % size: size for size in range(1, 4096) for form in (b"%x", b"%X")})
 
 
 class FramingError(ValueError):

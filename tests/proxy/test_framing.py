@@ -1,5 +1,7 @@
 """Chunked bodies: strict, and the same in any cut."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,3 +66,86 @@ def test_trailers_are_read_past() -> None:
     assert decoder.feed(b"3\r\nabc\r\n0\r\nx-sum: 1\r\n\r\nNEXT") == b"abc"
     assert decoder.done
     assert decoder.rest == b"NEXT"
+
+
+def by_the_book(body: bytes) -> tuple[bytes, bytes] | None:
+    """(payload, what follows) of a whole chunked body without trailers, or None where it is broken or unfinished."""
+    payload = b""
+    while True:
+        line, eol, body = body.partition(b"\r\n")
+        try:
+            size = chunk_size(line)
+        except FramingError:
+            return None
+        if not eol or body[size : size + 2] != b"\r\n":
+            return None
+        if size == 0:
+            return payload, body[2:]
+        payload += body[:size]
+        body = body[size + 2 :]
+
+
+def decoded(body: bytes, cuts: list[int]) -> tuple[bytes, bytes] | None:
+    decoder, out, at = Chunked(), b"", 0
+    for cut in [*sorted(cuts), len(body)]:
+        try:
+            out += decoder.feed(body[at:cut])
+        except FramingError:
+            return None
+        at = cut
+        if decoder.done:
+            return out, decoder.rest + body[at:]
+    return None
+
+
+EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}'
+# What a chunk of a flood may hold: events as servers end them, half a CRLF at either end, framing inside the payload.
+FLOODED = st.sampled_from(
+    [
+        EVENT % b"word" + b"\n\n",
+        EVENT % b"other words" + b"\n\n",
+        EVENT % b"crlf" + b"\r\n\r\n",
+        b"\n" + EVENT % b"lf first",
+        EVENT % b"cr last" + b"\r",
+        b"\r\n",
+        b"3\r\nabc\r\n",
+        b"0\r\n\r\n",
+        b"x" * 5000,
+        b"x",
+    ]
+)
+FORMS = st.sampled_from([b"%x", b"%X", b"%04x", b"%x;name=value", b"%x "])
+
+
+@given(
+    st.lists(st.tuples(FLOODED, FORMS, st.integers(1, 40)), min_size=1, max_size=6),
+    st.sampled_from([b"0\r\n\r\n", b"0\r\n\r\nGET / HTTP/1.1\r\n\r\n" + b"5\r\nhello\r\n" * 200]),
+    st.data(),
+)
+def test_a_flood_of_chunks_reads_as_it_would_one_by_one_however_it_is_cut(
+    runs: list[tuple[bytes, bytes, int]], end: bytes, data: st.DataObject
+) -> None:
+    body = b"".join((form % len(part) + b"\r\n" + part + b"\r\n") * times for part, form, times in runs) + end
+    cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=8))
+    assert decoded(body, cuts) == by_the_book(body)
+
+
+@given(st.data())
+def test_a_flood_with_one_broken_byte_is_taken_or_refused_as_it_would_be_one_by_one(data: st.DataObject) -> None:
+    chunks = [b"%x\r\n%b\r\n" % (len(part), part) for part in (EVENT % (b"w" * n) + b"\n\n" for n in range(40))]
+    body = bytearray(b"".join(chunks) + b"0\r\n\r\n")
+    at = data.draw(st.integers(0, len(body) - 1))
+    body[at] = data.draw(st.sampled_from(b"\r\n0f;x \xff"))
+    cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=3))
+    expected = by_the_book(bytes(body))
+    if expected is not None or b"0\r\n" not in bytes(body[at - 2 : at + 3]):  # "0" made early may begin trailers
+        assert decoded(bytes(body), cuts) == expected
+
+
+def test_a_long_flood_is_the_same_in_every_size_of_read() -> None:
+    draw = random.Random(7)
+    parts = [EVENT % (b"w" * draw.randrange(60)) + b"\n\n" for _ in range(5000)]
+    parts[2500] = b"crlf\r\n\r\nin the middle"
+    body = framed(parts)
+    for step in (1000, 1024, 1500, 4096, 65_536, len(body)):
+        assert decoded(body, list(range(0, len(body), step))) == (b"".join(parts), b"")
