@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from gateway.core.longtext import LongText
 from gateway.core.tokens import Text
-from gateway.core.wire import LongText
 
 #: Characters that are looked at: 3/8 head, 1/8 at each third, 3/8 tail. Larger budgets measured no better.
 BUDGET = 1_024

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gateway.core.longtext import LongText
 from gateway.core.matchers import Problems, suggest
 from gateway.core.tokens import Text
-from gateway.core.wire import LongText
 
 Difficulty = Literal["easy", "hard"]
 

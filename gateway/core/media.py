@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from gateway.core.longtext import LongText
 from gateway.core.tokens import Text
 from gateway.core.types import Modality
-from gateway.core.wire import LongText
 
 Size = tuple[int, int]  # width and height in pixels
 

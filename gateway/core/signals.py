@@ -19,11 +19,12 @@ from gateway.core import media
 from gateway.core.errors import BadRequest
 from gateway.core.language import Language
 from gateway.core.lexicon import Lexicon, Verdict
+from gateway.core.longtext import LongText
 from gateway.core.quantities import Invalid
 from gateway.core.quantities import tokens as parse_tokens
 from gateway.core.tokens import TEMPLATES, UNKNOWN_TEMPLATE, Bounds, Prompt, Text, Tokenizers, utf8_size
 from gateway.core.types import EMPTY, Target, Tenant
-from gateway.core.wire import Envelope, LongText
+from gateway.core.wire import Envelope
 
 _EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})
 _MAX_HINT = 128

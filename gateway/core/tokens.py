@@ -17,7 +17,7 @@ from itertools import accumulate, pairwise
 from math import sqrt
 from zlib import crc32
 
-from gateway.core.wire import LongText
+from gateway.core.longtext import LongText
 
 Text = str | LongText
 

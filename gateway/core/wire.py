@@ -12,12 +12,13 @@ that `parse` accepted, each with the client's own text, so that no digit of a nu
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import msgspec
 
 from gateway.core.errors import BadRequest
+from gateway.core.longtext import LongText
 
 #: Levels of arrays and objects, the body itself being the first. JSON schemas of real tools stay under 20.
 MAX_DEPTH = 64
@@ -32,67 +33,8 @@ _SHALLOW_DEPTH = 8
 _QUOTE, _BACKSLASH, _COMMA = b'"\\,'
 _SEPARATORS = (b",", b"{", b"[")  # a body holds no more values than these and one
 _OPEN_OBJECT, _CLOSE_OBJECT, _OPEN_ARRAY = b"{}["
-_BACK = 12  # bytes of the longest thing that may not be cut: an escaped surrogate pair
 
 Member = msgspec.Raw | bytes
-
-
-class LongText:
-    """A JSON string of more than `WHOLE_BYTES` that is read in windows and pieces, never decoded at once.
-
-    It stands in a decoded tree where a `str` would. It holds no copy: only a view of the request body. Decoding 40 MB
-    at once would take twice the time of the whole parse, and four times the memory where one emoji is among them.
-    """
-
-    __slots__ = ("_text",)
-
-    def __init__(self, raw: memoryview) -> None:
-        self._text = raw[1:-1]  # without the quotes
-
-    @property
-    def size(self) -> int:
-        """Bytes between the quotes. Escapes only ever shrink, so the UTF-8 text is no longer than this."""
-        return len(self._text)
-
-    def window(self, start: int, length: int) -> str | None:
-        """The text of about `length` bytes from about byte `start`, cut at whole characters.
-
-        None where no cut could be found, which takes hostile text: a run of over 4,000 backslashes.
-        """
-        text = self._text
-        end = min(len(text), start + length)
-        start = self._boundary(max(0, start))
-        for skip in (0, 6):  # 6: it began between the halves of an escaped surrogate pair
-            piece = _decode_piece(text, start + skip, end)
-            if piece is not None:
-                return piece[0]
-        return None
-
-    def pieces(self, size: int) -> Iterator[str]:
-        """The whole text in order, in pieces of at most `size` bytes of JSON."""
-        start, text = 0, self._text
-        while start < len(text):
-            piece = _decode_piece(text, start, min(len(text), start + size))
-            if piece is None:  # cannot be: the text was validated and every cut lies within `_BACK` of the wanted one
-                raise BadRequest("invalid_json", "The request body holds a string that cannot be read.")
-            decoded, start = piece
-            yield decoded
-
-    def _boundary(self, at: int) -> int:
-        """The nearest place at or before `at` that is not inside an escape or a character."""
-        text = self._text
-        while 0 < at < len(text) and text[at] & 0xC0 == 0x80:
-            at -= 1
-        before = bytes(text[max(0, at - 4096) : at])
-        if (len(before) - len(before.rstrip(b"\\"))) % 2:
-            return at - 1
-        for back in range(1, min(6, len(before) + 1)):
-            if before[len(before) - back] == _BACKSLASH:  # the backslash of \uXXXX, if it is not itself escaped
-                head = before[: len(before) - back]
-                escaped = (len(head) - len(head.rstrip(b"\\"))) % 2
-                is_unicode = back > 1 and before[len(before) - back + 1] == ord("u")
-                return at if escaped or not is_unicode else at - back
-        return at
 
 
 class Envelope:
@@ -342,19 +284,6 @@ def _refuse_duplicates(text: bytes) -> None:
         raise BadRequest("invalid_json", "The request body holds a number that is out of range.") from None
 
 
-def _decode_piece(text: memoryview, start: int, end: int) -> tuple[str, int] | None:
-    """The text from `start`, which is a boundary, to the last boundary at or before `end`, and where that is.
-
-    A cut inside an escape, a surrogate pair or a character makes the piece invalid, so the first valid one is right.
-    """
-    for back in range(min(_BACK, end - start)):
-        try:
-            return _STRING.decode(b"".join((b'"', text[start : end - back], b'"'))), end - back
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            continue
-    return None
-
-
 def _duplicate() -> NoReturn:
     raise BadRequest("invalid_json", "The request body holds an object with a duplicate key.")
 
@@ -476,7 +405,6 @@ def _shallow_type(depth: int) -> Any:
 
 _ENCODER = msgspec.json.Encoder()
 _ANY = msgspec.json.Decoder()
-_STRING = msgspec.json.Decoder(str)
 _OBJECT: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ARRAY: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
 _SHALLOW_TREE = msgspec.json.Decoder(_shallow_type(_SHALLOW_DEPTH))

@@ -5,7 +5,8 @@ import pytest
 
 from gateway.core import language
 from gateway.core.language import Language, clean, of, scripts, windows
-from gateway.core.wire import LongText, parse
+from gateway.core.longtext import LongText
+from gateway.core.wire import parse
 
 LLAMA_4 = frozenset(["ar", "en", "fr", "de", "hi", "id", "it", "pt", "es", "tl", "th", "vi"])
 LLAMA_3 = frozenset(["en", "de", "fr", "it", "pt", "hi", "es", "th"])

@@ -3,8 +3,9 @@ import random
 
 import pytest
 
+from gateway.core.longtext import LongText
 from gateway.core.tokens import PIECE_CHARS, SMALL_CHARS, Bounds, Count, Prompt, Tokenizers, Uncountable, pieces
-from gateway.core.wire import LongText, parse
+from gateway.core.wire import parse
 
 
 def words(texts: list[str]) -> list[int]:

@@ -1,0 +1,86 @@
+"""A string of a request body that is too long to decode at once, read in windows and in pieces.
+
+Here belongs cutting JSON text where no escape and no character is split. Whether a string is valid at all was settled
+by `wire`, which alone makes these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+_BACKSLASH = ord("\\")
+_BACK = 12  # bytes of the longest thing that may not be cut: an escaped surrogate pair
+_STRING = msgspec.json.Decoder(str)
+
+
+class LongText:
+    """A JSON string of more than `wire.WHOLE_BYTES` that is read in windows and pieces, never decoded at once.
+
+    It stands in a decoded tree where a `str` would. It holds no copy: only a view of the request body. Decoding 40 MB
+    at once would take twice the time of the whole parse, and four times the memory where one emoji is among them.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, raw: memoryview) -> None:
+        self._text = raw[1:-1]  # without the quotes
+
+    @property
+    def size(self) -> int:
+        """Bytes between the quotes. Escapes only ever shrink, so the UTF-8 text is no longer than this."""
+        return len(self._text)
+
+    def window(self, start: int, length: int) -> str | None:
+        """The text of about `length` bytes from about byte `start`, cut at whole characters.
+
+        None where no cut could be found, which takes hostile text: a run of over 4,000 backslashes.
+        """
+        text = self._text
+        end = min(len(text), start + length)
+        start = self._boundary(max(0, start))
+        for skip in (0, 6):  # 6: it began between the halves of an escaped surrogate pair
+            piece = _decode_piece(text, start + skip, end)
+            if piece is not None:
+                return piece[0]
+        return None
+
+    def pieces(self, size: int) -> Iterator[str]:
+        """The whole text in order, in pieces of at most `size` bytes of JSON."""
+        start, text = 0, self._text
+        while start < len(text):
+            piece = _decode_piece(text, start, min(len(text), start + size))
+            if piece is None:  # cannot be: the text was validated and every cut lies within `_BACK` of the wanted one
+                raise ValueError("a JSON string that was not validated")
+            decoded, start = piece
+            yield decoded
+
+    def _boundary(self, at: int) -> int:
+        """The nearest place at or before `at` that is not inside an escape or a character."""
+        text = self._text
+        while 0 < at < len(text) and text[at] & 0xC0 == 0x80:
+            at -= 1
+        before = bytes(text[max(0, at - 4096) : at])
+        if (len(before) - len(before.rstrip(b"\\"))) % 2:
+            return at - 1
+        for back in range(1, min(6, len(before) + 1)):
+            if before[len(before) - back] == _BACKSLASH:  # the backslash of \uXXXX, if it is not itself escaped
+                head = before[: len(before) - back]
+                escaped = (len(head) - len(head.rstrip(b"\\"))) % 2
+                is_unicode = back > 1 and before[len(before) - back + 1] == ord("u")
+                return at if escaped or not is_unicode else at - back
+        return at
+
+
+def _decode_piece(text: memoryview, start: int, end: int) -> tuple[str, int] | None:
+    """The text from `start`, which is a boundary, to the last boundary at or before `end`, and where that is.
+
+    A cut inside an escape, a surrogate pair or a character makes the piece invalid, so the first valid one is right.
+    """
+    for back in range(min(_BACK, end - start)):
+        try:
+            return _STRING.decode(b"".join((b'"', text[start : end - back], b'"'))), end - back
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+    return None
