@@ -5,16 +5,16 @@ Streams are `sse`, errors are `refusals`. The body is only read here, never chan
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from gateway.core.chunk import load
 from gateway.core.types import Usage
-from gateway.core.usage import read
+from gateway.core.usage import Stated, read
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """The facts of a complete, valid chat completion. `output_chars` is in bytes of JSON text, for estimates."""
 
     usage: Usage | None
@@ -32,9 +32,16 @@ class _Message(msgspec.Struct, gc=False):
     refusal: msgspec.Raw = msgspec.Raw()
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     message: _Message
     finish_reason: Any = None
+
+
+# What nearly every server sends. Whatever does not fit this is read again, more loosely.
+class _Usual(msgspec.Struct, gc=False):
+    choices: list[_Choice]
+    usage: Stated | None = None
+    error: None = None
 
 
 class _Completion(msgspec.Struct):
@@ -43,33 +50,47 @@ class _Completion(msgspec.Struct):
     error: Any = None
 
 
+_USUAL = msgspec.json.Decoder(_Usual)
 _COMPLETION = msgspec.json.Decoder(_Completion)
-_NOTHING = (msgspec.Raw(b"null"), msgspec.Raw(b'""'), msgspec.Raw(b"[]"))
+_NULL = msgspec.Raw(b"null")
 
 
 def parse_answer(body: bytes) -> Answer | None:
     """The facts of a non-streamed answer, or None where it is no chat completion: HTML, truncated, an error. HOT."""
     try:
+        usual = _USUAL.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _unusual(body)
+    stated = usual.usage
+    return _facts(usual.choices, stated.usage() if stated is not None else None)
+
+
+def _unusual(body: bytes) -> Answer | None:
+    try:
         completion: _Completion | None = _COMPLETION.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         completion = _lenient(body)
-    if completion is None or not completion.choices or completion.error:
+    if completion is None or completion.error:
         return None
-    choices = completion.choices
+    stated = completion.usage
+    return _facts(completion.choices, read(stated) if stated is not None else None)
+
+
+def _facts(choices: list[_Choice], usage: Usage | None) -> Answer | None:
+    if not choices:
+        return None
     size = 0
     reasoned = False
     for choice in choices:
         message = choice.message
         for part in (message.content, message.refusal, message.tool_calls):
-            if part and part not in _NOTHING:
+            if len(part) > 2 and part != _NULL:  # more than an empty text or list
                 size += len(part) - 2
         for part in (message.reasoning, message.reasoning_content):
-            if part and part not in _NOTHING:
+            if len(part) > 2 and part != _NULL:
                 size += len(part) - 2
                 reasoned = True
-    stated = completion.usage
     finish = choices[0].finish_reason
-    usage = read(stated) if stated is not None else None
     return Answer(usage, reasoned, finish if isinstance(finish, str) else None, size)
 
 

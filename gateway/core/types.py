@@ -13,6 +13,8 @@ from datetime import date
 from types import MappingProxyType
 from typing import Literal
 
+import msgspec
+
 Modality = Literal["text", "image", "audio", "video", "file"]
 ThinkingSupport = Literal["switchable", "always", "never", "unknown"]
 EMPTY: Mapping[str, str] = MappingProxyType({})
@@ -226,8 +228,7 @@ class Decision:
     refusal: tuple[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):  # made for every answer: a tenth of what a frozen dataclass takes
     """Tokens of one attempt. `cached` is part of `input`, `reasoning` is part of `output`."""
 
     input: int = 0

@@ -6,7 +6,9 @@ Here are the spellings of `usage` objects and the rules by which a figure is bel
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from gateway.core.types import Usage
 
@@ -52,6 +54,60 @@ def _detail(found: dict[str, Any], groups: tuple[str, ...], name: str) -> int | 
     return None
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=ABSURD_TOKENS)]
+
+
+class _Cached(msgspec.Struct, gc=False):
+    cached_tokens: _Count | None = None
+
+
+class _Reasoned(msgspec.Struct, gc=False):
+    reasoning_tokens: _Count | None = None
+
+
+class Stated(msgspec.Struct, gc=False):
+    """A usage object as nearly every server writes it: a type that JSON is decoded into with all counts checked.
+
+    What does not fit (other spellings, floats, absurd counts) is for `read`; what fits means the same to both.
+    """
+
+    prompt_tokens: _Count
+    completion_tokens: _Count
+    total_tokens: _Count | None = None
+    prompt_tokens_details: _Cached | None = None
+    completion_tokens_details: _Reasoned | None = None
+    cached_tokens: _Count | None = None
+    prompt_cache_hit_tokens: _Count | None = None
+    reasoning_tokens: _Count | None = None
+    # `read` looks into these where the members above are null.
+    input_tokens_details: None = None
+    output_tokens_details: None = None
+
+    def usage(self) -> Usage:
+        """What `read` makes of the same object. HOT."""
+        entered = self.prompt_tokens
+        produced = self.completion_tokens
+        details = self.prompt_tokens_details
+        cached = details.cached_tokens if details is not None else None
+        if cached is None:
+            cached = self.cached_tokens
+            if cached is None:
+                cached = self.prompt_cache_hit_tokens or 0
+        thought = self.completion_tokens_details
+        reasoning = thought.reasoning_tokens if thought is not None else None
+        if reasoning is None:
+            reasoning = self.reasoning_tokens
+        if not reasoning:
+            return Usage(entered, produced, cached if cached < entered else entered)
+        return _together(entered, produced, cached, reasoning, self.total_tokens)
+
+
+def _together(entered: int, produced: int, cached: int, reasoning: int, total: int | None) -> Usage:
+    if reasoning and total == entered + produced + reasoning:
+        produced += reasoning  # some providers leave reasoning out of completion_tokens and bill it all the same
+    return Usage(entered, produced, min(cached, entered), min(reasoning, produced))
+
+
 def read(found: Any, before: Usage | None = None) -> Usage | None:
     """The usage that a provider's object states, laid over what an earlier object of the same answer stated.
 
@@ -83,9 +139,7 @@ def read(found: Any, before: Usage | None = None) -> Usage | None:
     produced = old.output if produced is None else produced
     cached = old.cached if cached is None else cached
     reasoning = old.reasoning if reasoning is None else reasoning
-    if reasoning and total == entered + produced + reasoning:
-        produced += reasoning  # some providers leave reasoning out of completion_tokens and bill it all the same
-    return Usage(input=entered, output=produced, cached=min(cached, entered), reasoning=min(reasoning, produced))
+    return _together(entered, produced, cached, reasoning, total)
 
 
 def estimate(input_tokens: int, output_bytes: int) -> Usage:
