@@ -317,11 +317,11 @@ def _ask(screen: Screen, base: str, number: int, question: Question, children: l
             head = answer.headers
             _decided(screen, head)
             first_s, tokens = _relay(screen, answer.iter_bytes(), began)
-    except httpx.TransportError as error:
-        for child in children:
+    except (httpx.TransportError, DemoError) as error:
+        for child in children:  # a dead child is the cause; the failed request is what came of it
             if child.process.poll() is not None:
                 child.ended()
-        raise DemoError(f"Request {number} failed: {error!r}") from None
+        raise error if isinstance(error, DemoError) else DemoError(f"Request {number} failed: {error!r}") from None
     took_s = time.monotonic() - began
     cost = _cost(base, head["x-request-id"])
     screen.line(
@@ -386,7 +386,7 @@ def _invite(screen: Screen, base: str, admin_port: int, log: Path) -> None:
     screen.line("The gateway stays up until you press Ctrl-C. Try it:", BOLD)
     screen.line(f"""
   curl -iN {base}/v1/chat/completions -H 'content-type: application/json' \\
-    -d '{{"model": "auto", "stream": true, "messages": [{{"role": "user", "content": "Hola, ¿qué tal?"}}]}}'
+    -d '{{"model": "auto", "stream": true, "max_tokens": 60, "messages": [{{"role": "user", "content": "Hola!"}}]}}'
 
   from openai import OpenAI                                      # pip install openai
   client = OpenAI(base_url="{base}/v1", api_key="none")

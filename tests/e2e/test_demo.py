@@ -65,18 +65,24 @@ def wait_gone(pids: set[int], within_s: float) -> set[int]:
     return left
 
 
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A demo that stays up, and what it printed until it invited to try it."""
-    process = start(env={**os.environ, "TMPDIR": str(tmp_path)})
+def read_until(process: subprocess.Popen[str], words: str) -> str:
+    """What it printed up to and including the line with these words."""
     assert process.stdout is not None
     printed = ""
     for line in process.stdout:
         printed += line
-        if "Admin:" in line:
-            break
+        if words in line:
+            return printed
+    raise AssertionError(f"{words!r} was not printed:\n{printed}")
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A demo that has just sent its first request, so that everything it needs is running."""
+    process = start(env={**os.environ, "TMPDIR": str(tmp_path)})
+    read_until(process, "1. A long document")
     try:
-        yield process, printed
+        yield process
     finally:
         if process.poll() is None:
             process.terminate()
@@ -110,9 +116,10 @@ def test_four_requests_take_four_rules_and_are_answered_by_the_model(tmp_path: P
 
 @needs_model
 def test_it_stays_up_serves_what_it_printed_and_ends_on_sigterm_within_two_seconds(
-    running: tuple[subprocess.Popen[str], str], tmp_path: Path
+    begun: subprocess.Popen[str], tmp_path: Path
 ) -> None:
-    process, printed = running
+    process = begun
+    printed = read_until(process, "Admin:")
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     command = re.search(r"^  (curl -iN .*?\\\n.*?)$", printed, re.M | re.S)
@@ -136,8 +143,8 @@ def test_it_stays_up_serves_what_it_printed_and_ends_on_sigterm_within_two_secon
 
 
 @needs_model
-def test_children_do_not_outlive_a_demo_that_was_killed(running: tuple[subprocess.Popen[str], str]) -> None:
-    process, _ = running
+def test_children_do_not_outlive_a_demo_that_was_killed(begun: subprocess.Popen[str]) -> None:
+    process = begun
     below = descendants(process.pid)
     assert below
     process.kill()
@@ -146,8 +153,8 @@ def test_children_do_not_outlive_a_demo_that_was_killed(running: tuple[subproces
 
 
 @needs_model
-def test_a_model_server_that_dies_is_reported_and_all_else_ends(running: tuple[subprocess.Popen[str], str]) -> None:
-    process, _ = running
+def test_a_model_server_that_dies_is_reported_and_all_else_ends(begun: subprocess.Popen[str]) -> None:
+    process = begun
     below = descendants(process.pid)
     model = next(pid for pid in below if b"demo_model" in Path(f"/proc/{pid}/cmdline").read_bytes())
     os.kill(model, signal.SIGKILL)
@@ -160,10 +167,7 @@ def test_a_model_server_that_dies_is_reported_and_all_else_ends(running: tuple[s
 @needs_model
 def test_ctrl_c_while_the_model_loads_leaves_nothing_behind(tmp_path: Path) -> None:
     process = start(env={**os.environ, "TMPDIR": str(tmp_path)})
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "stands in" in line:
-            break
+    read_until(process, "The routing is real")
     time.sleep(0.3)
     below = descendants(process.pid)
     process.send_signal(signal.SIGINT)
