@@ -35,7 +35,12 @@ def record(**changes: Any) -> Record:
         "first_event_at": 100.3, "ended_at": 100.4, "usage": Usage(100, 50, 40, 20), "cost_nano": 2_500_000,
         "priced": True, "because": "cheapest of 3",
     }  # fmt: skip
-    return Record(**(values | changes))
+    values |= changes
+    begun = ("request_id", "key", "team", "model_asked", "stream", "wall", "started_at")
+    made = Record(**{name: values.pop(name) for name in begun})
+    for name, told in values.items():
+        setattr(made, name, told)
+    return made
 
 
 def logged(form: Form = "json", **changes: Any) -> str:

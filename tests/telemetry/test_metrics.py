@@ -29,7 +29,12 @@ def record(**changes: Any) -> Record:
         "ended_at": 100.4, "usage": Usage(input=100, output=50, cached=40, reasoning=20), "cost_nano": 2_500_000,
         "priced": True,
     }  # fmt: skip
-    return Record(**(values | changes))
+    values |= changes
+    begun = ("request_id", "key", "team", "model_asked", "stream", "wall", "started_at")
+    made = Record(**{name: values.pop(name) for name in begun})
+    for name, told in values.items():
+        setattr(made, name, told)
+    return made
 
 
 @pytest.fixture
