@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,10 @@ from gateway.core.memo import Key
 from gateway.core.policy import Policy
 from gateway.core.signals import NeedsCount, Signals
 from gateway.core.trace import Trace, trace
-from gateway.core.types import Attempt, Decision, Outcome, Record, Snapshot, Usage
+from gateway.core.types import EMPTY, NANO_PER_USD, Attempt, Decision, Outcome, Record, Snapshot, Usage
+from gateway.core.wire import Envelope
 from gateway.proxy.heads import AnswerHead
-from gateway.proxy.runtime import Remembered, Runtime
+from gateway.proxy.runtime import Remembered, Route, Runtime
 from gateway.proxy.upstream import Pool, UpstreamConnection, Waiting
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 #: A non-streamed answer, and an error body, may be this long; more is not an answer.
 MAX_ANSWER = 32 << 20
 MAX_ERROR = 65_536
+_NO_COMPLETION = ("text/html", "text/event-stream")
 _BROKEN = {
     Outcome.IDLE_TIMEOUT: ("upstream_timeout", "The upstream stopped sending."),
     Outcome.TOTAL_TIMEOUT: ("upstream_timeout", "The time for this request is used up."),
@@ -49,73 +51,48 @@ logger = logging.getLogger("pointsman")
 class Exchange:
     """One request and its answer. Callbacks come from its client's connection and from its upstream's."""
 
-    __slots__ = (
-        "asked",
-        "attempt",
-        "available",
-        "body",
-        "committed",
-        "connection",
-        "cost_nano",
-        "decision",
-        "endpoint",
-        "ends_at",
-        "envelope",
-        "lines",
-        "link",
-        "over",
-        "parts",
-        "pinned",
-        "pool",
-        "priced",
-        "received",
-        "record",
-        "relay",
-        "route",
-        "runtime",
-        "serving",
-        "signals",
-        "status",
-        "tried",
-        "tries",
-        "upstream",
-        "upstream_head",
-        "values",
-    )
+    # What a request starts with. Class attributes, so that making an Exchange costs only what differs.
+    over = False
+    committed = False  # the client has been sent something: no other target may speak
+    upstream: UpstreamConnection | Waiting | None = None  # while an attempt has hold of one
+    pool: Pool | None = None
+    relay: sse.Relay | None = None  # of the present attempt, if it streams
+    tries: Generator[Attempt, Outcome | Ended, GatewayError | None] | None = None  # from the first failure on
+    signals: Signals | None = None  # where a decision had to be made
+    decision: Decision = None  # type: ignore[assignment]  # None: none was made
+    pinned: int | None = None
+    available = 0
+    values: Mapping[str, Any] = EMPTY  # of the signals that were computed
+    endpoint = ""  # of the present attempt, where its target has several
+    tried: tuple[int, ...] = ()  # endpoints of the present target that were tried
+    cost_nano = 0
+    priced = True
+    status = 0  # of the present attempt's answer
+    received = 0  # bytes of it
+
+    # Set on the way to the step that first reads them.
+    envelope: Envelope
+    ends_at: float  # monotonic
+    attempt: Attempt
+    route: Route
+    link: UpstreamConnection
+    upstream_head: AnswerHead
+    parts: list[bytes]
 
     def __init__(self, runtime: Runtime, connection: ClientConnection, asked: Asked) -> None:
         self.runtime = runtime
         self.serving = runtime.serving
         self.connection = connection
         self.asked = asked
-        self.over = False
-        self.committed = False
-        self.upstream: UpstreamConnection | Waiting | None = None
-        # Each of these is set on the way to the step that first reads it; `is not None` asks how far we came.
-        self.link: UpstreamConnection = None  # type: ignore[assignment]
-        self.pool: Pool | None = None
-        self.relay: sse.Relay | None = None
-        self.attempt: Attempt = None  # type: ignore[assignment]
-        self.tries: Generator[Attempt, Outcome | Ended, GatewayError | None] = None  # type: ignore[assignment]
-        self.signals: Signals = None  # type: ignore[assignment]
-        self.decision: Decision = None  # type: ignore[assignment]
-        self.pinned: int | None = None
-        self.values: dict[str, Any] = {}  # of the signals that were computed
-        self.lines: dict[str, bytes] = {}  # headers that tell of the decision, by target
-        self.endpoint = ""  # of the present attempt, where its target has several
-        self.tried: tuple[int, ...] = ()  # endpoints of the present target that were tried
-        self.cost_nano = 0
-        self.priced = True
-        self.status = 0
         tenant = asked.tenant
         self.record = Record(
-            request_id=runtime.request_id(),
-            key=tenant.key,
-            team=tenant.facts.get("team", ""),
-            model_asked="",
-            stream=False,
-            wall=time.time(),
-            started_at=time.monotonic(),
+            runtime.request_id(),
+            tenant.key,
+            tenant.facts.get("team", ""),
+            "",
+            False,
+            time.time(),
+            time.monotonic(),
         )
 
     # -- deciding --
@@ -150,8 +127,7 @@ class Exchange:
                 kept = memo.get(key, envelope)
                 if kept is not None:
                     self.values = kept.values
-                    self.lines = kept.lines
-                    self._start(kept.decision)
+                    self._start(kept.decision, kept.lines)
                     return
             self._decide(policy, key)
         except GatewayError as error:
@@ -201,11 +177,12 @@ class Exchange:
         if key is not None:
             self.serving.memo.put(key, policy, decision, self.signals)
         self.values = self.signals.computed()
-        self._start(decision)
+        self._start(decision, {})
 
-    def _start(self, decision: Decision) -> None:
+    def _start(self, decision: Decision, lines: dict[str, bytes]) -> None:
         """Begin with the first candidate; who comes after it is only worked out when it fails."""
         self.decision = decision
+        self.lines = lines  # headers that tell of the decision, by target
         record = self.record
         record.policy = decision.policy
         record.rule = decision.rule or ""
@@ -215,7 +192,8 @@ class Exchange:
             raise of_code(*decision.refusal)
         first = decision.candidates[0]
         record.chosen = first.name
-        self._send(self.serving.routes[first.index].first)
+        route = self.serving.routes[first.index]
+        self._send(route, route.first)
 
     def _counted(self, policy: Policy, done: Future[object]) -> None:
         if self.over:
@@ -228,36 +206,37 @@ class Exchange:
 
     # -- attempts --
 
-    def _send(self, attempt: Attempt) -> None:
+    def _send(self, route: Route, attempt: Attempt) -> None:
         self.attempt = attempt
+        self.route = route
         record = self.record
         record.attempts = attempt.number
-        target = attempt.target
-        record.target = target.name
-        record.model = target.model.id
-        self.route = route = self.serving.routes[target.index]
-        chosen = route.pick(self.tried if attempt.replica else ())
+        record.target = route.name
+        record.model = route.model_id
+        runtime = self.runtime
+        chosen = route.pick(self.tried if attempt.replica else (), runtime.board, record.started_at)
         if chosen < 0:
             self._failed(Outcome.SATURATED)
             return
         body = dialects.request_body(self.envelope, route.plan, self.decision.thinking)
+        pool = route.pools[chosen]
+        if len(route.pools) > 1:
+            self.endpoint = pool.endpoint.url
+            self.tried = (*self.tried, chosen) if attempt.replica else (chosen,)
+        runtime.board.started(route.name, record.started_at, self.endpoint)
         request = b"%b%d\r\nX-Request-Id: %b\r\n\r\n%b" % (
             route.heads[chosen],
             len(body),
             record.request_id.encode(),
             body,
         )
-        self.tried = (*self.tried, chosen) if attempt.replica else (chosen,)
-        self.status = 0
-        self.parts: list[bytes] = []
-        self.received = 0
-        self.relay = (
-            sse.Relay(self.envelope.include_usage, choices=self.envelope.get("n") or 1) if record.stream else None
-        )
-        self.pool = pool = route.pools[chosen]
-        self.upstream = pool.send(
-            self, request, connect_s=target.backend.timeouts.connect_s, fresh=attempt.fresh_connection
-        )
+        if record.stream:
+            self.relay = sse.Relay(self.envelope.include_usage, choices=self.envelope.get("n") or 1)
+        if attempt.number > 1:
+            self.status = 0
+            self.received = 0
+        self.pool = pool
+        self.upstream = pool.send(self, request, connect_s=route.connect_s, fresh=attempt.fresh_connection)
 
     def _release(self) -> None:
         """Let go of the present attempt's connection, in whatever state it is."""
@@ -272,7 +251,7 @@ class Exchange:
         """The present attempt is over; ask what follows. `relayed` is the upstream's own refusal, if it gave one."""
         self._release()
         runtime = self.runtime
-        name = self.attempt.target.name
+        name = self.record.target
         now = time.monotonic()
         runtime.metrics.attempt(name, outcome)
         jitter = float.fromhex("0x." + self.record.request_id[-6:])
@@ -298,43 +277,51 @@ class Exchange:
                 error.retry_after_s = retry_after_s
             self._refuse(error, exhausted=True)
         else:
-            self._send(following)
+            self._send(self.serving.routes[following.target.index], following)
 
     # -- what the upstream connection says --
 
     def on_sent(self, connection: UpstreamConnection) -> None:
         """The request is on its way."""
         self.upstream = self.link = connection
-        now = time.monotonic()
         record = self.record
         if not record.sent_at:
-            record.sent_at = now
-        clocks = self.attempt.target.backend.timeouts
+            record.sent_at = time.monotonic()
+        route = self.route
         # A non-streamed answer begins when it is complete, so its head has first_event's time.
-        wait = clocks.headers_s if record.stream else max(clocks.headers_s, clocks.first_event_s)
-        connection.clock(wait, Outcome.HEADERS_TIMEOUT)
+        connection.clock(route.headers_s if record.stream else route.answer_s, Outcome.HEADERS_TIMEOUT)
+
+    def on_whole(self, head: AnswerHead, body: bytes) -> None:
+        """A complete answer that came in one read; its connection is back in the pool or closed."""
+        self.upstream = None
+        self.status = head.status
+        self.upstream_head = head
+        if head.status != 200:
+            self.parts = [body]
+            self._upstream_said_no()
+        elif head.encoded or head.kind.startswith(_NO_COMPLETION) or self.relay is not None:
+            self._failed(Outcome.INVALID)
+        else:
+            self._answer(body)
 
     def on_head(self, head: AnswerHead) -> None:
-        """The answer's status and headers are here."""
-        self.status = status = head.status
+        """The head of an answer that comes in more than one read."""
+        self.status = head.status
         self.upstream_head = head
-        headers = head.headers
-        if status == 200:
-            connection = self.link
-            clocks = self.attempt.target.backend.timeouts
-            if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-                self._abandon(Outcome.INVALID)
-                return
-            kind = headers.get(b"content-type", b"").lower()
-            if self.record.stream:
-                if not kind.startswith(b"text/event-stream"):
-                    self._abandon(Outcome.INVALID)
-                    return
-                connection.clock(clocks.first_event_s, Outcome.FIRST_EVENT_TIMEOUT)
-            elif kind.startswith((b"text/html", b"text/event-stream")):
-                self._abandon(Outcome.INVALID)
+        self.parts = []
+        if head.status != 200:
+            return
+        if head.encoded:
+            self._abandon(Outcome.INVALID)
+        elif self.relay is not None:
+            if head.kind.startswith("text/event-stream"):
+                self.link.clock(self.route.first_event_s, Outcome.FIRST_EVENT_TIMEOUT)
             else:
-                connection.clock(clocks.idle_s, Outcome.RESET)
+                self._abandon(Outcome.INVALID)
+        elif head.kind.startswith(_NO_COMPLETION):
+            self._abandon(Outcome.INVALID)
+        else:
+            self.link.clock(self.route.idle_s, Outcome.RESET)
 
     def on_data(self, payload: bytes, raw: bytes | None) -> None:
         """Bytes of the answer's body."""
@@ -359,7 +346,7 @@ class Exchange:
         if relay.committed:
             self._commit(relay, out)
         if relay.failure is not None:  # perhaps behind a first event that came in the same read
-            self._abandon(relay.failure)
+            self._abandon(self._blame(relay))
 
     def on_end(self) -> None:
         """The answer's body is complete; its connection is back in the pool or closed."""
@@ -368,14 +355,14 @@ class Exchange:
         if self.status != 200:
             self._upstream_said_no()
         elif relay is None:
-            self._answer()
+            self._answer(b"".join(self.parts))
         else:
             tail = relay.end()
             if relay.committed and not self.committed:
                 self._commit(relay, tail)
                 tail = b""
             if relay.failure is not None:
-                self._failed(relay.failure)
+                self._failed(self._blame(relay))
             elif not self.over:
                 self._finish_stream(relay, tail)
 
@@ -393,13 +380,18 @@ class Exchange:
             upstream.abort()
         self._failed(outcome)
 
+    def _blame(self, relay: sse.Relay) -> Outcome:
+        """What a stream's failure means; an error inside a 200 often says as much as a status would."""
+        outcome = relay.failure or Outcome.INVALID
+        return dialects.classify_in_band(self.route.plan, relay) if outcome is Outcome.IN_BAND_ERROR else outcome
+
     def _collect(self, payload: bytes) -> None:
         self.parts.append(payload)
         self.received += len(payload)
         if self.received > (MAX_ANSWER if self.status == 200 else MAX_ERROR):
             self._abandon(Outcome.TOO_LARGE)
         elif self.status == 200:
-            self.link.clock(self.attempt.target.backend.timeouts.idle_s, Outcome.RESET)
+            self.link.clock(self.route.idle_s, Outcome.RESET)
 
     # -- answers --
 
@@ -422,10 +414,10 @@ class Exchange:
         self._settle(200, "ok")
         self.connection.end_stream(tail)
 
-    def _answer(self) -> None:
+    def _answer(self, body: bytes) -> None:
         """A complete non-streamed answer: check it, then send it in one write."""
-        self.record.first_event_at = received = time.monotonic()
-        body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+        record = self.record
+        record.first_event_at = received = time.monotonic()
         facts = dialects.parse_answer(body)
         if facts is None:
             self._failed(Outcome.INVALID)
@@ -433,37 +425,37 @@ class Exchange:
         self._release()
         self._succeeded(facts.usage, facts.output_chars, facts.reasoned)
         self.committed = True
-        record = self.record
-        overhead_s = (record.sent_at - record.started_at) + (time.monotonic() - received)
-        headers = b"%bx-pointsman-overhead-ms: %.3f\r\n%b" % (
+        headers = b"content-type: application/json\r\n%bx-pointsman-overhead-ms: %.3f\r\n" % (
             self._headers(),
-            overhead_s * 1000,
-            b"x-pointsman-cost-usd: %.9f\r\n" % (self.cost_nano / 1e9) if self.priced else b"",
+            (record.sent_at - record.started_at + time.monotonic() - received) * 1000,
         )
+        if self.priced:
+            headers += b"x-pointsman-cost-usd: %.9f\r\n" % (self.cost_nano / NANO_PER_USD)
         self._settle(200, "ok")
-        self.connection.respond(200, b"content-type: application/json\r\n" + headers, body)
+        self.connection.respond(200, headers, body)
 
     def _succeeded(self, reported: Usage | None, output_chars: int, reasoned: bool) -> None:
-        attempt = self.attempt
         runtime = self.runtime
-        name = attempt.target.name
-        runtime.metrics.attempt(name, Outcome.OK)
         record = self.record
-        runtime.board.record(name, Outcome.OK, record.first_event_at, endpoint=self.endpoint)
-        runtime.board.latency(name, record.first_event_at - record.sent_at)
-        self._book(attempt, reported, output_chars)
-        record.thought_unasked = reasoned and self.decision.thinking.mode == "never"
+        name = record.target
+        runtime.metrics.attempt(name, Outcome.OK)
+        board = runtime.board
+        board.record(name, Outcome.OK, record.first_event_at, endpoint=self.endpoint)
+        board.latency(name, record.first_event_at - record.sent_at)
+        self._book(reported, output_chars)
+        if reasoned and self.decision.thinking.mode == "never":
+            record.thought_unasked = True
 
-    def _book(self, attempt: Attempt, reported: Usage | None, output_chars: int) -> None:
-        """Add what an attempt used and cost to the record; estimated where the upstream did not say."""
+    def _book(self, reported: Usage | None, output_chars: int) -> None:
+        """Add what the attempt used and cost to the record; estimated where the upstream did not say."""
         used = usage.settle(reported, self.envelope.size // usage.BYTES_PER_TOKEN, output_chars)
         record = self.record
         record.usage = used if record.usage is None else usage.add(record.usage, used)
-        if attempt.target.price is None:
+        price = self.attempt.target.price
+        if price is None:
             self.priced = False
         else:
-            thinking = self.decision.thinking.mode in ("always", "budget")
-            self.cost_nano += pricing.cost(attempt.target.price, used, thinking)
+            self.cost_nano += pricing.cost(price, used, self.decision.thinking.mode in ("always", "budget"))
 
     def _upstream_said_no(self) -> None:
         """A complete answer that is not a 200."""
@@ -495,7 +487,7 @@ class Exchange:
         """End a committed stream with exactly one error event and a clean end of the body."""
         relay = self.relay
         if relay is not None:
-            self._book(self.attempt, relay.usage, relay.output_chars)
+            self._book(relay.usage, relay.output_chars)
         code, message = _BROKEN.get(outcome, ("upstream_stream_interrupted", "The upstream broke off its answer."))
         self._settle(200, code)
         self.connection.end_stream(sse.error_event(StreamBroken(code, message)))
@@ -544,10 +536,10 @@ class Exchange:
         self._release()
         if upstream is not None:
             upstream.abort()
-        if self.attempt is not None:
-            self.runtime.metrics.attempt(self.attempt.target.name, outcome)
+        if self.record.attempts:
+            self.runtime.metrics.attempt(self.record.target, outcome)
             if book and self.relay is not None and self.relay.committed:
-                self._book(self.attempt, self.relay.usage, self.relay.output_chars)
+                self._book(self.relay.usage, self.relay.output_chars)
         if self.tries is not None:
             self.tries.close()
 

@@ -41,6 +41,8 @@ class AnswerHead:
     length: int | None = None
     chunked: bool = False
     keep_alive: bool = True
+    kind: str = ""  # Content-Type, in lower case
+    encoded: bool = False  # a Content-Encoding other than identity, which we never asked for
 
 
 class _Sink:
@@ -151,4 +153,6 @@ def parse_answer(head: bytes) -> AnswerHead:
     connection = sink.headers.get(b"connection", b"").lower()
     # llhttp counts an answer without any length as not keepable, which is what it is: it ends with the connection.
     keep = sink.keep_alive and b"close" not in connection and (chunked or length is not None)
-    return AnswerHead(status=status, headers=sink.headers, length=length, chunked=chunked, keep_alive=keep)
+    kind = sink.headers.get(b"content-type", b"").decode("latin-1").lower()
+    encoded = sink.headers.get(b"content-encoding", b"identity").lower() != b"identity"
+    return AnswerHead(status, sink.headers, length, chunked, keep, kind, encoded)

@@ -36,27 +36,53 @@ if TYPE_CHECKING:
 REMEMBERED = 2048
 
 
-@dataclass(frozen=True, slots=True)
 class Route:
-    """How a target is reached: its dialect's plan, the fixed part of its request head, and a pool per endpoint."""
+    """How a target is reached: its dialect's plan, its clocks, and a pool and a request head per endpoint."""
 
-    target: Target
-    first: Attempt
-    plan: dialects.Plan
-    pools: tuple[Pool, ...]
-    heads: tuple[bytes, ...]  # per pool: request line and fixed headers, up to and including "Content-Length: "
-    idle_s: float
+    __slots__ = (
+        "answer_s",
+        "connect_s",
+        "first",
+        "first_event_s",
+        "headers_s",
+        "heads",
+        "idle_s",
+        "model_id",
+        "name",
+        "plan",
+        "pools",
+    )
 
-    def pick(self, tried: tuple[int, ...] = ()) -> int:
+    def __init__(self, target: Target, pools: tuple[Pool, ...]) -> None:
+        self.name = target.name
+        self.model_id = target.model.id
+        self.first = Attempt(target, 1)
+        self.plan = dialects.prepare(target)
+        self.pools = pools
+        # Request line and fixed headers of each endpoint, up to and including "Content-Length: ".
+        self.heads = tuple(_request_head(self.plan, target.backend, pool.endpoint) for pool in pools)
+        clocks = target.backend.timeouts
+        self.connect_s = clocks.connect_s
+        self.headers_s = clocks.headers_s
+        self.first_event_s = clocks.first_event_s
+        self.answer_s = max(clocks.headers_s, clocks.first_event_s)
+        self.idle_s = clocks.idle_s
+
+    def pick(self, tried: tuple[int, ...], board: Board, now: float) -> int:
         """Index of the endpoint with the fewest requests under way, not one of `tried`; -1 when all are at their cap.
 
-        With few endpoints the true minimum costs no more than two random choices, and is never worse.
+        With few endpoints the true minimum costs no more than two random choices, and is never worse. Endpoints that
+        health holds back come last: one that refuses at once always has the fewest requests under way.
         """
         pools = self.pools
         if len(pools) == 1:
             return -1 if pools[0].saturated else 0
-        best = min((i for i in range(len(pools)) if i not in tried), key=lambda i: pools[i].outstanding, default=-1)
-        return -1 if best < 0 or pools[best].saturated else best
+
+        def burden(index: int) -> tuple[bool, int]:
+            return board.endpoint_held(self.name, pools[index].endpoint.url, now), pools[index].outstanding
+
+        free = [index for index in range(len(pools)) if index not in tried and not pools[index].saturated]
+        return min(free, key=burden, default=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +145,7 @@ class Runtime:
         self.buffered = 0  # request bytes held for all clients
         self.draining = False
         self.tls_public: ssl.SSLContext | None = None
-        self._random = b""
+        self._random = ""
         self._random_at = 0
         self.serving: Serving
 
@@ -130,17 +156,21 @@ class Runtime:
         routes = []
         for target in site.fleet.targets:
             backend = target.backend
-            plan = dialects.prepare(target)
-            pools, heads = [], []
+            pools = []
             for endpoint in backend.endpoints:
-                key: tuple[object, ...] = (backend.name, endpoint, backend.ca_file, backend.proxy, backend.max_inflight)
+                key: tuple[object, ...] = (
+                    backend.name,
+                    endpoint,
+                    backend.ca_file,
+                    backend.proxy,
+                    backend.max_inflight,
+                )
                 used.add(key)
                 pool = self.pools.get(key)
                 if pool is None:
                     pool = self.pools[key] = self._new_pool(backend, endpoint, contexts)
                 pools.append(pool)
-                heads.append(_request_head(plan, backend, endpoint))
-            routes.append(Route(target, Attempt(target, 1), plan, tuple(pools), tuple(heads), backend.timeouts.idle_s))
+            routes.append(Route(target, tuple(pools)))
         self.serving = Serving(site, tuple(routes))
         for key in [key for key in self.pools if key not in used]:
             self.pools.pop(key).retire()
@@ -155,16 +185,13 @@ class Runtime:
         return Pool(self.loop, self.wheel, backend, endpoint, tls)
 
     def request_id(self) -> str:
-        """A UUIDv7: sortable by time, and with 74 random bits not to be guessed."""
+        """32 hex digits: 48 bits of time in milliseconds, so that ids sort, and 80 random ones against guessing."""
         at = self._random_at
         if at >= len(self._random):
-            self._random = os.urandom(4096 - 4096 % 10)
+            self._random = os.urandom(4000).hex()
             at = 0
-        self._random_at = at + 10
-        r = self._random[at : at + 10].hex()
-        t = f"{int(time.time() * 1000):012x}"
-        variant = "89ab"[int(r[0], 16) & 3]
-        return f"{t[:8]}-{t[8:]}-7{r[1:4]}-{variant}{r[4:7]}-{r[7:19]}"
+        self._random_at = at + 20
+        return f"{int(time.time() * 1000):012x}{self._random[at : at + 20]}"
 
     def remember(self, entry: Remembered) -> None:
         """Keep a finished request's decision inputs for `/v1/decisions`, in place of the oldest."""

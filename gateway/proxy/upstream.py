@@ -40,6 +40,9 @@ class User(Protocol):
     def on_sent(self, connection: UpstreamConnection) -> None:
         """The request was handed to the socket."""
 
+    def on_whole(self, head: AnswerHead, body: bytes) -> None:
+        """A complete answer that came in one read; then there is no `on_head`, `on_data` or `on_end`."""
+
     def on_head(self, head: AnswerHead) -> None:
         """The answer's final head (1xx are swallowed)."""
 
@@ -160,10 +163,15 @@ class UpstreamConnection(Timed, asyncio.Protocol):
             if head.status == 101:
                 self._fail(Outcome.PROTOCOL)
                 return
-        self.keep = head.keep_alive
         user = self.user
         if user is None:
             self.abort()
+            return
+        self.keep = head.keep_alive
+        if head.length == len(data):  # the common case for answers that are not streamed
+            self.user = None
+            self._done()
+            user.on_whole(head, data)
             return
         if head.chunked:
             self._state = _CHUNKED
@@ -217,16 +225,19 @@ class UpstreamConnection(Timed, asyncio.Protocol):
     def _ended(self) -> None:
         if self.closed:
             return
-        self.due = float("inf")
         user = self.user
         self.user = None
+        self._done()
+        if user is not None:
+            user.on_end()
+
+    def _done(self) -> None:
+        """The answer has been read to its end."""
         self._state = _IDLE
         if self.keep:
             self.pool.release(self)
         else:
             self.abort()
-        if user is not None:
-            user.on_end()
 
     def _fail(self, outcome: Outcome) -> None:
         user = self.user
