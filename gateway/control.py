@@ -183,7 +183,7 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     async def targets() -> Response:
         """Every target with its state, the reason, and until when."""
         states = runtime.states()
-        inflight = {r.target.name: sum(p.outstanding for p in r.pools) for r in runtime.serving.routes}
+        inflight = {r.name: sum(p.outstanding for p in r.pools) for r in runtime.serving.routes}
         return _json({"data": [{**state, "inflight": inflight[state["target"]]} for state in states]})
 
     @guarded.post("/v1/reload")

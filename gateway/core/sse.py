@@ -28,6 +28,7 @@ from gateway.core.usage import BYTES_PER_TOKEN, read
 
 DONE_EVENT = b"data: [DONE]\n\n"
 HELD_MAX = 64 << 10
+_WINDOW = 16 << 10  # how far ahead plain events are looked for at once
 _BOM = b"\xef\xbb\xbf"
 
 # A line ends at CRLF, LF or CR, and nothing else (U+2028 is content). Atomic groups, or CRLF would match as two ends.
@@ -237,8 +238,6 @@ class Relay:
             return data
         if not size or self.done or self.failure is not None:
             return b""
-        if self._calm and not self._carriage:
-            return self._feed_calm(data)
         return self._walk(data)
 
     def end(self) -> bytes:
@@ -258,65 +257,65 @@ class Relay:
             out += self._step(Event.EOF, b"")
         return out
 
-    def _feed_calm(self, data: bytes) -> bytes:
-        """A read that does not start or stop at an event boundary: all whole events pass at once if they are plain."""
-        buffer = self._buffer
-        if b"\n\n" not in data and not (data[0] == _LF and buffer and buffer[-1] == _LF):
-            return self._walk(data)
-        whole = bytes(buffer) + data if buffer else data
-        cut = whole.rfind(b"\n\n") + 2
-        head = whole[:cut]
-        if len(whole) > self._max_event or self._interesting(head):
-            return self._walk(data)
-        self._passed += head.count(b"\n\n")
-        self._passed_size += cut
-        buffer.clear()
-        self._flowing = cut == len(whole)
-        return head if self._flowing else head + self._walk(whole[cut:])
+    def _plain(self, whole: bytes, start: int) -> int:
+        """Where the run of whole, plain events that begins at `start` ends; `start` where the next one is not plain."""
+        limit = min(len(whole), start + _WINDOW, start + self._max_event)  # what fits in there is not oversize
+        for needle in (self._finish_needle, self._usage_needle, b"error", b"[DONE]", b"\r", b"\n\n\n"):
+            found = whole.find(needle, start, limit)
+            if found >= 0:
+                limit = found
+        end = whole.rfind(b"\n\n", start, limit) + 2
+        return end if end > start + 2 else start
 
     def _interesting(self, block: bytes) -> bool:
         return self._finish_needle in block or self._usage_needle in block or b"error" in block or b"[DONE]" in block
 
     def _walk(self, data: bytes) -> bytes:
-        """Cut what has come into events, one by one; keep the part of one that is left."""
-        out = b""
-        self._flowing = False
+        """Cut what has come into events, plain ones by the run, others one by one; keep what is left of one."""
+        parts: list[bytes] = []
         if self._carriage:
             self._carriage = False
             if data[0] == _LF:
-                out = self._late_lf()
+                parts.append(self._late_lf())
                 data = data[1:]
-        buffer = self._buffer
-        if not buffer and 2 < len(data) <= self._max_event and _is_one_event(data):  # as most reads are
-            out += self._event(data)
-            self._flowing = self._calm
-            return out
-        start, scan = 0, max(0, len(buffer) - 3)  # an end may straddle the cut; what lies before has been searched
-        buffer += data
-        size = len(buffer)
+        held = self._buffer
+        if held and _EVENT_END.search(bytes(held[-3:]) + data) is None and len(held) + len(data) <= self._max_event:
+            held += data  # in place: an event that comes in many small reads is not copied with each
+            return b"".join(parts)
+        scan = max(0, len(held) - 3)  # an end may straddle the cut; what lies before has been searched
+        whole = bytes(held) + data if held else data
+        held.clear()
+        start, size = 0, len(whole)
         while start < size:
-            if buffer[start] == _LF or buffer[start] == _CR:  # a blank line by itself
-                end = start + (2 if buffer[start : start + 2] == b"\r\n" else 1)
+            if self._calm and (end := self._plain(whole, start)) > start:
+                self._passed += whole.count(b"\n\n", start, end)
+                self._passed_size += end - start
+                self._act = Act.RELAY
+                parts.append(whole[start:end])
+                start = end
+                continue
+            if whole[start] == _LF or whole[start] == _CR:  # a blank line by itself
+                end = start + (2 if whole[start : start + 2] == b"\r\n" else 1)
             else:
-                match = _EVENT_END.search(buffer, max(scan, start))
+                match = _EVENT_END.search(whole, max(scan, start))
                 if match is None:
                     break
                 end = match.end()
             if end - start > self._max_event:
                 break
-            out += self._event(bytes(buffer[start:end]))
+            parts.append(self._event(whole[start:end]))
             start = end
             if self.done or self.failure is not None:
-                buffer.clear()
-                return out
-        self._carriage = 0 < start == size and buffer[-1] == _CR
-        del buffer[:start]
-        if len(buffer) > self._max_event:
-            out += self._step(Event.OVERSIZE, b"")
-        elif not self._started and buffer.lstrip(_BLANK)[:1] == b"<":  # an HTML page: no need to wait for its end
-            out += self._step(Event.JUNK, b"")
-        self._flowing = self._calm and not buffer and not self._carriage
-        return out
+                self._flowing = False
+                return b"".join(parts)
+        self._carriage = 0 < start == size and whole[-1] == _CR
+        held += whole[start:]
+        if len(held) > self._max_event:
+            parts.append(self._step(Event.OVERSIZE, b""))
+        elif not self._started and held.lstrip(_BLANK)[:1] == b"<":  # an HTML page: no need to wait for its end
+            parts.append(self._step(Event.JUNK, b""))
+        self._flowing = self._calm and not held and not self._carriage
+        return b"".join(parts)
 
     def _late_lf(self) -> bytes:
         """The LF of a CRLF that a cut had separated from its CR goes where its event went."""
