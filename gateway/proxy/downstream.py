@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -28,11 +29,11 @@ from gateway.core.errors import (
     UnsupportedEncoding,
 )
 from gateway.core.signals import Hints
-from gateway.core.types import Tenant
+from gateway.core.types import EMPTY, Tenant
 from gateway.proxy.clocks import NEVER, Timed
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.framing import Chunked, FramingError
-from gateway.proxy.heads import MAX_HEAD, HeadError, RequestHead, parse_request
+from gateway.proxy.heads import MAX_HEAD, HeadError, Headers, RequestHead, parse_request
 
 if TYPE_CHECKING:
     from gateway.proxy.runtime import Runtime, Serving
@@ -47,8 +48,7 @@ _ANONYMOUS = Tenant(key="anonymous", explain=True)
 _HEAD, _BODY, _HOT, _COLD, _CLOSED = range(5)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """What a request's head says: who asks, with what hints. Kept while a connection repeats its head."""
 
     serving: Serving
@@ -58,7 +58,7 @@ class Asked:
     expect_continue: bool
     tenant: Tenant
     hints: Hints
-    headers: dict[str, str]  # lower-case names, for `headers.<name>` in policies; without credentials
+    headers: Mapping[str, str]  # lower-case names, for `headers.<name>` in policies; without credentials
     error: GatewayError | None = None  # answered once the message has been read
 
 
@@ -209,8 +209,9 @@ class ClientConnection(Timed, HttpToolsProtocol):
 
     def _remember(self, raw: bytes, asked: Asked) -> None:
         """Keep this head, split around its Content-Length, to recognise the next one by two comparisons."""
-        lower = raw.lower()
-        at = lower.find(b"\r\ncontent-length:")
+        at = raw.find(b"\r\nContent-Length:")
+        if at < 0:
+            at = raw.lower().find(b"\r\ncontent-length:")
         start = at + 17
         while raw[start : start + 1] == b" ":
             start += 1
@@ -223,17 +224,17 @@ class ClientConnection(Timed, HttpToolsProtocol):
     def _read_head(self, head: RequestHead) -> Asked:
         serving = self.runtime.serving
         hot = head.method == b"POST" and head.url.partition(b"?")[0] in HOT_PATHS
-        headers: dict[str, str] = {}
+        headers: Mapping[str, str] = EMPTY
         error: GatewayError | None = None
         tenant, hints = _ANONYMOUS, _NO_HINTS
         if hot:
             try:
-                tenant = authenticate(serving, head.headers, self.runtime.wall())
-                headers = {
-                    k.decode("latin-1"): v.decode("latin-1") for k, v in head.headers.items() if k not in _PRIVATE
-                }
-                hints = Hints.parse(headers)
-                if head.headers.get(b"content-encoding", b"identity").lower() != b"identity":
+                raw = head.headers
+                tenant = authenticate(serving, raw, self.runtime.wall())
+                headers = Headers(raw)
+                if b"x-pointsman-" in b"\n".join(raw):
+                    hints = Hints.parse(headers)
+                if raw.get(b"content-encoding", b"identity").lower() != b"identity":
                     raise UnsupportedEncoding("unsupported_encoding", "Send the request body without Content-Encoding.")
                 if self.runtime.draining:
                     raise Unavailable("draining", "The gateway is shutting down.", retry_after_s=1)
@@ -506,7 +507,6 @@ class ClientConnection(Timed, HttpToolsProtocol):
 
 
 _NO_HINTS = Hints.parse({})
-_PRIVATE = frozenset({b"authorization", b"cookie", b"proxy-authorization", b"x-api-key", b"api-key"})
 
 
 def _without(head: bytes, *names: bytes) -> bytes:

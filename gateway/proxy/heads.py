@@ -6,6 +6,8 @@ A head is handed over whole, from its first byte to the blank line. What a reque
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import httptools
@@ -13,10 +15,41 @@ import httptools
 MAX_HEAD = 65_536
 MAX_HEADERS = 128
 _NO_BODY = (204, 304)
+# Credentials, which no policy may look at.
+_PRIVATE = frozenset({b"authorization", b"cookie", b"proxy-authorization", b"x-api-key", b"api-key"})
+# A request line and header lines about which no two parsers disagree, by the letter of RFC 9110 and 9112.
+_POST = re.compile(rb"POST (/[A-Za-z0-9/._-]*) HTTP/1\.1\r\n")
+_FIELD = re.compile(
+    rb"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*((?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)\r\n", re.MULTILINE
+)
+# Headers by which llhttp or we change how a message is read.
+_DELICATE = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"proxy-connection"})
 
 
 class HeadError(ValueError):
     """A head that must not be acted upon: answered with 400 and a closed connection, or a failed attempt."""
+
+
+class Headers(Mapping[str, str]):
+    """A head's headers as policies see them, under lower-case names, without credentials.
+
+    Decoded when asked for: most never are.
+    """
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: Mapping[bytes, bytes]) -> None:
+        self._raw = raw if _PRIVATE.isdisjoint(raw) else {k: v for k, v in raw.items() if k not in _PRIVATE}
+
+    def __getitem__(self, name: str) -> str:
+        return self._raw[name.encode("latin-1", "replace")].decode("latin-1")  # "?" is in no header's name
+
+    def __iter__(self) -> Iterator[str]:
+        for name in self._raw:
+            yield name.decode("latin-1")
+
+    def __len__(self) -> int:
+        return len(self._raw)
 
 
 @dataclass(slots=True)
@@ -100,8 +133,29 @@ def _check(head: bytes) -> None:
         raise HeadError("too many headers")
 
 
+def _parse_plain(head: bytes) -> RequestHead | None:
+    """A head as SDKs write it, in a third of llhttp's time; None for any other, which may be as good."""
+    line = _POST.match(head)
+    if line is None:
+        return None
+    fields = _FIELD.findall(head, line.end())
+    # Every match is one whole line. With the request line and the empty one that makes all lines there are.
+    if head.count(b"\n") != len(fields) + 2 or not head.endswith(b"\r\n\r\n") or len(fields) > MAX_HEADERS:
+        return None
+    headers = {name.lower(): value for name, value in fields}
+    if len(headers) != len(fields) or b"host" not in headers or not _DELICATE.isdisjoint(headers):
+        return None
+    length = headers.get(b"content-length", b"0")
+    if not length.isdigit() or len(length) > 15 or headers.get(b"connection", b"keep-alive").lower() != b"keep-alive":
+        return None
+    return RequestHead(b"POST", line[1], headers, int(length))
+
+
 def parse_request(head: bytes) -> RequestHead:
-    """Read a request's head. Raises HeadError for anything a strict server refuses."""
+    """Read a request's head. Raises HeadError for anything a strict server refuses. HOT."""
+    plain = _parse_plain(head)
+    if plain is not None:
+        return plain
     _check(head)
     sink = _Sink()
     parser = httptools.HttpRequestParser(sink)

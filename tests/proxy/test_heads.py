@@ -1,8 +1,10 @@
 """Heads that two parsers could read differently are refused; the rest mean what they say."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gateway.proxy.heads import HeadError, parse_answer, parse_request
+from gateway.proxy.heads import MAX_HEADERS, HeadError, Headers, RequestHead, parse_answer, parse_request
 
 
 def post(*lines: str) -> bytes:
@@ -27,6 +29,14 @@ def post(*lines: str) -> bytes:
         post("Transfer-Encoding : chunked"),
         post("X: a", " folded"),
         post("X: a\x00b"),
+        post("X: a\x01b"),
+        post("X: a\x7fb"),
+        post("X: a\rb"),
+        post("X: a\nb: c"),
+        post("a b: c"),
+        post("(a: b"),
+        post(": b"),
+        post("no colon"),
         post("Host: y"),
         post("Expect: tea"),
         post(*[f"x-{i}: y" for i in range(200)]),
@@ -84,3 +94,113 @@ def test_an_answer_head_says_when_its_body_ends(head: bytes, length: int | None,
 def test_an_answer_whose_framing_is_in_doubt_is_refused(head: bytes) -> None:
     with pytest.raises(HeadError):
         parse_answer(head)
+
+
+FIELDS = {
+    b"Host": [b"x", b"x:80", b""],
+    b"Content-Length": [b"5", b"05", b"+5", b"5_0", b"", b"5 ", b"\xb25", b"5,5", b"9" * 15, b"9" * 16, b"9" * 30],
+    b"Connection": [b"keep-alive", b"Keep-Alive", b"close", b"keep-alive, close", b"upgrade", b"te", b""],
+    b"Transfer-Encoding": [b"chunked", b"identity", b""],
+    b"Expect": [b"100-continue", b"tea"],
+    b"Upgrade": [b"websocket", b"h2c"],
+    b"Proxy-Connection": [b"close", b"keep-alive"],
+}
+NAMES = st.one_of(
+    st.sampled_from(
+        [b"X-A", b"x-a", b"Accept", b"", b"a b", b"a(", b'a"', b"a/b", b"\x80", b"a\x00", b"!#$%&'*+-.^_`|~9"]
+    ),
+    st.binary(min_size=1, max_size=2),
+)
+VALUES = st.one_of(
+    st.sampled_from(
+        [b"", b"v", b" v", b"v ", b"v\t", b"a b", b"a\tb", b"caf\xe9", b"a:b", b"a\x7f", b"a\x00b", b"a\rb", b"\x0b"]
+    ),
+    st.binary(max_size=3),
+)
+KNOWN = st.sampled_from(sorted(FIELDS)).flatmap(
+    lambda name: st.tuples(st.sampled_from([name, name.lower(), name.upper()]), st.sampled_from(FIELDS[name]))
+)
+ENDS = st.sampled_from([b"\r\n"] * 12 + [b"\n", b"\r", b"\r\r\n", b"\r\n ", b"\r\n\t"])
+LINES = st.builds(
+    lambda field, colon, end: field[0] + colon + field[1] + end,
+    st.one_of(KNOWN, KNOWN, st.tuples(NAMES, VALUES)),
+    st.sampled_from([b": "] * 6 + [b":", b":  ", b":\t", b" : ", b""]),
+    ENDS,
+)
+STARTS = st.sampled_from(
+    [b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"] * 6
+    + [b"POST /a HTTP/1.1\r\n", b"POST / HTTP/1.0\r\n", b"POST /a?b HTTP/1.1\r\n", b"GET / HTTP/1.1\r\n"]
+    + [
+        b"POST  / HTTP/1.1\r\n",
+        b"POST / HTTP/1.1 \r\n",
+        b"post / HTTP/1.1\r\n",
+        b"POST / HTTP/1.1\n",
+        b"POST * HTTP/1.1\r\n",
+    ]
+)
+
+
+def read(head: bytes) -> RequestHead | None:
+    try:
+        return parse_request(head)
+    except HeadError:
+        return None
+
+
+def read_by_llhttp(head: bytes) -> RequestHead | None:
+    """The same head with a header that only llhttp is trusted with, and without it again."""
+    found = read(head[:-2] + b"Proxy-Connection: keep-alive\r\n\r\n")
+    if found is not None:
+        rest, _, last = found.headers[b"proxy-connection"].rpartition(b", ")
+        assert last == b"keep-alive"
+        del found.headers[b"proxy-connection"]
+        if rest:
+            found.headers[b"proxy-connection"] = rest
+    return found
+
+
+@given(STARTS, st.lists(LINES, max_size=5))
+def test_a_head_read_without_llhttp_says_what_llhttp_says(start: bytes, lines: list[bytes]) -> None:
+    head = start + b"".join(lines) + b"\r\n"
+    head = head[: head.index(b"\r\n\r\n") + 4] if b"\r\n\r\n" in head else head + b"\r\n"
+    assert read(head) == read_by_llhttp(head)
+
+
+def test_a_head_of_an_sdk_is_read_whole() -> None:
+    head = parse_request(
+        post("ACCEPT: a/b, c", "x-empty:", "X-Sp:  a b", "Connection: keep-alive", "content-length: 7")
+    )
+    assert head == RequestHead(
+        method=b"POST",
+        url=b"/v1/chat/completions",
+        headers={
+            b"host": b"x",
+            b"accept": b"a/b, c",
+            b"x-empty": b"",
+            b"x-sp": b"a b",
+            b"connection": b"keep-alive",
+            b"content-length": b"7",
+        },
+        length=7,
+    )
+
+
+def test_as_many_headers_are_taken_as_the_limit_says_and_no_more() -> None:
+    assert len(parse_request(post(*[f"x-{i}: y" for i in range(MAX_HEADERS - 1)])).headers) == MAX_HEADERS
+    with pytest.raises(HeadError):
+        parse_request(post(*[f"x-{i}: y" for i in range(MAX_HEADERS)]))
+
+
+def test_headers_for_policies_are_text_under_lower_case_names() -> None:
+    headers = Headers(parse_request(post("X-Tier: caf\xe9", "Accept: a/b")).headers)
+    assert dict(headers) == {"host": "x", "x-tier": "caf\xe9", "accept": "a/b"}
+    assert headers.get("x-tier") == "caf\xe9"
+    assert headers.get("X-Tier") is None
+    assert headers.get("caf\xe9-\u20ac") is None
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Cookie", "Proxy-Authorization", "X-API-Key", "api-key"])
+def test_no_policy_sees_a_credential(name: str) -> None:
+    headers = Headers(parse_request(post(f"{name}: secret", "X-Tier: gold")).headers)
+    assert dict(headers) == {"host": "x", "x-tier": "gold"}
+    assert headers.get(name.lower()) is None
