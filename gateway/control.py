@@ -177,6 +177,7 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     async def metrics() -> Response:
         """Prometheus text format."""
         runtime.metrics.set_states(runtime.states())
+        runtime.metrics.inflight = len(runtime.exchanges)
         return Response(runtime.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @guarded.get("/v1/targets")

@@ -109,12 +109,13 @@ class Board:
     again, for longer. Times are seconds on one monotonic clock.
     """
 
-    __slots__ = ("_entries", "_exact", "_fleet", "_mask", "_valid_until", "latency_s")
+    __slots__ = ("_exact", "_fleet", "_mask", "_valid_until", "entries", "latency_s")
 
     def __init__(self) -> None:
         self.latency_s: Mapping[str, float] = {}  # recent time to first event by target; replaced, never edited
         self._exact: dict[str, float] = {}
-        self._entries: dict[tuple[str, str], _Entry] = {}  # (target, endpoint url); "" is the target as a whole
+        #: (target, endpoint url), where "" is the target as a whole; empty while all is well, which callers may use.
+        self.entries: dict[tuple[str, str], _Entry] = {}
         self._fleet: Fleet | None = None
         self._mask = 0
         self._valid_until = -_NEVER
@@ -141,20 +142,20 @@ class Board:
         """
         mask = 0
         for target in fleet.targets:
-            entry = self._entries.get((target.name, ""))
+            entry = self.entries.get((target.name, ""))
             if entry is None or not (entry.hard and entry.held(now)):
                 mask |= 1 << target.index
         return mask or fleet.mask()
 
     def endpoint_held(self, target: str, endpoint: str, now: float) -> bool:
         """True for an endpoint that is held back by itself; take another of its target while there is one."""
-        entry = self._entries.get((target, endpoint))
+        entry = self.entries.get((target, endpoint))
         return entry is not None and entry.held(now)
 
     def started(self, target: str, now: float, endpoint: str = "") -> None:
         """A request was sent there: the probe of a half-open target, which holds others back until its outcome."""
-        if self._entries:
-            entry = self._entries.get((target, endpoint))
+        if self.entries:
+            entry = self.entries.get((target, endpoint))
             if entry is not None and 0 < entry.until <= now and not entry.held(now):
                 entry.probe_at = now
                 self._valid_until = -_NEVER
@@ -177,7 +178,7 @@ class Board:
         """
         blame = BLAME[outcome]
         if blame is Blame.GOOD:
-            if self._entries:
+            if self.entries:
                 self._clear((target, endpoint), now)
                 if endpoint:
                     self._clear((target, ""), now)
@@ -185,9 +186,9 @@ class Board:
         if blame is Blame.NONE:
             return
         key = (target, endpoint if blame is Blame.BAD else "")
-        entry = self._entries.get(key)
+        entry = self.entries.get(key)
         if entry is None:
-            entry = self._entries[key] = _Entry()
+            entry = self.entries[key] = _Entry()
         entry.reason = outcome
         entry.failures += 1
         entry.hard = blame is Blame.KEY or blame is Blame.GONE
@@ -212,11 +213,11 @@ class Board:
 
     def _clear(self, key: tuple[str, str], now: float) -> None:
         """A success there: forget what was held against it, but not the time the upstream asked for."""
-        entry = self._entries.pop(key, None)
+        entry = self.entries.pop(key, None)
         if entry is not None:
             self._valid_until = -_NEVER
             if entry.asked > now:
-                self._entries[key] = _Entry(until=entry.asked, asked=entry.asked, reason=entry.reason)
+                self.entries[key] = _Entry(until=entry.asked, asked=entry.asked, reason=entry.reason)
 
     def latency(self, target: str, seconds: float) -> None:
         """Take down a time to first event. Small moves are not published, so that most requests share one mapping."""
@@ -235,14 +236,14 @@ class Board:
         """
         told = []
         for target in fleet.targets:
-            one = self._told(self._entries.get((target.name, "")), now)
+            one = self._told(self.entries.get((target.name, "")), now)
             held, _ = self._held(target, now)
             if held and one["state"] == "healthy":
                 one["state"] = "ejected"  # by way of its endpoints
             row = {"target": target.name, **one}
             if len(target.backend.endpoints) > 1:
                 urls = [endpoint.url for endpoint in target.backend.endpoints]
-                entries = {url: self._entries.get((target.name, url)) for url in urls}
+                entries = {url: self.entries.get((target.name, url)) for url in urls}
                 row["endpoints"] = {url: self._told(entry, now) for url, entry in entries.items() if entry is not None}
             told.append(row)
         return told
@@ -259,13 +260,13 @@ class Board:
 
     def _held(self, target: Target, now: float) -> tuple[bool, float]:
         """Whether a target is held back, and the time at which that may change by itself."""
-        if not self._entries:
+        if not self.entries:
             return False, _NEVER
-        entries = [self._entries.get((target.name, ""))]
+        entries = [self.entries.get((target.name, ""))]
         held = entries[0] is not None and entries[0].held(now)
         endpoints = target.backend.endpoints
         if endpoints:
-            own = [self._entries.get((target.name, endpoint.url)) for endpoint in endpoints]
+            own = [self.entries.get((target.name, endpoint.url)) for endpoint in endpoints]
             held = held or all(entry is not None and entry.held(now) for entry in own)
             entries += own
         change = _NEVER

@@ -101,8 +101,6 @@ class Exchange:
         """Take the complete request body and start work on it."""
         runtime = self.runtime
         runtime.exchanges.add(self)
-        runtime.metrics.inflight += 1
-        runtime.retries.active += 1
         try:
             self.envelope = envelope = wire.parse(body)
             record = self.record
@@ -223,7 +221,8 @@ class Exchange:
         if len(route.pools) > 1:
             self.endpoint = pool.endpoint.url
             self.tried = (*self.tried, chosen) if attempt.replica else (chosen,)
-        runtime.board.started(route.name, record.started_at, self.endpoint)
+        if runtime.board.entries:
+            runtime.board.started(route.name, record.started_at, self.endpoint)
         request = b"%b%d\r\nX-Request-Id: %b\r\n\r\n%b" % (
             route.heads[chosen],
             len(body),
@@ -261,6 +260,7 @@ class Exchange:
         if self.committed:
             self._break(outcome)
             return
+        runtime.retries.active = len(runtime.exchanges)
         if self.tries is None:
             self.tries = failover(
                 self.decision, max_attempts=self.serving.site.max_attempts, retries=self.runtime.retries
@@ -439,9 +439,10 @@ class Exchange:
         record = self.record
         name = record.target
         runtime.metrics.attempt(name, Outcome.OK)
-        board = runtime.board
-        board.record(name, Outcome.OK, record.first_event_at, endpoint=self.endpoint)
-        board.latency(name, record.first_event_at - record.sent_at)
+        if runtime.board.entries:
+            runtime.board.record(name, Outcome.OK, record.first_event_at, endpoint=self.endpoint)
+        if self.serving.ranks_by_latency:
+            runtime.board.latency(name, record.first_event_at - record.sent_at)
         self._book(reported, output_chars)
         if reasoned and self.decision.thinking.mode == "never":
             record.thought_unasked = True
@@ -548,7 +549,6 @@ class Exchange:
         self.over = True
         runtime = self.runtime
         runtime.exchanges.discard(self)
-        runtime.metrics.inflight -= 1
         record = self.record
         record.status = status
         record.code = code
@@ -558,7 +558,6 @@ class Exchange:
         runtime.metrics.finished(record)
         if runtime.log is not None:
             runtime.log(record)
-        runtime.retries.active -= 1
         if self.decision is not None:
             runtime.remember(Remembered(record, self.values, self.available, self.pinned, self.serving))
 

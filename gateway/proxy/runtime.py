@@ -91,6 +91,7 @@ class Serving:
 
     site: Site
     routes: tuple[Route, ...]
+    ranks_by_latency: bool  # some rung of some policy orders by it
     memo: Memo = field(default_factory=Memo)
 
     def decision_headers(self, target: str, decision: Decision) -> bytes:
@@ -171,7 +172,8 @@ class Runtime:
                     pool = self.pools[key] = self._new_pool(backend, endpoint, contexts)
                 pools.append(pool)
             routes.append(Route(target, tuple(pools)))
-        self.serving = Serving(site, tuple(routes))
+        by_latency = any(policy.ranks & {"fastest", "balanced"} for policy in site.policies.values())
+        self.serving = Serving(site, tuple(routes), by_latency)
         for key in [key for key in self.pools if key not in used]:
             self.pools.pop(key).retire()
 

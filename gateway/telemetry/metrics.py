@@ -109,7 +109,7 @@ _RawKey = tuple[str, str, str, str, str, str, str, str, bool]
 class Metrics:
     """The counters of one process. They survive every reload; `configure` only changes which names are known.
 
-    `inflight` is written by the data plane itself: one more when a request has begun, one less when it has ended.
+    `inflight` is set before a scrape, by whoever knows how many requests are being served.
     All methods belong to the event loop's thread, except `exposition`, which may run in another.
     """
 
