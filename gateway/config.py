@@ -242,12 +242,25 @@ class BudgetDoc(Strict):
     mode: Literal["hard", "soft"] = "hard"
 
 
+#: Codes that the EU's own institutions use where ISO 3166-1 has another.
+_NOT_ISO = {"EL": "GR", "UK": "GB"}
+
+
+def _tenant(facts: dict[str, str]) -> dict[str, str]:
+    """Where a licensee is domiciled decides what its licences allow, so a slip there must not pass as nowhere."""
+    domicile = facts.get("domicile")
+    if domicile is not None and (not re.fullmatch("[A-Z]{2}", domicile) or domicile in _NOT_ISO):
+        valid = _NOT_ISO.get(domicile.upper(), "a country's two capital letters, ISO 3166-1 alpha-2, such as SG")
+        raise Invalid(f"domicile {domicile!r:.40} is not a country", valid)
+    return facts
+
+
 class KeyDoc(Strict):
     """A key that clients hold, known here only by its hash: `printf %s "$KEY" | sha256sum`."""
 
     name: Name
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    tenant: dict[Name, str] = Field(default_factory=dict)
+    tenant: Annotated[dict[Name, str], AfterValidator(_tenant)] = Field(default_factory=dict)
     allow: list[str] = Field(default_factory=lambda: ["*"], min_length=1)
     explain: bool = False
     expires: Day | None = None

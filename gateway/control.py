@@ -10,7 +10,7 @@ import time
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -24,15 +24,15 @@ from gateway.core.errors import (
     MethodNotAllowed,
     NotFound,
     Unauthenticated,
+    UnsupportedEncoding,
     to_openai,
 )
 from gateway.core.types import Tenant
 from gateway.explain import explain, explain_record
 from gateway.proxy.downstream import authenticate
+from gateway.proxy.heads import Headers
 from gateway.proxy.runtime import Runtime
 from gateway.reload import Reloader
-
-MAX_EXPLAIN = 64 << 20
 
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -40,14 +40,17 @@ def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None
 
 
 def _app(runtime: Runtime, title: str) -> FastAPI:
-    app = FastAPI(title=title, version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    # Without openapi_url FastAPI would tell everybody which routes there are.
+    app = FastAPI(
+        title=title, version=__version__, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )
 
-    def answer(error: GatewayError) -> Response:
+    def answer(error: GatewayError, allow: str = "") -> Response:
         headers = {"x-request-id": runtime.request_id(), "x-pointsman-origin": "gateway"}
         if error.status == 401:
             headers["www-authenticate"] = "Bearer"
-        if error.status == 405:
-            headers["allow"] = "POST"
+        if allow:
+            headers["allow"] = allow
         if error.retry_after_s is not None:
             headers["retry-after"] = str(max(1, round(error.retry_after_s)))
         return Response(to_openai(error), error.status, headers, "application/json")
@@ -56,8 +59,9 @@ def _app(runtime: Runtime, title: str) -> FastAPI:
         return answer(error if isinstance(error, GatewayError) else InternalError("internal_error", "It failed."))
 
     async def on_http_error(request: Request, error: Exception) -> Response:
-        if isinstance(error, HTTPException | StarletteHTTPException) and error.status_code == 405:
-            return answer(MethodNotAllowed("method_not_allowed", "This path does not take that method."))
+        if isinstance(error, StarletteHTTPException) and error.status_code == 405:
+            allow = (error.headers or {}).get("allow", "")
+            return answer(MethodNotAllowed("method_not_allowed", "This path does not take that method."), allow)
         return answer(NotFound("not_found", "There is nothing at this path: this gateway serves /v1/chat/completions."))
 
     async def on_invalid(_: Request, __: Exception) -> Response:
@@ -71,7 +75,11 @@ def _app(runtime: Runtime, title: str) -> FastAPI:
 
 
 def _headers(request: Request) -> dict[bytes, bytes]:
-    return dict(request.scope["headers"])
+    """Lower-case names; repeated ones joined as on the hot path, so that both see the same key or none."""
+    found: dict[bytes, bytes] = {}
+    for name, value in request.scope["headers"]:
+        found[name] = found[name] + b", " + value if name in found else value
+    return found
 
 
 def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
@@ -108,7 +116,7 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     @app.api_route("/v1/chat/completions", methods=["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
     async def not_post() -> Response:
         """Chat completions are asked for with POST, and those never come here."""
-        raise MethodNotAllowed("method_not_allowed", "Chat completions take POST.")
+        raise StarletteHTTPException(405, headers={"allow": "POST"})
 
     @keyed.get("/v1/models")
     async def models(tenant: Annotated[Tenant, Depends(tenant_of)]) -> Response:
@@ -126,19 +134,22 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     @keyed.post("/v1/explain")
     async def explain_request(request: Request, tenant: Annotated[Tenant, Depends(may_explain)]) -> Response:
         """What would happen to this chat request, and why; nothing is sent upstream."""
-        body = await request.body()
-        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in _headers(request).items()}
-        now = time.time()
+        site, board, now = runtime.serving.site, runtime.board, time.monotonic()
+        headers = Headers(_headers(request))
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise UnsupportedEncoding("unsupported_encoding", "Send the request body without Content-Encoding.")
         told = await asyncio.to_thread(
             explain,
-            runtime.serving.site,
-            body,
+            site,
+            await request.body(),
             headers=headers,
             tenant=tenant,
             tokenizers=runtime.tokenizers,
             lexicon=runtime.lexicon,
-            now=now,
-            available=runtime.board.available(runtime.serving.site.fleet, time.monotonic()),
+            now=runtime.wall(),
+            available=board.available(site.fleet, now),
+            last_resort=board.last_resort(site.fleet, now),
+            latency_s=board.latency_s,
         )
         return _json(told.to_dict())
 

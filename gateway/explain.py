@@ -7,7 +7,8 @@ request that was served, from the inputs that were kept. Nothing here sends anyt
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from gateway.core import dialects, wire
@@ -22,6 +23,8 @@ from gateway.site import Site
 
 #: Bytes of the wire body that an explanation shows.
 SHOWN_BODY = 4096
+#: What is drawn by, where no request has been given its id yet.
+_NO_ID = "0" * 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +49,14 @@ def explain(
     lexicon: Lexicon,
     now: float,
     available: int,
-    draw: float = 0.0,
+    last_resort: int | None = None,
+    latency_s: Mapping[str, float] = MappingProxyType({}),
 ) -> Explanation:
     """What would become of a chat request. Raises GatewayError for one that would be refused before any decision.
 
-    `headers` have lower-case names. May take long and block: exact token counts are made on the spot.
+    `headers` have lower-case names and no credentials. `last_resort` is what health would have tried when nothing else
+    is left, as serving does; None: then the request is refused. May take long and block: exact token counts are made
+    on the spot.
     """
     envelope = wire.parse(body)
     hints = Hints.parse(headers)
@@ -66,7 +72,11 @@ def explain(
         now=now,
         blocking=True,
     )
-    told = trace(policy, signals, Snapshot(now=now, draw=draw, available=available), pinned=pinned)
+    snapshot = Snapshot(now=now, draw=draw(_NO_ID, hints.conversation), available=available, latency_s=latency_s)
+    told = trace(policy, signals, snapshot, pinned=pinned)
+    refusal = told.decision.refusal
+    if refusal is not None and refusal[0] == "no_target_available" and last_resort is not None:
+        told = trace(policy, signals, replace(snapshot, available=last_resort), pinned=pinned)
     shown = None
     if told.decision.candidates:
         plan = dialects.prepare(told.decision.candidates[0])
@@ -80,6 +90,7 @@ def explain_record(entry: Remembered) -> dict[str, Any]:
     site = entry.serving.site
     policy = site.policies[entry.record.policy.partition("@")[0]]
     signals = Signals.given(entry.signals)
-    snapshot = Snapshot(now=entry.record.wall, draw=draw(entry.record.request_id, None), available=entry.available)
+    drawn = draw(entry.record.request_id, entry.signals.get("conversation"))
+    snapshot = Snapshot(now=entry.record.wall, draw=drawn, available=entry.available)
     told = trace(policy, signals, snapshot, pinned=entry.pinned)
     return {"record": asdict(entry.record), "trace": told.to_dict()}

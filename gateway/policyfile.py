@@ -20,8 +20,10 @@ from gateway.catalog import Catalogue
 from gateway.config import FleetDoc
 from gateway.core.dialects import DIALECTS
 from gateway.core.errors import ConfigError, Problem
+from gateway.core.lexicon import Lexicon
 from gateway.core.policy import Policy, PolicyDoc, compile_policy
 from gateway.core.policytest import Result, run_tests
+from gateway.core.signals import REQUEST_TASKS
 from gateway.core.types import Fleet, Timeouts
 from gateway.fleet import Dialects, FleetBuilder
 from gateway.problems import problems
@@ -39,11 +41,12 @@ class PolicyFile:
 
     document: Document
     doc: PolicyDoc
+    tasks: frozenset[str] = frozenset()  # what a `task` can be; empty: anything
 
     def bind(self, fleet: Fleet) -> Policy:
         """The policy on this fleet. Raises `ConfigError` with lines."""
         with placed(self.document):
-            return compile_policy(self.doc, fleet, digest=self.document.sha256)
+            return compile_policy(self.doc, fleet, digest=self.document.sha256, tasks=self.tasks)
 
     def run_tests(self, reference: Fleet) -> tuple[Result, ...]:
         """The file's own tests, on the reference fleet. Raises `ConfigError` for a test that means nothing."""
@@ -63,7 +66,14 @@ class PolicyFile:
 def load_policy(path: Path, *, cache: Path | None = None) -> PolicyFile:
     """Read one policy file. Raises `ConfigError`."""
     document = yamlfile.load(path, cache_dir=cache)
-    return PolicyFile(document, validated(document, PolicyDoc))
+    return PolicyFile(document, validated(document, PolicyDoc), known_tasks(cache=cache))
+
+
+def known_tasks(*, cache: Path | None = None) -> frozenset[str]:
+    """Every task that a request can turn out to be: a policy that names another waits for it in vain."""
+    document = yamlfile.load(bundled.policies() / "lexicon.yaml", cache_dir=cache)
+    with placed(document):
+        return Lexicon.compile(document.data).tasks | REQUEST_TASKS
 
 
 def policy_files(directory: Path) -> list[Path]:

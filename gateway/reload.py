@@ -1,7 +1,10 @@
 """Reloading: notice that files changed, load them aside, and swap only what loads and passes its own tests.
 
-Parsing YAML is slow and must never hold up a stream: a child process does it first, for the verdict and to fill the
-parse cache; then this process loads the same files from the cache, in a thread, and swaps one reference on the loop.
+Parsing YAML is slow and must never hold up a stream: a child process does it first, to fill the parse cache; then this
+process loads the same files from the cache, in a thread, and swaps one reference on the loop.
+
+What is watched are the files that the site being served came from and those of the last attempt, so that a broken file
+is noticed again when it is mended, whoever named it first.
 """
 
 from __future__ import annotations
@@ -10,17 +13,25 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.core.errors import ConfigError
+from gateway.policyfile import policy_files
 from gateway.proxy.runtime import Runtime
-from gateway.site import Site, load_site
+from gateway.site import Site, SiteError, load_site
+from gateway.vocab import open_tokenizers
 
 logger = logging.getLogger("pointsman")
 
 WATCH_S = 1.0
+#: A file that changed so shortly before it was read may have changed again before it was looked at.
+_FRESH_NS = 50_000_000
+
+Stat = tuple[int, int, int]
+#: What a change of any file shows in. None: never compared before.
+Fingerprint = dict[Path, Stat | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +50,8 @@ class Reloader:
         self.runtime = runtime
         self.environ = environ
         self.last = Reloaded(at=time.time())
-        self._seen = self._fingerprint()
+        self._watched: tuple[Path, ...] = runtime.serving.site.watched()
+        self._seen = fingerprint(self._watched)
         self._task: asyncio.Task[Reloaded] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._again = False
@@ -60,54 +72,61 @@ class Reloader:
         if self._task is not None and not self._task.done():
             self._again = True
             return self._task
-        self._seen = self._fingerprint()
         self._task = self.runtime.loop.create_task(self._reload())
         return self._task
 
     def _look(self) -> None:
         self._timer = self.runtime.loop.call_later(WATCH_S, self._look)
-        if self._fingerprint() != self._seen:
+        if self._task is not None and not self._task.done():
+            return  # what changes during a reload is compared after it
+        if fingerprint(self._watched) != self._seen:
             self.request()
-
-    def _fingerprint(self) -> tuple[tuple[str, int, int, int], ...]:
-        """What a change of any file shows in: stat follows symlinks, so a swapped ConfigMap link is seen too."""
-        found = []
-        for path in self.runtime.serving.site.watched():
-            try:
-                stat = path.stat()
-            except OSError:
-                found.append((str(path), 0, 0, 0))
-            else:
-                found.append((str(path), stat.st_mtime_ns, stat.st_size, stat.st_ino))
-        return tuple(found)
 
     async def _reload(self) -> Reloaded:
         while True:
             self._again = False
             self.last = await self._reload_once()
+            self.runtime.metrics.reloaded(ok=not self.last.error)
             if not self._again:
                 return self.last
 
     async def _reload_once(self) -> Reloaded:
         runtime = self.runtime
+        began_ns, before = time.time_ns(), fingerprint(self._watched)
+        old = runtime.serving.site
         try:
             await self._check_in_child()
             site: Site = await asyncio.to_thread(load_site, self.config, self.environ)
             runtime.adopt(site)
         except (ConfigError, OSError) as error:
             logger.error("reload failed, the old configuration stays:\n%s", error)
-            runtime.metrics.reloaded(ok=False)
-            return Reloaded(time.time(), str(error))
+            tried = error.files if isinstance(error, SiteError) else ()
+            self._watch((*old.watched(), *tried), before, began_ns)
+            return Reloaded(time.time(), str(error) or type(error).__name__)
+        except Exception as error:
+            # The edge that must hold: a defect met while loading must not end the watching, nor the serving.
+            logger.exception("reload failed, the old configuration stays")
+            self._seen = before
+            return Reloaded(time.time(), f"the gateway failed to load its files ({type(error).__name__})")
+        self._watch(site.watched(), before, began_ns)
         runtime.metrics.configure(site.metric_names)
-        runtime.metrics.reloaded(ok=True)
-        self._seen = self._fingerprint()
+        if site.tokenizers - old.tokenizers:
+            runtime.tokenizers.learn(open_tokenizers(site.tokenizers, background=True))
         logger.info("reloaded: %s", site.digest)
-        for warning in site.warnings:
+        for warning in (*site.warnings, *_needs_restart(old, site)):
             logger.warning("%s", warning)
         return Reloaded(time.time())
 
+    def _watch(self, paths: Iterable[Path], before: Fingerprint, began_ns: int) -> None:
+        """Watch these files, against how they were before they were read: what changed meanwhile must be read again."""
+        self._watched = tuple(dict.fromkeys(paths))
+        self._seen = {
+            path: before[path] if path in before else None if _fresh(path, began_ns) else stat
+            for path, stat in fingerprint(self._watched).items()
+        }
+
     async def _check_in_child(self) -> None:
-        """Have another process load the files first. Its verdict is only a fast no: this process loads them again."""
+        """Have another process load the files first. Its verdict is not needed: this process loads them again."""
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -123,3 +142,43 @@ class Reloader:
         except asyncio.CancelledError:
             child.kill()
             raise
+
+
+def fingerprint(paths: Iterable[Path]) -> Fingerprint:
+    """How some files are now. A directory stands for its policy files: others in it, an editor's say, are nobody's.
+
+    stat follows symbolic links, so a swapped link (as in a mounted ConfigMap) shows too.
+    """
+    found: Fingerprint = {}
+    for path in paths:
+        if path.is_dir():
+            found |= {child: _stat(child) for child in policy_files(path)}
+        else:
+            found[path] = _stat(path)
+    return found
+
+
+def _stat(path: Path) -> Stat:
+    try:
+        stat = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+def _fresh(path: Path, began_ns: int) -> bool:
+    try:
+        stat = path.stat()
+    except OSError:
+        return False
+    return max(stat.st_mtime_ns, stat.st_ctime_ns) > began_ns - _FRESH_NS
+
+
+def _needs_restart(old: Site, new: Site) -> list[str]:
+    """What a file says now and only the next start can do."""
+    changed = {
+        "listen.public": old.listen_public != new.listen_public,
+        "listen.admin": old.listen_admin != new.listen_admin,
+        "log.access": old.access_log != new.access_log,
+    }
+    return [f"{name} has changed: that takes effect at the next start" for name, differs in changed.items() if differs]

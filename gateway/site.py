@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -37,6 +37,14 @@ from gateway.telemetry.metrics import Names
 _NOT_ENFORCED = "is part of the file format, but this version does not enforce it yet"
 _RETIRES_SOON = timedelta(days=30)
 _ANONYMOUS = Tenant("anonymous")
+
+
+class SiteError(ConfigError):
+    """A site does not load. `files` are those that were looked at: a change of one may heal it."""
+
+    def __init__(self, problems: Sequence[Problem], files: Sequence[Path]) -> None:
+        super().__init__(problems)
+        self.files = tuple(files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +187,17 @@ def load_lexicon(directory: Path | None = None) -> Lexicon:
 def load_site(
     path: Path, environ: Mapping[str, str], *, secrets: bool = True, today: date | None = None, tests: bool = True
 ) -> Site:
-    """Load everything a file leads to. Raises `ConfigError` with every problem that can be known so far, in all files.
+    """Load everything a file leads to. Raises `SiteError` with every problem that can be known so far, in all files.
 
     `secrets=False` does not look up upstream keys, for judging a file on a machine that must not have them; `today`
     (the system's date if not given) is what retirements are warned of by; `tests=False` leaves the policies' tests to
     somebody who prints them.
     """
-    return _Loader(path, environ, secrets=secrets, today=today or datetime.now(UTC).date(), tests=tests).load()
+    loader = _Loader(path, environ, secrets=secrets, today=today or datetime.now(UTC).date(), tests=tests)
+    try:
+        return loader.load()
+    except ConfigError as error:
+        raise SiteError(error.problems, tuple(dict.fromkeys(loader.files))) from None
 
 
 class _Loader:

@@ -274,3 +274,20 @@ def test_the_cache_is_under_the_users_own_cache_directory() -> None:
     assert cache_dir({"HOME": "/h"}) == Path("/h/.cache/pointsman")
     assert cache_dir({}) is None
     assert cache_dir({"XDG_CACHE_HOME": "relative"}) is None
+
+
+@pytest.mark.parametrize(
+    ("domicile", "says"),
+    [
+        ("Germany", "domicile 'Germany' is not a country: a country's two capital letters"),
+        ("de", "domicile 'de' is not a country: a country's two capital letters"),
+        ("D3", "domicile 'D3' is not a country: "),
+        ("", "domicile '' is not a country: "),
+        ("EL", "domicile 'EL' is not a country: GR"),  # else a licensee in Greece would not be in the EU
+        ("UK", "domicile 'UK' is not a country: GB"),
+    ],
+)
+def test_a_domicile_is_a_country_code_or_refused(domicile: str, says: str) -> None:
+    key = f"keys:\n  - {{name: k, sha256: {'a' * 64}, tenant: {{team: a, domicile: '{domicile}'}}}}\n"
+    assert f"p.yaml:6: keys[0].tenant: {says}" in told(LEAST + key)
+    assert read(LEAST + key.replace(f"'{domicile}'", "NO")).keys[0].tenant["domicile"] == "NO"

@@ -15,7 +15,7 @@ from gateway import bundled
 from gateway.core.errors import BadRequest, ConfigError, Denied, NotFound
 from gateway.core.types import Tenant
 from gateway.policyfile import reference_fleet
-from gateway.site import Site, load_lexicon, load_site
+from gateway.site import Site, SiteError, load_lexicon, load_site
 
 ROOT = Path(__file__).parent.parent
 DAY = date(2026, 11, 21)
@@ -474,3 +474,21 @@ def test_the_module_gives_the_verdict(files: Directory) -> None:
     answer = verdict()
     assert answer.returncode == 2
     assert "yaml:9: targets.scout-eu.window: 'one million' is not a number of tokens" in answer.stderr
+
+
+def test_a_task_that_no_request_can_have_is_refused_at_load(files: Directory) -> None:
+    rule = "  - {id: typo, when: {task: TASK}, use: [{family: qwen}]}\n"
+    for task in ("agentic", "extraction", "math"):  # told by the request's own facts, or by its words
+        files.write(FIRST.replace("rules:\n", "rules:\n" + rule.replace("TASK", task)), "policies/first.yaml")
+        assert files.load(tests=False).default_policy.rules[0].id == "typo"
+    files.change("math", "maths", "policies/first.yaml")
+    says = "policies/first.yaml:3: rules[0].when.task: 'maths' is no task that is known: did you mean math?"
+    assert says in files.told()
+
+
+def test_a_site_that_does_not_load_says_which_files_may_heal_it(files: Directory) -> None:
+    files.change("policies: {", "catalog: more.yaml\npolicies: {")
+    files.write("models: [", "more.yaml")
+    with pytest.raises(SiteError) as caught:
+        files.load()
+    assert caught.value.files == (files.path / "pointsman.yaml", files.path / "more.yaml")

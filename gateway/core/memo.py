@@ -25,6 +25,7 @@ _COMPLEX = frozenset(
 )
 _VALUED = ("max_tokens", "max_completion_tokens", "reasoning_effort", "service_tier")
 _TEXTUAL = frozenset({"language", "task", "difficulty"})
+_BASIS = "bound: the decision was kept from a request like this one, and holds up to there"
 _RANKS_BY_NOTHING_ELSE = frozenset({"listed", "cheapest"})
 
 Key = tuple[object, ...]
@@ -32,7 +33,7 @@ Key = tuple[object, ...]
 
 @dataclass(slots=True)
 class Kept:
-    """A decision, the largest input it holds for, and the signal values it was made from."""
+    """A decision, the largest input it holds for, and signal values from which it would be made again."""
 
     decision: Decision
     limit: int  # tokens; a request whose quick bound is above may come out differently
@@ -96,4 +97,6 @@ class Memo:
                 return
         if len(self._kept) >= LIMIT:
             self._kept.clear()
-        self._kept[key] = Kept(decision, limit, signals.computed())
+        # What is told of a later request must not be the length of this one.
+        values = signals.computed() | {"tokens": {"": [0, limit, False, _BASIS]}}
+        self._kept[key] = Kept(decision, limit, values)

@@ -26,6 +26,8 @@ from gateway.core.tokens import TEMPLATES, UNKNOWN_TEMPLATE, Bounds, Prompt, Tex
 from gateway.core.types import EMPTY, Target, Tenant
 from gateway.core.wire import Envelope
 
+#: Tasks that a request's own facts can say, besides those that the lexicon tells by its words.
+REQUEST_TASKS = frozenset({"agentic", "extraction"})
 _EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})
 _MAX_HINT = 128
 _MAX_TIMEOUT_S = 86_400.0
@@ -212,10 +214,14 @@ class Signals:
         return sizes.least if isinstance(sizes, _RequestSizes) and sizes.quick_sufficed else None
 
     def computed(self) -> dict[str, Any]:
-        """All that was computed so far as JSON: what a decision rested on, without any text of the prompt."""
+        """All that was computed so far as JSON: what a decision rested on, without any text of the prompt.
+
+        The conversation is part of it though no policy asked, for a weighted choice is drawn by it.
+        """
         found = {name: _plain(value) for name, value in self._memo.items() if value is not None}
-        found["tokens"] = self._sizes.computed()
-        return found
+        if self._request is not None and (conversation := self._request.hints.conversation) is not None:
+            found["conversation"] = conversation
+        return found | self._sizes.computed()
 
 
 def _plain(value: Any) -> Any:
@@ -249,16 +255,17 @@ class _Sizes:
         raise NotImplementedError
 
     def computed(self) -> dict[str, Any]:
+        """What `_GivenSizes` takes back."""
         raise NotImplementedError
 
 
 class _GivenSizes(_Sizes):
     """Lengths that are known: one for all tokenizers, or what was computed by each."""
 
-    __slots__ = ("_all", "_by")
+    __slots__ = ("_all", "_by", "_total")
 
     def __init__(self, values: Mapping[str, Any], asked: int | None) -> None:
-        total = values.get("context_tokens")
+        self._total = total = values.get("context_tokens")
         size = 0 if total is None else max(int(total) - (asked or 0), 0)
         self._all = (Bounds(size, size, True), "as given")
         self._by = {
@@ -273,7 +280,8 @@ class _GivenSizes(_Sizes):
         return self.known(tokenizer)[0].hi > limit
 
     def computed(self) -> dict[str, Any]:
-        return {name: [bounds.lo, bounds.hi, bounds.exact, basis] for name, (bounds, basis) in self._by.items()}
+        by = {name: [bounds.lo, bounds.hi, bounds.exact, basis] for name, (bounds, basis) in self._by.items()}
+        return {"tokens": by} if self._total is None else {"context_tokens": self._total, "tokens": by}
 
 
 class _RequestSizes(_Sizes):
@@ -352,11 +360,12 @@ class _RequestSizes(_Sizes):
 
     def computed(self) -> dict[str, Any]:
         names: set[str | None] = {None, *self.prompt.counted, *self._added}  # every one that was asked about
-        return {
+        by = {
             name or "": [bounds.lo, bounds.hi, bounds.exact, basis]
             for name in names
             for bounds, basis in [self.known(name)]
         }
+        return {"tokens": by}
 
 
 def _between(bounds: Bounds, limit: int, lo: int, hi: int) -> bool:

@@ -99,6 +99,13 @@ class Tokenizers:
             self._lacking[name] = str(error)
         self._loaders.pop(name, None)
 
+    def learn(self, other: Tokenizers) -> None:
+        """Take over what another knows of vocabularies that are strange here; what is loaded here stays so."""
+        for name, loader in other._loaders.items():
+            if not self.usable(name) and name not in self._lacking:
+                self._loaders[name] = loader
+        self._lacking = {**other._lacking, **self._lacking}
+
     def counts(self, name: str, texts: Sequence[str]) -> list[int]:
         """How many tokens each text is. Raises `Uncountable`; KeyError where the vocabulary is not ready."""
         return self._counts[name](texts)

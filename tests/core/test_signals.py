@@ -313,3 +313,18 @@ def test_what_was_computed_is_json_and_decides_alike() -> None:
     assert again.tokens("words") == made.tokens("words")
     assert again.basis("llama4") == made.basis("llama4")
     assert "日本" not in json.dumps(kept, ensure_ascii=False)
+
+
+def test_a_given_length_is_still_there_when_it_is_given_again() -> None:
+    first = Signals.given({"context_tokens": 1_000, "max_output_tokens": 400, "language": "ja"})
+    again = Signals.given(json.loads(json.dumps(first.computed())))
+    for made in (first, again):
+        assert [made.exceeds(None, limit) for limit in (999, 1_000)] == [True, False]
+        assert made.tokens("qwen3.5").hi == 600
+    assert again.computed() == first.computed()
+
+
+def test_the_conversation_is_kept_though_nobody_asked_for_it() -> None:
+    made = signals("hello", hints={"conversation": "c-7"})
+    assert made.computed()["conversation"] == "c-7"
+    assert "conversation" not in signals("hello").computed()
