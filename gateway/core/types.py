@@ -241,6 +241,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):  # made for every answer: a 
 class Outcome(enum.Enum):
     """How an attempt ended, by the question "what may follow?"."""
 
+    __hash__ = object.__hash__  # an enum's own is a Python function, and every request looks outcomes up
+
     OK = "ok"
     # Nothing reached the model: the next try costs nothing.
     REFUSED = "refused"

@@ -85,6 +85,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
         Timed.__init__(self)
         HttpToolsProtocol.__init__(self, config, server_state, app_state, runtime.loop)
         self.runtime = runtime
+        self._outbox = runtime.outbox
         self._state = _HEAD
         self._pending = b""  # bytes not looked at yet
         self._begun = False  # part of a head has come
@@ -374,7 +375,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
             return
         asked = self._asked
         if self.runtime.draining or asked is None or not asked.keep_alive:
-            self.transport.close()
+            self._outbox.close(self.transport)
             return
         self._state = _HEAD
         self._begun = False
@@ -434,8 +435,9 @@ class ClientConnection(Timed, HttpToolsProtocol):
             return
         asked = self._asked
         close = b"connection: close\r\n" if asked is None or not asked.keep_alive or self.runtime.draining else b""
-        self.transport.write(
-            b"%b%b%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINE[status], headers, close, len(body), body)
+        self._outbox.write(
+            self.transport,
+            b"%b%b%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINE[status], headers, close, len(body), body),
         )
         self._next()
 
@@ -474,35 +476,35 @@ class ClientConnection(Timed, HttpToolsProtocol):
             close,
         )
         if asked.http_1_0:
-            self.transport.write(head + first)
+            self._outbox.write(self.transport, head + first)
         elif first:
-            self.transport.write(b"%b%x\r\n%b\r\n" % (head, len(first), first))
+            self._outbox.write(self.transport, b"%b%x\r\n%b\r\n" % (head, len(first), first))
         else:
-            self.transport.write(head)
+            self._outbox.write(self.transport, head)
 
     def write_raw(self, raw: bytes, payload: bytes) -> None:
         """Send on one chunk as it was framed by the upstream."""
         if self._asked.http_1_0:
             raw = payload
-        self.transport.write(raw)
+        self._outbox.write(self.transport, raw)
 
     def write_chunk(self, payload: bytes) -> None:
         """Send stream bytes."""
         if self._asked.http_1_0:
-            self.transport.write(payload)
+            self._outbox.write(self.transport, payload)
         else:
-            self.transport.write(b"%x\r\n%b\r\n" % (len(payload), payload))
+            self._outbox.write(self.transport, b"%x\r\n%b\r\n" % (len(payload), payload))
 
     def end_stream(self, tail: bytes) -> None:
         """Send the last stream bytes and end the body cleanly."""
         if self._state == _CLOSED:
             return
         if self._asked.http_1_0:
-            self.transport.write(tail)
+            self._outbox.write(self.transport, tail)
         elif tail:
-            self.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(tail), tail))
+            self._outbox.write(self.transport, b"%x\r\n%b\r\n0\r\n\r\n" % (len(tail), tail))
         else:
-            self.transport.write(b"0\r\n\r\n")
+            self._outbox.write(self.transport, b"0\r\n\r\n")
         self._next()
 
 

@@ -29,7 +29,7 @@ def chunk_size(line: bytes) -> int:
     31
     """
     digits = line
-    if b";" in line:
+    if line.find(b";") >= 0:
         digits, _, extension = line.partition(b";")
         digits = digits.rstrip(b" \t")
         if b"\n" in extension or b"\r" in extension or b"\0" in extension:

@@ -24,6 +24,7 @@ from gateway.core.memo import Memo
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Attempt, Backend, Decision, Endpoint, Record, Target, Tenant
 from gateway.proxy.clocks import Wheel
+from gateway.proxy.outbox import Outbox
 from gateway.proxy.upstream import Pool
 from gateway.site import Site
 from gateway.telemetry.metrics import Metrics
@@ -132,6 +133,7 @@ class Runtime:
     ) -> None:
         self.loop = loop
         self.wheel = Wheel(loop)
+        self.outbox = Outbox(loop)
         self.metrics = metrics
         self.log = log
         self.tokenizers = tokenizers
@@ -184,7 +186,7 @@ class Runtime:
             if tls is None:
                 tls = contexts[backend.ca_file] = ssl.create_default_context(cafile=backend.ca_file)
                 tls.set_alpn_protocols(["http/1.1"])
-        return Pool(self.loop, self.wheel, backend, endpoint, tls)
+        return Pool(self.loop, self.wheel, self.outbox, backend, endpoint, tls)
 
     def request_id(self) -> str:
         """32 hex digits: 48 bits of time in milliseconds, so that ids sort, and 80 random ones against guessing."""

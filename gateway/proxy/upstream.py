@@ -19,6 +19,7 @@ from gateway.core.types import Backend, Endpoint, Outcome
 from gateway.proxy.clocks import Timed, Wheel
 from gateway.proxy.framing import Chunked, FramingError
 from gateway.proxy.heads import MAX_HEAD, AnswerHead, HeadError, parse_answer
+from gateway.proxy.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -258,7 +259,7 @@ class UpstreamConnection(Timed, asyncio.Protocol):
         self.user = user
         self.answered = False
         self._state = _HEAD
-        self.transport.write(request)
+        self.pool.outbox.write(self.transport, request)
         user.on_sent(self)
 
     def clock(self, after_s: float, outcome: Outcome) -> None:
@@ -334,12 +335,14 @@ class Pool:
         self,
         loop: asyncio.AbstractEventLoop,
         wheel: Wheel,
+        outbox: Outbox,
         backend: Backend,
         endpoint: Endpoint,
         tls: ssl.SSLContext | None,
     ) -> None:
         self.loop = loop
         self.wheel = wheel
+        self.outbox = outbox
         self.backend = backend
         self.endpoint = endpoint
         self.tls = tls
