@@ -60,7 +60,7 @@ def _app(runtime: Runtime, title: str) -> FastAPI:
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         if isinstance(error, StarletteHTTPException) and error.status_code == 405:
-            allow = (error.headers or {}).get("allow", "")
+            allow = next((value for name, value in (error.headers or {}).items() if name.lower() == "allow"), "")
             return answer(MethodNotAllowed("method_not_allowed", "This path does not take that method."), allow)
         return answer(NotFound("not_found", "There is nothing at this path: this gateway serves /v1/chat/completions."))
 
