@@ -162,7 +162,7 @@ class Relay:
         "_opened",
         "_overhead",
         "_parse_all",
-        "_passed_lines",
+        "_passed",
         "_passed_size",
         "_started",
         "_state",
@@ -203,7 +203,7 @@ class Relay:
         self._flowing = False  # calm, and at an event boundary
         self._finish_needle, self._usage_needle = _COMPACT[1:]
         self._text = 0  # bytes of text in parsed events
-        self._passed_lines = 0  # of events relayed unparsed, two to an event, ...
+        self._passed = 0  # events relayed unparsed, counted by what they begin with: the quickest to find ...
         self._passed_size = 0  # ... and their bytes
         self._overhead = 0  # bytes around the text of an event, from the first meaningful one
 
@@ -219,7 +219,7 @@ class Relay:
         An event counts as a token's worth at least. Of those not parsed it is what they hold beyond the frame of the
         first one, whose length differs by a few bytes where reasoning ends and content begins.
         """
-        passed = self._passed_lines // 2
+        passed = self._passed
         return self._text + max(self._passed_size - passed * self._overhead, passed * BYTES_PER_TOKEN)
 
     def feed(self, data: bytes) -> bytes:
@@ -234,7 +234,7 @@ class Relay:
             and data.find(b"[DONE]") < 0
             and size <= self._max_event
         ):
-            self._passed_lines += data.count(b"\n")
+            self._passed += data.count(b"data:")
             self._passed_size += size
             return data
         if not size or self.done or self.failure is not None:
@@ -289,7 +289,7 @@ class Relay:
         start, size = 0, len(whole)
         while start < size:
             if self._calm and (end := self._plain(whole, start)) > start:
-                self._passed_lines += whole.count(b"\n", start, end)
+                self._passed += whole.count(b"data:", start, end)
                 self._passed_size += end - start
                 self._act = Act.RELAY
                 parts.append(whole[start:end])
@@ -327,12 +327,8 @@ class Relay:
     def _event(self, block: bytes) -> bytes:
         """Judge one whole event and do what the table says."""
         if self._calm and not self._interesting(block):
-            if block.find(b"\r") < 0:
-                self._passed_lines += block.count(b"\n")
-                self._passed_size += len(block)
-            else:
-                self._passed_lines += 2
-                self._passed_size += _size(block)
+            self._passed += block.count(b"data:")
+            self._passed_size += _size(block) if block.find(b"\r") >= 0 else len(block)
             self._act = Act.RELAY
             return block
         if not self._started and block[:3] == _BOM:
