@@ -25,8 +25,9 @@ from gateway.core.trace import Trace, trace
 from gateway.core.types import EMPTY, NANO_PER_USD, Attempt, Decision, Outcome, Record, Snapshot, Usage
 from gateway.core.wire import Envelope
 from gateway.proxy.heads import AnswerHead
+from gateway.proxy.pool import Pool, Waiting
 from gateway.proxy.runtime import Remembered, Route, Runtime
-from gateway.proxy.upstream import Pool, UpstreamConnection, Waiting
+from gateway.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

@@ -25,7 +25,7 @@ from gateway.core.tokens import Tokenizers
 from gateway.core.types import Attempt, Backend, Decision, Endpoint, Record, Target, Tenant
 from gateway.proxy.clocks import Wheel
 from gateway.proxy.outbox import Outbox
-from gateway.proxy.upstream import Pool
+from gateway.proxy.pool import Pool
 from gateway.site import Site
 from gateway.telemetry.metrics import Metrics
 
@@ -245,6 +245,8 @@ class Runtime:
 
 def _header_safe(value: str) -> str:
     """Printable ASCII only: nothing in a header value may end the line or start another."""
+    if value.isascii() and value.isprintable():
+        return value
     return "".join(c if " " <= c <= "~" else "?" for c in value)
 
 

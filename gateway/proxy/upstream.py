@@ -1,4 +1,4 @@
-"""Connections to upstreams: one pool per endpoint, one request at a time per connection, HTTP/1.1.
+"""A connection to an upstream: HTTP/1.1, one request at a time.
 
 A connection is an asyncio protocol that pushes what it reads into the user it was given to (an `Exchange`) and knows
 nothing of models, failover or clients. Whatever ends an attempt comes out as exactly one call: `on_end` for a
@@ -8,26 +8,17 @@ complete answer, or `on_failed` with an `Outcome`. A connection is only pooled a
 from __future__ import annotations
 
 import asyncio
-import base64
-import ssl
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Protocol, cast
-from urllib.parse import urlsplit
 
-from gateway.core.types import Backend, Endpoint, Outcome
-from gateway.proxy.clocks import Timed, Wheel
+from gateway.core.types import Outcome
+from gateway.proxy.clocks import Timed
 from gateway.proxy.framing import Chunked, FramingError
-from gateway.proxy.heads import MAX_HEAD, AnswerHead, HeadError, parse_answer
-from gateway.proxy.outbox import Outbox
+from gateway.proxy.heads import MAX_HEAD, AnswerHead, HeadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from gateway.proxy.pool import Pool
 
-#: A pooled connection older than this is not reused, so that changed DNS records and certificates are noticed.
-MAX_AGE_S = 300.0
-IDLE_S = 30.0
-MAX_IDLE = 128
 #: How long, and for how many bytes, an answer may go on after its user is satisfied before we rather reconnect.
 LINGER_S = 1.0
 LINGER_BYTES = 65_536
@@ -36,7 +27,7 @@ _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE, _IDLE = range(5)
 
 
 class User(Protocol):
-    """Who a connection works for. All calls come from the event loop, never before `Pool.send` has returned."""
+    """Who a connection works for. All calls come from the event loop, but for `on_sent`."""
 
     def on_sent(self, connection: UpstreamConnection) -> None:
         """The request was handed to the socket."""
@@ -312,232 +303,3 @@ def _is_one_chunk(data: bytes, payload: bytes) -> bool:
     length = len(payload)
     line = len(data) - length - 2
     return 3 <= line <= 10 and data.startswith(payload, line) and data.find(b";", 0, line) < 0
-
-
-class Waiting:
-    """A user's place in the queue for a connection; `cancel` gives it up."""
-
-    __slots__ = ("request", "user")
-
-    def __init__(self, user: User, request: bytes) -> None:
-        self.user: User | None = user
-        self.request = request
-
-    def abort(self) -> None:
-        """The user no longer wants a connection."""
-        self.user = None
-
-
-class Pool:
-    """The connections to one endpoint, and how many requests are under way there."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        wheel: Wheel,
-        outbox: Outbox,
-        backend: Backend,
-        endpoint: Endpoint,
-        tls: ssl.SSLContext | None,
-    ) -> None:
-        self.loop = loop
-        self.wheel = wheel
-        self.outbox = outbox
-        self.backend = backend
-        self.endpoint = endpoint
-        self.tls = tls
-        self.outstanding = 0
-        self.opened = 0
-        self._idle: list[UpstreamConnection] = []
-        self._live: set[UpstreamConnection] = set()
-        self._waiting: deque[Waiting] = deque()
-        self._opening: set[asyncio.Task[None]] = set()
-        self._heads: dict[bytes, AnswerHead] = {}
-
-    @property
-    def saturated(self) -> bool:
-        """True when the backend's in-flight cap is reached here."""
-        return self.outstanding >= self.backend.max_inflight
-
-    def answer_head(self, raw: bytes) -> AnswerHead:
-        """Parse an answer's head; the last few distinct ones are remembered, as upstreams repeat themselves."""
-        head = self._heads.get(raw)
-        if head is None:
-            head = parse_answer(raw)
-            if len(self._heads) >= 64:
-                self._heads.clear()
-            self._heads[raw] = head
-        return head
-
-    def send(
-        self, user: User, request: bytes, *, connect_s: float, fresh: bool = False
-    ) -> UpstreamConnection | Waiting:
-        """Send a request on a kept or new connection; what is returned can be aborted until the user is told more."""
-        self.outstanding += 1
-        if not fresh:
-            oldest = self.wheel.now - MAX_AGE_S
-            while self._idle:
-                connection = self._idle.pop()
-                if connection.closed or connection.transport is None or connection.transport.is_closing():
-                    continue
-                if connection.born < oldest:
-                    connection.abort()
-                    continue
-                connection.reused = True
-                connection.start(user, request)
-                return connection
-        place = Waiting(user, request)
-        self._waiting.append(place)
-        task = self.loop.create_task(self._open(connect_s))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
-        return place
-
-    def finished(self) -> None:
-        """A request sent through this pool is over, however it ended. Called once per `send`, by the user."""
-        self.outstanding -= 1
-
-    def release(self, connection: UpstreamConnection) -> None:
-        """Take back a connection whose answer is complete."""
-        if connection.paused:
-            connection.resume()
-        waiting = self._next_waiting()
-        if waiting is not None:
-            connection.reused = True
-            connection.start(*waiting)
-        elif len(self._idle) >= MAX_IDLE:
-            connection.abort()
-        else:
-            self._idle.append(connection)
-            self.wheel.arm(connection, IDLE_S)
-
-    def forget(self, connection: UpstreamConnection) -> None:
-        """A connection is gone."""
-        self._live.discard(connection)
-
-    def close(self) -> None:
-        """Abort everything; the pool's endpoint left the configuration or the process ends."""
-        for task in list(self._opening):
-            task.cancel()
-        for connection in list(self._live):
-            connection.abort()
-        self._idle.clear()
-
-    def retire(self) -> None:
-        """Close what is idle; what is busy closes itself by age."""
-        for connection in self._idle:
-            connection.abort()
-        self._idle.clear()
-
-    def _next_waiting(self) -> tuple[User, bytes] | None:
-        while self._waiting:
-            place = self._waiting.popleft()
-            user, place.user = place.user, None
-            if user is not None:
-                return user, place.request
-        return None
-
-    async def _open(self, connect_s: float) -> None:
-        outcome = Outcome.REFUSED
-        try:
-            async with asyncio.timeout(connect_s):
-                connection = await open_connection(
-                    self.loop, self.endpoint, self.backend.proxy, self.tls, self._connection
-                )
-        except TimeoutError:
-            outcome = Outcome.CONNECT_TIMEOUT
-        except ssl.SSLError:
-            outcome = Outcome.TLS
-        except OSError:
-            outcome = Outcome.REFUSED
-        else:
-            self.opened += 1
-            self._live.add(connection)
-            waiting = self._next_waiting()
-            if waiting is not None:
-                connection.start(*waiting)
-            else:
-                self.release(connection)
-            return
-        waiting = self._next_waiting()
-        if waiting is not None:
-            waiting[0].on_failed(outcome)
-
-    def _connection(self) -> UpstreamConnection:
-        return UpstreamConnection(self)
-
-
-async def open_connection(
-    loop: asyncio.AbstractEventLoop,
-    endpoint: Endpoint,
-    proxy: str | None,
-    tls: ssl.SSLContext | None,
-    factory: Callable[[], UpstreamConnection],
-) -> UpstreamConnection:
-    """Connect to an endpoint, through an egress proxy and TLS where configured. Raises OSError or ssl.SSLError."""
-    name = endpoint.host if tls is not None else None
-    if proxy is None:
-        _, connection = await loop.create_connection(
-            factory, endpoint.host, endpoint.port, ssl=tls, server_hostname=name
-        )
-        return connection
-    where = urlsplit(proxy)
-    _, tunnel = await loop.create_connection(lambda: _Tunnel(loop), where.hostname or "", where.port or 3128)
-    try:
-        await tunnel.connect(endpoint, where.username, where.password)
-        connection = factory()
-        transport = tunnel.transport
-        if tls is not None:
-            secured = await loop.start_tls(transport, connection, tls, server_hostname=name)
-            if secured is None:
-                raise ConnectionResetError("the proxy closed the tunnel")
-            transport = secured
-        else:
-            transport.set_protocol(connection)
-        connection.connection_made(transport)  # neither call above tells the protocol of its transport
-    except BaseException:
-        if tunnel.transport is not None:
-            tunnel.transport.abort()
-        raise
-    return connection
-
-
-class _Tunnel(asyncio.Protocol):
-    """Speaks CONNECT to an egress proxy and then steps aside."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
-        self._answer: asyncio.Future[None] = loop.create_future()
-        self._buffer = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-
-    async def connect(self, endpoint: Endpoint, user: str | None, password: str | None) -> None:
-        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-        authority = f"{host}:{endpoint.port}"
-        lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
-        if user is not None:
-            token = base64.b64encode(f"{user}:{password or ''}".encode()).decode()
-            lines.append(f"Proxy-Authorization: Basic {token}")
-        self.transport.write("\r\n".join([*lines, "", ""]).encode())
-        await self._answer
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        end = self._buffer.find(b"\r\n\r\n")
-        if self._answer.done():
-            return
-        if end < 0:
-            if len(self._buffer) > 8192:
-                self._answer.set_exception(ConnectionRefusedError("the egress proxy answered nonsense"))
-            return
-        status = self._buffer.split(b" ", 2)[1:2]
-        if status != [b"200"] or len(self._buffer) != end + 4:
-            self._answer.set_exception(ConnectionRefusedError("the egress proxy refused the tunnel"))
-        else:
-            self._answer.set_result(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self._answer.done():
-            self._answer.set_exception(ConnectionResetError("the egress proxy closed the connection"))
