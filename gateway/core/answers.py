@@ -53,13 +53,14 @@ class _Completion(msgspec.Struct):
 _USUAL = msgspec.json.Decoder(_Usual)
 _COMPLETION = msgspec.json.Decoder(_Completion)
 _NULL = msgspec.Raw(b"null")
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # the last: nested thousands of levels deep
 
 
 def parse_answer(body: bytes) -> Answer | None:
     """The facts of a non-streamed answer, or None where it is no chat completion: HTML, truncated, an error. HOT."""
     try:
         usual = _USUAL.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         return _unusual(body)
     stated = usual.usage
     return _facts(usual.choices, stated.usage() if stated is not None else None)
@@ -68,7 +69,7 @@ def parse_answer(body: bytes) -> Answer | None:
 def _unusual(body: bytes) -> Answer | None:
     try:
         completion: _Completion | None = _COMPLETION.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         completion = _lenient(body)
     if completion is None or completion.error:
         return None
@@ -101,5 +102,5 @@ def _lenient(body: bytes) -> _Completion | None:
         return None
     try:
         return _COMPLETION.decode(msgspec.json.encode(loaded[0]))
-    except (msgspec.DecodeError, TypeError, ValueError):
+    except (msgspec.DecodeError, TypeError, ValueError, RecursionError):
         return None

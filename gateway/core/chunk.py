@@ -53,6 +53,8 @@ def load(data: bytes) -> tuple[Any, bool] | None:
     """
     try:
         return msgspec.json.decode(data), True
+    except RecursionError:  # nested beyond what any client reads; msgspec does not count it among its own errors
+        return None
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass
     try:

@@ -127,7 +127,7 @@ def _error(body: bytes) -> dict[str, Any]:
     """The error object of a body: OpenAI's, or the whole where a server writes it flat; empty where there is none."""
     try:
         value: Any = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # the last: nested thousands of levels deep
         return {}
     if isinstance(value, list) and value:  # Gemini's door wraps it
         value = value[0]
@@ -141,4 +141,9 @@ def _error(body: bytes) -> dict[str, Any]:
 
 def _message(error: dict[str, Any]) -> str:
     found = error.get("message") or error.get("detail") or ""
-    return found if isinstance(found, str) else msgspec.json.encode(found).decode()
+    if isinstance(found, str):
+        return found
+    try:
+        return msgspec.json.encode(found).decode()
+    except RecursionError:  # just shallow enough to be read, and too deep to be written
+        return ""

@@ -89,6 +89,15 @@ def test_what_is_no_chat_completion_is_none(no: bytes) -> None:
     assert parse_answer(no) is None
 
 
+@pytest.mark.parametrize(
+    "shape", ['{"choices":[{"message":{"content":%s}}]}', '{"choices":[{"message":{}}],"z":%s}', "%s"]
+)
+@pytest.mark.parametrize("levels", [900, 20_000])
+def test_an_answer_nested_thousands_of_levels_deep_raises_nothing(shape: str, levels: int) -> None:
+    parse_answer((shape % ("[" * levels + "]" * levels)).encode())
+    assert parse_answer((shape % ('{"a":' * 20_000 + "NaN" + "}" * 20_000)).encode()) is None
+
+
 COUNTS = st.one_of(
     st.integers(0, 40),
     st.sampled_from([None, True, -1, ABSURD_TOKENS, ABSURD_TOKENS + 1, 10**30, 3.0, 3.5, 1e30, "7", [], {}]),

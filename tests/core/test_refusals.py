@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from gateway.core.refusals import MESSAGE_MAX, relayed_error
+from gateway.core.refusals import MESSAGE_MAX, classify, relayed_error
+from gateway.core.types import Outcome
 
 
 def told(status: int, body: bytes, secrets: tuple[str, ...] = ()) -> tuple[int, str, dict[str, object]]:
@@ -68,3 +69,11 @@ def test_the_message_is_bounded_and_holds_no_secret_and_no_address() -> None:
 )
 def test_what_is_no_json_error_is_not_relayed(body: bytes) -> None:
     assert relayed_error(400, body) is None
+
+
+@pytest.mark.parametrize("levels", [*range(960, 1000, 4), 20_000])
+def test_an_error_nested_thousands_of_levels_deep_raises_nothing(levels: int) -> None:
+    body = b'{"error":{"message":' + b"[" * levels + b"]" * levels + b"}}"
+    assert classify(500, body) is Outcome.SERVER_ERROR
+    if levels > 1000:
+        assert relayed_error(400, body) is None

@@ -225,6 +225,16 @@ def test_a_failure_after_the_commit_point_is_an_interruption(rest: list[bytes]) 
     assert not relay.done
 
 
+@pytest.mark.parametrize("deep", [b"[" * 20_000 + b"]" * 20_000, b'{"a":' * 20_000 + b"NaN" + b"}" * 20_000])
+def test_an_event_nested_thousands_of_levels_deep_is_no_json(deep: bytes) -> None:
+    bad = b'data: {"choices":[{"index":0,"delta":{"content":"x"},"error":' + deep + b"}]}\n\n"
+    assert run([bad])[1].failure is Outcome.INVALID
+    out, relay = run([HELLO, bad])
+    assert (out, relay.failure) == (HELLO, Outcome.INTERRUPTED)
+    out, relay = run([HELLO, bad[:-2]])
+    assert (out, relay.failure) == (HELLO, Outcome.INTERRUPTED)
+
+
 def test_nothing_passes_behind_a_failure_however_plain() -> None:
     for rest in ([WORLD + DONE], [WORLD, DONE], [WORLD + ERROR]):
         relay = Relay(keep_usage=False)
