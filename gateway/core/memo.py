@@ -16,8 +16,13 @@ from gateway.core.signals import NO_HINTS, Hints, Signals
 from gateway.core.types import Decision, Tenant
 from gateway.core.wire import Envelope
 
-#: Entries kept before starting over; a client can make up names of members, so there must be a bound.
+#: Entries kept before starting over; a client can make up names, so there must be a bound.
 LIMIT = 1024
+
+#: Top-level members a request may have, and characters in the name of one, for its decision to be kept: together with
+#: `LIMIT` they bound what a client can fill the memory with by making up names.
+MOST_MEMBERS = 64
+LONGEST_NAME = 64
 
 #: Members whose value, not only whose presence, some signal reads, and that are not plain numbers or strings.
 _COMPLEX = frozenset(
@@ -58,7 +63,9 @@ class Memo:
         `tenant` and `policy` are of the configuration and live as long as the memo, so their identity stands for them.
         """
         tree = envelope.tree
-        if not _COMPLEX.isdisjoint(tree) or None in tree.values():
+        if len(tree) > MOST_MEMBERS or not _COMPLEX.isdisjoint(tree) or None in tree.values():
+            return None
+        if max(map(len, tree)) > LONGEST_NAME:
             return None
         for message in tree["messages"]:
             if type(message.get("content")) is not str:

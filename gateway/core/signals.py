@@ -30,6 +30,7 @@ from gateway.core.wire import Envelope
 REQUEST_TASKS = frozenset({"agentic", "extraction"})
 _EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})
 _MAX_HINT = 128
+_MOST_KEPT = 64  # names of members that `computed` lists, and characters of one: they are the client's to make up
 _MAX_TIMEOUT_S = 86_400.0
 
 
@@ -216,9 +217,12 @@ class Signals:
     def computed(self) -> dict[str, Any]:
         """All that was computed so far as JSON: what a decision rested on, without any text of the prompt.
 
-        The conversation is part of it though no policy asked, for a weighted choice is drawn by it.
+        The conversation is part of it though no policy asked, for a weighted choice is drawn by it. Of the parameters
+        at most 64 names of at most 64 characters are listed; no real request has more.
         """
         found = {name: _plain(value) for name, value in self._memo.items() if value is not None}
+        if len(sent := found.get("parameters", ())) > _MOST_KEPT or max(map(len, sent), default=0) > _MOST_KEPT:
+            found["parameters"] = [name for name in sent if len(name) <= _MOST_KEPT][:_MOST_KEPT]
         if self._request is not None and (conversation := self._request.hints.conversation) is not None:
             found["conversation"] = conversation
         return found | self._sizes.computed()
