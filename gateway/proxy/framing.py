@@ -12,6 +12,8 @@ from types import MappingProxyType
 _HEX = b"0123456789abcdefABCDEF"
 _MAX_SIZE_LINE = 256  # size and extension of one chunk
 _MAX_TRAILERS = 8192
+# What a parser behind us could end a line at or stop reading at: in trailers only as part of a CRLF, NUL never.
+_CONTROLS = bytes([*range(0x20), 0x7F]).replace(b"\t", b"")
 _SIZE, _DATA, _CRLF, _TRAILERS = range(4)
 _FLOOD = 1024  # a read with this much behind a chunk's end is worth cutting at every CRLF at once
 # The size lines of a flood's chunks as everybody writes them; any other line, and the last chunk's, is for the walker.
@@ -37,6 +39,17 @@ def chunk_size(line: bytes) -> int:
     if not digits or len(digits) > 8 or digits.strip(_HEX):
         raise FramingError("bad chunk size")
     return int(digits, 16)
+
+
+def _check_trailers(section: bytes) -> None:
+    """Refuse trailer lines, perhaps unfinished, that two parsers could read differently. Their content is ignored."""
+    if len(section) > _MAX_TRAILERS:
+        raise FramingError("trailers too long")
+    text = section.replace(b"\r\n", b"")
+    if section.endswith(b"\r"):  # the LF may be in the next read
+        text = text[:-1]
+    if len(text.translate(None, _CONTROLS)) != len(text):
+        raise FramingError("control character in a trailer")
 
 
 class Chunked:
@@ -122,9 +135,8 @@ class Chunked:
                     at += 2
                 else:
                     stop = data.find(b"\r\n\r\n", at)
+                    _check_trailers(data[at : stop + 2 if stop >= 0 else end])
                     if stop < 0:
-                        if end - at > _MAX_TRAILERS:
-                            raise FramingError("trailers too long")
                         self._held = data[at:]
                         break
                     at = stop + 4

@@ -52,6 +52,14 @@ def byte_by_byte(decoder: Chunked, body: bytes) -> None:
         b"zz\r\n",
         b"5" * 300,
         b"0\r\n" + b"a: b\r\n" * 3000,
+        b"0\r\na: b\n\r\n\r\n",  # a bare LF in a trailer: another parser's end of the message
+        b"0\r\n\nGET / HTTP/1.1\r\n\r\n",
+        b"0\r\na: b\n\n",
+        b"0\r\na: b\rc\r\n\r\n",
+        b"0\r\n\rx: y\r\n\r\n",
+        b"0\r\na: b\r\r\n\r\n",
+        b"0\r\na: \0\r\n\r\n",
+        b"0\r\na: \x7f\r\n\r\n",
     ],
 )
 def test_broken_framing_is_refused_whole_and_byte_by_byte(body: bytes) -> None:
@@ -66,6 +74,15 @@ def test_trailers_are_read_past() -> None:
     assert decoder.feed(b"3\r\nabc\r\n0\r\nx-sum: 1\r\n\r\nNEXT") == b"abc"
     assert decoder.done
     assert decoder.rest == b"NEXT"
+
+
+def test_trailers_may_come_in_any_cut_and_hold_what_headers_may() -> None:
+    body = b"0\r\nx-sum:\t1\r\nx-name: \xc3\xa9\r\n\r\n"
+    for cut in range(len(body)):
+        decoder = Chunked()
+        decoder.feed(body[:cut])
+        decoder.feed(body[cut:])
+        assert decoder.done
 
 
 def by_the_book(body: bytes) -> tuple[bytes, bytes] | None:
