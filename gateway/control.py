@@ -29,7 +29,7 @@ from gateway.core.errors import (
 )
 from gateway.core.types import Tenant
 from gateway.explain import explain, explain_record
-from gateway.proxy.downstream import authenticate
+from gateway.proxy.asked import authenticate
 from gateway.proxy.heads import Headers
 from gateway.proxy.runtime import Runtime
 from gateway.reload import Reloader

@@ -8,74 +8,32 @@ pipelined or not, under one set of limits: head and body deadlines, size, and a 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.core import errors
-from gateway.core.errors import (
-    BadRequest,
-    GatewayError,
-    TooLarge,
-    TooSlow,
-    Unauthenticated,
-    Unavailable,
-    UnsupportedEncoding,
-)
-from gateway.core.signals import Hints
-from gateway.core.types import EMPTY, Tenant
+from gateway.core.errors import BadRequest, GatewayError, TooLarge, TooSlow, Unavailable
+from gateway.proxy import asked as asking
+from gateway.proxy.asked import Asked
 from gateway.proxy.clocks import NEVER, Timed
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.framing import Chunked, FramingError
-from gateway.proxy.heads import MAX_HEAD, HeadError, Headers, RequestHead, parse_request
+from gateway.proxy.heads import MAX_HEAD, HeadError, parse_request
 
 if TYPE_CHECKING:
-    from gateway.proxy.runtime import Runtime, Serving
+    from gateway.proxy.runtime import Runtime
 
-HOT_PATHS = frozenset({b"/v1/chat/completions"})
 #: A client that takes nothing for this long while bytes wait for it is gone.
 WRITE_STALL_S = 60.0
-_KEY = re.compile(rb"[A-Za-z0-9_.\-]{8,256}")
-_ANONYMOUS = Tenant(key="anonymous", explain=True)
+#: Bytes of further requests that are kept while one is served. A client that pipelines more is cut off after it.
+MAX_PENDING = 1 << 20
+_MAX_EMPTY_LINES = 4
 
 # What the connection is doing. A message is assembled in HEAD and BODY, then served in HOT or COLD.
-_HEAD, _BODY, _HOT, _COLD, _CLOSED = range(5)
-
-
-class Asked(msgspec.Struct, frozen=True):
-    """What a request's head says: who asks, with what hints. Kept while a connection repeats its head."""
-
-    serving: Serving
-    hot: bool
-    keep_alive: bool
-    http_1_0: bool
-    expect_continue: bool
-    tenant: Tenant
-    hints: Hints
-    headers: Mapping[str, str]  # lower-case names, for `headers.<name>` in policies; without credentials
-    error: GatewayError | None = None  # answered once the message has been read
-
-
-def authenticate(serving: Serving, headers: dict[bytes, bytes], now: float) -> Tenant:
-    """Whose key a request carries. Raises Unauthenticated; says the same for a wrong, malformed or expired key."""
-    keys = serving.site.keys
-    if not keys:
-        return _ANONYMOUS
-    scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
-    if not key:
-        raise Unauthenticated("invalid_api_key", "No API key was given: send 'Authorization: Bearer <key>'.")
-    if scheme.lower() == b"bearer" and _KEY.fullmatch(key):
-        # The table is keyed by the hash, so what a comparison could leak by its timing is a hash, not a key.
-        entry = keys.get(hashlib.sha256(key).digest())
-        if entry is not None and not entry.expired(now):
-            return entry.tenant
-    raise Unauthenticated("invalid_api_key", "The API key is not valid.")
+_HEAD, _BODY, _HOT, _COLD, _CLOSING, _CLOSED = range(6)
 
 
 class ClientConnection(Timed, HttpToolsProtocol):
@@ -88,6 +46,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
         self._outbox = runtime.outbox
         self._state = _HEAD
         self._pending = b""  # bytes not looked at yet
+        self._overrun = False  # more came than is kept: what follows is not looked at
         self._begun = False  # part of a head has come
         self._head = b""  # raw head of the message being assembled
         self._asked: Asked = None  # type: ignore[assignment]  # until a head was read
@@ -96,8 +55,8 @@ class ClientConnection(Timed, HttpToolsProtocol):
         self._left = 0
         self._chunked: Chunked | None = None
         self._body_since = 0.0
+        self._body_at = 0.0  # when bytes of the body came last
         self._exchange: Exchange | None = None
-        self._stalled = False
         self._total_due = NEVER
         # The last head, split around the digits of its Content-Length: SDKs repeat all the rest on a connection.
         self._before = b""
@@ -128,41 +87,55 @@ class ClientConnection(Timed, HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """asyncio's callback: assemble messages; while one is being served, what follows waits unread."""
         state = self._state
-        if state == _HEAD:
+        if state == _HEAD and not self.flow.write_paused:
             if self._pending:
                 data = self._pending + data
                 self._pending = b""
             self._feed_head(data)
         elif state == _BODY:
             self._feed_body(data)
-        elif state != _CLOSED:
+        elif state < _CLOSING and not self._overrun:
+            # Reading goes on, or we would not notice that the client has left.
             self._pending += data
-            if len(self._pending) > MAX_HEAD:
-                self.flow.pause_reading()
+            if len(self._pending) > MAX_PENDING:
+                self._pending = b""
+                self._overrun = True
+
+    @property
+    def paused(self) -> bool:
+        """The client does not take what is sent to it."""
+        return bool(self.flow.write_paused)
 
     def pause_writing(self) -> None:
-        """asyncio's callback: the client reads more slowly than the upstream sends."""
+        """asyncio's callback: the client reads more slowly than we send."""
         HttpToolsProtocol.pause_writing(self)
-        exchange = self._exchange
-        if exchange is not None:
-            self._stalled = True
-            exchange.pause()
-            self.runtime.wheel.arm(self, min(WRITE_STALL_S, max(self._total_due - self.runtime.wheel.now, 0.0)))
+        if self._exchange is not None:
+            self._exchange.pause()
+        wheel = self.runtime.wheel
+        wheel.arm(self, max(0.0, min(WRITE_STALL_S, self._total_due - wheel.now)))
 
     def resume_writing(self) -> None:
         """asyncio's callback: the client has caught up."""
         HttpToolsProtocol.resume_writing(self)
-        self._stalled = False
-        exchange = self._exchange
-        if exchange is not None:
+        state = self._state
+        if state == _HOT:
             self.due = self._total_due
-            exchange.resume()
+            if self._exchange is not None:
+                self._exchange.resume()
+        elif state == _HEAD:
+            self.runtime.wheel.arm(self, self.runtime.serving.site.limits.keep_alive_s)
+            self.runtime.loop.call_soon(self._continue)
 
     # -- assembling a message --
 
     def _feed_head(self, data: bytes) -> None:
         known = self._known
-        if known is not None and data.startswith(self._before) and known.serving is self.runtime.serving:
+        if (
+            known is not None
+            and data.startswith(self._before)
+            and known.serving is self.runtime.serving
+            and (known.expires_at == NEVER or self.runtime.wall() < known.expires_at)
+        ):
             at = len(self._before)
             end = data.find(b"\r", at, at + 16)
             digits = data[at:end]
@@ -170,24 +143,24 @@ class ClientConnection(Timed, HttpToolsProtocol):
                 self._asked = known
                 self._take_length(int(digits), data, end + len(self._after))
                 return
-        end = data.find(b"\r\n\r\n")
-        if end < 0:
-            if len(data) > MAX_HEAD:
-                self._reject(BadRequest("bad_request", "The request head is too large."))
-            elif data in (b"\r", b"\r\n"):
-                self._pending = b""  # RFC 9112 2.2: an empty line before a request is to be ignored
-            else:
-                if not self._begun:  # the deadline of a half-sent head runs from its first byte
-                    self._begun = True
-                    self.runtime.wheel.arm(self, self._head_s)
-                self._pending = data
-            return
-        if data.startswith(b"\r\n"):
-            self._feed_head(data[2:])
-            return
-        end += 4
-        if end > MAX_HEAD:
+        self._asked = None  # type: ignore[assignment]
+        empty = 0
+        while data.startswith(b"\r\n", empty):  # RFC 9112 2.2: empty lines before a request are to be ignored
+            empty += 2
+            if empty > 2 * _MAX_EMPTY_LINES:
+                self._reject(BadRequest("bad_request", "The request is not valid HTTP/1.1."))
+                return
+        data = data[empty:]
+        end = data.find(b"\r\n\r\n") + 4
+        max_head = min(MAX_HEAD, self.runtime.serving.site.limits.max_head)
+        if end > max_head or (end < 4 and len(data) > max_head):
             self._reject(BadRequest("bad_request", "The request head is too large."))
+            return
+        if end < 4:
+            self._pending = data
+            if data and not self._begun:  # the deadline of a half-sent head runs from its first byte
+                self._begun = True
+                self.runtime.wheel.arm(self, self._head_s)
             return
         raw = data[:end]
         try:
@@ -195,7 +168,8 @@ class ClientConnection(Timed, HttpToolsProtocol):
         except HeadError:
             self._reject(BadRequest("bad_request", "The request is not valid HTTP/1.1."))
             return
-        self._asked = asked = self._read_head(head)
+        runtime = self.runtime
+        self._asked = asked = asking.read(head, runtime.serving, runtime.wall(), draining=runtime.draining)
         self._head = raw
         if head.length is None:
             self._take_chunked(data[end:])
@@ -222,44 +196,22 @@ class ClientConnection(Timed, HttpToolsProtocol):
             return
         self._before, self._after, self._known = raw[:start], raw[end:], asked
 
-    def _read_head(self, head: RequestHead) -> Asked:
-        serving = self.runtime.serving
-        hot = head.method == b"POST" and head.url.partition(b"?")[0] in HOT_PATHS
-        headers: Mapping[str, str] = EMPTY
-        error: GatewayError | None = None
-        tenant, hints = _ANONYMOUS, _NO_HINTS
-        if hot:
-            try:
-                raw = head.headers
-                tenant = authenticate(serving, raw, self.runtime.wall())
-                headers = Headers(raw)
-                if b"x-pointsman-" in b"\n".join(raw):
-                    hints = Hints.parse(headers)
-                if raw.get(b"content-encoding", b"identity").lower() != b"identity":
-                    raise UnsupportedEncoding("unsupported_encoding", "Send the request body without Content-Encoding.")
-                if self.runtime.draining:
-                    raise Unavailable("draining", "The gateway is shutting down.", retry_after_s=1)
-            except GatewayError as exc:
-                error = exc
-        keep = head.keep_alive and not self.runtime.draining
-        return Asked(serving, hot, keep, head.http_1_0, head.expect_continue, tenant, hints, headers, error)
-
     def _take_length(self, length: int, data: bytes, at: int) -> None:
         """Begin a body of known length, whose first bytes may already be in `data` from `at` on."""
+        self._chunked = None
+        if length > self._asked.limit:
+            self._too_large()
+            return
         stop = at + length
         have = len(data)
         if have == stop:  # the whole message in one read, nothing behind it: the common case
             self._serve(data[at:])
-            return
-        if have > stop:
+        elif have > stop:
             self._pending = data[stop:]
             self._serve(data[at:stop])
-            return
-        if not self._may_hold(length):
-            return
-        self._left = length
-        self._chunked = None
-        self._begin_body(data[at:])
+        else:
+            self._left = length
+            self._begin_body(data[at:])
 
     def _take_chunked(self, data: bytes) -> None:
         self._chunked = Chunked()
@@ -281,42 +233,43 @@ class ClientConnection(Timed, HttpToolsProtocol):
             self._feed_body(data)
 
     def _feed_body(self, data: bytes) -> None:
+        self._body_at = self.runtime.wheel.now
         chunked = self._chunked
         if chunked is None:
-            here = len(data)
-            if here > self._left:
+            if len(data) > self._left:
                 self._pending = data[self._left :]
                 data = data[: self._left]
-                here = self._left
-            self._left -= here
-            self._body.append(data)
+            self._left -= len(data)
             done = not self._left
         else:
             try:
-                payload = chunked.feed(data)
+                data = chunked.feed(data)
             except FramingError:
                 self._reject(BadRequest("bad_request", "The request body is not valid chunked coding."))
                 return
-            if payload:
-                self._body.append(payload)
-                if not self._may_hold(len(payload)):
-                    return
             done = chunked.done
             self._pending = chunked.rest
+        if data:
+            self._body.append(data)
+            if not self._may_hold(len(data)):
+                return
         if done:
             body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
             self._body = []
             self._serve(body)
 
+    def _too_large(self) -> None:
+        limit = self._asked.limit
+        self._reject(TooLarge("request_too_large", f"The request body is larger than {limit} bytes."))
+
     def _may_hold(self, count: int) -> bool:
-        """Account for body bytes about to be held; refuses what is over a limit."""
-        limits = self.runtime.serving.site.limits
+        """Account for body bytes that have come and are held; refuses what is over a limit."""
         self._held += count
         self.runtime.buffered += count
-        if self._held > limits.max_body:
-            self._reject(TooLarge("request_too_large", f"The request body is larger than {limits.max_body} bytes."))
+        if self._held > self._asked.limit:
+            self._too_large()
             return False
-        if self.runtime.buffered > limits.max_buffered:
+        if self.runtime.buffered > self.runtime.serving.site.limits.max_buffered:
             self._reject(Unavailable("overloaded", "Too much request data is being uploaded.", retry_after_s=1))
             return False
         return True
@@ -334,10 +287,6 @@ class ClientConnection(Timed, HttpToolsProtocol):
         self._total_due = NEVER
         if not asked.hot:
             self._serve_cold(asked, body)
-            return
-        if len(body) > self.runtime.serving.site.limits.max_body:
-            limit = self.runtime.serving.site.limits.max_body
-            self._reject(TooLarge("request_too_large", f"The request body is larger than {limit} bytes."))
             return
         self._state = _HOT
         if asked.error is not None:
@@ -370,25 +319,37 @@ class ClientConnection(Timed, HttpToolsProtocol):
         """The message is served: look at what came behind it, or wait for more."""
         self._unhold()
         self._exchange = None
-        self._stalled = False
-        if self._state == _CLOSED or self.transport.is_closing():
+        if self._state >= _CLOSING:
             return
         asked = self._asked
-        if self.runtime.draining or asked is None or not asked.keep_alive:
-            self._outbox.close(self.transport)
+        if (
+            self.runtime.draining
+            or asked is None
+            or not asked.keep_alive
+            or self._overrun
+            or self.transport.is_closing()
+        ):
+            self._close()
             return
         self._state = _HEAD
         self._begun = False
+        self._total_due = NEVER
         self.runtime.wheel.arm(self, self.runtime.serving.site.limits.keep_alive_s)
         if self._pending:
-            pending, self._pending = self._pending, b""
-            self.flow.resume_reading()
-            # From the loop, not from here: a thousand pipelined requests must not nest a thousand calls deep.
-            self.runtime.loop.call_soon(self._continue, pending)
+            # From the loop, not from here: a thousand pipelined requests must not nest a thousand calls deep. What
+            # waits stays in `_pending`, or bytes that are read before the loop comes to it would overtake it.
+            self.runtime.loop.call_soon(self._continue)
 
-    def _continue(self, data: bytes) -> None:
-        if self._state == _HEAD:
-            self.data_received(data)
+    def _continue(self) -> None:
+        if self._state == _HEAD and self._pending and not self.flow.write_paused:
+            self.data_received(b"")
+
+    def _close(self) -> None:
+        """Close once what was written has been taken; who does not take it is cut off."""
+        self._state = _CLOSING
+        self._pending = b""
+        self._outbox.close(self.transport)
+        self.runtime.wheel.arm(self, WRITE_STALL_S)
 
     # -- clocks --
 
@@ -401,29 +362,28 @@ class ClientConnection(Timed, HttpToolsProtocol):
     def on_due(self, now: float) -> None:
         """A deadline passed: which one depends on what the connection is doing."""
         state = self._state
-        if state == _HOT:
-            exchange = self._exchange
-            if self._stalled and now < self._total_due:
-                self.transport.abort()
-            elif exchange is not None:
-                exchange.out_of_time()
-        elif state == _BODY:
-            got = sum(map(len, self._body))
-            rate = self.runtime.serving.site.limits.min_upload_rate
-            if now - self._body_since > self._head_s + got / rate:
+        if state == _BODY:
+            limits = self.runtime.serving.site.limits
+            slowest = limits.request_head_s + self._held / limits.min_upload_rate
+            if now - self._body_since > slowest or now - self._body_at > limits.request_head_s:
                 self._reject(TooSlow("request_timeout", "The request body did not arrive in time."))
             else:
-                self.runtime.wheel.arm(self, 1.0)
+                self.runtime.wheel.arm(self, min(1.0, limits.request_head_s))
+        elif state == _CLOSING or (self.paused and now < self._total_due):
+            self.transport.abort()
+        elif state == _HOT:
+            if self._exchange is not None:
+                self._exchange.out_of_time()
         elif state == _HEAD:
             if self._pending:
                 self._reject(TooSlow("request_timeout", "The request head did not arrive in time."))
             else:
-                self.transport.close()
+                self._close()
 
     def shutdown(self) -> None:
         """Close if idle; otherwise after the answer that is under way."""
         if self._state == _HEAD and not self._pending:
-            self.transport.close()
+            self._close()
         elif self._state == _COLD:
             HttpToolsProtocol.shutdown(self)
 
@@ -431,7 +391,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
 
     def respond(self, status: int, headers: bytes, body: bytes) -> None:
         """Write a complete answer; `headers` are whole lines without length and connection."""
-        if self._state == _CLOSED:
+        if self._state >= _CLOSING:
             return
         asked = self._asked
         close = b"connection: close\r\n" if asked is None or not asked.keep_alive or self.runtime.draining else b""
@@ -458,7 +418,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
         self._pending = b""
         asked = self._asked
         self.runtime.refused(asked, error)
-        if self._state != _CLOSED:
+        if self._state < _CLOSING:
             self._state = _HOT
             self._asked = None  # type: ignore[assignment]
             self._known = None
@@ -497,7 +457,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
 
     def end_stream(self, tail: bytes) -> None:
         """Send the last stream bytes and end the body cleanly."""
-        if self._state == _CLOSED:
+        if self._state >= _CLOSING:
             return
         if self._asked.http_1_0:
             self._outbox.write(self.transport, tail)
@@ -506,9 +466,6 @@ class ClientConnection(Timed, HttpToolsProtocol):
         else:
             self._outbox.write(self.transport, b"0\r\n\r\n")
         self._next()
-
-
-_NO_HINTS = Hints.parse({})
 
 
 def _without(head: bytes, *names: bytes) -> bytes:

@@ -24,6 +24,7 @@ from gateway.core.signals import NeedsCount, Signals
 from gateway.core.trace import Trace, trace
 from gateway.core.types import EMPTY, NANO_PER_USD, Attempt, Decision, Outcome, Record, Snapshot, Usage
 from gateway.core.wire import Envelope
+from gateway.proxy.clocks import NEVER
 from gateway.proxy.heads import AnswerHead
 from gateway.proxy.pool import Pool, Waiting
 from gateway.proxy.runtime import Remembered, Route, Runtime
@@ -32,7 +33,8 @@ from gateway.proxy.upstream import UpstreamConnection
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from gateway.proxy.downstream import Asked, ClientConnection
+    from gateway.proxy.asked import Asked
+    from gateway.proxy.downstream import ClientConnection
 
 #: A non-streamed answer, and an error body, may be this long; more is not an answer.
 MAX_ANSWER = 32 << 20
@@ -132,8 +134,23 @@ class Exchange:
         except GatewayError as error:
             self._refuse(error)
         except Exception:
-            # The edge that must answer: a defect of ours costs this request, not the connection or the process.
-            logger.exception("request %s failed in the gateway", self.record.request_id)
+            self.on_defect()
+
+    def on_defect(self) -> None:
+        """The edge that must answer: a defect of ours costs this request, not the connection or the process.
+
+        Called while the exception is being handled.
+        """
+        logger.exception("request %s failed in the gateway", self.record.request_id)
+        if self.over:
+            return
+        upstream = self.upstream
+        self._release()
+        if upstream is not None:
+            upstream.abort()
+        if self.committed:
+            self._break(Outcome.INTERRUPTED)
+        else:
             self._refuse(InternalError("internal_error", "The gateway failed to handle this request."))
 
     def _decide(self, policy: Policy, key: Key | None) -> None:
@@ -202,6 +219,8 @@ class Exchange:
             self._decide(policy, None)
         except GatewayError as error:
             self._refuse(error)
+        except Exception:
+            self.on_defect()
 
     # -- attempts --
 
@@ -222,6 +241,8 @@ class Exchange:
         if len(route.pools) > 1:
             self.endpoint = pool.endpoint.url
             self.tried = (*self.tried, chosen) if attempt.replica else (chosen,)
+        else:
+            self.endpoint, self.tried = "", ()
         if runtime.board.entries:
             runtime.board.started(route.name, record.started_at, self.endpoint)
         request = b"%b%d\r\nX-Request-Id: %b\r\n\r\n%b" % (
@@ -294,12 +315,17 @@ class Exchange:
 
     def on_whole(self, head: AnswerHead, body: bytes) -> None:
         """A complete answer that came in one read; its connection is back in the pool or closed."""
+        attempt = self.attempt
         self.upstream = None
         self.status = head.status
         self.upstream_head = head
         if head.status != 200:
             self.parts = [body]
             self._upstream_said_no()
+        elif self.relay is not None and head.kind.startswith("text/event-stream") and not head.encoded:
+            self.on_data(body, None)
+            if not self.over and self.attempt is attempt:
+                self.on_end()
         elif head.encoded or head.kind.startswith(_NO_COMPLETION) or self.relay is not None:
             self._failed(Outcome.INVALID)
         else:
@@ -337,7 +363,7 @@ class Exchange:
                     self.connection.write_raw(raw, payload)
                 else:
                     self.connection.write_chunk(out)
-                if relay.failure is None:
+                if relay.failure is None and self.upstream is not None and not self.connection.paused:
                     self.link.due = self.runtime.wheel.now + self.route.idle_s  # an event: the idle clock starts anew
             if relay.failure is not None:
                 self._abandon(relay.failure)
@@ -363,6 +389,8 @@ class Exchange:
                 self._commit(relay, tail)
                 tail = b""
             if relay.failure is not None:
+                if tail and self.committed:
+                    self.connection.write_chunk(tail)
                 self._failed(self._blame(relay))
             elif not self.over:
                 self._finish_stream(relay, tail)
@@ -405,6 +433,8 @@ class Exchange:
             self._finish_stream(relay, b"")
         elif self.upstream is not None:
             self.link.clock(self.route.idle_s, Outcome.IDLE_TIMEOUT)
+            if self.connection.paused:
+                self.pause()
 
     def _finish_stream(self, relay: sse.Relay, tail: bytes) -> None:
         """The stream ended as it should."""
@@ -495,14 +525,16 @@ class Exchange:
         self.connection.end_stream(sse.error_event(StreamBroken(code, message)))
 
     def pause(self) -> None:
-        """The client does not keep up: stop reading from the upstream."""
+        """The client does not keep up: stop reading from the upstream, which is not to blame for the silence."""
         if isinstance(self.upstream, UpstreamConnection):
             self.upstream.pause()
+            self.upstream.due = NEVER
 
     def resume(self) -> None:
         """The client has caught up."""
         if isinstance(self.upstream, UpstreamConnection):
             self.upstream.resume()
+            self.upstream.clock(self.route.idle_s, Outcome.IDLE_TIMEOUT if self.committed else Outcome.RESET)
 
     def client_gone(self) -> None:
         """The client's connection is lost: cancel the upstream at once; nobody is blamed."""
@@ -540,6 +572,7 @@ class Exchange:
             upstream.abort()
         if self.record.attempts:
             self.runtime.metrics.attempt(self.record.target, outcome)
+            self.runtime.board.record(self.record.target, outcome, time.monotonic(), endpoint=self.endpoint)
             if book and self.relay is not None and self.relay.committed:
                 self._book(self.relay.usage, self.relay.output_chars)
         if self.tries is not None:

@@ -157,7 +157,7 @@ class Pool:
             outcome = Outcome.CONNECT_TIMEOUT
         except ssl.SSLError:
             outcome = Outcome.TLS
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a host name that cannot be looked up
             outcome = Outcome.REFUSED
         else:
             self.opened += 1

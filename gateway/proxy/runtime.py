@@ -30,7 +30,7 @@ from gateway.site import Site
 from gateway.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from gateway.proxy.downstream import Asked
+    from gateway.proxy.asked import Asked
     from gateway.proxy.exchange import Exchange
 
 #: How many finished requests `/v1/decisions/{id}` can still tell about.
@@ -164,7 +164,7 @@ class Runtime:
                 key: tuple[object, ...] = (
                     backend.name,
                     endpoint,
-                    backend.ca_file,
+                    backend.ca_file and (backend.ca_file, os.stat(backend.ca_file).st_mtime_ns),
                     backend.proxy,
                     backend.max_inflight,
                 )

@@ -47,6 +47,9 @@ class User(Protocol):
     def on_failed(self, outcome: Outcome) -> None:
         """The attempt is over without a complete answer."""
 
+    def on_defect(self) -> None:
+        """An exception is being handled that came out of one of these calls; the connection is closed."""
+
 
 class UpstreamConnection(Timed, asyncio.Protocol):
     """One connection. `started` and the clocks belong to the attempt in progress."""
@@ -115,6 +118,16 @@ class UpstreamConnection(Timed, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio's callback: the hot path of every answer."""
+        user = self.user
+        try:
+            self._take(data)
+        except Exception:
+            self.abort()
+            if user is None:
+                raise
+            user.on_defect()
+
+    def _take(self, data: bytes) -> None:
         if self._state == _CHUNKED:
             self._feed_chunked(data)
         elif self._state == _HEAD:
@@ -178,7 +191,7 @@ class UpstreamConnection(Timed, asyncio.Protocol):
             if data or not self._left:
                 self._feed_length(data)
         elif data:
-            self.data_received(data)
+            self._take(data)
 
     def _feed_length(self, data: bytes) -> None:
         here = len(data)
@@ -226,7 +239,8 @@ class UpstreamConnection(Timed, asyncio.Protocol):
     def _done(self) -> None:
         """The answer has been read to its end."""
         self._state = _IDLE
-        if self.keep:
+        # An answer may come before its request was sent whole; what is left of that must not go before another's.
+        if self.keep and not self.transport.get_write_buffer_size():
             self.pool.release(self)
         else:
             self.abort()

@@ -1,0 +1,114 @@
+"""What a request's head says beyond its framing: who asks, with what hints, and how much body may follow."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.core.errors import GatewayError, Unauthenticated, Unavailable, UnsupportedEncoding
+from gateway.core.signals import NO_HINTS, Hints
+from gateway.core.types import EMPTY, Tenant
+from gateway.proxy.clocks import NEVER
+from gateway.proxy.heads import Headers, RequestHead
+
+if TYPE_CHECKING:
+    from gateway.proxy.runtime import Serving
+
+HOT_PATHS = frozenset({b"/v1/chat/completions"})
+#: Of the paths that are not hot, those that take a body as large as a model request's, from who may send those.
+LARGE_PATHS = frozenset({b"/v1/explain"})
+#: What all others may send: nothing that the control plane reads is larger.
+SMALL_BODY = 65_536
+_KEY = re.compile(rb"[A-Za-z0-9_.\-]{8,256}")
+_ANONYMOUS = Tenant(key="anonymous", explain=True)
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What a request's head says. Kept while a connection repeats its head."""
+
+    serving: Serving
+    hot: bool
+    keep_alive: bool
+    http_1_0: bool
+    expect_continue: bool
+    limit: int  # bytes of body
+    tenant: Tenant = _ANONYMOUS
+    expires_at: float = NEVER  # Unix time at which its key does
+    hints: Hints = NO_HINTS
+    headers: Mapping[str, str] = EMPTY  # lower-case names, for `headers.<name>` in policies; without credentials
+    error: GatewayError | None = None  # answered once the message has been read
+
+
+def authenticate(serving: Serving, headers: dict[bytes, bytes], now: float) -> Tenant:
+    """Whose key a request carries. Raises Unauthenticated; says the same for a wrong, malformed or expired key."""
+    return _key(serving, headers, now)[0]
+
+
+def _key(serving: Serving, headers: dict[bytes, bytes], now: float) -> tuple[Tenant, float]:
+    keys = serving.site.keys
+    if not keys:
+        return _ANONYMOUS, NEVER
+    scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+    if not key:
+        raise Unauthenticated("invalid_api_key", "No API key was given: send 'Authorization: Bearer <key>'.")
+    if scheme.lower() == b"bearer" and _KEY.fullmatch(key):
+        # The table is keyed by the hash, so what a comparison could leak by its timing is a hash, not a key.
+        entry = keys.get(hashlib.sha256(key).digest())
+        if entry is not None and not entry.expired(now):
+            return entry.tenant, NEVER if entry.expires_at is None else entry.expires_at
+    raise Unauthenticated("invalid_api_key", "The API key is not valid.")
+
+
+def read(head: RequestHead, serving: Serving, now: float, *, draining: bool) -> Asked:
+    """Judge a head. Never raises: a request to be refused carries its error. `now` is Unix time."""
+    path = _path(head.url)
+    keep = head.keep_alive and not draining
+    limits = serving.site.limits
+    if head.method != b"POST" or path not in HOT_PATHS:
+        limit = SMALL_BODY
+        if path in LARGE_PATHS:
+            try:
+                _key(serving, head.headers, now)
+            except GatewayError:
+                pass  # the app answers it; a small body may come along
+            else:
+                limit = limits.max_body
+        return Asked(serving, False, keep, head.http_1_0, head.expect_continue, min(limit, limits.max_body))
+    raw = head.headers
+    tenant, expires_at, hints, error = _ANONYMOUS, NEVER, NO_HINTS, None
+    headers = Headers(raw)
+    try:
+        tenant, expires_at = _key(serving, raw, now)
+        if b"\n".join(raw).find(b"x-pointsman-") >= 0:
+            hints = Hints.parse(headers)
+        if raw.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise UnsupportedEncoding("unsupported_encoding", "Send the request body without Content-Encoding.")
+        if draining:
+            raise Unavailable("draining", "The gateway is shutting down.", retry_after_s=1)
+    except GatewayError as exc:
+        error = exc
+    return Asked(
+        serving,
+        True,
+        keep,
+        head.http_1_0,
+        head.expect_continue,
+        limits.max_body,
+        tenant,
+        expires_at,
+        hints,
+        headers,
+        error,
+    )
+
+
+def _path(url: bytes) -> bytes:
+    """The path of a request target, which may also be a whole URL (RFC 9112 3.2.2)."""
+    if url[:7].lower() == b"http://" or url[:8].lower() == b"https://":
+        slash = url.find(b"/", 8)
+        url = url[slash:] if slash >= 0 else b"/"
+    return url.partition(b"?")[0]
