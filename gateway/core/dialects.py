@@ -245,4 +245,5 @@ def classify_in_band(plan: Plan, relay: Relay) -> Outcome:
     IN_BAND_ERROR where it says no more than that the server failed.
     """
     outcome = refusals.classify(relay.error_status or 500, relay.error_body, plan.dialect.codes)
-    return Outcome.IN_BAND_ERROR if outcome in (Outcome.SERVER_ERROR, Outcome.AUTH) else outcome
+    vague = (Outcome.SERVER_ERROR, Outcome.AUTH, Outcome.FORBIDDEN)
+    return Outcome.IN_BAND_ERROR if outcome in vague else outcome

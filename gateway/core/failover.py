@@ -58,6 +58,7 @@ TABLE: Mapping[Outcome, _Row] = MappingProxyType(
         Outcome.OVERLOADED: _Row(_NEXT, "overloaded", "The upstream is overloaded.", heals=True, replica=True),
         Outcome.SERVER_ERROR: _FAILED,
         Outcome.AUTH: _Row(_NEXT, "upstream_auth", "The upstream does not accept the gateway's key."),
+        Outcome.FORBIDDEN: _Row(_NEXT, "upstream_auth", "The upstream denies the gateway access."),
         Outcome.MODEL_GONE: _Row(_NEXT, "upstream_unavailable", "The upstream no longer serves this model."),
         Outcome.CLIENT_ERROR: _Row(_STOP, "bad_request", "The upstream refused the request."),
         Outcome.CONTEXT_LENGTH: _Row(

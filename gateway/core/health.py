@@ -18,6 +18,7 @@ EJECTION_S = 30.0  # times the number of ejections in a row ...
 LONGEST_S = 300.0  # ... up to this; Retry-After is bounded by it too
 JITTER = 0.1  # share by which an ejection may be longer, so that many gateways do not come back at once
 AUTH_S = 60.0
+FORBIDDEN = 3  # in a row that hold a target like a wrong key: one may be moderation of what one client wrote
 GONE_S = 300.0
 RATE_LIMITED_S = 1.0  # where the upstream names no time
 PROBE_S = 30.0  # a probe that brings no outcome for so long is forgotten, and the next may go
@@ -33,6 +34,7 @@ class Blame(enum.Enum):
     BAD = "bad"
     BUSY = "busy"  # it asks for time
     KEY = "key"  # it will refuse every request until somebody acts
+    DOUBT = "doubt"  # as KEY, if it keeps saying so
     GONE = "gone"
     NONE = "none"  # it says nothing of the target
 
@@ -44,6 +46,7 @@ BLAME: Mapping[Outcome, Blame] = {
     _O.CONTEXT_LENGTH: Blame.GOOD,
     _O.RATE_LIMITED: Blame.BUSY,
     _O.AUTH: Blame.KEY,
+    _O.FORBIDDEN: Blame.DOUBT,
     _O.MODEL_GONE: Blame.GONE,
     _O.SATURATED: Blame.NONE,  # our own cap
     _O.STALE: Blame.NONE,  # a keep-alive connection it was free to close
@@ -77,6 +80,7 @@ BLAME: Mapping[Outcome, Blame] = {
 @dataclass(slots=True)
 class _Entry:
     failures: int = 0  # consecutive
+    forbidden: int = 0  # of those that say so, since the last success
     ejections: int = 0  # in a row
     until: float = 0.0  # held back until then; 0: not at all
     asked: float = 0.0  # the part of it that the upstream asked for, which no success shortens
@@ -93,7 +97,7 @@ class _Entry:
             return "healthy"
         if now >= self.until:
             return "probing" if now < self.probe_at + PROBE_S else "half_open"
-        if self.reason is Outcome.AUTH:
+        if self.reason is Outcome.AUTH or self.reason is Outcome.FORBIDDEN:
             return "auth"
         if self.reason is Outcome.MODEL_GONE:
             return "gone"
@@ -104,9 +108,10 @@ class Board:
     """The health of every target, one per process.
 
     A target is ejected after 5 consecutive failures, for 30 s times the ejections in a row, at most 300 s; it is held
-    back for Retry-After, which extends but never shortens; for 60 s when it refuses the gateway's key; for 300 s when
-    it no longer serves the model. After an ejection it is half-open: the next outcome either clears it or ejects it
-    again, for longer. Times are seconds on one monotonic clock.
+    back for Retry-After, which extends but never shortens; for 60 s when it refuses the gateway's key or answers 403
+    three times in a row; for 300 s when it no longer serves the model. After an ejection it is half-open: the next
+    outcome either clears it or ejects it again, for longer; one that says nothing of the target lets the next request
+    probe. Times are seconds on one monotonic clock.
     """
 
     __slots__ = ("_exact", "_fleet", "_mask", "_valid_until", "entries", "latency_s")
@@ -184,11 +189,20 @@ class Board:
                     self._clear((target, ""), now)
             return
         if blame is Blame.NONE:
+            if self.entries:
+                pass
+                self._probe_ended((target, ""))
             return
         key = (target, endpoint if blame is Blame.BAD else "")
         entry = self.entries.get(key)
         if entry is None:
             entry = self.entries[key] = _Entry()
+        if blame is Blame.DOUBT:
+            entry.forbidden += 1
+            self._probe_ended(key)
+            if entry.forbidden < FORBIDDEN:
+                return
+            blame = Blame.KEY
         entry.reason = outcome
         entry.failures += 1
         entry.hard = blame is Blame.KEY or blame is Blame.GONE
@@ -209,6 +223,13 @@ class Board:
             entry.asked = max(entry.asked, now + hold)
         if hold > 0:
             entry.until = max(entry.until, now + hold)
+            self._valid_until = -_NEVER
+
+    def _probe_ended(self, key: tuple[str, str]) -> None:
+        """No request is on its way there to find out, or none that will: the next one may."""
+        entry = self.entries.get(key)
+        if entry is not None and entry.probe_at != -_NEVER:
+            entry.probe_at = -_NEVER
             self._valid_until = -_NEVER
 
     def _clear(self, key: tuple[str, str], now: float) -> None:

@@ -56,7 +56,7 @@ _STATUSES: Mapping[int, Outcome] = MappingProxyType(
     {
         401: Outcome.AUTH,
         402: Outcome.RATE_LIMITED,  # out of money: another target may serve
-        403: Outcome.AUTH,
+        403: Outcome.FORBIDDEN,  # OpenRouter says so of a prompt that it moderates; elsewhere the key lacks a right
         # The gateway chose path and method; no client can make them wrong.
         404: Outcome.SERVER_ERROR,
         405: Outcome.SERVER_ERROR,

@@ -254,7 +254,8 @@ class Outcome(enum.Enum):
     RATE_LIMITED = "rate_limited"
     OVERLOADED = "overloaded"  # 503, 529
     SERVER_ERROR = "server_error"  # other 5xx
-    AUTH = "auth"  # 401, 403: our key is wrong, never the client's
+    AUTH = "auth"  # 401: our key is wrong, never the client's
+    FORBIDDEN = "forbidden"  # 403: our key's rights, or moderation of this one prompt
     MODEL_GONE = "model_gone"  # 404 that means the model
     CLIENT_ERROR = "client_error"  # 400, 413, 422, ...: the request is at fault
     CONTEXT_LENGTH = "context_length"  # the prompt was longer than this target takes

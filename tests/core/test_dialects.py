@@ -183,7 +183,7 @@ REFUSALS: list[tuple[str, int, bytes, Outcome]] = [
     ("openai", 200, b"{}", Outcome.OK),
     ("openai", 302, b"", Outcome.REDIRECT),
     ("openai", 401, body(code="invalid_api_key"), Outcome.AUTH),
-    ("openai", 403, b"", Outcome.AUTH),
+    ("openai", 403, b"", Outcome.FORBIDDEN),
     ("openai", 402, b"", Outcome.RATE_LIMITED),
     ("openai", 404, body(code="model_not_found", message="x"), Outcome.MODEL_GONE),
     ("openai", 404, b"<html>nginx</html>", Outcome.SERVER_ERROR),

@@ -97,6 +97,7 @@ LAST: list[tuple[Outcome, int, str]] = [
     (Outcome.OVERLOADED, 503, "overloaded"),
     (Outcome.SERVER_ERROR, 502, "upstream_unavailable"),
     (Outcome.AUTH, 502, "upstream_auth"),
+    (Outcome.FORBIDDEN, 502, "upstream_auth"),
     (Outcome.MODEL_GONE, 502, "upstream_unavailable"),
     (Outcome.CLIENT_ERROR, 400, "bad_request"),
     (Outcome.CONTEXT_LENGTH, 400, "context_length_exceeded"),

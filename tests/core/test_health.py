@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.health import BLAME, EJECTION_S, FAILURES, LONGEST_S, PROBE_S, Blame, Board
+from gateway.core.health import AUTH_S, BLAME, EJECTION_S, FAILURES, FORBIDDEN, LONGEST_S, PROBE_S, Blame, Board
 from gateway.core.types import Backend, Endpoint, Fleet, Model, Outcome, Target
 
 URLS = ("http://1:1/v1", "http://2:1/v1")
@@ -179,6 +179,61 @@ def test_a_probe_that_fails_ejects_for_longer_and_one_that_is_lost_is_forgotten(
     board.started("a", later)
     assert board.available(THREE, later + PROBE_S - 1) == 0b110
     assert board.available(THREE, later + PROBE_S) == ALL
+
+
+@pytest.mark.parametrize("outcome", [o for o, blame in BLAME.items() if blame is Blame.NONE])
+@pytest.mark.parametrize("endpoint", ["", URLS[0]])
+def test_a_probe_that_says_nothing_of_the_target_lets_the_next_request_probe(outcome: Outcome, endpoint: str) -> None:
+    pair = fleet(2 if endpoint else 1, 1)
+    board = Board()
+    for url in URLS if endpoint else [""]:
+        for _ in range(FAILURES):
+            board.record("a", Outcome.RESET, 0.0, endpoint=url)
+    back = EJECTION_S
+    for url in URLS if endpoint else [""]:
+        board.started("a", back, url)
+    assert board.available(pair, back + 1) == 0b10
+    board.record("a", outcome, back + 1, endpoint=endpoint)
+    assert board.available(pair, back + 1) == 0b11
+    assert not board.endpoint_held("a", endpoint, back + 1)
+    board.started("a", back + 2, endpoint)
+    assert board.available(pair, back + 2) == 0b10
+    board.record("a", Outcome.RESET, back + 3, endpoint=endpoint)  # still half-open: one failure is enough
+    assert board.available(pair, back + 3 + 2 * EJECTION_S - 1) == (0b10 if not endpoint else 0b11)
+    assert board.endpoint_held("a", endpoint, back + 3 + 2 * EJECTION_S - 1)
+
+
+def test_what_says_nothing_of_a_target_does_not_end_its_ejection() -> None:
+    board = Board()
+    fail(board, 0.0)
+    board.record("a", Outcome.CLIENT_GONE, 1.0)
+    assert board.available(THREE, EJECTION_S - 1) == 0b110
+
+
+def test_a_403_may_be_moderation_of_one_prompt_and_holds_a_target_only_when_it_comes_again_and_again() -> None:
+    board = Board()
+    for _ in range(5):
+        for _ in range(FORBIDDEN - 1):
+            board.record("a", Outcome.FORBIDDEN, 0.0)
+        assert board.available(THREE, 0.0) == ALL
+        assert board.states(THREE, 0.0)[0]["state"] == "healthy"
+        board.record("a", Outcome.OK, 0.0)
+    for _ in range(FORBIDDEN):
+        board.record("a", Outcome.FORBIDDEN, 0.0)
+    assert board.available(THREE, AUTH_S - 1) == 0b110
+    assert board.states(THREE, 0.0)[0]["state"] == "auth"
+    assert board.last_resort(THREE, 0.0) == 0b110
+    assert board.available(THREE, AUTH_S) == ALL
+    board.record("a", Outcome.FORBIDDEN, AUTH_S)
+    assert board.available(THREE, AUTH_S) == 0b110
+
+
+def test_a_403_tells_no_more_of_a_half_open_target_than_that_it_answers() -> None:
+    board = Board()
+    fail(board, 0.0)
+    board.started("a", EJECTION_S)
+    board.record("a", Outcome.FORBIDDEN, EJECTION_S + 1)
+    assert board.available(THREE, EJECTION_S + 1) == ALL
 
 
 def test_one_dead_replica_does_not_eject_its_target() -> None:
