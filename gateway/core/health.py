@@ -190,7 +190,7 @@ class Board:
             return
         if blame is Blame.NONE:
             if self.entries:
-                pass
+                self._probe_ended((target, endpoint))
                 self._probe_ended((target, ""))
             return
         key = (target, endpoint if blame is Blame.BAD else "")
