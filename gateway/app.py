@@ -35,7 +35,7 @@ from gateway.proxy.downstream import ClientConnection
 from gateway.proxy.runtime import Runtime
 from gateway.reload import Reloader
 from gateway.site import Site, load_lexicon, load_site
-from gateway.telemetry.access import AccessLog
+from gateway.telemetry.access import AccessLog, writer
 from gateway.telemetry.metrics import Metrics
 from gateway.vocab import open_tokenizers
 
@@ -186,6 +186,5 @@ def _access_log(
 ) -> tuple[Callable[[Record], None] | None, Callable[[], None]]:
     if site.access_log == "none":
         return None, lambda: None
-    # Straight to the descriptor: a batch of lines is one write, and no second buffer keeps the last ones back.
-    log = AccessLog(functools.partial(os.write, 1), loop.call_soon, form=site.access_log)
+    log = AccessLog(writer(1), loop.call_soon, form=site.access_log)
     return log.add, log.flush

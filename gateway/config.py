@@ -321,7 +321,6 @@ class ConfigDoc(FleetDoc):
     limits: LimitsDoc = Field(default_factory=LimitsDoc)
     max_attempts: int = Field(default=4, ge=1, le=16)
     drain: Seconds = 30.0
-    heartbeat: Seconds | None = None
     log: LogDoc = LogDoc()
 
 

@@ -103,7 +103,6 @@ class Site:
     limits: Limits
     max_attempts: int
     drain_s: float
-    heartbeat_s: float | None
     access_log: Literal["json", "text", "none"]
     tokenizers: frozenset[str]  # names of those that its targets and policies count with
     metric_names: Names
@@ -255,7 +254,6 @@ class _Loader:
             limits=Limits.of(doc.limits),
             max_attempts=doc.max_attempts,
             drain_s=doc.drain,
-            heartbeat_s=doc.heartbeat,
             access_log=doc.log.access,
             tokenizers=_tokenizers(fleet, policies),
             metric_names=_metric_names(fleet, policies, table, keys),

@@ -49,7 +49,7 @@ def test_the_least_file_says_only_what_there_is() -> None:
     assert doc.listen.admin.port == 8081
     assert doc.unknown_model == "reject"
     assert doc.limits.max_body == 64_000_000
-    assert doc.heartbeat is None
+
     assert doc.targets["t"].window == 1_000_000
 
 
@@ -57,7 +57,7 @@ def test_durations_sizes_and_money_are_read_with_their_units() -> None:
     doc = read(
         LEAST + "timeouts: {connect: 200ms, headers: 30s, first_event: 2m, idle: 1.5s, total: 1h}\n"
         "limits: {max_body: 64MiB, max_head: 64kB, min_upload_rate: 2kB, request_head: 5s}\n"
-        "drain: 45s\nheartbeat: 15s\n"
+        "drain: 45s\n"
         "keys: [{name: k, sha256: " + "ab" * 32 + ", tpm: 2M, rpm: 600, expires: 2027-01-31,"
         " budget: {usd: 0.1, per: day, mode: hard}}]\n"
     )
@@ -65,7 +65,7 @@ def test_durations_sizes_and_money_are_read_with_their_units() -> None:
     assert doc.limits.max_body == 64 * 1024 * 1024
     assert doc.limits.min_upload_rate == 2000
     assert doc.drain == 45.0
-    assert doc.heartbeat == 15.0
+
     (key,) = doc.keys
     assert key.tpm == 2_000_000
     assert str(key.expires) == "2027-01-31"

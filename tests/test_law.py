@@ -45,7 +45,6 @@ LONG_ON_PURPOSE = {
     "gateway/core/signals.py": "one class: every signal of a request, each memoised in the same place",
     "gateway/proxy/downstream.py": "one protocol: a client's connection, whose callbacks share its state",
     "gateway/proxy/exchange.py": "one state machine: all ways in which a request can end, with one place to end it",
-    "gateway/proxy/upstream.py": "one protocol and its pool: who owns a connection is decided in one place",
 }
 
 

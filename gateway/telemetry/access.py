@@ -6,8 +6,12 @@ is the caller's business: `write` is handed in, and so is the way to be called a
 
 from __future__ import annotations
 
+import os
+import select
+import stat
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -20,6 +24,26 @@ CLIENT_TEXT_MAX = 128
 
 
 _NO_USAGE = Usage()
+
+
+def writer(descriptor: int) -> Callable[[bytes], int]:
+    """A `write` for an AccessLog that never waits: raises BlockingIOError when a pipe's reader has stopped reading.
+
+    A pipe takes `PIPE_BUF` bytes at once or says that it is full; a descriptor that others share is not made
+    non-blocking for our sake. Files take everything.
+    """
+    if stat.S_ISREG(os.fstat(descriptor).st_mode) or os.fstat(descriptor).st_rdev == os.makedev(1, 3):  # /dev/null
+        return partial(os.write, descriptor)
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+
+    def write(lines: bytes) -> int:
+        if not poll.poll(0):
+            raise BlockingIOError
+        end = lines.rfind(b"\n", 0, select.PIPE_BUF) + 1  # whole lines, or the next one would begin inside this one
+        return os.write(descriptor, lines[: end or select.PIPE_BUF])
+
+    return write
 
 
 class _Line(msgspec.Struct, omit_defaults=True, gc=False):

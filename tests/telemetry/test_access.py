@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from gateway.core.types import Record, Usage
-from gateway.telemetry.access import AccessLog, Form
+from gateway.telemetry.access import AccessLog, Form, writer
 
 
 class Tick:
@@ -142,3 +143,18 @@ def test_what_a_slow_reader_did_not_take_is_written_again() -> None:
     log.add(record(request_id="r2"))
     log.flush()
     assert [json.loads(line)["request_id"] for line in out.splitlines()] == ["r1", "r2"]
+
+
+def test_a_reader_that_stops_reading_costs_lines_and_no_time() -> None:
+    reader, descriptor = os.pipe()
+    called: list[Callable[[], None]] = []
+    log = AccessLog(writer(descriptor), called.append)
+    for _ in range(2000):
+        log.add(record())
+        log.flush()
+    assert 0 < log.lost < 2000
+    got = os.read(reader, 1 << 20)
+    assert got.count(b"\n") + log.lost == 2000
+    assert got.endswith(b"}\n")
+    os.close(reader)
+    os.close(descriptor)
