@@ -1,0 +1,384 @@
+"""Remembered decisions: never another than would be made afresh, bounded, and without a word of any prompt."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings, target
+from hypothesis import strategies as st
+
+from gateway.core.decide import decide
+from gateway.core.lexicon import Lexicon
+from gateway.core.memo import LIMIT, Kept, Memo
+from gateway.core.policy import Policy
+from gateway.core.signals import Hints, Signals
+from gateway.core.tokens import Tokenizers
+from gateway.core.types import Decision, Snapshot, Tenant
+from gateway.core.wire import parse
+from tests.core.fleets import ANYTHING, FLEET, mask, policy
+
+LEXICON = Lexicon.compile(
+    {
+        "look": {"head": 600, "tail": 300},
+        "decide": {"task": 3, "margin": 1, "easy": 3, "hard": 3},
+        "rules": [{"id": "code", "task": "code", "difficulty": "hard", "points": 3, "words": ["python"]}],
+    }
+)
+NOW = datetime(2026, 11, 30, 23, 59, 30, tzinfo=UTC).timestamp()  # half a minute before a target retires
+NOBODY = Tenant("nobody")
+
+
+def words(texts: Sequence[str]) -> list[int]:
+    return [len(text.split()) for text in texts]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request and all that may be known when it is decided."""
+
+    text: str = "hi"
+    members: Mapping[str, Any] = field(default_factory=dict)
+    tenant: Tenant = NOBODY
+    hints: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    pinned: int | None = None
+    available: int = FLEET.mask()
+    now: float = NOW
+    draw: float = 0.5
+    latency_s: Mapping[str, float] = field(default_factory=dict)
+
+    def body(self) -> bytes:
+        return json.dumps(
+            {"model": "auto", "messages": [{"role": "user", "content": self.text}], **self.members}
+        ).encode()
+
+
+class Served:
+    """What serving does with a memo: look, else decide and put."""
+
+    def __init__(self) -> None:
+        self.memo = Memo()
+        self.remembered = 0
+
+    def __call__(self, rules: Policy, asked: Asked) -> Decision:
+        envelope = parse(asked.body())
+        hints = Hints.parse({f"x-pointsman-{name}": value for name, value in asked.hints.items()})
+        key = self.memo.key(envelope, rules, asked.pinned, asked.tenant, hints, asked.available, asked.now)
+        if key is not None and (kept := self.memo.get(key, envelope)) is not None:
+            self.remembered += 1
+            self.replayed(rules, asked, kept)
+            return kept.decision
+        signals = self.signals(asked)
+        decision = decide(rules, signals, self.snapshot(asked), pinned=asked.pinned)
+        if key is not None:
+            self.memo.put(key, rules, decision, signals)
+        return decision
+
+    def replayed(self, rules: Policy, asked: Asked, kept: Kept) -> None:
+        """What is told of a remembered decision afterwards leads to it again."""
+        values = Signals.given(json.loads(json.dumps(kept.values)))
+        assert decide(rules, values, self.snapshot(asked), pinned=asked.pinned) == kept.decision
+
+    @staticmethod
+    def signals(asked: Asked) -> Signals:
+        return Signals.of(
+            parse(asked.body()),
+            tenant=asked.tenant,
+            hints=Hints.parse({f"x-pointsman-{name}": value for name, value in asked.hints.items()}),
+            headers=asked.headers,
+            tokenizers=Tokenizers({"qwen3.5": words}),
+            lexicon=LEXICON,
+            now=asked.now,
+            blocking=True,
+        )
+
+    @staticmethod
+    def snapshot(asked: Asked) -> Snapshot:
+        return Snapshot(now=asked.now, draw=asked.draw, available=asked.available, latency_s=asked.latency_s)
+
+    def afresh(self, rules: Policy, asked: Asked) -> Decision:
+        return decide(rules, self.signals(asked), self.snapshot(asked), pinned=asked.pinned)
+
+
+# -- the property --
+
+CONDITIONS: list[Any] = [
+    None,
+    {"language": "ja"},
+    {"language": {"not": "en"}},
+    {"task": "code"},
+    {"difficulty": "hard"},
+    {"headers.x-team": "red"},
+    {"metadata.team": "red"},
+    {"tenant.domicile": {"in": "@eu"}},
+    {"context_tokens": {"gt": "2k"}},
+    {"context_tokens": {"gt": "100k"}},
+    {"max_output_tokens": {"lt": "2k"}},
+    {"effort": {"known": True}},
+    {"stream": True},
+    {"cost_sensitive": True},
+    {"workload": "bulk"},
+    {"conversation": {"known": True}},
+    {"tools": True},
+    {"structured_output": "json_schema"},
+    {"images": {"gt": 0}},
+    {"parameters": {"has": "logprobs"}},
+    {"any": [{"stream": True}, {"task": "code"}]},
+]
+RUNGS: list[Any] = [
+    {"model": "llama-4-scout"}, {"model": "llama-3.3-70b"}, {"model": "qwen3-coder-next"}, {"family": "qwen"},
+    {"family": "llama"}, {"target.window": {"gte": "1M"}}, {"target.name": "oss"}, "*",
+]  # fmt: skip
+SELECTORS: list[Any] = [
+    {"model.family": "llama"}, {"target.self_hosted": True}, {"model.languages": {"lacks": "$language"}},
+    {"target.name": {"in": ["scout", "qwen35"]}},
+]  # fmt: skip
+TENANTS = [
+    NOBODY,
+    Tenant("b", {"domicile": "DE"}),
+    Tenant("c", {"cost": "low"}),
+    Tenant("d", {"residency": "eu", "workload": "bulk"}),
+]
+TEXTS = [
+    "hi", "Please tell me a story.", "これは日本語の文です。京都への旅行を計画しています。", "fix this python program",
+    "a b " * 900, "word " * 12_000, "word " * 17_500, "word " * 60_000,
+]  # fmt: skip
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> Policy:
+    conditions, ranks = st.sampled_from(CONDITIONS), st.sampled_from(["listed", "cheapest", "fastest", "weighted"])
+    rules = [
+        {
+            "id": f"r{number}",
+            "when": draw(conditions),
+            "use": draw(st.lists(st.sampled_from(RUNGS), min_size=1, max_size=2)),
+        }
+        for number in range(draw(st.integers(1, 3)))
+    ]
+    constraints = [
+        {
+            "id": f"c{number}",
+            "when": draw(conditions),
+            draw(st.sampled_from(["forbid", "avoid"])): draw(st.sampled_from(SELECTORS)),
+        }
+        for number in range(draw(st.integers(0, 2)))
+    ]
+    thinking = [
+        {"id": f"t{number}", "when": draw(conditions), "force": draw(st.booleans()),
+         "set": draw(st.sampled_from(["never", "always", "client", {"budget": "4k"}]))}
+        for number in range(draw(st.integers(0, 2)))
+    ]  # fmt: skip
+    for entry in (*rules, *constraints, *thinking):
+        if entry["when"] is None:
+            del entry["when"]
+    return policy(
+        rules=[*rules, *ANYTHING], constraints=constraints, thinking=thinking, rank=draw(ranks), tokens_by="qwen3.5"
+    )
+
+
+def some(**values: Sequence[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """A few of these members, so that requests are often alike."""
+    return st.fixed_dictionaries({}, optional={name: st.sampled_from(list(each)) for name, each in values.items()})
+
+
+MEMBERS = some(
+    max_tokens=[1, 100, 4_000, None], max_completion_tokens=[2_000, 70_000], reasoning_effort=["none", "high"],
+    service_tier=["flex", "auto"], stream=[True, False], logprobs=[True], seed=[1, 2], n=[2],
+    metadata=[{"team": "red"}, {"team": "blue"}], tools=[[{"type": "function"}]], enable_thinking=[True, False],
+    response_format=[{"type": "json_schema", "json_schema": {}}, {"type": "text"}],
+)  # fmt: skip
+HINTS = some(
+    cost=["low", "normal"], thinking=["never", "always", "4k"], region=["us", "eu"], residency=["eu"],
+    workload=["bulk"], conversation=["c1", "c2"], **{"timeout-ms": ["100"]},
+)  # fmt: skip
+REQUESTS = st.builds(
+    Asked,
+    text=st.sampled_from(TEXTS),
+    members=st.one_of(st.just({}), MEMBERS),
+    tenant=st.sampled_from(TENANTS),
+    hints=st.one_of(st.just({}), HINTS),
+    headers=st.sampled_from([{}, {"x-team": "red"}, {"x-team": "blue"}]),
+    pinned=st.sampled_from(
+        [None, None, mask(FLEET, "scout"), mask(FLEET, "llama70"), mask(FLEET, "qwen122", "qwen35")]
+    ),
+    available=st.sampled_from([FLEET.mask(), FLEET.mask() & ~mask(FLEET, "scout", "qwen35")]),
+    now=st.sampled_from([NOW, NOW + 29, NOW + 31]),
+    draw=st.sampled_from([0.1, 0.9]),
+    latency_s=st.sampled_from([{}, {"scout": 9.0, "qwen35": 0.1}, {"scout": 0.1, "qwen35": 9.0}]),
+)
+
+
+@settings(max_examples=100)
+@given(st.lists(policies(), min_size=1, max_size=2), st.lists(REQUESTS, min_size=1, max_size=6), st.data())
+def test_a_remembered_decision_is_the_one_that_would_be_made_afresh(
+    some_policies: list[Policy], requests: list[Asked], data: st.DataObject
+) -> None:
+    served = Served()
+    order = data.draw(st.lists(st.sampled_from(requests), min_size=2, max_size=12))
+    for asked in [*order, *requests]:
+        rules = data.draw(st.sampled_from(some_policies))
+        assert served(rules, asked) == served.afresh(rules, asked)
+    target(float(served.remembered))
+
+
+# -- what must hold for certain, whatever the dice --
+
+
+def rules(when: Any) -> Policy:
+    """A condition that leads to one target, and else to another: each a single candidate, which is remembered best."""
+    return policy(
+        rules=[
+            {"id": "when", "when": when, "use": [{"target.name": "scout"}]},
+            {"id": "else", "use": [{"target.name": "maverick"}]},
+        ],
+        tokens_by="qwen3.5",
+    )
+
+
+def test_requests_that_differ_in_text_only_share_a_decision() -> None:
+    served, same = Served(), rules({"stream": True})
+    names = [served(same, Asked(text=text)).candidates[0].name for text in TEXTS[:5]]
+    assert (names, served.remembered) == (["maverick"] * 5, 4)
+
+
+DIFFERENT: list[tuple[Any, Asked, Asked]] = [
+    ({"language": "ja"}, Asked(), Asked(text=TEXTS[2])),
+    ({"task": "code"}, Asked(), Asked(text=TEXTS[3])),
+    ({"difficulty": "hard"}, Asked(), Asked(text=TEXTS[3])),
+    ({"headers.x-team": "red"}, Asked(), Asked(headers={"x-team": "red"})),
+    (
+        {"metadata.team": "red"},
+        Asked(members={"metadata": {"team": "blue"}}),
+        Asked(members={"metadata": {"team": "red"}}),
+    ),
+    ({"metadata.team": "red"}, Asked(), Asked(members={"metadata": {"team": "red"}})),
+    ({"stream": True}, Asked(), Asked(members={"stream": True})),
+    ({"effort": "none"}, Asked(members={"reasoning_effort": "minimal"}), Asked(members={"reasoning_effort": "none"})),
+    ({"cost_sensitive": True}, Asked(members={"service_tier": "auto"}), Asked(members={"service_tier": "flex"})),
+    ({"cost_sensitive": True}, Asked(), Asked(hints={"cost": "low"})),
+    ({"cost_sensitive": True}, Asked(), Asked(tenant=TENANTS[2])),
+    ({"tenant.domicile": "DE"}, Asked(), Asked(tenant=TENANTS[1])),
+    ({"workload": "bulk"}, Asked(), Asked(hints={"workload": "bulk"})),
+    ({"max_output_tokens": {"gt": 50}}, Asked(members={"max_tokens": 50}), Asked(members={"max_tokens": 51})),
+    ({"parameters": {"has": "seed"}}, Asked(), Asked(members={"seed": 1})),
+    ({"parameters": {"has": "seed"}}, Asked(members={"seed": None}), Asked(members={"seed": 1})),
+    ({"tools": True}, Asked(), Asked(members={"tools": [{"type": "function"}]})),
+    ({"context_tokens": {"gt": "2k"}}, Asked(), Asked(text="word " * 2_500)),
+    ({"context_tokens": {"gt": "20k"}}, Asked(), Asked(text="word " * 25_000)),
+]
+
+
+@pytest.mark.parametrize(("when", "no", "yes"), DIFFERENT)
+def test_no_condition_is_answered_from_a_request_that_differs_in_it(when: Any, no: Asked, yes: Asked) -> None:
+    same = rules(when)
+    for first, second in ((no, yes), (yes, no)):
+        served = Served()
+        for asked in (first, first, second, second, first):
+            expected = "scout" if asked is yes else "maverick"
+            assert served(same, asked).candidates[0].name == expected
+
+
+@pytest.mark.parametrize(
+    "when", [{"language": "ja"}, {"task": "code"}, {"headers.x-team": "red"}, {"metadata.team": "red"}]
+)
+def test_what_was_told_from_text_headers_or_metadata_is_never_remembered(when: Any) -> None:
+    served, same = Served(), rules(when)
+    for _ in range(3):
+        served(same, Asked())
+    assert served.remembered == 0
+
+
+def test_a_request_near_a_limit_is_not_served_from_the_memory_of_a_small_one() -> None:
+    pinned = mask(FLEET, "llama70")
+    served, same = Served(), policy()
+    assert served(same, Asked(pinned=pinned)).candidates
+    room = (131_072 - 500 - 1_024) * 2 // 3 - len(Asked(text="").body())  # what the bound from the body's size lets in
+    last, first_over, much = (Asked(pinned=pinned, text="x" * size) for size in (room - 1, room + 2, 400_000))
+    assert served(same, last).candidates
+    assert served.remembered == 1
+    assert served(same, first_over) == served.afresh(same, first_over)
+    assert served.remembered == 1
+    assert served(same, much).refusal == served.afresh(same, much).refusal
+    assert served(same, much).refusal is not None
+    assert served.remembered == 1
+    assert served(same, Asked(pinned=pinned, text="y")).candidates
+    assert served.remembered == 2
+
+
+def test_a_requested_output_that_leaves_less_room_is_another_request() -> None:
+    pinned = mask(FLEET, "llama70")
+    served, same = Served(), policy()
+    text = "x" * 40_000
+    assert served(same, Asked(pinned=pinned, text=text)).candidates
+    asked = Asked(pinned=pinned, text=text, members={"max_tokens": 120_000})
+    assert served(same, asked) == served.afresh(same, asked)
+    assert served(same, asked).refusal is not None
+
+
+def test_a_refusal_is_made_each_time() -> None:
+    served, same = Served(), policy()
+    for _ in range(3):
+        assert served(same, Asked(pinned=mask(FLEET, "gone"))).refusal is not None
+    assert served.remembered == 0
+
+
+def test_a_retirement_ends_what_was_remembered_before_it() -> None:
+    served, same = Served(), policy()
+    before, after = (Asked(pinned=mask(FLEET, "llama70"), now=NOW + seconds) for seconds in (0, 31))
+    assert served(same, before).candidates
+    assert served(same, before).candidates
+    assert served.remembered == 1
+    assert served(same, after).refusal is not None
+
+
+@pytest.mark.parametrize("rank", ["fastest", "weighted", "balanced"])
+def test_a_choice_by_chance_or_by_latency_is_made_each_time(rank: str) -> None:
+    served, same = Served(), policy(rules=[{"id": "all", "use": [{"family": "llama", "rank": rank}]}])
+    for _ in range(3):
+        assert len(served(same, Asked()).candidates) > 1
+    assert served.remembered == 0
+
+
+def test_the_memory_is_bounded_and_goes_on_after_starting_over() -> None:
+    served, same = Served(), rules({"stream": True})
+    for number in range(LIMIT + 200):
+        served(same, Asked(members={f"member{number}": 1}))
+        assert len(served.memo._kept) <= LIMIT
+    served(same, Asked(members={f"member{LIMIT + 199}": 1}))
+    assert served.remembered == 1
+
+
+def test_nothing_of_a_prompt_a_header_or_a_value_is_remembered() -> None:
+    canary = "xyzzy-canary"
+    served = Served()
+    requests = [
+        Asked(text=canary),
+        Asked(text=canary, members={"user": canary, "seed": canary, "stop": [canary], "metadata": {"team": canary}}),
+        Asked(text=canary, members={"user": canary, "stop": [canary]}, headers={"x-team": canary}),
+        Asked(text=canary * 1_000, members={"messages": [{"role": "system", "content": canary, "name": canary}]}),
+    ]
+    for when in ({"stream": True}, {"language": "ja"}, {"headers.x-team": "red"}):
+        for asked in requests:
+            served(rules(when), asked)
+    assert len(served.memo._kept) >= 3
+    reached: list[object] = [served.memo._kept]
+    seen: set[int] = set()
+    while reached:
+        one = reached.pop()
+        if id(one) in seen or isinstance(one, type):
+            continue
+        seen.add(id(one))
+        assert not isinstance(one, Policy), "a policy is in the key by its identity"
+        assert not (isinstance(one, str) and canary in one)
+        assert not (isinstance(one, bytes) and canary.encode() in one)
+        if not isinstance(one, Decision):  # the decision is of the policy and the fleet alone
+            reached += gc.get_referents(one)
+        else:
+            assert canary not in repr(one)
