@@ -78,10 +78,6 @@ def test_a_broken_config_at_start_exits_2_and_names_the_line(tmp_path: Path) -> 
     lines = ["listen: {public: 127.0.0.1:0, admin: 127.0.0.1:0}", "backends:"]
     lines += ["  x: {dialect: vlm, base_url: http://127.0.0.1:1/v1}"]
     lines += ["targets: {a: {model: llama-3.3-70b, backend: x, window: 128k}}", ""]
-        "  x: {dialect: vlm, base_url: http://127.0.0.1:1/v1}",
-        "targets: {a: {model: llama-3.3-70b, backend: x, window: 128k}}",
-        "",
-    ]
     path.write_text("\n".join(lines))
     done = subprocess.run(
         [sys.executable, "-m", "gateway.cli", "serve", "--config", str(path)],
