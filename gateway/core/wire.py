@@ -18,21 +18,22 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 
 from gateway.core.errors import BadRequest
+from gateway.core.largebody import check_count, check_numbers, duplicate, item_places, places
 from gateway.core.longtext import LongText
 
 #: Levels of arrays and objects, the body itself being the first. JSON schemas of real tools stay under 20.
 MAX_DEPTH = 64
 #: Longest `model` a client may send, in characters.
 MAX_MODEL_CHARS = 256
-#: Values (strings, numbers, arrays, objects) a body may hold. A thousand long conversations together have fewer.
-MAX_VALUES = 1_000_000
 #: Up to this many bytes JSON is decoded in one piece; beyond, long strings stay undecoded as `LongText`.
 WHOLE_BYTES = 131_072
 
 _SHALLOW_DEPTH = 8
-_QUOTE, _BACKSLASH, _COMMA = b'"\\,'
-_SEPARATORS = (b",", b"{", b"[")  # a body holds no more values than these and one
-_OPEN_OBJECT, _CLOSE_OBJECT, _OPEN_ARRAY = b"{}["
+_BATCH_BYTES = 262_144
+# Every level around a large value reads over it once more: bytes of the body times levels that may hold large values,
+# 8 of them at 64 MB, all at 8 MB.
+_MAX_WORK = 536_870_912
+_QUOTE, _OPEN_OBJECT, _OPEN_ARRAY = b'"{['
 
 Member = msgspec.Raw | bytes
 
@@ -78,7 +79,7 @@ def parse(body: bytes) -> Envelope:
     """
     try:
         if len(body) > WHOLE_BYTES:
-            _check_count(body)
+            check_count(body)
         members = _OBJECT.decode(body)
         tree = _whole(body, MAX_DEPTH) if len(body) <= WHOLE_BYTES else _large(body, members)
     except msgspec.ValidationError as error:
@@ -130,9 +131,11 @@ def _whole(text: bytes, depth: int) -> Any:
     else:
         if depth <= _SHALLOW_DEPTH:
             _check_depth(tree, depth)
-    # A dict has no duplicates, so neither has text that is exactly what a dict encodes to. Compact JSON, which is what
-    # SDKs send, passes here at the cost of one encoding; only other text is read again, by the slow exact reader.
-    if _ENCODER.encode(tree) != text:
+    # A dict has no duplicates, so neither has text that is exactly what a dict encodes to, white space aside. Compact
+    # JSON, which is what SDKs send, passes here at the cost of one encoding; only text with needless escapes or odd
+    # numbers is read again, by the slow exact reader.
+    compact = _ENCODER.encode(tree)
+    if compact != text and compact != msgspec.json.format(text, indent=-1):
         _refuse_duplicates(text)
     return tree
 
@@ -140,39 +143,54 @@ def _whole(text: bytes, depth: int) -> Any:
 def _large(body: bytes, members: dict[str, Any]) -> dict[str, Any]:
     """The decoded tree of a body of more than `WHOLE_BYTES`, with its long strings left as `LongText`."""
     _check_utf8(body)
-    places = _places(body, 0, len(body), members)
-    return dict(zip(members, _expand_all(body, list(members.values()), places, MAX_DEPTH - 1), strict=True))
+    starts = places(body, 0, len(body), members)
+    return dict(zip(members, _expand_all(body, list(members.values()), starts, MAX_DEPTH - 1), strict=True))
 
 
-def _expand_all(body: bytes, values: list[msgspec.Raw], places: list[int], depth: int) -> list[Any]:
-    """The trees of some values that start at `places`: the short ones decoded together, as one array is far cheaper."""
-    sizes = [len(memoryview(value)) for value in values]
-    short = [value for value, size in zip(values, sizes, strict=True) if size <= WHOLE_BYTES]
-    trees = iter(_whole(b"".join((b"[", b",".join(short), b"]")), depth + 1))
-    return [
-        next(trees) if size <= WHOLE_BYTES else _expand(body, at, value, depth)
-        for value, size, at in zip(values, sizes, places, strict=True)
-    ]
+def _expand_all(body: bytes, values: list[msgspec.Raw], starts: list[int], depth: int) -> list[Any]:
+    """The trees of some values that start at `starts`: the short ones decoded in batches, as an array is far cheaper.
+
+    A batch is small enough for the copies that are made of it to stay in the processor's cache.
+    """
+    trees: list[Any] = []
+    batch: list[msgspec.Raw] = []
+    held = 0
+    for value, at in zip(values, starts, strict=True):
+        size = len(memoryview(value))
+        if size <= WHOLE_BYTES:
+            batch.append(value)
+            held += size
+            if held <= _BATCH_BYTES:
+                continue
+        if batch:
+            trees += _decode_batch(batch, depth)
+            batch, held = [], 0
+        if size > WHOLE_BYTES:
+            trees.append(_expand(body, at, value, depth))
+    return trees + _decode_batch(batch, depth) if batch else trees
+
+
+def _decode_batch(values: list[msgspec.Raw], depth: int) -> list[Any]:
+    text = b"".join((b"[", b",".join(values), b"]"))
+    check_numbers(text)
+    trees: list[Any] = _whole(text, depth + 1)
+    return trees
 
 
 def _expand(body: bytes, at: int, value: msgspec.Raw, depth: int) -> Any:
     """The tree of a value of more than `WHOLE_BYTES` that starts at `body[at]`."""
-    if depth <= 0:
+    if depth <= 0 or (body[at] != _QUOTE and (MAX_DEPTH - depth) * len(body) > _MAX_WORK):
         _too_deep()
     kind = body[at]
     if kind == _QUOTE:  # its escapes were validated when it was skipped, its UTF-8 with the whole body
         return LongText(memoryview(value))
     if kind == _OPEN_OBJECT:
         members = _OBJECT.decode(value)
-        places = _places(body, at, len(memoryview(value)), members)
-        return dict(zip(members, _expand_all(body, list(members.values()), places, depth - 1), strict=True))
+        starts = places(body, at, len(memoryview(value)), members)
+        return dict(zip(members, _expand_all(body, list(members.values()), starts, depth - 1), strict=True))
     if kind == _OPEN_ARRAY:
         items = _ARRAY.decode(value)
-        places, at = [], _skip_space(body, at + 1)
-        for item in items:
-            places.append(at)
-            at = _skip_space(body, _skip_space(body, at + len(memoryview(item))) + 1)  # past the comma
-        return _expand_all(body, items, places, depth - 1)
+        return _expand_all(body, items, item_places(body, at, items), depth - 1)
     raise BadRequest("invalid_json", "The request body holds a number that is out of range.")
 
 
@@ -187,75 +205,6 @@ def _check_utf8(body: bytes) -> None:
             end -= 1
         str(view[at:end], "utf-8")
         at = end
-
-
-def _check_count(body: bytes) -> None:
-    """Refuses a body that would become more than `MAX_VALUES` Python objects: 64 MB of `{},` would take 3 GB.
-
-    Looking at every byte would double the time of the parse, so 256 places tell first whether there can be so many.
-    Commas inside strings count there too; only where that suggests too many are the strings taken out. A few more
-    values than the limit may so pass; what is refused has more.
-    """
-    size = len(body)
-    if size < 2 * MAX_VALUES:
-        return
-    step = size // 256
-    phase = hash(body[:64]) % (step - 128)  # differs from process to process, so nobody can aim between the places
-    seen = b"".join(body[at : at + 128] for at in range(phase, size - 128, step))
-    if sum(map(seen.count, _SEPARATORS)) * size < MAX_VALUES * len(seen):
-        return
-    pieces = body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"', 2 * MAX_VALUES)
-    outside = b"".join(pieces[::2])
-    if len(pieces) > 2 * MAX_VALUES or sum(map(outside.count, _SEPARATORS)) > MAX_VALUES:
-        raise BadRequest("invalid_json", f"The request body holds more than {MAX_VALUES:,} values.")
-
-
-def _places(body: bytes, at: int, size: int, members: Mapping[str, Any]) -> list[int]:
-    """Where in `body` each member's value starts, of the object of `size` bytes at `at`.
-
-    Refuses an object whose text holds more members than its dict. Compact text is proved by its length. Otherwise the
-    text is walked along the dict: key, colon, value, comma and so on to the closing brace. That cannot succeed where a
-    key is doubled, for the dict has fewer members, and the text cannot end after fewer.
-    """
-    places = []
-    end, start = at + size, at
-    at += 1
-    for name, value in members.items():
-        at += len(_ENCODER.encode(name)) + 1
-        places.append(at)
-        at += len(memoryview(value)) + 1
-    if at == end:
-        return places
-    places = []
-    at = _skip_space(body, start) + 1
-    for value in members.values():
-        at = _skip_space(body, _key_end(body, _skip_space(body, at)))
-        at = _skip_space(body, at + 1)  # past the colon
-        places.append(at)
-        view = memoryview(value)
-        if not body.startswith(view, at):
-            _duplicate()
-        at = _skip_space(body, at + len(view))
-        if body[at] not in (_COMMA, _CLOSE_OBJECT):
-            _duplicate()
-        at += 1
-    if members and body[at - 1] != _CLOSE_OBJECT:
-        _duplicate()
-    return places
-
-
-def _skip_space(text: bytes, at: int) -> int:
-    while at < len(text) and text[at] in b" \t\n\r":
-        at += 1
-    return at
-
-
-def _key_end(text: bytes, at: int) -> int:
-    """The place after the closing quote of the key that starts at `at`."""
-    at += 1
-    while text[at] != _QUOTE:
-        at += 2 if text[at] == _BACKSLASH else 1
-    return at + 1
 
 
 def _check_depth(tree: Any, limit: int) -> None:
@@ -277,7 +226,7 @@ def _check_depth(tree: Any, limit: int) -> None:
 def _refuse_duplicates(text: bytes) -> None:
     def unique(pairs: list[tuple[str, Any]]) -> None:
         if len(dict(pairs)) != len(pairs):
-            _duplicate()
+            duplicate()
 
     try:
         json.loads(text.decode(), object_pairs_hook=unique)
@@ -285,12 +234,9 @@ def _refuse_duplicates(text: bytes) -> None:
         raise BadRequest("invalid_json", "The request body holds a number that is out of range.") from None
 
 
-def _duplicate() -> NoReturn:
-    raise BadRequest("invalid_json", "The request body holds an object with a duplicate key.")
-
-
 def _too_deep() -> NoReturn:
-    raise BadRequest("invalid_json", f"The request body is nested deeper than {MAX_DEPTH} levels.") from None
+    told = f"The request body is nested deeper than {MAX_DEPTH} levels, or too deep for its size."
+    raise BadRequest("invalid_json", told) from None
 
 
 def _place(error: msgspec.DecodeError) -> str:

@@ -1,0 +1,170 @@
+"""What a large body could cost, found out before it is paid, and where its members stand.
+
+Here belongs looking at JSON text that is too long to look at byte by byte from Python: everything is done by a few
+searches, counts and comparisons at C speed. What the text means, and small bodies, are the business of `wire`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import msgspec
+
+from gateway.core.errors import BadRequest
+
+#: Values (strings, numbers, arrays, objects) a body may hold: about 100 ms of reading. 10,000 turns with tools have
+#: fewer, and an array of token ids or a table belongs into a text.
+MAX_VALUES = 100_000
+#: Bytes of numbers of over 256 digits that are read at once: reading one takes time with the square of its length.
+MAX_LONG_DIGITS = 16_384
+
+_SEPARATORS = (b",", b"{", b"[")  # a body holds no more values than these and one
+_PIECE = 65_536
+_STEP = 128
+_DIGITS = re.compile(rb"[0-9]{2,}")
+_BACKSLASH, _COMMA, _COLON, _CLOSE_OBJECT = b"\\,:}"
+_SPACE = 32  # no byte of JSON outside strings is lower, but for white space
+_ENCODER = msgspec.json.Encoder()
+
+
+def check_count(body: bytes) -> None:
+    """Refuse a body that would become more than `MAX_VALUES` Python objects: 64 MB of `{},` would take 3 GB.
+
+    Looking at every byte would double the time of the parse, so 256 places tell first whether there can be so many.
+    Separators inside strings count there too; only where that suggests too many are strings told from the rest, piece
+    by piece up to the value that is one too many. A few more than the limit may pass; empty objects and arrays count
+    twice.
+    """
+    size = len(body)
+    if size < 2 * MAX_VALUES:
+        return
+    step = max(size // 256, 129)
+    phase = hash(body[:64]) % (step - 128)  # differs from process to process, so nobody can aim between the places
+    seen = b"".join(body[at : at + 128] for at in range(phase, size - 128, step))
+    if sum(map(seen.count, _SEPARATORS)) * size < MAX_VALUES * len(seen):
+        return
+    found, at, inside = 1, 0, False
+    while at < size:
+        if inside:  # far into a text: on to the next quote at once
+            quote = body.find(b'"', at)
+            if quote < 0:
+                return  # no JSON; the decoder will say so
+            if quote - at > _PIECE and body[quote - _PIECE : quote].strip(b"\\"):
+                run = body[quote - _PIECE : quote]
+                at = quote - len(run) + len(run.rstrip(b"\\"))
+        piece = body[at : at + _PIECE]
+        if (len(piece) - len(piece.rstrip(b"\\"))) % 2 and at + len(piece) < size:
+            piece = piece[:-1]  # not between a backslash and what it escapes
+        at += len(piece)
+        parts = piece.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+        outside = b"".join(parts[inside::2])
+        inside ^= len(parts) % 2 == 0
+        found += sum(map(outside.count, _SEPARATORS))
+        if found > MAX_VALUES:
+            raise BadRequest("invalid_json", f"The request body holds more than {MAX_VALUES:,} values.")
+
+
+def check_numbers(text: bytes) -> None:
+    """Refuse text with too much of it in very long numbers, before they are read. Digits inside strings may be many."""
+    if len(text) > MAX_LONG_DIGITS and _long_digits(text) > MAX_LONG_DIGITS:
+        outside = b'"'.join(text.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
+        if _long_digits(outside) > MAX_LONG_DIGITS:
+            raise BadRequest("invalid_json", "The request body holds a number that is out of range.")
+
+
+def _long_digits(text: bytes) -> int:
+    """Bytes in long runs of digits, about, up to the limit: every run of 384 digits is noticed, none of under 256."""
+    found = 0
+    for run in _DIGITS.finditer(text[::_STEP]):
+        for place in range(run.start(), run.end() - 1):
+            if text[place * _STEP : (place + 2) * _STEP].isdigit():
+                found += _STEP
+                if found > MAX_LONG_DIGITS:
+                    return found
+    return found
+
+
+def places(body: bytes, at: int, size: int, members: Mapping[str, Any]) -> list[int]:
+    """Where in `body` each member's value starts, of the object of `size` bytes at `at`.
+
+    Refuses an object whose text holds more members than its dict. Compact text is proved by its length. Otherwise the
+    text is walked along the dict: key, colon, value, comma and so on to the closing brace. That cannot succeed where a
+    key is doubled, for the dict has fewer members, and the text cannot end after fewer.
+    """
+    found: list[int] = []
+    end, start = at + size, at
+    at += 1
+    for name, value in members.items():
+        at += len(_ENCODER.encode(name)) + 1
+        if not found and not body.startswith(memoryview(value), at):
+            break  # not compact from the start
+        found.append(at)
+        at += len(memoryview(value)) + 1
+    if at == end:
+        return found
+    found = []
+    at = skip_space(body, start + 1)
+    for name, value in members.items():
+        if body[at] <= _SPACE:
+            at = skip_space(body, at)
+        key = _ENCODER.encode(name)
+        at = at + len(key) if body.startswith(key, at) else _key_end(body, at, len(name))
+        if body[at] != _COLON:
+            at = skip_space(body, at)
+        at += 1
+        if body[at] <= _SPACE:
+            at = skip_space(body, at)
+        found.append(at)
+        view = memoryview(value)
+        if not body.startswith(view, at):
+            duplicate()
+        at += len(view)
+        if body[at] <= _SPACE:
+            at = skip_space(body, at)
+        if body[at] != _COMMA and body[at] != _CLOSE_OBJECT:
+            duplicate()
+        at += 1
+    if members and body[at - 1] != _CLOSE_OBJECT:
+        duplicate()
+    return found
+
+
+def item_places(body: bytes, at: int, items: Sequence[Any]) -> list[int]:
+    """Where in `body` each item starts, of the array at `at`."""
+    found = []
+    at = skip_space(body, at + 1)
+    for item in items:
+        found.append(at)
+        at += len(memoryview(item))
+        if body[at] <= _SPACE:
+            at = skip_space(body, at)
+        at += 1  # past the comma
+        if body[at] <= _SPACE:
+            at = skip_space(body, at)
+    return found
+
+
+def skip_space(text: bytes, at: int) -> int:
+    """The place of the first byte from `at` on that is no white space, of text that is known to be JSON."""
+    size = 64
+    while at < len(text) and text[at] <= _SPACE:
+        space = text[at : at + size]
+        at += len(space) - len(space.lstrip())
+        size = min(4 * size, 1 << 20)
+    return at
+
+
+def _key_end(text: bytes, at: int, length: int) -> int:
+    """The place after the closing quote of a key of `length` characters that starts at `at`, however it is escaped."""
+    end = text.find(b'"', at + 1)
+    if text[end - 1] != _BACKSLASH:  # the usual case: no backslash before it
+        return end + 1
+    key = text[at + 1 : at + 12 * length + 2]  # a character takes at most two \uXXXX
+    return at + 2 + key.replace(b"\\\\", b"__").replace(b'\\"', b"__").find(b'"')
+
+
+def duplicate() -> NoReturn:
+    """Refuse for a key that appears twice."""
+    raise BadRequest("invalid_json", "The request body holds an object with a duplicate key.")
