@@ -46,7 +46,7 @@ def _app(runtime: Runtime, title: str) -> FastAPI:
     )
 
     def answer(error: GatewayError, allow: str = "") -> Response:
-        headers = {"x-request-id": runtime.request_id(), "x-pointsman-origin": "gateway"}
+        headers = {"x-request-id": runtime.request_id(time.time()), "x-pointsman-origin": "gateway"}
         if error.status == 401:
             headers["www-authenticate"] = "Bearer"
         if allow:

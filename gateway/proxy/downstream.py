@@ -408,7 +408,8 @@ class ClientConnection(Timed, HttpToolsProtocol):
         if error.status == 401:
             headers += b"www-authenticate: Bearer\r\n"
         if b"x-request-id" not in headers:
-            headers += b"x-request-id: %b\r\nx-pointsman-origin: gateway\r\n" % self.runtime.request_id().encode()
+            request_id = self.runtime.request_id(self.runtime.wall())
+            headers += b"x-request-id: %b\r\nx-pointsman-origin: gateway\r\n" % request_id.encode()
         self.respond(error.status, b"content-type: application/json\r\n" + headers, errors.to_openai(error))
 
     def _reject(self, error: GatewayError) -> None:

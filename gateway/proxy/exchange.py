@@ -88,13 +88,14 @@ class Exchange:
         self.connection = connection
         self.asked = asked
         tenant = asked.tenant
+        wall = time.time()
         self.record = Record(
-            runtime.request_id(),
+            runtime.request_id(wall),
             tenant.key,
             tenant.facts.get("team", ""),
             "",
             False,
-            time.time(),
+            wall,
             time.monotonic(),
         )
 

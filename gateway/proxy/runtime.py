@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from gateway.proxy.exchange import Exchange
 
 #: How many finished requests `/v1/decisions/{id}` can still tell about.
-REMEMBERED = 2048
+REMEMBERED = 512
 
 
 class Route:
@@ -188,14 +188,14 @@ class Runtime:
                 tls.set_alpn_protocols(["http/1.1"])
         return Pool(self.loop, self.wheel, self.outbox, backend, endpoint, tls)
 
-    def request_id(self) -> str:
+    def request_id(self, wall: float) -> str:
         """32 hex digits: 48 bits of time in milliseconds, so that ids sort, and 80 random ones against guessing."""
         at = self._random_at
         if at >= len(self._random):
             self._random = os.urandom(4000).hex()
             at = 0
         self._random_at = at + 20
-        return f"{int(time.time() * 1000):012x}{self._random[at : at + 20]}"
+        return f"{int(wall * 1000):012x}{self._random[at : at + 20]}"
 
     def remember(self, entry: Remembered) -> None:
         """Keep a finished request's decision inputs for `/v1/decisions`, in place of the oldest."""
@@ -220,7 +220,7 @@ class Runtime:
         now = time.monotonic()
         tenant = asked.tenant if asked is not None else Tenant(key="")
         record = Record(
-            request_id=self.request_id(),
+            request_id=self.request_id(time.time()),
             key=tenant.key,
             team=tenant.facts.get("team", ""),
             model_asked="",

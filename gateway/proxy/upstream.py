@@ -120,25 +120,23 @@ class UpstreamConnection(Timed, asyncio.Protocol):
         """asyncio's callback: the hot path of every answer."""
         user = self.user
         try:
-            self._take(data)
+            state = self._state
+            if state == _CHUNKED:
+                self._feed_chunked(data)
+            elif state == _HEAD:
+                self._feed_head(data)
+            elif state == _LENGTH:
+                self._feed_length(data)
+            elif state == _UNTIL_CLOSE:
+                if user is not None:
+                    user.on_data(data, None)
+            else:
+                self.abort()  # bytes nobody asked for: this connection can no longer be trusted
         except Exception:
             self.abort()
             if user is None:
                 raise
             user.on_defect()
-
-    def _take(self, data: bytes) -> None:
-        if self._state == _CHUNKED:
-            self._feed_chunked(data)
-        elif self._state == _HEAD:
-            self._feed_head(data)
-        elif self._state == _LENGTH:
-            self._feed_length(data)
-        elif self._state == _UNTIL_CLOSE:
-            if self.user is not None:
-                self.user.on_data(data, None)
-        else:
-            self.abort()  # bytes nobody asked for: this connection can no longer be trusted
 
     # -- the answer --
 
@@ -190,8 +188,10 @@ class UpstreamConnection(Timed, asyncio.Protocol):
         if self._state == _LENGTH:
             if data or not self._left:
                 self._feed_length(data)
-        elif data:
-            self._take(data)
+        elif data and self._state == _CHUNKED:
+            self._feed_chunked(data)
+        elif data and self.user is not None:
+            user.on_data(data, None)
 
     def _feed_length(self, data: bytes) -> None:
         here = len(data)
