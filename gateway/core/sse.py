@@ -37,9 +37,11 @@ _LF, _CR = 10, 13
 _BLANK = _BOM + b" \t\r\n"
 
 # How a stream spells `"finish_reason": "stop"` and `"usage": {`, learned from its first meaningful event: JSON is
-# written compactly or with one space. A stream that does neither has every event parsed.
-_COMPACT = (b'"choices":[', b'"finish_reason":"', b'"usage":{')
-_SPACED = (b'"choices": [', b'"finish_reason": "', b'"usage": {')
+# written compactly or with one space. A stream that does neither has every event parsed. A finish in the other spelling
+# is looked for as well: behind some proxies the last events are written by another hand. A quote inside a text is
+# escaped, so a mention is not taken for one.
+_COMPACT = (b'"choices":[', b'"finish_reason":"', b'"usage":{', b'"finish_reason": "')
+_SPACED = (b'"choices": [', b'"finish_reason": "', b'"usage": {', b'"finish_reason":"')
 
 
 class State(enum.Enum):
@@ -160,6 +162,7 @@ class Relay:
         "_keep_usage",
         "_max_event",
         "_opened",
+        "_other_finish",
         "_overhead",
         "_parse_all",
         "_passed",
@@ -201,7 +204,7 @@ class Relay:
         self._closed: set[int] = set()
         self._calm = False  # RELAYING, and the needles of this stream are known
         self._flowing = False  # calm, and at an event boundary
-        self._finish_needle, self._usage_needle = _COMPACT[1:]
+        self._finish_needle, self._usage_needle, self._other_finish = _COMPACT[1:]
         self._text = 0  # bytes of text in parsed events
         self._passed = 0  # events relayed unparsed, counted by what they begin with: the quickest to find ...
         self._passed_size = 0  # ... and their bytes
@@ -230,6 +233,7 @@ class Relay:
             and data[-2:] == b"\n\n"
             and data.find(self._finish_needle) < 0  # not `in`, which tries an integer first and pays for the failure
             and data.find(self._usage_needle) < 0
+            and data.find(self._other_finish) < 0
             and data.find(b"error") < 0
             and data.find(b"[DONE]") < 0
             and size <= self._max_event
@@ -261,7 +265,7 @@ class Relay:
     def _plain(self, whole: bytes, start: int) -> int:
         """Where the run of whole, plain events that begins at `start` ends; `start` where the next one is not plain."""
         limit = min(len(whole), start + _WINDOW, start + self._max_event)  # what fits in there is not oversize
-        for needle in (self._finish_needle, self._usage_needle, b"error", b"[DONE]", b"\r"):
+        for needle in (self._finish_needle, self._usage_needle, self._other_finish, b"error", b"[DONE]", b"\r"):
             found = whole.find(needle, start, limit)
             if found >= 0:
                 limit = found
@@ -269,7 +273,8 @@ class Relay:
         return end if end > start + 2 else start
 
     def _interesting(self, block: bytes) -> bool:
-        return self._finish_needle in block or self._usage_needle in block or b"error" in block or b"[DONE]" in block
+        needles = (self._finish_needle, self._usage_needle, self._other_finish, b"error", b"[DONE]")
+        return any(map(block.__contains__, needles))
 
     def _walk(self, data: bytes) -> bytes:
         """Cut what has come into events, plain ones by the run, others one by one; keep what is left of one."""
@@ -407,7 +412,7 @@ class Relay:
 
     def _learn(self, block: bytes) -> None:
         """Take this stream's spelling from its first meaningful event, and with it the needles for the rest."""
-        for choices, finish, usage in (_COMPACT, _SPACED):
+        for choices, *needles in (_COMPACT, _SPACED):
             if choices in block:
-                self._finish_needle, self._usage_needle = finish, usage
+                self._finish_needle, self._usage_needle, self._other_finish = needles
                 self._calm = self._state is State.RELAYING and not self._parse_all and block.count(b"data:") == 1

@@ -363,6 +363,35 @@ def test_every_spelling_of_json_is_understood(separators: tuple[str, str]) -> No
     assert relay.usage == Usage(input=5, output=2)
 
 
+def respelt(block: bytes) -> bytes:
+    return b"data: " + json.dumps(json.loads(block[6:])).encode() + b"\n\n"
+
+
+MIXED = [
+    [ROLE, HELLO, WORLD, respelt(STOP), respelt(USAGE), DONE],
+    [respelt(ROLE), respelt(HELLO), respelt(WORLD), STOP, USAGE, DONE],
+    [ROLE, HELLO, respelt(WORLD), WORLD, respelt(STOP), USAGE, DONE],
+]
+
+
+@pytest.mark.parametrize("events", MIXED)
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_finish_and_usage_that_another_hand_wrote_are_found(events: list[bytes], whole: bool) -> None:
+    out, relay = run([b"".join(events)] if whole else events)
+    assert out == b"".join(event for event in events if b"usage" not in event)
+    assert relay.done
+    assert relay.failure is None
+    assert relay.usage == Usage(5, 2)
+
+
+def test_json_in_the_text_does_not_look_like_another_hand() -> None:
+    for text in ('{"a": "b", "c":"d"}', '"', '": "', '":"'):
+        for event in (delta(content=text), respelt(delta(content=text))):
+            relay = Relay(keep_usage=False)
+            relay.feed(event)
+            assert relay.feed(event) is event
+
+
 def test_a_mention_of_the_end_marker_or_of_errors_in_the_text_is_text() -> None:
     words = [delta(content=text) for text in ("x", "[DONE]", '"error"', '{"usage":{}}', '"finish_reason":"stop"')]
     out, relay = run([*words, STOP, DONE])
@@ -418,6 +447,7 @@ STREAMS = {
     "two end markers": HELLO + STOP + DONE + DONE + WORLD,
     "utf-8": delta(content="日本\u2028語") + delta(content="é") * 3 + STOP + DONE,
     "malformed": HELLO + b"data: {oops\n\n" + WORLD + b'data: {"error"\n\n' + STOP,
+    **{f"mixed spelling {number}": b"".join(mixed) for number, mixed in enumerate(MIXED)},
     "odd json": b'data: {"choices" : [{"index" : 0, "delta" : {"content" : "x"}}]}\n\n' * 2
     + b'data: {"choices" : [{"index" : 0, "delta" : {}, "finish_reason" : "stop"}]}\n\n',
 }
@@ -445,7 +475,7 @@ def test_any_two_reads_give_the_same_bytes_and_facts(stream: bytes) -> None:
 EVENTS = [ROLE, HELLO, WORLD, STOP, USAGE, DONE, ERROR, delta(1, content="b"), delta(1, finish="stop"), b": c\n\n"]
 ENDS = [b"\n", b"\r", b"\r\n", b"\n\n", HELLO.replace(b"\n", b"\r\n"), WORLD.replace(b"\n", b"\r")]
 SCRAPS = [b"data:", b"data: {oops\n\n", b"event: error\n", b"\xef\xbb\xbf", b"id: 1\n", b'{"a":1}', b"x" * 300]
-PIECES = st.sampled_from([*EVENTS, *ENDS, *SCRAPS])
+PIECES = st.sampled_from([*EVENTS, *map(respelt, [HELLO, WORLD, STOP, USAGE]), *ENDS, *SCRAPS])
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
