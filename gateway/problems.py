@@ -28,7 +28,12 @@ def problems(document: Document, error: ValidationError, model: type[BaseModel] 
     found: list[Problem] = []
     for item in error.errors(include_url=False):
         steps, value = _locate(document.data, item["loc"], missing=item["type"] == "missing")
-        what, valid = _say(dict(item), value, model)
+        if _is_secret(steps):
+            what, valid = _say_secret(dict(item), steps)
+            if item["type"] == "extra_forbidden":
+                steps = steps[:-1]  # the key itself may be what was pasted
+        else:
+            what, valid = _say(dict(item), value, model)
         problem = Problem(document.name, document.line(steps), dotted(steps), what, valid)
         if problem not in found:
             found.append(problem)
@@ -87,6 +92,31 @@ def _say(item: dict[str, Any], value: Any, model: type[BaseModel] | None) -> tup
         return f"{_shown(value)} is not {want}", valid
     message = str(item["msg"])
     return f"{_shown(value)} is not valid", message[:1].lower() + message[1:]
+
+
+#: Where files refer to secrets, and what belongs there. People paste the secret itself, and a message about it is
+#: printed, logged and served by `/readyz`: nothing found at these places is ever shown.
+_SECRETS = {
+    "key": "{env: NAME} or {file: path}",
+    "admin_key": "{sha256: ...}, {env: NAME} or {file: path}",
+    "env": "the name of an environment variable: letters, digits and _",
+    "file": "a path",
+    "sha256": '64 hexadecimal digits, as `printf %s "$KEY" | sha256sum` prints them',
+}
+
+
+def _is_secret(steps: Sequence[str | int]) -> bool:
+    inside = any(step in ("key", "admin_key") for step in steps)
+    return inside or (bool(steps) and steps[0] == "keys" and steps[-1] == "sha256")
+
+
+def _say_secret(item: dict[str, Any], steps: Sequence[str | int]) -> tuple[str, str]:
+    named = next((step for step in reversed(steps) if step in _SECRETS), "key")
+    if item["type"] == "missing":
+        return "is missing", _SECRETS[str(named)]
+    if item["type"] == "extra_forbidden":
+        return "there is no such key here", _SECRETS["key"]
+    return "is not valid here, and is not shown because it may be a secret", _SECRETS[str(named)]
 
 
 def _shown(value: Any) -> str:

@@ -19,9 +19,11 @@ from gateway.config import (
     endpoint,
     read_secret,
 )
+from gateway.core.errors import ConfigError
 from gateway.core.quantities import Invalid
 from gateway.core.types import Timeouts
 from gateway.problems import problems
+from gateway.site import load_site
 from gateway.yamlfile import loads
 
 LEAST = """\
@@ -291,3 +293,23 @@ def test_a_domicile_is_a_country_code_or_refused(domicile: str, says: str) -> No
     key = f"keys:\n  - {{name: k, sha256: {'a' * 64}, tenant: {{team: a, domicile: '{domicile}'}}}}\n"
     assert f"p.yaml:6: keys[0].tenant: {says}" in told(LEAST + key)
     assert read(LEAST + key.replace(f"'{domicile}'", "NO")).keys[0].tenant["domicile"] == "NO"
+
+
+@pytest.mark.parametrize(
+    ("line", "pasted"),
+    [
+        ("backends: {a: {dialect: openai, base_url: 'https://x/v1', key: PASTED}}", "sk-live-pasted-1"),
+        ("backends: {a: {dialect: openai, base_url: 'https://x/v1', key: {env: PASTED}}}", "sk-live-pasted-1"),
+        ("backends: {a: {dialect: openai, base_url: 'https://x/v1', key: {PASTED: x}}}", "sk-live-pasted-1"),
+        ("keys: [{name: a, sha256: PASTED}]", "sk-live-pasted-1"),
+        ("admin_key: PASTED", "sk-live-pasted-1"),
+        ("admin_key: {sha256: PASTED}", "sk-live-pasted-1"),
+    ],
+)
+def test_a_secret_pasted_where_its_place_belongs_is_never_shown(tmp_path: Path, line: str, pasted: str) -> None:
+    path = tmp_path / "pointsman.yaml"
+    path.write_text(line.replace("PASTED", pasted) + "\n")
+    with pytest.raises(ConfigError) as caught:
+        load_site(path, {}, tests=False)
+    assert "pasted" not in str(caught.value)
+    assert "may be a secret" in str(caught.value) or "no such key" in str(caught.value)

@@ -98,13 +98,16 @@ class Serving:
     def decision_headers(self, target: str, decision: Decision) -> bytes:
         """The `x-pointsman-*` lines that tell of a decision and of the target that answers."""
         model = next((t.model.id for t in self.site.fleet.targets if t.name == target), "")
+        because = decision.because
+        if decision.candidates and target not in ("", decision.candidates[0].name):
+            because = f"fallback: {decision.candidates[0].name} failed ({because})"
         told = {
             "target": target,
             "model": model,
             "rule": decision.rule,
             "policy": decision.policy,
             "thinking": str(decision.thinking),
-            "because": decision.because,
+            "because": because,
         }
         lines = [f"x-pointsman-{name}: {_header_safe(value)}\r\n" for name, value in told.items() if value]
         return "".join(lines).encode("latin-1")

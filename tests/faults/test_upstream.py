@@ -77,6 +77,7 @@ def test_a_failure_before_the_first_event_is_invisible(start: Start, name: str) 
     assert answer.content == b"".join(event for event in STREAM if b"prompt_tokens" not in event)
     assert answer.headers["x-pointsman-target"] == "b"
     assert answer.headers["x-pointsman-attempts"] == "2"
+    assert answer.headers["x-pointsman-because"].startswith("fallback: a failed")
     assert len(ups["a"].requests) == 1
 
 
