@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from gateway import __version__
 
 if TYPE_CHECKING:
+    from gateway.core.analyse import Finding
     from gateway.core.errors import ConfigError
     from gateway.core.types import Tenant
     from gateway.site import Site
@@ -119,6 +120,17 @@ def _broken(error: ConfigError, *, as_json: bool = False) -> int:
     return BROKEN
 
 
+def _found(policy: str, finding: Finding) -> str:
+    """One line about a policy, which a finding about the whole of it need not name again."""
+    told = str(finding)
+    whole = finding.id == policy and "[" not in finding.path
+    return f"policy {policy}: " + (told.replace(f"{finding.id}: ", "", 1) if whole else told)
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
 def _serve(given: argparse.Namespace) -> int:
     from gateway.app import serve
 
@@ -156,8 +168,10 @@ def _check(given: argparse.Namespace) -> int:
         for warning in site.warnings:
             print(f"warning: {warning}")
         for name, finding in findings:
-            print(f"policy {name}: {finding}")
-        print(f"ok: {len(site.fleet.targets)} targets, {len(site.policies)} policies, configuration {site.digest}")
+            print(_found(name, finding))
+        counted = f"{_count(len(site.fleet.targets), 'target', 'targets')}, "
+        counted += _count(len(site.policies), "policy", "policies")
+        print(f"ok: {counted}, configuration {site.digest}")
     return NO if given.strict and (wrong or site.warnings) else OK
 
 
@@ -181,7 +195,7 @@ def _test(given: argparse.Namespace) -> int:
             results = policy.run_tests(reference)
             told += [(path, policy.document.line(result.path), result) for result in results]
             if not given.json:
-                print(f"{path}: {len(results)} tests")
+                print(f"{path}: {_count(len(results), 'test', 'tests')}")
                 for result in results:
                     if not result.passed:
                         print(f"  FAILED {result.name} (line {policy.document.line(result.path)})")

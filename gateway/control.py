@@ -39,7 +39,7 @@ def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None
     return Response(msgspec.json.encode(content), status, headers, "application/json")
 
 
-def _app(runtime: Runtime, title: str) -> FastAPI:
+def _app(runtime: Runtime, title: str, serves: str) -> FastAPI:
     # Without openapi_url FastAPI would tell everybody which routes there are.
     app = FastAPI(
         title=title, version=__version__, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
@@ -62,7 +62,7 @@ def _app(runtime: Runtime, title: str) -> FastAPI:
         if isinstance(error, StarletteHTTPException) and error.status_code == 405:
             allow = next((value for name, value in (error.headers or {}).items() if name.lower() == "allow"), "")
             return answer(MethodNotAllowed("method_not_allowed", "This path does not take that method."), allow)
-        return answer(NotFound("not_found", "There is nothing at this path: this gateway serves /v1/chat/completions."))
+        return answer(NotFound("not_found", f"There is nothing at this path: {serves}."))
 
     async def on_invalid(_: Request, __: Exception) -> Response:
         return answer(BadRequest("bad_request", "The request's parameters are not valid."))
@@ -84,7 +84,7 @@ def _headers(request: Request) -> dict[bytes, bytes]:
 
 def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     """Model listing, explanations, recent decisions, health."""
-    app = _app(runtime, "Pointsman")
+    app = _app(runtime, "Pointsman", "here are /v1/chat/completions and /v1/models; an SDK's base_url ends in /v1")
 
     async def tenant_of(request: Request) -> Tenant:
         return authenticate(runtime.serving, _headers(request), time.time())
@@ -167,7 +167,7 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
 
 def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     """Metrics, target states, reload. Open on loopback; elsewhere the configuration demands an admin key."""
-    app = _app(runtime, "Pointsman admin")
+    app = _app(runtime, "Pointsman admin", "this is the admin listener, with /metrics, /v1/targets and /v1/reload")
 
     async def admin(request: Request) -> None:
         expected = runtime.serving.site.admin_key_sha256

@@ -8,6 +8,7 @@ start it, and it needs nothing of the gateway.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -80,9 +81,18 @@ def serve(port: int, threads: int) -> Any:
     return xllamacpp.Server(params)
 
 
+def _end() -> None:
+    # os.write: the interpreter's own streams may be held by a thread that is busy in C. Whoever killed the process
+    # that started us reads no more.
+    with contextlib.suppress(OSError):
+        os.write(2, b"The model server ends: its standard input has ended.\n")
+    os._exit(0)
+
+
 def main() -> int:
     """Serve until told to stop; one JSON line on standard output says where."""
-    parser = argparse.ArgumentParser(prog="python -m gateway.demo_model", description=__doc__.splitlines()[0])
+    says = f"{__doc__.splitlines()[0]} It ends when its standard input does: in a script, keep that open."
+    parser = argparse.ArgumentParser(prog="python -m gateway.demo_model", description=says)
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
@@ -90,7 +100,7 @@ def main() -> int:
     # group; who started us decides what follows.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_stdin(lambda: os._exit(0))
+    end_with_stdin(_end)
     try:
         verify(weights())
         server = serve(given.port, given.threads)

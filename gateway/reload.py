@@ -50,6 +50,7 @@ class Reloader:
         self.runtime = runtime
         self.environ = environ
         self.last = Reloaded(at=time.time())
+        self._running = _until_restart(runtime.serving.site)
         self._watched: tuple[Path, ...] = runtime.serving.site.watched()
         self._seen = fingerprint(self._watched)
         self._task: asyncio.Task[Reloaded] | None = None
@@ -113,7 +114,7 @@ class Reloader:
         if site.tokenizers - old.tokenizers:
             runtime.tokenizers.learn(open_tokenizers(site.tokenizers, background=True))
         logger.info("reloaded: %s", site.digest)
-        for warning in (*site.warnings, *_needs_restart(old, site)):
+        for warning in (*site.warnings, *_needs_restart(self._running, site)):
             logger.warning("%s", warning)
         return Reloaded(time.time())
 
@@ -174,11 +175,12 @@ def _fresh(path: Path, began_ns: int) -> bool:
     return max(stat.st_mtime_ns, stat.st_ctime_ns) > began_ns - _FRESH_NS
 
 
-def _needs_restart(old: Site, new: Site) -> list[str]:
-    """What a file says now and only the next start can do."""
-    changed = {
-        "listen.public": old.listen_public != new.listen_public,
-        "listen.admin": old.listen_admin != new.listen_admin,
-        "log.access": old.access_log != new.access_log,
-    }
-    return [f"{name} has changed: that takes effect at the next start" for name, differs in changed.items() if differs]
+def _until_restart(site: Site) -> dict[str, object]:
+    """What is taken from a site when the process starts and stays until it ends."""
+    return {"listen.public": site.listen_public, "listen.admin": site.listen_admin, "log.access": site.access_log}
+
+
+def _needs_restart(running: Mapping[str, object], site: Site) -> list[str]:
+    """What a file says now and only the next start can do: compared with what runs, not with the last reload."""
+    now = _until_restart(site)
+    return [f"{name} has changed: that takes effect at the next start" for name in now if now[name] != running[name]]

@@ -13,7 +13,7 @@ import hmac
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -214,9 +214,10 @@ class _Loader:
         self.warnings: list[str] = []
         self.digests: list[str] = []
         self.files: list[Path] = [path]
+        self.unread = False  # a policy file did not load: of names that lead to policies nothing can be said
 
     def load(self) -> Site:
-        document = yamlfile.load(self.path, cache_dir=self.cache)
+        document = self._read()
         self.document = document
         doc = validated(document, ConfigDoc)
         self.digests.append(document.sha256)
@@ -263,6 +264,15 @@ class _Loader:
             _grants=MappingProxyType(grants),
         )
 
+    def _read(self) -> yamlfile.Document:
+        try:
+            return yamlfile.load(self.path, cache_dir=self.cache)
+        except ConfigError as error:
+            if self.path.exists():
+                raise
+            valid = "name another file with --config, or begin with a copy of pointsman.example.yaml"
+            raise ConfigError([replace(problem, valid=valid) for problem in error.problems]) from None
+
     # -- the fleet and the listeners --
 
     def _retirements(self, fleet: Fleet) -> None:
@@ -306,6 +316,7 @@ class _Loader:
                 policy = self._policy(path, fleet, reference)
             except ConfigError as error:
                 self.found += error.problems
+                self.unread = True
                 continue
             if policy.name in policies:
                 self.found.append(Problem(str(path), 1, "policy", f"{policy.name} is already another file's policy"))
@@ -325,7 +336,7 @@ class _Loader:
 
     def _default(self, doc: ConfigDoc, policies: Mapping[str, Policy]) -> Policy | None:
         for path, name in (("policies.default", doc.policies.default), ("unknown_model", doc.unknown_model)):
-            if name not in policies and (path, name) != ("unknown_model", "reject"):
+            if not self.unread and name not in policies and (path, name) != ("unknown_model", "reject"):
                 self._note(path, f"no policy {name!r:.80}", suggest(name, policies))
         return policies.get(doc.policies.default)
 
@@ -336,6 +347,8 @@ class _Loader:
     ) -> tuple[dict[bytes, KeyEntry], Mapping[str, Route], dict[str, Grant]]:
         table, wrong = routes(fleet, policies, doc.policies.default, doc.models)
         for name, why in wrong:
+            if self.unread and why.startswith("auto/"):
+                continue
             if name in doc.models and doc.models[name] == why:
                 valid = suggest(why, table) or "auto"
                 self._note(f"models.{name}", f"{why!r:.80} is no policy, model or target that is served here", valid)
@@ -352,6 +365,8 @@ class _Loader:
                 self._note(f"{path}.name", f"{one.name!r} is another key's name", "a name for each key")
             grants[one.name], unknown = grant(one.allow, table, policies)
             for entry in unknown:
+                if self.unread and entry.startswith("auto/"):
+                    continue
                 self._note(
                     f"{path}.allow", f"{entry!r:.80} means nothing here", suggest(entry, ("*", "auto/*", *table))
                 )

@@ -251,5 +251,5 @@ def test_a_source_without_a_date_does_not_load() -> None:
 
 
 def test_a_missing_overlay_is_told_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"mine\.yaml:0: cannot be read"):
+    with pytest.raises(ConfigError, match=r"mine\.yaml: cannot be read"):
         load_catalogue([MODELS, tmp_path / "mine.yaml"])

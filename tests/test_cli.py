@@ -92,7 +92,10 @@ def test_a_command_line_that_means_nothing_exits_with_2(arguments: list[str]) ->
 
 def test_check_of_a_sound_site_says_what_it_holds(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check"]) == 0
-    assert "ok: 2 targets, 1 policies, configuration " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "ok: 2 targets, 1 policy, configuration " in told
+    assert "policy first: holds: every request is covered by a rule\n" in told
+    assert "policy first: warning: shop: its fallbacks never leave" in told
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])
@@ -104,6 +107,32 @@ def test_a_broken_policy_is_told_by_line_and_exits_with_2(
     told = capsys.readouterr()
     assert "first.yaml:8: rules[1].when" in told.err
     assert "task" in told.err
+
+
+def test_a_broken_policy_is_not_also_told_as_missing(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = site / "pointsman.yaml"
+    text = config.read_text(encoding="utf-8")
+    assert "keys:\n" in text
+    more = f"models: {{gpt-4o: auto/first}}\nkeys:\n  - {{name: k, sha256: {'b' * 64}, allow: [auto/first, nobody]}}\n"
+    config.write_text(text.replace("keys:\n", more), encoding="utf-8")
+    break_policy(site, "task: code}\n    use", "tasks: code}\n    use")
+    assert main(["check"]) == 2
+    told = capsys.readouterr().err
+    assert "'first'" not in told
+    assert "auto/first" not in told
+    assert "'nobody' means nothing here" in told
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_without_a_configuration_one_is_told_where_to_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([command]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("pointsman.yaml: cannot be read: No such file or directory: ")
+    assert "--config" in told
+    assert "pointsman.example.yaml" in told
 
 
 def test_a_failing_test_of_a_policy_keeps_it_from_being_served(site: Path, capsys: pytest.CaptureFixture[str]) -> None:

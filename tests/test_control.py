@@ -382,6 +382,22 @@ def test_the_routes_are_those_that_are_documented() -> None:
     ]  # fmt: skip
 
 
+def test_a_route_that_is_added_asks_for_a_key_unless_somebody_says_otherwise() -> None:
+    for app in (public_app, admin_app):
+        routers = [getattr(route, "original_router", None) for route in app(NOBODY, NOBODY).routes]
+        if any(routers):  # else FastAPI has taken them apart, and the routes are tested one by one
+            assert all(router.dependencies for router in routers if router is not None)
+
+
+@pytest.mark.parametrize("method_and_path", ["GET /v1/models", "POST /v1/explain", "POST /v1/chat/completions"])
+def test_of_two_keys_in_one_request_neither_counts(gateway: Gateway, method_and_path: str) -> None:
+    for first, second in ((KEY, "sk-wrong-0123456789"), ("sk-wrong-0123456789", KEY), (KEY, KEY)):
+        with gateway.connect() as conn:
+            keys = f"Authorization: Bearer {first}\r\nAuthorization: Bearer {second}\r\n"
+            conn.sendall(f"{method_and_path} HTTP/1.1\r\nHost: x\r\n{keys}Content-Length: 2\r\n\r\n{{}}".encode())
+            assert conn.recv(65536).startswith(b"HTTP/1.1 401")
+
+
 @pytest.mark.parametrize(("method", "path"), [one for one in PUBLIC if one[1] not in OPEN])
 def test_every_public_route_but_health_asks_for_a_key(gateway: Gateway, method: str, path: str) -> None:
     for with_key in (None, "sk-wrong-0123456789", OLD, "x", KEY + "x", KEY.upper()):
@@ -400,6 +416,15 @@ def test_the_one_open_model_path_only_says_that_it_takes_post(gateway: Gateway) 
         assert refused.headers["allow"] == "POST"
     assert ask(gateway, "/v1/chat/completions", None, "HEAD").status_code == 405
     assert error(ask(gateway, "/v1/chat/completions", None, "POST")) == (401, "invalid_api_key")
+
+
+def test_a_wrong_path_is_told_what_its_own_listener_serves(gateway: Gateway) -> None:
+    public = ask(gateway, "/chat/completions", KEY, "POST").json()["error"]["message"]
+    assert "/v1/chat/completions and /v1/models" in public
+    assert "base_url ends in /v1" in public
+    admin = httpx.get(gateway.admin + "/v1/models", timeout=30).json()["error"]["message"]
+    assert "/v1/targets" in admin
+    assert "chat" not in admin
 
 
 @pytest.mark.parametrize(

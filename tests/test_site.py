@@ -338,7 +338,7 @@ def test_a_key_expires_at_the_start_of_its_day(files: Directory) -> None:
         (sha("one-model"), sha("one-target"), "is the hash of another key in this file"),
         ("  qwen-plus:", "  qwen3.5-9b:", "targets.qwen3.5-9b: is the name of a model, but serves qwen3.5-plus"),
         ("policies: {dir: policies,", "policies: {dir: polices,", "policies.dir: no policy files in"),
-        ("policies: {", "catalog: mine.yaml\npolicies: {", "mine.yaml:0: cannot be read: No such file"),
+        ("policies: {", "catalog: mine.yaml\npolicies: {", "mine.yaml: cannot be read: No such file"),
         ("policies: {", "listen: {public: 0.0.0.0:8080}\nadmin_key: {env: NONE}\npolicies: {", "NONE is not set"),
         ("policies: {", "listen: {admin: 0.0.0.0:8081}\npolicies: {", "listen.admin: can be reached from other"),
     ],

@@ -204,7 +204,7 @@ class Problem:
     valid: str = ""
 
     def __str__(self) -> str:
-        parts = [f"{self.file}:{self.line}", self.path, self.what, self.valid]
+        parts = [f"{self.file}:{self.line}" if self.line else self.file, self.path, self.what, self.valid]
         return ": ".join(part for part in parts if part)
 
 

@@ -173,6 +173,7 @@ class ThinkingRule:
     """A compiled entry of the thinking list."""
 
     id: str
+    because: str
     when: Condition | None
     thinking: Thinking
     force: bool
@@ -347,4 +348,4 @@ def _thinking(reading: _Reading, entry: ThinkingDoc, path: str) -> ThinkingRule:
         thinking = Thinking("budget", wish.budget, entry.id)
     else:
         thinking = Thinking(wish, None, entry.id)
-    return ThinkingRule(entry.id, _when(reading, entry.when, path), thinking, entry.force)
+    return ThinkingRule(entry.id, entry.because, _when(reading, entry.when, path), thinking, entry.force)

@@ -222,7 +222,7 @@ def _thinking(policy: Policy, signals: Signals, decision: Decision) -> tuple[Ent
         matched, why = explain(entry.when, signals, policy.tokens_by)
         chosen = decision.refusal is None and decision.thinking.rule == entry.id
         effect = str(entry.thinking) + (", forced" if entry.force else "")
-        found.append(EntryTrace(entry.id, matched, why, effect=effect, chosen=chosen))
+        found.append(EntryTrace(entry.id, matched, why, entry.because, effect, chosen=chosen))
     return tuple(found)
 
 

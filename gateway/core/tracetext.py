@@ -47,6 +47,8 @@ def _entries(title: str, entries: Sequence[EntryTrace]) -> Iterator[str]:
         effect = f" {entry.effect}" if entry.effect else ""
         names = f": {', '.join(entry.targets)}" if entry.targets else ""
         yield f"  {mark} {entry.id:<{width}}{effect}  {entry.why}{names}"
+        if entry.because and (entry.chosen or entry.targets):
+            yield f"    {'':<{width}}  because {entry.because}"
     yield ""
 
 

@@ -137,7 +137,7 @@ def test_what_means_nothing_is_refused_with_its_place(kind: Kind, raw: Any, path
 def test_choices_are_checked_and_the_nearest_is_named() -> None:
     problems = Problems()
     parse("hgih", Spelling("effort", "text", ("low", "high")), "effort", problems)
-    assert str(problems.found[0]) == ":0: effort: 'hgih' is no effort that is known: did you mean high?"
+    assert str(problems.found[0]) == "effort: 'hgih' is no effort that is known: did you mean high?"
 
 
 def test_aliases_mean_what_they_stand_for() -> None:

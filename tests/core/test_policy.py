@@ -221,4 +221,4 @@ def test_a_task_that_the_lexicon_cannot_tell_is_refused_where_its_tasks_are_know
     with pytest.raises(ConfigError) as caught:
         compile_policy(doc, FLEET, digest="0", tasks=["math", "code"])
     (problem,) = caught.value.problems
-    assert str(problem) == ":0: rules[0].when.task.in[1]: 'cod' is no task that is known: did you mean code?"
+    assert str(problem) == "rules[0].when.task.in[1]: 'cod' is no task that is known: did you mean code?"

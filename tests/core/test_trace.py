@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -165,6 +166,9 @@ def test_a_trace_reads_in_a_terminal() -> None:
     assert "  > rest  always\n" in text
     assert "  + eu       forbid  tenant.domicile: {in: @eu} (is DE): scout, maverick\n" in text
     assert "   - maverick     $0.000000 to $0.800000  dropped: forbidden by eu\n" in text
+    long = render(told(context_tokens=300_000))
+    assert re.search(r"  > long +.*\n +because S1:22\n", long)
+    assert "because R-05" not in long, "a constraint that selects nothing had no part in it"
     assert "refused: context_length_exceeded under rule long" in render(told(context_tokens=5_000_000))
 
 
