@@ -71,7 +71,8 @@ def endpoint(url: str) -> Endpoint:
     scheme, host = parts.scheme, parts.hostname
     clean = re.fullmatch(r"[A-Za-z0-9._-]+|[0-9a-fA-F:.]+", host or "") and re.fullmatch(r"[!-~]*", parts.path)
     if scheme not in ("http", "https") or not host or not clean or "@" in parts.netloc or parts.query or parts.fragment:
-        raise Invalid(f"{url!r:.200} is not a URL of a server", valid)
+        shown = re.sub(r"//[^@/]*@", "//***@", url)
+        raise Invalid(f"{shown!r:.200} is not a URL of a server", valid)
     path = parts.path.rstrip("/")
     https = scheme == "https"
     return Endpoint(

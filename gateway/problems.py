@@ -111,6 +111,9 @@ def _is_secret(steps: Sequence[str | int]) -> bool:
 
 
 def _say_secret(item: dict[str, Any], steps: Sequence[str | int]) -> tuple[str, str]:
+    cause = item.get("ctx", {}).get("error")
+    if isinstance(cause, Invalid):
+        return cause.what, cause.valid  # in our own words, which show nothing
     named = next((step for step in reversed(steps) if step in _SECRETS), "key")
     if item["type"] == "missing":
         return "is missing", _SECRETS[str(named)]
