@@ -364,3 +364,24 @@ def running(
 def chat(model: str = "auto", text: str = "Say hello.", **more: Any) -> dict[str, Any]:
     """A small chat request."""
     return {"model": model, "messages": [{"role": "user", "content": text}], **more}
+
+
+def eventually(true: Callable[[], bool], within_s: float = 5.0) -> bool:
+    """Whether something becomes true within a time; waits no longer than it takes."""
+    ends_at = time.monotonic() + within_s
+    while time.monotonic() < ends_at:
+        if true():
+            return True
+        time.sleep(0.02)
+    return true()
+
+
+def settled(count: Callable[[], int], still_s: float = 0.5, within_s: float = 8.0) -> int:
+    """A count once it has stood still for a while."""
+    ends_at = time.monotonic() + within_s
+    last, since = count(), time.monotonic()
+    while time.monotonic() - since < still_s and time.monotonic() < ends_at:
+        time.sleep(0.02)
+        if (now := count()) != last:
+            last, since = now, time.monotonic()
+    return last
