@@ -227,6 +227,21 @@ def test_weights_that_are_not_the_expected_ones_are_refused(tmp_path: Path) -> N
         demo_model.verify(damaged)
 
 
+@needs_model
+def test_a_model_server_whose_input_ends_says_so_and_ends() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "gateway.demo_model"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert run.returncode == 0
+    assert "its standard input has ended" in run.stderr
+
+
 def test_events_split_at_line_feeds_only_and_in_any_cut() -> None:
     stream = 'data: {"a":"x\u2028y"}\n\n: comment\n\ndata: {"b":2}\r\n\r\ndata: [DONE]\n\n'.encode()
     for size in (1, 2, 7, len(stream)):
