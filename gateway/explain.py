@@ -91,6 +91,6 @@ def explain_record(entry: Remembered) -> dict[str, Any]:
     policy = site.policies[entry.record.policy.partition("@")[0]]
     signals = Signals.given(entry.signals)
     drawn = draw(entry.record.request_id, entry.signals.get("conversation"))
-    snapshot = Snapshot(now=entry.record.wall, draw=drawn, available=entry.available)
+    snapshot = Snapshot(entry.record.wall, drawn, entry.available, entry.latency_s)
     told = trace(policy, signals, snapshot, pinned=entry.pinned)
     return {"record": asdict(entry.record), "trace": told.to_dict()}

@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Generator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from gateway.core import dialects, pricing, sse, usage, wire
@@ -48,6 +49,7 @@ _BROKEN = {
 }
 
 
+EMPTY_LATENCIES: Mapping[str, float] = MappingProxyType({})
 logger = logging.getLogger("pointsman")
 
 
@@ -65,6 +67,7 @@ class Exchange:
     decision: Decision = None  # type: ignore[assignment]  # None: none was made
     pinned: int | None = None
     available = 0
+    latency_s: Mapping[str, float] = EMPTY_LATENCIES  # by target, where the decision rests on it
     values: Mapping[str, Any] = EMPTY  # of the signals that were computed
     endpoint = ""  # of the present attempt, where its target has several
     tried: tuple[int, ...] = ()  # endpoints of the present target that were tried
@@ -84,7 +87,7 @@ class Exchange:
 
     def __init__(self, runtime: Runtime, connection: ClientConnection, asked: Asked) -> None:
         self.runtime = runtime
-        self.serving = runtime.serving
+        self.serving = asked.serving  # what the request began with, should a reload come in between
         self.connection = connection
         self.asked = asked
         tenant = asked.tenant
@@ -175,6 +178,7 @@ class Exchange:
             available=self.available,
             latency_s=runtime.board.latency_s,
         )
+        self.latency_s = snapshot.latency_s
         try:
             decision = decide(policy, self.signals, snapshot, pinned=self.pinned)
             if decision.refusal is not None and decision.refusal[0] == "no_target_available":
@@ -594,7 +598,7 @@ class Exchange:
         if runtime.log is not None:
             runtime.log(record)
         if self.decision is not None:
-            runtime.remember(Remembered(record, self.values, self.available, self.pinned, self.serving))
+            runtime.remember(Remembered(record, self.values, self.available, self.latency_s, self.pinned, self.serving))
 
     # -- headers of the answer --
 

@@ -119,6 +119,7 @@ class Remembered(NamedTuple):
     record: Record
     signals: Mapping[str, Any]  # computed values, as `Signals.given` takes them back
     available: int
+    latency_s: Mapping[str, float]
     pinned: int | None
     serving: Serving
 

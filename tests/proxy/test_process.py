@@ -294,3 +294,20 @@ def test_two_endpoints_share_the_load_and_a_cap_is_kept(tmp_path: Path) -> None:
 
 def test_framed_is_what_the_tests_think_it_is() -> None:
     assert framed(b"abc") == b"3\r\nabc\r\n"
+
+
+def test_a_decision_by_latency_is_told_as_it_was_made(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "policies").mkdir()
+    policy = 'policy: home\nrules:\n  - {id: all, use: [{family: "*", rank: fastest}]}\n'
+    (tmp_path / "policies/home.yaml").write_text(policy)
+
+    def slow(conn: socket.socket, request: Received) -> bool:
+        time.sleep(0.3)
+        return plain()(conn, request)
+
+    gateway, _ = start({"a": [slow], "b": [plain()]}, policies={"dir": "policies", "default": "home"})
+    for name in "ab":
+        gateway.post(chat(name))
+    served = gateway.post(chat())
+    told = gateway.get(f"/v1/decisions/{served.headers['x-request-id']}").json()
+    assert told["trace"]["candidates"][0] == told["record"]["chosen"] == "b"
