@@ -148,7 +148,7 @@ def item_places(body: bytes, at: int, items: Sequence[Any]) -> list[int]:
 
 def skip_space(text: bytes, at: int) -> int:
     """The place of the first byte from `at` on that is no white space, of text that is known to be JSON."""
-    size = 64
+    size = 1024
     while at < len(text) and text[at] <= _SPACE:
         space = text[at : at + size]
         at += len(space) - len(space.lstrip())
