@@ -23,6 +23,9 @@ HOT_PATHS = frozenset({b"/v1/chat/completions"})
 LARGE_PATHS = frozenset({b"/v1/explain"})
 #: What all others may send: nothing that the control plane reads is larger.
 SMALL_BODY = 65_536
+#: Credentials that were found valid, kept as they are sent: hashing one costs more than all else about a head. Only
+#: valid ones are kept, and no longer than the configuration that says so.
+MAX_KNOWN_KEYS = 4096
 _KEY = re.compile(rb"[A-Za-z0-9_.\-]{8,256}")
 _ANONYMOUS = Tenant(key="anonymous", explain=True)
 
@@ -52,14 +55,21 @@ def _key(serving: Serving, headers: dict[bytes, bytes], now: float) -> tuple[Ten
     keys = serving.site.keys
     if not keys:
         return _ANONYMOUS, NEVER
-    scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+    sent = headers.get(b"authorization", b"")
+    known = serving.known_keys.get(sent)
+    if known is not None and now < known[1]:
+        return known
+    scheme, _, key = sent.partition(b" ")
     if not key:
         raise Unauthenticated("invalid_api_key", "No API key was given: send 'Authorization: Bearer <key>'.")
     if scheme.lower() == b"bearer" and _KEY.fullmatch(key):
         # The table is keyed by the hash, so what a comparison could leak by its timing is a hash, not a key.
         entry = keys.get(hashlib.sha256(key).digest())
         if entry is not None and not entry.expired(now):
-            return entry.tenant, NEVER if entry.expires_at is None else entry.expires_at
+            if len(serving.known_keys) >= MAX_KNOWN_KEYS:
+                serving.known_keys.clear()
+            found = serving.known_keys[sent] = (entry.tenant, NEVER if entry.expires_at is None else entry.expires_at)
+            return found
     raise Unauthenticated("invalid_api_key", "The API key is not valid.")
 
 

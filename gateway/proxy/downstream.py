@@ -31,6 +31,7 @@ WRITE_STALL_S = 60.0
 #: Bytes of further requests that are kept while one is served. A client that pipelines more is cut off after it.
 MAX_PENDING = 1 << 20
 _MAX_EMPTY_LINES = 4
+_MAX_STRANGERS = 8
 
 # What the connection is doing. A message is assembled in HEAD and BODY, then served in HOT or COLD.
 _HEAD, _BODY, _HOT, _COLD, _CLOSING, _CLOSED = range(6)
@@ -62,6 +63,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
         self._before = b""
         self._after = b""
         self._known: Asked | None = None
+        self._strangers = 0  # heads that were not the last one again: some clients never repeat one
 
     # -- asyncio --
 
@@ -174,7 +176,8 @@ class ClientConnection(Timed, HttpToolsProtocol):
         if head.length is None:
             self._take_chunked(data[end:])
             return
-        if asked.hot and asked.error is None and not asked.expect_continue:
+        if asked.hot and asked.error is None and not asked.expect_continue and self._strangers < _MAX_STRANGERS:
+            self._strangers += known is not None
             self._remember(raw, asked)
         self._take_length(head.length, data, end)
 

@@ -94,6 +94,7 @@ class Serving:
     routes: tuple[Route, ...]
     ranks_by_latency: bool  # some rung of some policy orders by it
     memo: Memo = field(default_factory=Memo)
+    known_keys: dict[bytes, tuple[Tenant, float]] = field(default_factory=dict, repr=False)  # see `asked`
 
     def decision_headers(self, target: str, decision: Decision) -> bytes:
         """The `x-pointsman-*` lines that tell of a decision and of the target that answers."""
