@@ -249,9 +249,10 @@ def test_uploads_to_nowhere_do_not_use_up_the_room_for_uploads(start: Start) -> 
         conn.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 63999999\r\n\r\n")
         held.append(conn)
     assert gateway.get("/healthz").status_code == 200  # they have been read
-    assert gateway.post(chat("a", text="x" * 400_000)).status_code == 200
+    answer = gateway.post(chat("a", text="x" * 120_000))  # fits the window even where every byte counts as a token
     for conn in held:
         conn.close()
+    assert answer.status_code == 200
 
 
 def test_a_body_that_stalls_after_a_fast_start_is_ended(start: Start) -> None:
