@@ -33,23 +33,27 @@ class HeadError(ValueError):
 class Headers(Mapping[str, str]):
     """A head's headers as policies see them, under lower-case names, without credentials.
 
-    Decoded when asked for: most never are.
+    Decoded, and sifted, when asked for: most never are.
     """
 
     __slots__ = ("_raw",)
 
     def __init__(self, raw: Mapping[bytes, bytes]) -> None:
-        self._raw = raw if _PRIVATE.isdisjoint(raw) else {k: v for k, v in raw.items() if k not in _PRIVATE}
+        self._raw = raw
 
     def __getitem__(self, name: str) -> str:
-        return self._raw[name.encode("latin-1", "replace")].decode("latin-1")  # "?" is in no header's name
+        key = name.encode("latin-1", "replace")  # "?" is in no header's name
+        if key in _PRIVATE:
+            raise KeyError(name)
+        return self._raw[key].decode("latin-1")
 
     def __iter__(self) -> Iterator[str]:
         for name in self._raw:
-            yield name.decode("latin-1")
+            if name not in _PRIVATE:
+                yield name.decode("latin-1")
 
     def __len__(self) -> int:
-        return len(self._raw)
+        return sum(name not in _PRIVATE for name in self._raw)
 
 
 @dataclass(slots=True)
