@@ -124,10 +124,6 @@ def error_event(error: GatewayError) -> bytes:
     return b"data: " + to_openai(error) + b"\n\n"
 
 
-def _is_one_event(data: bytes) -> bool:
-    return data[-2:] == b"\n\n" and data.find(b"\n\n") == len(data) - 2 and data[0] != _LF and b"\r" not in data
-
-
 def _size(block: bytes) -> int:
     """The bytes of an event as if it ended in two LF, so that estimates do not hang on where a CRLF was cut."""
     return len(block.rstrip(b"\r\n")) + 2

@@ -74,11 +74,6 @@ class Wheel:
         else:
             bucket.append(item)
 
-    @staticmethod
-    def disarm(item: Timed) -> None:
-        """Forget the item's deadline; its slot is cleaned up when it comes round."""
-        item.due = NEVER
-
     def _run(self) -> None:
         self._handle = self._loop.call_later(TICK_S, self._run)
         self.advance(time.monotonic())

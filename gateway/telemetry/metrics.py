@@ -149,10 +149,6 @@ class Metrics:
         self.reloads["ok" if ok else "rejected"] += 1
         self.last_reload_ok = ok
 
-    def gauge_inflight(self, count: int) -> None:
-        """Set the number of requests being served, where the caller knows it better than by counting."""
-        self.inflight = count
-
     def set_states(self, states: Iterable[Mapping[str, Any]]) -> None:
         """What the health board says of every target, as a scrape should see it: `target` and `state` of each."""
         self.states = tuple((str(one["target"]), str(one["state"])) for one in states)
