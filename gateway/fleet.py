@@ -16,6 +16,7 @@ from gateway.catalog import Catalogue, Offer
 from gateway.config import BackendDoc, FleetDoc, GpuPrice, TargetDoc, egress_proxy, endpoint, read_secret
 from gateway.core.errors import Problem
 from gateway.core.quantities import Invalid
+from gateway.core.rows import DIALECTS, Dialect
 from gateway.core.types import Backend, Endpoint, Fleet, Model, Price, Secret, Target, ThinkingSupport, Timeouts
 from gateway.fields import price
 from gateway.problems import suggest
@@ -24,22 +25,12 @@ from gateway.yamlfile import Document
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Dialects:
-    """What the fleet needs to know of dialects: their names, which can switch thinking, which constrain output."""
-
-    names: tuple[str, ...]
-    switches: frozenset[str]
-    structured: frozenset[str]
-
-
 @dataclass(slots=True)
 class FleetBuilder:
     """Builds one fleet. Problems and warnings are collected in `found` and `warnings`, not raised."""
 
     document: Document
     catalogue: Catalogue
-    dialects: Dialects
     environ: Mapping[str, str]
     directory: Path  # what files in the document are relative to
     timeouts: Timeouts
@@ -79,8 +70,9 @@ class FleetBuilder:
 
     def _backend(self, name: str, doc: BackendDoc) -> tuple[Backend | None, str | None]:
         path = f"backends.{name}"
-        if doc.dialect not in self.dialects.names:
-            valid = suggest(doc.dialect, self.dialects.names)
+        row = DIALECTS.get(doc.dialect)
+        if row is None:
+            valid = suggest(doc.dialect, DIALECTS)
             self._note(f"{path}.dialect", f"no dialect {doc.dialect!r:.60}", valid)
             return None, None
         endpoints = tuple(endpoint(url) for url in doc.urls())
@@ -141,6 +133,7 @@ class FleetBuilder:
         path = f"targets.{name}"
         known = self.catalogue.offer(model.id, provider, backend.region, doc.upstream_id) if provider else None
         offer = known or Offer(model.id, provider or "", model.id)
+        dialect = backend.own_dialect or DIALECTS[backend.dialect]
         window = doc.window or offer.window
         if window is None:
             valid = "window: the tokens that server takes (vLLM: --max-model-len), not what the model card says"
@@ -166,10 +159,10 @@ class FleetBuilder:
                 doc.structured_output,
                 offer.structured_output,
                 model.structured_output,
-                backend.dialect in self.dialects.structured,
+                dialect.structured,
             ),
-            thinking=doc.thinking or self._thinking(model, backend),
-            unsupported=frozenset(doc.unsupported),
+            thinking=self._thinking(path, doc, model, dialect),
+            unsupported=dialect.refuses.union(doc.unsupported),
             retires_on=doc.retires_on or offer.retires_on,
             stand_in=doc.stand_in,
             weight=doc.weight,
@@ -204,11 +197,14 @@ class FleetBuilder:
             self._note(f"{path}.modalities", f"{model.id} does not read {', '.join(beyond)}", valid)
         return frozenset(doc.modalities)
 
-    def _thinking(self, model: Model, backend: Backend) -> ThinkingSupport:
+    def _thinking(self, path: str, doc: TargetDoc, model: Model, dialect: Dialect) -> ThinkingSupport:
+        if doc.thinking == "switchable" and not dialect.thinking.exists:
+            valid = "always, never or unknown; or a dialect of your own with thinking:"
+            self._note(f"{path}.thinking", f"there is no known way to switch thinking with {dialect.name}", valid)
         # A switch that the backend cannot be asked for is no switch: what happens then is not known.
-        if model.thinking == "switchable" and backend.dialect not in self.dialects.switches:
-            return "unknown"
-        return model.thinking
+        if model.thinking == "switchable" and not (dialect.thinking.exists and dialect.thinking.sure):
+            return doc.thinking or "unknown"
+        return doc.thinking or model.thinking
 
     # -- collecting --
 

@@ -18,14 +18,13 @@ from pydantic import BaseModel, ValidationError
 from gateway import bundled, catalog, yamlfile
 from gateway.catalog import Catalogue
 from gateway.config import FleetDoc
-from gateway.core.dialects import DIALECTS
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.lexicon import Lexicon
 from gateway.core.policy import Policy, PolicyDoc, compile_policy
 from gateway.core.policytest import Result, run_tests
 from gateway.core.signals import REQUEST_TASKS
 from gateway.core.types import Fleet, Timeouts
-from gateway.fleet import Dialects, FleetBuilder
+from gateway.fleet import FleetBuilder
 from gateway.problems import problems
 from gateway.yamlfile import Document
 
@@ -100,20 +99,11 @@ def reference_fleet(known: Catalogue | None = None, *, cache: Path | None = None
             names=MappingProxyType({**known.names, **shipped.names}),
         )
     document = yamlfile.load(bundled.policies() / "catalog" / "reference-fleet.yaml", cache_dir=cache)
-    builder = FleetBuilder(document, shipped, dialects(), {}, bundled.policies(), Timeouts(), secrets=False)
+    builder = FleetBuilder(document, shipped, {}, bundled.policies(), Timeouts(), secrets=False)
     fleet = builder.build(validated(document, FleetDoc))
     if builder.found:
         raise ConfigError(builder.found)
     return fleet
-
-
-def dialects() -> Dialects:
-    """What the fleet must know of the dialects there are."""
-    return Dialects(
-        names=tuple(DIALECTS),
-        switches=frozenset(name for name, one in DIALECTS.items() if one.thinking.switch),
-        structured=frozenset({"vllm", "llama.cpp"}) & DIALECTS.keys(),
-    )
 
 
 def validated(document: Document, model: type[M]) -> M:

@@ -30,7 +30,7 @@ from gateway.core.quantities import Invalid
 from gateway.core.types import Fleet, Tenant, Timeouts
 from gateway.fleet import FleetBuilder
 from gateway.naming import Grant, Route, grant, routes
-from gateway.policyfile import dialects, load_catalogue, load_policy, placed, policy_files, reference_fleet, validated
+from gateway.policyfile import load_catalogue, load_policy, placed, policy_files, reference_fleet, validated
 from gateway.problems import suggest
 from gateway.telemetry.metrics import Names
 
@@ -226,7 +226,7 @@ class _Loader:
         known = load_catalogue(overlays, cache=self.cache)
         self.digests += [yamlfile.load(one, cache_dir=self.cache).sha256 for one in overlays]
         timeouts = doc.timeouts.over(Timeouts())
-        builder = FleetBuilder(document, known, dialects(), self.environ, self.directory, timeouts, self.secrets)
+        builder = FleetBuilder(document, known, self.environ, self.directory, timeouts, self.secrets)
         fleet = builder.build(doc)
         self.found += builder.found
         self.warnings += builder.warnings

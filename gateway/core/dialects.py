@@ -1,13 +1,13 @@
 """How each kind of server is spoken to: where requests go, what a body must and must not hold, what a refusal means.
 
-A dialect is a row of data. A new OpenAI-compatible server is a new row; code is only for behaviour that differs. How
-streams are read is in `sse`, complete answers in `answers`, errors in `refusals`, thinking fields in `thinking`.
+What differs between servers is data, in `rows`; here is what is done with it. How streams are read is in `sse`,
+complete answers in `answers`, errors in `refusals`, thinking fields in `thinking`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import msgspec
@@ -16,6 +16,7 @@ from gateway.core import refusals, wire
 from gateway.core import thinking as thoughts
 from gateway.core.answers import Answer, parse_answer
 from gateway.core.refusals import relayed_error
+from gateway.core.rows import DIALECTS, Dialect
 from gateway.core.sse import Relay
 from gateway.core.types import Outcome, Target, Thinking
 from gateway.core.wire import Envelope
@@ -65,68 +66,6 @@ HOST_MEMBERS = frozenset(
     }
 )
 
-#: Hints to the gateway that only OpenAI itself defines; a self-hosted server ignores them at best.
-_OPENAI_ONLY = frozenset({"metadata", "service_tier", "store"})
-
-
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """One kind of server."""
-
-    name: str
-    thinking: thoughts.Spelling
-    path: str = "/chat/completions"  # behind the endpoint's own path
-    drops: frozenset[str] = frozenset()  # standard members it refuses, or would take for something else
-    limit: str | None = None  # the one name it knows for the output limit; None: both of OpenAI's
-    codes: Mapping[str, Outcome] = field(default_factory=dict)  # error codes of its own, see `refusals.CODES`
-
-    def __repr__(self) -> str:
-        return f"Dialect({self.name!r})"
-
-
-DIALECTS: Mapping[str, Dialect] = MappingProxyType(
-    {
-        row.name: row
-        for row in (
-            Dialect("openai", thinking=thoughts.Spelling(effort="reasoning_effort")),
-            Dialect(
-                "vllm",
-                drops=_OPENAI_ONLY,
-                thinking=thoughts.Spelling(
-                    switch="chat_template_kwargs.enable_thinking",
-                    budget="thinking_token_budget",
-                    effort="reasoning_effort",
-                ),
-            ),
-            Dialect(
-                "llama.cpp",
-                drops=_OPENAI_ONLY,
-                thinking=thoughts.Spelling(
-                    switch="chat_template_kwargs.enable_thinking", budget="thinking_budget_tokens"
-                ),
-                codes=MappingProxyType({"unavailable_error": Outcome.OVERLOADED}),  # it still loads its model
-            ),
-            Dialect(
-                "dashscope",
-                drops=_OPENAI_ONLY,
-                limit="max_tokens",
-                thinking=thoughts.Spelling(switch="enable_thinking", budget="thinking_budget"),
-                codes=MappingProxyType(
-                    {
-                        "Arrearage": Outcome.RATE_LIMITED,  # a 400: the account is out of money
-                        "AllocationQuota.FreeTierOnly": Outcome.RATE_LIMITED,  # a 403: the free quota is used up
-                        "Throttling": Outcome.RATE_LIMITED,
-                        "Throttling.RateQuota": Outcome.RATE_LIMITED,
-                        "Throttling.AllocationQuota": Outcome.RATE_LIMITED,
-                        "Model.AccessDenied": Outcome.MODEL_GONE,  # a 403: this key may not use this model
-                        "ModelNotFound": Outcome.MODEL_GONE,
-                    }
-                ),
-            ),
-        )
-    }
-)
-
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _INCLUDE_USAGE = b'{"include_usage":true}'
 
@@ -137,10 +76,10 @@ class Plan:
 
     target: Target
     dialect: Dialect
-    model: bytes  # `model_sent` as JSON
-    unusual: frozenset[str]  # members that make a body need more than its model replaced
-    fixed: Mapping[str, bytes]  # thinking mode -> the only thinking member it takes, for bodies without an own wish
-    fixed_name: str = field(default="", repr=False)
+    base: dict[str, bytes | None]  # what every body gets: `model_sent` first; copied, never changed
+    dropped: frozenset[str]  # members of the client's that never go there
+    unusual: frozenset[str]  # members that make a body need more than `base` and `fixed`
+    fixed: Mapping[str, Mapping[str, bytes]]  # thinking mode -> the members it takes, for bodies without an own wish
 
     @property
     def path(self) -> str:
@@ -150,36 +89,44 @@ class Plan:
     @property
     def switchable(self) -> bool:
         """The target may be told to think or not."""
-        return self.target.thinking == "switchable"
+        return self.target.thinking == "switchable" and self.dialect.thinking.exists
 
     def headers(self, key: str | None) -> Mapping[str, str]:
-        """Header fields that open the upstream's door. `key` is the revealed secret, None where none is configured."""
-        return {"Authorization": f"Bearer {key}"} if key is not None else {}
+        """Header fields that open the upstream's door, and those that configuration adds.
+
+        `key` is the revealed secret, None where none is configured.
+        """
+        name, before = self.dialect.auth
+        written = self.target.backend.headers
+        added = {one: value if isinstance(value, str) else value.reveal() for one, value in written.items()}
+        return {**({name: before + key} if key is not None else {}), **self.dialect.headers, **added}
 
 
 def prepare(target: Target) -> Plan:
     """The plan for a target. Raises KeyError for a dialect that is not in `DIALECTS`."""
-    dialect = DIALECTS[target.backend.dialect]
-    unusual = HOST_MEMBERS | dialect.drops | {"metadata"}
+    backend = target.backend
+    dialect = backend.own_dialect or DIALECTS[backend.dialect]
+    constant = {**dialect.members, **backend.members}
+    dropped = (HOST_MEMBERS | dialect.drops) - constant.keys()
+    unusual = dropped | {"metadata"}
     if dialect.limit is not None:
         unusual |= {name for name in _LIMITS if name != dialect.limit}
-    fixed: dict[str, bytes] = {}
-    name = ""
-    if target.thinking == "switchable":
-        unusual |= thoughts.MEMBERS
+    fixed: dict[str, Mapping[str, bytes]] = {}
+    if target.thinking == "switchable" and dialect.thinking.exists:
+        constant = {**dialect.thinking.beside, **constant}
+        unusual |= thoughts.MEMBERS | dialect.thinking.beside.keys()
         nothing = wire.Envelope({}, {"model": ""}, 0)
         for mode in ("never", "always"):
-            wish = thoughts.settle(nothing, Thinking(mode))
-            ((name, value),) = thoughts.write(wish, dialect.thinking, nothing).items()
-            assert value is not None  # noqa: S101 - for the type checker: nothing is dropped from an empty body
-            fixed[mode] = value
+            said = thoughts.write(thoughts.settle(nothing, Thinking(mode)), dialect.thinking, nothing)
+            fixed[mode] = MappingProxyType({name: value for name, value in said.items() if value is not None})
+    encoded = {name: msgspec.json.encode(value) for name, value in constant.items()}
     return Plan(
         target=target,
         dialect=dialect,
-        model=msgspec.json.encode(target.upstream_id),
+        base={"model": msgspec.json.encode(target.upstream_id), **encoded},
+        dropped=frozenset(dropped),
         unusual=frozenset(unusual),
         fixed=MappingProxyType(fixed),
-        fixed_name=name,
     )
 
 
@@ -188,13 +135,13 @@ def request_body(envelope: Envelope, plan: Plan, thinking: Thinking) -> bytes:
 
     Members the gateway does not know pass through, except those that name hosts. Usage is always asked of streams.
     """
-    overrides: dict[str, bytes | None] = {"model": plan.model}
+    overrides = plan.base.copy()
     if envelope.stream and not envelope.include_usage:
         overrides["stream_options"] = _with_usage(envelope)
     if plan.unusual.isdisjoint(envelope.members):
-        value = plan.fixed.get(thinking.mode)
-        if value is not None:
-            overrides[plan.fixed_name] = value
+        said = plan.fixed.get(thinking.mode)
+        if said is not None:
+            overrides.update(said)
         elif thinking.mode == "budget" and plan.switchable:
             overrides.update(thoughts.write(thoughts.settle(envelope, thinking), plan.dialect.thinking, envelope))
     else:
@@ -212,7 +159,7 @@ def _with_usage(envelope: Envelope) -> bytes:
 def _adapt(envelope: Envelope, plan: Plan, thinking: Thinking, overrides: dict[str, bytes | None]) -> None:
     members = envelope.members
     dialect = plan.dialect
-    for name in HOST_MEMBERS | dialect.drops:
+    for name in plan.dropped:
         if name in members:
             overrides[name] = None
     # OpenAI takes metadata only with completions it stores; clients of a gateway send it for the policy.
@@ -221,6 +168,9 @@ def _adapt(envelope: Envelope, plan: Plan, thinking: Thinking, overrides: dict[s
     if dialect.limit is not None:
         _rename_limit(envelope, dialect.limit, overrides)
     if plan.switchable:
+        for name in dialect.thinking.beside:
+            if name in members and name not in plan.target.backend.members:
+                overrides.pop(name, None)
         overrides.update(thoughts.write(thoughts.settle(envelope, thinking), dialect.thinking, envelope))
 
 

@@ -7,7 +7,8 @@ that are `switchable` are told anything; what a client sent goes to all others a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -28,10 +29,12 @@ _BUDGETS = (
 _EFFORTS = ("reasoning_effort", "reasoning.effort")
 
 #: Every top-level member that says something of thinking, whatever the dialect.
-MEMBERS = frozenset(name.split(".")[0] for name in (*_SWITCHES, *_BUDGETS, *_EFFORTS))
+_SPELLINGS = frozenset((*_SWITCHES, *_BUDGETS, *_EFFORTS))
+MEMBERS = frozenset(name.split(".")[0] for name in _SPELLINGS)
 
 #: Efforts at which a model that can only be switched on or off is switched off.
 _LITTLE = ("none", "minimal")
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Wish(NamedTuple):
@@ -44,11 +47,24 @@ class Wish(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """Where a server reads the wish; None where it has no such field. A dotted name is a nested member."""
+    """Where a server reads the wish; None where it has no such field. A dotted name is a nested member.
+
+    `on` is the one effort that it knows for thinking, where it takes no other; `beside` goes with every request to a
+    target that can be switched, unless the client says it itself.
+    """
 
     switch: str | None = None
     budget: str | None = None
     effort: str | None = None  # sent only with thinking on, unless the server has no switch
+    on: str | None = None
+    either: bool = False  # it refuses a budget and an effort together: the budget, which says more, is sent
+    beside: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    sure: bool = True  # False: no model is taken to be switchable there unless the target says so
+
+    @property
+    def exists(self) -> bool:
+        """There is a way to say it."""
+        return self.switch is not None or self.effort is not None
 
 
 def _find(envelope: Envelope, names: tuple[str, ...], kind: type) -> Any:
@@ -109,40 +125,46 @@ def write(wish: Wish, spelling: Spelling, envelope: Envelope) -> dict[str, bytes
 
     Nested members are merged into what the client sent beside them, so its other template arguments survive.
     """
-    fields: dict[str, Any] = {}
-    if spelling.switch is None:
-        if spelling.effort is not None:
-            fields[spelling.effort] = effort_of(wish)
-    elif wish.on is not None:
-        fields[spelling.switch] = wish.on
-        if wish.on and spelling.budget is not None:
-            fields[spelling.budget] = wish.budget
-        if wish.on and spelling.effort is not None:
-            fields[spelling.effort] = wish.effort
+    nested: dict[str, dict[str, Any]] = {}
     overrides: dict[str, bytes | None] = {
         name: None for name in MEMBERS if name in envelope.members and name != "chat_template_kwargs"
     }
-    nested: dict[str, Any] = {}
-    for name, value in fields.items():
-        if value is None:
-            continue
+    for name, value in _fields(wish, spelling).items():
         head, _, inner = name.partition(".")
         if inner:
-            nested[inner] = value
+            nested.setdefault(head, {})[inner] = value
         else:
             overrides[head] = msgspec.json.encode(value)
-    overrides.update(_template_arguments(envelope, nested))
+    nested.setdefault("chat_template_kwargs", {})
+    for head, ours in nested.items():
+        overrides.update(_merged(envelope, head, ours))
     return overrides
 
 
-def _template_arguments(envelope: Envelope, ours: Mapping[str, Any]) -> dict[str, bytes | None]:
-    theirs = envelope.get("chat_template_kwargs") if "chat_template_kwargs" in envelope.members else None
+def _fields(wish: Wish, spelling: Spelling) -> dict[str, Any]:
+    """What to say, by dotted name."""
+    if wish.on is None:
+        return {}
+    fields: dict[str | None, Any] = {}
+    if spelling.switch is None:
+        fields[spelling.effort] = spelling.on if spelling.on is not None and wish.on else effort_of(wish)
+    else:
+        fields[spelling.switch] = wish.on
+        if wish.on:
+            fields[spelling.effort] = wish.effort
+    if wish.on and spelling.budget is not None and wish.budget is not None:
+        fields[spelling.budget] = wish.budget
+        if spelling.either:
+            fields[spelling.effort] = None
+    return {name: value for name, value in fields.items() if name is not None and value is not None}
+
+
+def _merged(envelope: Envelope, head: str, ours: Mapping[str, Any]) -> dict[str, bytes | None]:
+    theirs = envelope.get(head) if head in envelope.members else None
     kept = {}
     if isinstance(theirs, dict):
-        kept = {k: v for k, v in theirs.items() if f"chat_template_kwargs.{k}" not in (*_SWITCHES, *_BUDGETS)}
+        kept = {k: v for k, v in theirs.items() if f"{head}.{k}" not in _SPELLINGS}
     merged = {**kept, **ours}
-    if merged == theirs:
-        return {}
     if merged:
-        return {"chat_template_kwargs": msgspec.json.encode(merged)}
-    return {"chat_template_kwargs": None} if theirs is not None else {}
+        return {} if merged == theirs and head == "chat_template_kwargs" else {head: msgspec.json.encode(merged)}
+    return {head: None} if theirs is not None else {}

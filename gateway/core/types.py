@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+
+if TYPE_CHECKING:
+    from gateway.core.rows import Dialect
 
 Modality = Literal["text", "image", "audio", "video", "file"]
 ThinkingSupport = Literal["switchable", "always", "never", "unknown"]
@@ -125,7 +128,7 @@ class Backend:
     """A kind of server somewhere: how it is spoken to, where it stands, and whose key opens it."""
 
     name: str
-    dialect: str  # a name in core.dialects.DIALECTS
+    dialect: str  # a name in core.rows.DIALECTS, or that of `own_dialect`
     endpoints: tuple[Endpoint, ...]
     region: str | None = None
     processing: str | None = None  # where data may be processed: eu, us, global, ...
@@ -135,6 +138,9 @@ class Backend:
     proxy: str | None = None  # egress proxy URL used with CONNECT; None: direct
     max_inflight: int = 256  # per endpoint
     timeouts: Timeouts = Timeouts()
+    headers: Mapping[str, str | Secret] = field(default_factory=lambda: EMPTY)  # sent with every request
+    members: Mapping[str, Any] = field(default_factory=lambda: EMPTY)  # put into every body, over the client's
+    own_dialect: Dialect | None = None  # one that the configuration defines
 
 
 @dataclass(frozen=True, slots=True)
