@@ -216,18 +216,9 @@ def in_rungs(policy: Policy, signals: Signals, snapshot: Snapshot, rungs: Sequen
             chosen.append(here.bit_length() - 1)
             continue
         if costs is None and rung.rank in ("cheapest", "balanced"):
-            costs = policy.prices.at(expected_input(policy, signals), signals.get("max_output_tokens"))
+            costs = policy.prices.at(signals.expected_input(policy.tokens_by), signals.get("max_output_tokens"))
         chosen += order(here, rung.rank, rung.listed, policy.fleet, snapshot, costs)
     return chosen
-
-
-def expected_input(policy: Policy, signals: Signals) -> int:
-    """About how many tokens the input has, from what is known already: enough to compare prices.
-
-    Bounds that nobody has narrowed are bytes, of which four make a token of most texts.
-    """
-    bounds = signals.tokens(policy.tokens_by)
-    return bounds.hi if bounds.exact else bounds.lo + (bounds.hi - bounds.lo) // 4
 
 
 def _avoids(policy: Policy, signals: Signals, constraint: Constraint, index: int) -> str:

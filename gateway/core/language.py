@@ -11,7 +11,7 @@ regular expressions and at most `BUDGET` characters, so that no text can take lo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -67,6 +67,18 @@ class Language:
         if not self.edges <= official:
             return True
         return None if self.undetermined >= 0.6 else False
+
+    @property
+    def verdict(self) -> tuple[Hashable, ...] | None:
+        """All that `main` and `outside` can tell of this value; None where that takes the value itself.
+
+        Texts in one language are alike but for the last percent: their shares differ, what follows from them does not.
+        """
+        if len(self.shares) > 1:
+            return None
+        (code, share), *_ = *self.shares.items(), (None, 0.0)
+        rest = self.undetermined
+        return code, share >= 0.15, share > rest, rest == 0, rest >= 0.6, self.letters > 0, self.scripted, self.edges
 
     def to_dict(self) -> dict[str, Any]:
         """This value as JSON."""

@@ -1,18 +1,23 @@
 """Decisions that are bound to come out the same, remembered.
 
-Most requests of a client differ only in their text, and most decisions do not look at text: a pinned target, a plain
-prompt far below every limit. Such a decision is kept under a key that holds everything it was made from. Whether it may
-be kept is not guessed but read off the signals that were computed for it, so a policy that looks at more simply
-remembers less. HOT.
+Most requests of a client differ only in their text. A decision is kept under a key that holds everything it was made
+from besides text, and below that key by what was told from the text, in the order in which the decision asked for it:
+a tree whose nodes are signals (`language`, `task`), whose branches are their values and whose leaves are decisions. A
+decision asks in the same order whenever it is given the same answers, so who follows the answers of a request down the
+tree asks for nothing that the decision would not ask for, and arrives where it would. What was asked is not guessed but
+read off the signals that were computed, so a policy that looks at more simply remembers less. HOT.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.core.language import Language
 from gateway.core.policy import Policy
-from gateway.core.signals import NO_HINTS, Hints, Signals
+from gateway.core.rank import coarse
+from gateway.core.signals import EXPECTED, NO_HINTS, Hints, Signals, expected_of
 from gateway.core.types import Decision, Tenant
 from gateway.core.wire import Envelope
 
@@ -29,11 +34,15 @@ _COMPLEX = frozenset(
     {"tools", "functions", "response_format", "metadata", "reasoning", "enable_thinking", "chat_template_kwargs"}
 )
 _VALUED = ("max_tokens", "max_completion_tokens", "reasoning_effort", "service_tier")
+#: Signals told from the text, which become nodes of the tree. All others are held by the key, or prevent keeping.
 _TEXTUAL = frozenset({"language", "task", "difficulty"})
+_ASKED = _TEXTUAL | {EXPECTED}
 _BASIS = "bound: the decision was kept from a request like this one, and holds up to there"
 _RANKS_BY_NOTHING_ELSE = frozenset({"listed", "cheapest"})
 
 Key = tuple[object, ...]
+#: What one answer was, as far as a decision can tell it from another; None where that is too much to hold.
+Answer = Hashable
 
 
 @dataclass(slots=True)
@@ -45,14 +54,27 @@ class Kept:
     values: dict[str, Any]
     lines: dict[str, bytes] = field(default_factory=dict)  # answer headers by target, for the server's use
 
+    def told(self, signals: Signals) -> dict[str, Any]:
+        """The signal values of a later request that this decision was kept for: its own, where they were looked at."""
+        return self.values | signals.read(_TEXTUAL) if _TEXTUAL & self.values.keys() else self.values
+
+
+@dataclass(slots=True)
+class Ask:
+    """A signal that the decision asks for next, and where each answer leads."""
+
+    name: str
+    branches: dict[Answer, Kept | Ask] = field(default_factory=dict)
+
 
 class Memo:
     """The decisions kept for one loaded configuration; a new one starts empty."""
 
-    __slots__ = ("_kept",)
+    __slots__ = ("_count", "_kept")
 
     def __init__(self) -> None:
-        self._kept: dict[Key, Kept] = {}
+        self._kept: dict[Key, Kept | Ask] = {}
+        self._count = 0
 
     @staticmethod
     def key(
@@ -85,25 +107,64 @@ class Memo:
         )
 
     def get(self, key: Key, envelope: Envelope) -> Kept | None:
-        """The decision for a key, if it holds for a request of this length."""
+        """The decision for a key, if it holds for a request of this length and does not depend on its text."""
         kept = self._kept.get(key)
-        return kept if kept is not None and envelope.quick_tokens <= kept.limit else None
+        return kept if type(kept) is Kept and envelope.quick_tokens <= kept.limit else None
 
-    def put(self, key: Key, policy: Policy, decision: Decision, signals: Signals) -> None:
-        """Keep a decision if nothing was looked at for it that its key does not hold.
+    def follow(self, key: Key, envelope: Envelope, signals: Signals) -> Kept | None:
+        """The decision for a key and what the request's text says, if it holds for a request of this length."""
+        node = self._kept.get(key)
+        while type(node) is Ask:
+            node = node.branches.get(_answer(node.name, envelope, signals))
+        return node if type(node) is Kept and envelope.quick_tokens <= node.limit else None
+
+    def put(self, key: Key, policy: Policy, decision: Decision, envelope: Envelope, signals: Signals) -> Kept | None:
+        """Keep a decision if nothing was looked at for it that its key and the tree do not hold.
 
         To be called right after the decision: whatever else is asked of the signals counts as looked at.
         """
         limit = signals.quick_limit
         if limit is None or decision.refusal is not None:
-            return
+            return None
         if len(decision.candidates) > 1 and not policy.ranks <= _RANKS_BY_NOTHING_ELSE:
-            return
+            return None
+        path: list[tuple[str, Answer]] = []
         for name in signals.consulted:
-            if name in _TEXTUAL or name.startswith(("headers.", "metadata.")):
-                return
-        if len(self._kept) >= LIMIT:
-            self._kept.clear()
+            if name in _ASKED:
+                path.append((name, _answer(name, envelope, signals)))
+            elif name.startswith(("headers.", "metadata.")):
+                return None
+        if any(answer is None for _, answer in path):
+            return None
         # What is told of a later request must not be the length of this one.
         values = signals.computed() | {"tokens": {"": [0, limit, False, _BASIS]}}
-        self._kept[key] = Kept(decision, limit, values)
+        return self._keep(key, path, Kept(decision, limit, values))
+
+    def _keep(self, key: Key, path: Sequence[tuple[str, Answer]], kept: Kept) -> Kept | None:
+        if self._count >= LIMIT:
+            self._kept.clear()
+            self._count = 0
+        branches: dict[Any, Kept | Ask] = self._kept
+        at: Answer = key
+        for name, answer in path:
+            node = branches.get(at)
+            if node is None:
+                node = branches[at] = Ask(name)
+            elif type(node) is not Ask or node.name != name:
+                return None  # not the order that was asked in before: no decision is worth guessing which is right
+            branches, at = node.branches, answer
+        if type(branches.get(at)) is Ask:
+            return None
+        self._count += at not in branches
+        branches[at] = kept
+        return kept
+
+
+def _answer(name: str, envelope: Envelope, signals: Signals) -> Answer:
+    """A signal's value as far as any policy can tell it from another, wrapped so that "not known" is an answer."""
+    if name == EXPECTED:
+        return (coarse(expected_of(envelope)),)
+    value = signals.get(name)
+    if isinstance(value, Language):
+        return value.verdict
+    return (value,)

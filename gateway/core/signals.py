@@ -22,6 +22,7 @@ from gateway.core.lexicon import Lexicon, Verdict
 from gateway.core.longtext import LongText
 from gateway.core.quantities import Invalid
 from gateway.core.quantities import tokens as parse_tokens
+from gateway.core.rank import coarse
 from gateway.core.tokens import TEMPLATES, UNKNOWN_TEMPLATE, Bounds, Prompt, Text, Tokenizers, utf8_size
 from gateway.core.types import EMPTY, Target, Tenant
 from gateway.core.wire import Envelope
@@ -32,6 +33,9 @@ _EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"
 _MAX_HINT = 128
 _MOST_KEPT = 64  # names of members that `computed` lists, and characters of one: they are the client's to make up
 _MAX_TIMEOUT_S = 86_400.0
+_MUCH = 1 << 60  # tokens; more than any limit
+#: Name under which `computed` tells how long the input was thought to be.
+EXPECTED = "expected_tokens"
 
 
 class NeedsCount(Exception):
@@ -201,10 +205,25 @@ class Signals:
         """What `tokens` rests on, in words."""
         return self._sizes.known(tokenizer)[1]
 
+    def expected_input(self, tokenizer: str | None) -> int:
+        """About how many tokens the input has, from what is known already and as a size class: for comparing prices.
+
+        The first answer stands, however much is counted afterwards. HOT.
+        """
+        found: int | None = self._memo.get(EXPECTED)
+        if found is None:
+            found = self._memo[EXPECTED] = coarse(self._sizes.expected(tokenizer))
+        return found
+
     @property
     def consulted(self) -> Collection[str]:
-        """The names that were asked for so far, lengths aside."""
+        """The names that were asked for so far, in that order, lengths aside."""
         return self._memo.keys()
+
+    def read(self, names: Collection[str]) -> dict[str, Any]:
+        """Those of some signals that were asked for and are known, as JSON."""
+        memo = self._memo
+        return {name: _plain(memo[name]) for name in names if memo.get(name) is not None}
 
     @property
     def quick_limit(self) -> int | None:
@@ -258,9 +277,19 @@ class _Sizes:
     def more_than(self, tokenizer: str | None, limit: int, blocking: bool) -> bool:
         raise NotImplementedError
 
+    def expected(self, tokenizer: str | None) -> int:
+        """About how long the input is. Bounds that nobody has narrowed are bytes, of which four make a token."""
+        bounds = self.known(tokenizer)[0]
+        return bounds.hi if bounds.exact else bounds.lo + (bounds.hi - bounds.lo) // 4
+
     def computed(self) -> dict[str, Any]:
         """What `_GivenSizes` takes back."""
         raise NotImplementedError
+
+
+def expected_of(envelope: Envelope) -> int:
+    """About how many tokens a request without parts has, by the size of its body."""
+    return envelope.size // 4
 
 
 class _GivenSizes(_Sizes):
@@ -298,20 +327,26 @@ class _RequestSizes(_Sizes):
         self._tokenizers = tokenizers
         self._quick: int | None = None
         self._prompt: Prompt | None = None
-        self.least = 1 << 60  # the smallest limit that was asked about and not reached
+        self.least = _MUCH  # the smallest limit that was asked about and not reached
         self._added: dict[str | None, tuple[int, int]] = {}
 
     def quick(self) -> int:
         """An upper bound for any tokenizer from the size of the body alone, or a huge one where there are parts."""
         if self._quick is None:
             plain = all(type(m.get("content")) is str for m in self._request.messages)
-            self._quick = self._request.envelope.quick_tokens if plain else 1 << 60
+            self._quick = self._request.envelope.quick_tokens if plain else _MUCH
         return self._quick
 
     @property
     def quick_sufficed(self) -> bool:
         """Nothing but the size of the body was looked at so far."""
         return self._prompt is None
+
+    def expected(self, tokenizer: str | None) -> int:
+        """By the size of the body, where nothing more was looked at."""
+        if self._prompt is None and self.quick() < _MUCH:
+            return expected_of(self._request.envelope)
+        return super().expected(tokenizer)
 
     @property
     def prompt(self) -> Prompt:

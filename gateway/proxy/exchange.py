@@ -172,6 +172,11 @@ class Exchange:
                 now=record.wall,
                 blocking=False,
             )
+            kept = None if key is None else self.serving.memo.follow(key, self.envelope, self.signals)
+            if kept is not None:
+                self.values = kept.told(self.signals)
+                self._start(kept.decision, kept.lines)
+                return
         snapshot = Snapshot(
             now=record.wall,
             draw=draw(record.request_id, asked.hints.conversation),
@@ -195,8 +200,11 @@ class Exchange:
             loop = runtime.loop
             counting.add_done_callback(lambda done: loop.call_soon_threadsafe(self._counted, policy, done))
             return
-        if key is not None:
-            self.serving.memo.put(key, policy, decision, self.signals)
+        kept = None if key is None else self.serving.memo.put(key, policy, decision, self.envelope, self.signals)
+        if kept is not None:
+            self.values = kept.values
+            self._start(decision, kept.lines)
+            return
         self.values = self.signals.computed()
         self._start(decision, {})
 

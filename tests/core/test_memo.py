@@ -70,19 +70,21 @@ class Served:
         envelope = parse(asked.body())
         hints = Hints.parse({f"x-pointsman-{name}": value for name, value in asked.hints.items()})
         key = self.memo.key(envelope, rules, asked.pinned, asked.tenant, hints, asked.available, asked.now)
-        if key is not None and (kept := self.memo.get(key, envelope)) is not None:
-            self.remembered += 1
-            self.replayed(rules, asked, kept)
-            return kept.decision
         signals = self.signals(asked)
+        if key is not None:
+            kept = self.memo.get(key, envelope) or self.memo.follow(key, envelope, signals)
+            if kept is not None:
+                self.remembered += 1
+                self.replayed(rules, asked, kept, signals)
+                return kept.decision
         decision = decide(rules, signals, self.snapshot(asked), pinned=asked.pinned)
         if key is not None:
-            self.memo.put(key, rules, decision, signals)
+            self.memo.put(key, rules, decision, envelope, signals)
         return decision
 
-    def replayed(self, rules: Policy, asked: Asked, kept: Kept) -> None:
+    def replayed(self, rules: Policy, asked: Asked, kept: Kept, signals: Signals) -> None:
         """What is told of a remembered decision afterwards leads to it again."""
-        values = Signals.given(json.loads(json.dumps(kept.values)))
+        values = Signals.given(json.loads(json.dumps(kept.told(signals))))
         assert decide(rules, values, self.snapshot(asked), pinned=asked.pinned) == kept.decision
 
     @staticmethod
@@ -145,8 +147,10 @@ TENANTS = [
     Tenant("c", {"cost": "low"}),
     Tenant("d", {"residency": "eu", "workload": "bulk"}),
 ]
+JAPANESE, PYTHON = "これは日本語の文です。京都への旅行を計画しています。", "fix this python program"
 TEXTS = [
-    "hi", "Please tell me a story.", "これは日本語の文です。京都への旅行を計画しています。", "fix this python program",
+    "hi", "Let us meet at the station on Monday morning.", "Hola, ¿dónde está la biblioteca de la ciudad?",
+    "Translate: これは日本語の文です。", "Please tell me a story.", JAPANESE, PYTHON,
     "a b " * 900, "word " * 12_000, "word " * 17_500, "word " * 60_000,
 ]  # fmt: skip
 
@@ -253,9 +257,9 @@ def test_requests_that_differ_in_text_only_share_a_decision() -> None:
 
 
 DIFFERENT: list[tuple[Any, Asked, Asked]] = [
-    ({"language": "ja"}, Asked(), Asked(text=TEXTS[2])),
-    ({"task": "code"}, Asked(), Asked(text=TEXTS[3])),
-    ({"difficulty": "hard"}, Asked(), Asked(text=TEXTS[3])),
+    ({"language": "ja"}, Asked(), Asked(text=JAPANESE)),
+    ({"task": "code"}, Asked(), Asked(text=PYTHON)),
+    ({"difficulty": "hard"}, Asked(), Asked(text=PYTHON)),
     ({"headers.x-team": "red"}, Asked(), Asked(headers={"x-team": "red"})),
     (
         {"metadata.team": "red"},
@@ -290,14 +294,58 @@ def test_no_condition_is_answered_from_a_request_that_differs_in_it(when: Any, n
             assert served(same, asked).candidates[0].name == expected
 
 
-@pytest.mark.parametrize(
-    "when", [{"language": "ja"}, {"task": "code"}, {"headers.x-team": "red"}, {"metadata.team": "red"}]
-)
-def test_what_was_told_from_text_headers_or_metadata_is_never_remembered(when: Any) -> None:
+@pytest.mark.parametrize("when", [{"headers.x-team": "red"}, {"metadata.team": "red"}])
+def test_what_was_told_from_headers_or_metadata_is_never_remembered(when: Any) -> None:
     served, same = Served(), rules(when)
     for _ in range(3):
         served(same, Asked())
     assert served.remembered == 0
+
+
+def test_texts_of_which_the_same_is_told_share_a_decision() -> None:
+    served = Served()
+    same = rules({"any": [{"language": "ja"}, {"task": "code"}]})
+    texts = {
+        "The weather was fine and we went for a long walk by the river.": "maverick",
+        "My neighbour has been repairing his old bicycle for three weeks.": "maverick",
+        "Please fix this python program, it does not do what it should.": "scout",
+        "There is a python program here that nobody has looked at for years.": "scout",
+        "これは日本語の文です。京都への旅行を計画しています。": "scout",
+        "明日の午後は図書館で本を読むつもりです。よろしくお願いします。": "scout",
+    }
+    assert {text: served(same, Asked(text=text)).candidates[0].name for text in texts} == texts
+    assert served.remembered == 3
+
+
+def test_a_text_in_several_languages_is_decided_each_time() -> None:
+    served, same = Served(), rules({"language": {"not": "en"}})
+    both = "The weather was fine and we went for a walk. これは日本語の文です。京都への旅行を計画しています。"
+    for _ in range(3):
+        assert served(same, Asked(text=both)).candidates[0].name == "scout"
+    assert served.remembered == 0
+
+
+def test_what_is_told_of_a_request_is_its_own_language_and_not_that_of_the_one_before() -> None:
+    served, same = Served(), rules({"language": "ja"})
+    first, second = (
+        Asked(text="これは日本語の文です。"),
+        Asked(text="これは日本語の文です。京都への旅行を計画しています。"),
+    )
+    served(same, first)
+    envelope, signals = parse(second.body()), served.signals(second)
+    key = served.memo.key(envelope, same, None, second.tenant, Hints.parse({}), second.available, NOW)
+    assert key is not None
+    kept = served.memo.follow(key, envelope, signals)
+    assert kept is not None
+    assert kept.told(signals)["language"] == signals.get("language").to_dict() != kept.values["language"]
+
+
+def test_a_cheapest_choice_among_several_is_shared_by_requests_of_about_one_size() -> None:
+    served, same = Served(), policy(rules=[{"id": "all", "use": [{"family": "llama", "rank": "cheapest"}]}])
+    for size in (2_000, 2_010, 2_020, 200_000):
+        asked = Asked(text="x" * size)
+        assert served(same, asked) == served.afresh(same, asked)
+    assert served.remembered == 2
 
 
 def test_a_request_near_a_limit_is_not_served_from_the_memory_of_a_small_one() -> None:
