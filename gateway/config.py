@@ -321,6 +321,7 @@ class ConfigDoc(FleetDoc):
     timeouts: TimeoutsDoc = TimeoutsDoc()
     limits: LimitsDoc = Field(default_factory=LimitsDoc)
     max_attempts: int = Field(default=4, ge=1, le=16)
+    thinking_violations: int = Field(default=3, ge=0, le=1_000_000)  # answers; 0: only counted, never acted on
     drain: Seconds = 30.0
     log: LogDoc = LogDoc()
 

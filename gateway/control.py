@@ -150,6 +150,7 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
             available=board.available(site.fleet, now),
             last_resort=board.last_resort(site.fleet, now),
             latency_s=board.latency_s,
+            doubted=runtime.serving.doubted,
         )
         return _json(told.to_dict())
 
@@ -197,6 +198,13 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
         states = runtime.states()
         inflight = {r.name: sum(p.outstanding for p in r.pools) for r in runtime.serving.routes}
         return _json({"data": [{**state, "inflight": inflight[state["target"]]} for state in states]})
+
+    @guarded.post("/v1/targets/{name}/probed")
+    async def probed(name: str) -> Response:
+        """A probe saw that the target obeys its thinking switch: believe it again."""
+        if all(target.name != name for target in runtime.serving.site.fleet.targets):
+            raise NotFound("not_found", "There is no target of that name; see /v1/targets.")
+        return _json({"target": name, "was_doubted": runtime.restore(name)})
 
     @guarded.post("/v1/reload")
     async def reload() -> Response:

@@ -51,12 +51,13 @@ def explain(
     available: int,
     last_resort: int | None = None,
     latency_s: Mapping[str, float] = MappingProxyType({}),
+    doubted: int = 0,
 ) -> Explanation:
     """What would become of a chat request. Raises GatewayError for one that would be refused before any decision.
 
     `headers` have lower-case names and no credentials. `last_resort` is what health would have tried when nothing else
-    is left, as serving does; None: then the request is refused. May take long and block: exact token counts are made
-    on the spot.
+    is left, as serving does; None: then the request is refused. `doubted` is that of a `Serving`. May take long and
+    block: exact token counts are made on the spot.
     """
     envelope = wire.parse(body)
     hints = Hints.parse(headers)
@@ -72,7 +73,7 @@ def explain(
         now=now,
         blocking=True,
     )
-    snapshot = Snapshot(now=now, draw=draw(_NO_ID, hints.conversation), available=available, latency_s=latency_s)
+    snapshot = Snapshot(now, draw(_NO_ID, hints.conversation), available, latency_s, doubted)
     told = trace(policy, signals, snapshot, pinned=pinned)
     refusal = told.decision.refusal
     if refusal is not None and refusal[0] == "no_target_available" and last_resort is not None:
@@ -91,6 +92,6 @@ def explain_record(entry: Remembered) -> dict[str, Any]:
     policy = site.policies[entry.record.policy.partition("@")[0]]
     signals = Signals.given(entry.signals)
     drawn = draw(entry.record.request_id, entry.signals.get("conversation"))
-    snapshot = Snapshot(entry.record.wall, drawn, entry.available, entry.latency_s)
+    snapshot = Snapshot(entry.record.wall, drawn, entry.available, entry.latency_s, entry.serving.doubted)
     told = trace(policy, signals, snapshot, pinned=entry.pinned)
     return {"record": asdict(entry.record), "trace": told.to_dict()}

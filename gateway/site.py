@@ -102,6 +102,7 @@ class Site:
     timeouts: Timeouts
     limits: Limits
     max_attempts: int
+    thinking_violations: int  # answers that think unasked after which a target's promise is doubted; 0: never
     drain_s: float
     access_log: Literal["json", "text", "none"]
     tokenizers: frozenset[str]  # names of those that its targets and policies count with
@@ -254,6 +255,7 @@ class _Loader:
             timeouts=timeouts,
             limits=Limits.of(doc.limits),
             max_attempts=doc.max_attempts,
+            thinking_violations=doc.thinking_violations,
             drain_s=doc.drain,
             access_log=doc.log.access,
             tokenizers=_tokenizers(fleet, policies),

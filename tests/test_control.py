@@ -306,7 +306,8 @@ def states(gateway: Gateway) -> dict[str, dict[str, Any]]:
 
 def test_targets_tell_state_reason_and_how_long(gateway: Gateway, ups: dict[str, Upstream]) -> None:
     assert states(gateway)["a"] == {
-        "target": "a", "state": "healthy", "reason": None, "failures": 0, "held_for_s": 0.0, "inflight": 0
+        "target": "a", "state": "healthy", "reason": None, "failures": 0, "held_for_s": 0.0, "inflight": 0,
+        "thinking": "never", "thinking_doubted": False, "thinking_violations": 0,
     }  # fmt: skip
     play(ups["c"], plain(500, b'{"error":{"message":"boom"}}'))
     for _ in range(5):
@@ -364,7 +365,10 @@ def paths(routes: Sequence[BaseRoute]) -> Iterator[tuple[str, str]]:
             continue
         assert isinstance(route, APIRoute), f"{route!r}: a route that no test knows"
         for method in route.methods or ():
-            yield method, route.path.replace("{name:path}", "a").replace("{request_id}", "0" * 32)
+            yield (
+                method,
+                route.path.replace("{name:path}", "a").replace("{name}", "a").replace("{request_id}", "0" * 32),
+            )
 
 
 NOBODY = cast("Any", None)
@@ -378,7 +382,8 @@ def test_the_routes_are_those_that_are_documented() -> None:
         "/v1/models/a",
     ]  # fmt: skip
     assert sorted(PRIVATE) == [
-        ("GET", "/healthz"), ("GET", "/metrics"), ("GET", "/v1/targets"), ("POST", "/v1/reload")
+        ("GET", "/healthz"), ("GET", "/metrics"), ("GET", "/v1/targets"), ("POST", "/v1/reload"),
+        ("POST", "/v1/targets/a/probed"),
     ]  # fmt: skip
 
 

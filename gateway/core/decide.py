@@ -73,7 +73,7 @@ def decide(policy: Policy, signals: Signals, snapshot: Snapshot, *, pinned: int 
                 return _refused(
                     policy, rule_id, f"{says}; {each.name} drops the last target", (each.code, each.message)
                 )
-    choice = choose_thinking(policy, signals, pinned is not None)
+    choice = choose_thinking(policy, signals, snapshot, pinned is not None)
     if choice.able is not None and choice.binding:
         left &= choice.able
         if not left:
@@ -101,7 +101,7 @@ def _refused(policy: Policy, rule: str | None, because: str, refusal: tuple[str,
     return Decision(policy.label, rule, (), CLIENT, because, refusal)
 
 
-def choose_thinking(policy: Policy, signals: Signals, pinned: bool) -> ThinkingChoice:
+def choose_thinking(policy: Policy, signals: Signals, snapshot: Snapshot, pinned: bool) -> ThinkingChoice:
     """First match of the thinking list against the client's own wish, which wins unless the entry is forced."""
     hint = signals.get("thinking_hint")
     effort = signals.get("effort")
@@ -114,22 +114,26 @@ def choose_thinking(policy: Policy, signals: Signals, pinned: bool) -> ThinkingC
                 continue
             if entry.when is None or entry.when.test(signals):
                 if entry.force or not wished:
-                    return _choice(policy, entry.thinking, binding=entry.force or entry.thinking.mode == "never")
+                    binding = entry.force or entry.thinking.mode == "never"
+                    return _choice(policy, snapshot, entry.thinking, binding=binding)
                 break
     if hint is not None:
         thinking = Thinking("budget", hint) if isinstance(hint, int) else Thinking(hint)
-        return _choice(policy, thinking, binding=True)
+        return _choice(policy, snapshot, thinking, binding=True)
     if effort is None or effort == "minimal":
         return ThinkingChoice(CLIENT, None, False)
-    able = policy.capabilities.never_thinks if effort == "none" else policy.capabilities.thinks
-    return ThinkingChoice(CLIENT, able, True)
+    return ThinkingChoice(CLIENT, _able(policy, snapshot, never=effort == "none"), True)
 
 
-def _choice(policy: Policy, thinking: Thinking, *, binding: bool) -> ThinkingChoice:
+def _choice(policy: Policy, snapshot: Snapshot, thinking: Thinking, *, binding: bool) -> ThinkingChoice:
     if thinking.mode == "client":
         return ThinkingChoice(thinking, None, False)
-    able = policy.capabilities.never_thinks if thinking.mode == "never" else policy.capabilities.thinks
-    return ThinkingChoice(thinking, able, binding)
+    return ThinkingChoice(thinking, _able(policy, snapshot, never=thinking.mode == "never"), binding)
+
+
+def _able(policy: Policy, snapshot: Snapshot, *, never: bool) -> int:
+    """The targets that can promise it. One that thought unasked can, if anything, still promise to think."""
+    return policy.capabilities.never_thinks & ~snapshot.doubted if never else policy.capabilities.thinks
 
 
 def fits(policy: Policy, signals: Signals, mask: int) -> int:

@@ -243,7 +243,7 @@ def _reasons(
     for each in FILTERS:
         lost = each.lost(policy, signals, snapshot, everything) & everything
         drop(lost, {index: _why(each.name, policy, signals, fleet.targets[index]) for index in bits(lost)})
-    choice = choose_thinking(policy, signals, pinned is not None)
+    choice = choose_thinking(policy, signals, snapshot, pinned is not None)
     unable = 0 if choice.able is None else everything & ~choice.able
     if choice.binding:
         drop(unable, f"cannot promise thinking: {choice.thinking}")

@@ -210,12 +210,14 @@ class Snapshot:
 
     `available`: mask of targets that health does not hold back. `latency_s`: recent time to first event by target
     name, for `rank: fastest`. `draw` in [0, 1) is a hash of the request or conversation id. `now` is Unix seconds.
+    `doubted`: mask of targets whose promise not to think is not believed, see `promises`.
     """
 
     now: float
     draw: float
     available: int
     latency_s: Mapping[str, float] = field(default_factory=dict)
+    doubted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

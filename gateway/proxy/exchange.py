@@ -182,6 +182,7 @@ class Exchange:
             draw=draw(record.request_id, asked.hints.conversation),
             available=self.available,
             latency_s=runtime.board.latency_s,
+            doubted=self.serving.doubted,
         )
         self.latency_s = snapshot.latency_s
         try:
@@ -490,6 +491,7 @@ class Exchange:
         self._book(reported, output_chars)
         if reasoned and self.decision.thinking.mode == "never":
             record.thought_unasked = True
+            runtime.thought_unasked(self.attempt.target)
 
     def _book(self, reported: Usage | None, output_chars: int) -> None:
         """Add what the attempt used and cost to the record; estimated where the upstream did not say."""

@@ -7,12 +7,13 @@ began with. Nothing here decides or moves bytes.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import ssl
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway.core import dialects
@@ -21,6 +22,7 @@ from gateway.core.failover import RetryBudget
 from gateway.core.health import Board
 from gateway.core.lexicon import Lexicon
 from gateway.core.memo import Memo
+from gateway.core.promises import Promises
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Attempt, Backend, Decision, Endpoint, Record, Target, Tenant
 from gateway.proxy.clocks import Wheel
@@ -32,6 +34,8 @@ from gateway.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from gateway.proxy.asked import Asked
     from gateway.proxy.exchange import Exchange
+
+logger = logging.getLogger("pointsman")
 
 #: How many finished requests `/v1/decisions/{id}` can still tell about.
 REMEMBERED = 512
@@ -93,6 +97,7 @@ class Serving:
     site: Site
     routes: tuple[Route, ...]
     ranks_by_latency: bool  # some rung of some policy orders by it
+    doubted: int = 0  # mask of targets whose promise not to think is not believed, see `promises`
     memo: Memo = field(default_factory=Memo)
     known_keys: dict[bytes, tuple[Tenant, float]] = field(default_factory=dict, repr=False)  # see `asked`
 
@@ -144,6 +149,7 @@ class Runtime:
         self.tokenizers = tokenizers
         self.lexicon = lexicon
         self.board = Board()
+        self.promises = Promises()
         self.retries = RetryBudget()
         self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="count")
         self.pools: dict[tuple[object, ...], Pool] = {}
@@ -180,7 +186,8 @@ class Runtime:
                 pools.append(pool)
             routes.append(Route(target, tuple(pools)))
         by_latency = any(policy.ranks & {"fastest", "balanced"} for policy in site.policies.values())
-        self.serving = Serving(site, tuple(routes), by_latency)
+        doubted = self.promises.adopt(site.fleet, site.thinking_violations)
+        self.serving = Serving(site, tuple(routes), by_latency, doubted)
         for key in [key for key in self.pools if key not in used]:
             self.pools.pop(key).retire()
 
@@ -212,8 +219,42 @@ class Runtime:
         return next((one for one in self._remembered if one is not None and one.record.request_id == request_id), None)
 
     def states(self) -> list[dict[str, Any]]:
-        """Every target's health, see `Board.states`."""
-        return self.board.states(self.serving.site.fleet, time.monotonic())
+        """Every target's health, see `Board.states`, and what is believed of its thinking."""
+        serving = self.serving
+        states = self.board.states(serving.site.fleet, time.monotonic())
+        for state, target in zip(states, serving.site.fleet.targets, strict=True):
+            doubted = bool(serving.doubted >> target.index & 1)
+            state["thinking"] = "unknown" if doubted else target.thinking
+            state["thinking_doubted"] = doubted
+            state["thinking_violations"] = self.promises.count(target.name)
+        return states
+
+    def thought_unasked(self, target: Target) -> None:
+        """An answer of this target held reasoning although it was told not to think."""
+        limit = self.serving.site.thinking_violations
+        if self.promises.broken(target, limit):
+            self._believe()
+            logger.warning(
+                "target %s thought in %d answers although told not to: its thinking counts as unknown until "
+                "`pointsman probe %s` sees it obey, or its configuration changes",
+                target.name,
+                limit,
+                target.name,
+            )
+
+    def restore(self, target: str) -> bool:
+        """Believe a target's promise not to think again; whether it was doubted."""
+        doubted = self.promises.restore(target)
+        if doubted:
+            self._believe()
+            logger.info("target %s obeys its thinking switch: it is believed again", target)
+        return doubted
+
+    def _believe(self) -> None:
+        """Serve by what is believed now, with an empty memo: what it holds was decided by what was believed before."""
+        serving = self.serving
+        doubted = self.promises.mask(serving.site.fleet.targets)
+        self.serving = replace(serving, memo=Memo(), doubted=doubted)
 
     @staticmethod
     def wall() -> float:

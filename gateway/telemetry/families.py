@@ -175,6 +175,14 @@ class Families(Collector):
         for target, state in metrics.states:
             states.add_metric((target, state), 1.0)
         yield states
+        doubted = GaugeMetricFamily(
+            PREFIX + "target_thinking_doubted",
+            "1 for a target that thought so often although told not to that its promise is no longer believed.",
+            labels=("target",),
+        )
+        for target, is_doubted in metrics.doubted:
+            doubted.add_metric((target,), float(is_doubted))
+        yield doubted
 
 
 def _summed(

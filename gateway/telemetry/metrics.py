@@ -122,6 +122,7 @@ class Metrics:
     ) -> None:
         self.inflight = 0
         self.states: tuple[tuple[str, str], ...] = ()
+        self.doubted: tuple[tuple[str, bool], ...] = ()
         self.build = dict(build or {})
         self.reloads = {"ok": 0, "rejected": 0}
         self.last_reload_ok = True
@@ -150,8 +151,10 @@ class Metrics:
         self.last_reload_ok = ok
 
     def set_states(self, states: Iterable[Mapping[str, Any]]) -> None:
-        """What the health board says of every target, as a scrape should see it: `target` and `state` of each."""
+        """What is known of every target, as a scrape should see it: `target`, `state`, whether thinking is doubted."""
+        states = list(states)
         self.states = tuple((str(one["target"]), str(one["state"])) for one in states)
+        self.doubted = tuple((str(one["target"]), bool(one.get("thinking_doubted"))) for one in states)
 
     def attempt(self, target: str, outcome: Outcome) -> None:
         """HOT. Count one attempt by how it ended. `target` is the name of a Target, so it needs no check."""
