@@ -145,6 +145,9 @@ def windows(text: Text) -> list[str]:
 
 _EDGE = "\"'`.,;:!?()[]{}<>*_~«»“”‘’„…、。，；：！？（）「」『』【】《》|-–—#@&"
 _SYMBOLS = frozenset("0123456789_/\\=<>{}[]()|#$%^*+~@&`")
+#: Most lines of English are nothing but words and these: seen to be prose at once, without looking at each word.
+_NO_MARKS = str.maketrans("\t", " ", ".,!?")
+_NO_PROSE_MARKS = str.maketrans("", "", " \t.,!?'")
 _KEYWORDS = """
     import from def class return if for while else elif try except public private protected static void const let
     var function func fn struct enum package using namespace include define select insert update delete create
@@ -188,6 +191,10 @@ def clean(parts: Sequence[str]) -> Cleaned:
 def _prose(line: str) -> tuple[str, int]:
     """The plain words of a line, nothing for a line of code, data or a URL; and how long it was without its numbers."""
     total = len(line)
+    if line.isascii() and line.translate(_NO_PROSE_MARKS).isalpha():
+        dots = line.count(".")
+        if dots == 0 or dots == line.count(". ") + line.endswith("."):  # else it may be a name such as example.com
+            return line.translate(_NO_MARKS).strip(), total
     if '":' in line:
         return "", total
     words, plain, numbers = line.split(), [], 0
@@ -261,7 +268,7 @@ def _script(char: str) -> str:
 def scripts(text: str) -> dict[str, int]:
     """How many letters of a text are of each script; scripts that name a language go by its code."""
     if text.isascii():
-        letters = sum(map(len, text.split()))
+        letters = len(text) - text.count(" ") - text.count("\n")
         return {"Latin": letters} if letters else {}
     found: dict[str, int] = {}
     for char, count in Counter(text).items():

@@ -9,7 +9,7 @@ no text can take long. Each hit gives points; too few points, or too close a cal
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,19 +54,27 @@ UNDECIDED = Verdict(None, None)
 class Lexicon:
     """The compiled rules. An empty one decides nothing."""
 
-    __slots__ = ("_by_word", "_head", "_limits", "_others", "_tail", "rules", "tasks")
+    __slots__ = ("_always", "_by_char", "_by_start", "_by_word", "_head", "_limits", "_tail", "rules", "tasks")
 
     def __init__(self, rules: Sequence[Rule], *, head: int, tail: int, limits: Mapping[str, int]) -> None:
         self.rules = tuple(rules)
         self.tasks = frozenset(rule.task for rule in rules if rule.task)
         self._head, self._tail, self._limits = head, tail, dict(limits)
-        self._by_word: dict[str, list[tuple[str, int]]] = {}  # first word of a phrase -> phrases and their rules
-        self._others: list[int] = []  # rules that look for more than words
+        # What rules look for, by what is quickly seen to be missing: the longest word of a phrase, the rarest
+        # character of a literal text.
+        self._by_word: dict[str, list[tuple[str, int]]] = {}
+        self._by_start: dict[str, list[tuple[str, int]]] = {}
+        self._by_char: dict[str, list[tuple[str, int]]] = {}
+        self._always = frozenset(
+            number for number, rule in enumerate(rules) if not (rule.phrases or rule.starts or rule.contains)
+        )
         for number, rule in enumerate(rules):
             for phrase in rule.phrases:
-                self._by_word.setdefault(phrase.split()[0], []).append((phrase, number))
-            if rule.starts or rule.contains or not rule.phrases:
-                self._others.append(number)
+                self._by_word.setdefault(max(phrase.split(), key=len), []).append((phrase, number))
+            for phrase in rule.starts:
+                self._by_start.setdefault(phrase.split()[0], []).append((phrase, number))
+            for literal in rule.contains:
+                self._by_char.setdefault(min(literal, key=_RARE_FIRST.find), []).append((literal, number))
 
     @classmethod
     def empty(cls) -> Lexicon:
@@ -100,18 +108,22 @@ class Lexicon:
         raw = self._excerpt(text)
         words = _words(raw)
         plain = f" {' '.join(words)} "
-        hits = set()
+        hits = set(self._always)
+        by_word, by_char = self._by_word, self._by_char
         for word in set(words):
-            for phrase, number in self._by_word.get(word, ()):
-                if number not in hits and phrase in plain:
-                    hits.add(number)
-        shape = _shape(raw, words)
-        for number in self._others:
-            rule = self.rules[number]
-            looks = rule.starts or rule.contains or rule.phrases
-            if not looks or plain.startswith(rule.starts) or any(map(raw.__contains__, rule.contains)):
+            if word in by_word:
+                for phrase, number in by_word[word]:
+                    if number not in hits and phrase in plain:
+                        hits.add(number)
+        for phrase, number in self._by_start.get(words[0], ()) if words else ():
+            if plain.startswith(phrase):
                 hits.add(number)
-        return self._weigh(number for number in hits if self.rules[number].shape <= shape)
+        chars = set(raw)
+        for char in chars:
+            if char in by_char:
+                hits.update([number for literal, number in by_char[char] if literal in raw])
+        shape = _shape(raw, words, chars)
+        return self._weigh([number for number in hits if self.rules[number].shape <= shape])
 
     def _weigh(self, hits: Iterable[int]) -> Verdict:
         tasks: dict[str, int] = {}
@@ -145,40 +157,63 @@ class Lexicon:
         return f"{text[: self._head]}\n{text[-self._tail :] if self._tail else ''}"
 
 
+#: Letters and the space, the rarest first; what is not among them is rarer still.
+_RARE_FIRST = "zxjqkvbpygfwmculdrhsnioate "
 _STRIP = "\"'`.,;:!?()[]{}<>*_~«»“”‘’„…、。，；：！？（）「」-–—#&|/\\"
+_STRIP_ASCII = "".join(filter(str.isascii, _STRIP))
 
 
 def _words(text: str) -> list[str]:
-    return [bare for word in text.lower().split() if (bare := word.strip(_STRIP))]
+    lower = text.lower()
+    if lower.isascii():
+        return [bare for word in lower.split() if (bare := word if word.isalnum() else word.strip(_STRIP_ASCII))]
+    found = []
+    for word in lower.split():
+        for part in _parts(word) if max(word) >= _CJK else (word,):
+            if bare := part.strip(_STRIP):
+                found.append(bare)
+    return found
+
+
+_CJK = "\u3040"  # kana, and after it Han and Hangul: written around foreign words without a space
+
+
+def _parts(word: str) -> list[str]:
+    """What is written without spaces, cut where Latin letters begin or end: "pythonで" is two words."""
+    return "".join(
+        f" {char}" if before and (char < _CJK) != (before < _CJK) else char
+        for before, char in zip(" " + word, word, strict=False)
+    ).split()
 
 
 _CODE_ENDS = (";", "{", "}", "):", "):", "};", ");", "->", "=>")
 _CODE_MARKS = (" = ", "()", "==", "!=", "+=", "->", "=>", "::", "</", "/>", "&&", "||", "self.", "this.")
 _FORMULA = ("$$", "\\frac", "\\sum", "\\int", "\\sqrt", "\\(", "\\[", "\\begin{", "^2", "^{", "\\le", "\\mathbb")
-
+_FORMULA_CHARS = frozenset("$\\^")
 
 #: How answers to choose from begin.
 _OPTIONS = frozenset(f"{letter}{end}" for letter in "ABCDabcd" for end in ".)")
 _BRACKETED = frozenset(f"({letter})" for letter in "ABCDabcd")
 
 
-def _shape(text: str, words: Sequence[str]) -> frozenset[str]:
-    """What is seen of a text without reading it."""
+def _shape(text: str, words: Sequence[str], chars: Set[str]) -> frozenset[str]:
+    """What is seen of a text, which consists of these characters, without reading it."""
     found = set()
-    if "```" in text or "~~~" in text:
+    if ("`" in chars and "```" in text) or ("~" in chars and "~~~" in text):
         found.add("fence")
     lines = [line for line in text.splitlines() if line and not line.isspace()]
-    code = sum(1 for line in lines if _looks_like_code(line))
-    if code >= 3 and code * 4 >= len(lines):
-        found.add("code_lines")
-    if not found and any(mark in text for mark in _FORMULA):  # in code the same marks are patterns
-        found.add("formula")
-    if sum(1 for word in words if word.isdecimal()) >= 2:
+    if len(lines) >= 3:
+        code = sum(1 for line in lines if _looks_like_code(line))
+        if code >= 3 and code * 4 >= len(lines):
+            found.add("code_lines")
+    if not found and not _FORMULA_CHARS.isdisjoint(chars) and any(mark in text for mark in _FORMULA):
+        found.add("formula")  # in code the same marks are patterns
+    if any(map(str.isdecimal, chars)) and sum(1 for word in words if word.isdecimal()) >= 2:
         found.add("numbers")
-    if sum(1 for line in lines if line.lstrip()[:2] in _OPTIONS or line.lstrip()[:3] in _BRACKETED) >= 2:
-        found.add("options")
     if len(lines) <= 1:
         found.add("one_line")
+    elif sum(1 for line in lines if line.lstrip()[:2] in _OPTIONS or line.lstrip()[:3] in _BRACKETED) >= 2:
+        found.add("options")
     if len(words) <= 25 and len(text) <= 200 and all(len(word) <= 40 for word in words):  # no spaces, no words
         found.add("short")
         if len(words) <= 12:

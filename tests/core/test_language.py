@@ -1,5 +1,6 @@
 import json
 import time
+from itertools import combinations, product
 
 import pytest
 
@@ -160,3 +161,23 @@ def test_no_text_takes_long_or_raises(text: str) -> None:
     start = time.process_time()
     of([text])
     assert time.process_time() - start < 0.05  # a runaway takes seconds; what it should take is measured by the bench
+
+
+def test_values_of_one_verdict_answer_every_question_alike() -> None:
+    codes = ["en", "es", "ja"]
+    lists = [frozenset(some) for size in range(4) for some in combinations(codes, size)]
+    some_or_none = [frozenset[str](), *(frozenset({code}) for code in codes)]
+    told: dict[object, set[object]] = {}
+    for shares, letters, rest, scripted, edges in product(
+        [{}, *({code: share} for code in codes for share in (0.1, 0.2, 0.5, 0.98))],
+        (0, 5, 100),
+        (0.0, 0.02, 0.5, 0.7),
+        some_or_none,
+        some_or_none,
+    ):
+        value = Language(shares, letters, rest, scripted, edges)
+        answers = (value.main, *(value.outside(official) for official in lists))
+        told.setdefault(value.verdict, set()).add(answers)
+    assert all(len(answers) == 1 for answers in told.values())
+    assert len(told) < 1_500
+    assert Language({"en": 0.5, "es": 0.4}, 100, 0.1).verdict is None

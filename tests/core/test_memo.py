@@ -451,3 +451,11 @@ def test_nothing_of_a_prompt_a_header_or_a_value_is_remembered() -> None:
             reached += gc.get_referents(one)
         else:
             assert canary not in repr(one)
+
+
+def test_two_languages_in_one_script_are_two_answers() -> None:
+    served, same = Served(), rules({"language": "es"})
+    texts = {"Hola, ¿dónde está la biblioteca de la ciudad?": "scout", "Where is the library of this city?": "maverick"}
+    for _ in range(2):
+        assert {text: served(same, Asked(text=text)).candidates[0].name for text in texts} == texts
+    assert served.remembered == 2
