@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from gateway.core.errors import GatewayError, Unauthenticated, Unavailable, UnsupportedEncoding
 from gateway.core.signals import NO_HINTS, Hints
-from gateway.core.types import EMPTY, Tenant
+from gateway.core.types import Tenant
 from gateway.proxy.clocks import NEVER
 from gateway.proxy.heads import Headers, RequestHead
 
@@ -42,7 +41,6 @@ class Asked(msgspec.Struct, frozen=True):
     tenant: Tenant = _ANONYMOUS
     expires_at: float = NEVER  # Unix time at which its key does
     hints: Hints = NO_HINTS
-    headers: Mapping[str, str] = EMPTY  # lower-case names, for `headers.<name>` in policies; without credentials
     error: GatewayError | None = None  # answered once the message has been read
 
 
@@ -90,11 +88,10 @@ def read(head: RequestHead, serving: Serving, now: float, *, draining: bool) -> 
         return Asked(serving, False, keep, head.http_1_0, head.expect_continue, min(limit, limits.max_body))
     raw = head.headers
     tenant, expires_at, hints, error = _ANONYMOUS, NEVER, NO_HINTS, None
-    headers = Headers(raw)
     try:
         tenant, expires_at = _key(serving, raw, now)
         if b"\n".join(raw).find(b"x-pointsman-") >= 0:
-            hints = Hints.parse(headers)
+            hints = Hints.parse(Headers(raw))
         if raw.get(b"content-encoding", b"identity").lower() != b"identity":
             raise UnsupportedEncoding("unsupported_encoding", "Send the request body without Content-Encoding.")
         if draining:
@@ -111,7 +108,6 @@ def read(head: RequestHead, serving: Serving, now: float, *, draining: bool) -> 
         tenant,
         expires_at,
         hints,
-        headers,
         error,
     )
 

@@ -21,7 +21,7 @@ from gateway.proxy.asked import Asked
 from gateway.proxy.clocks import NEVER, Timed
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.framing import Chunked, FramingError
-from gateway.proxy.heads import MAX_HEAD, HeadError, parse_request
+from gateway.proxy.heads import MAX_HEAD, Familiar, HeadError, Headers, parse_request
 
 if TYPE_CHECKING:
     from gateway.proxy.runtime import Runtime
@@ -59,11 +59,10 @@ class ClientConnection(Timed, HttpToolsProtocol):
         self._body_at = 0.0  # when bytes of the body came last
         self._exchange: Exchange | None = None
         self._total_due = NEVER
-        # The last head, split around the digits of its Content-Length: SDKs repeat all the rest on a connection.
-        self._before = b""
-        self._after = b""
+        # A head that was read before: clients repeat most of theirs on a connection.
+        self._familiar: Familiar | None = None
         self._known: Asked | None = None
-        self._strangers = 0  # heads that were not the last one again: some clients never repeat one
+        self._strangers = 0  # heads that were not like it: some clients never repeat one
 
     # -- asyncio --
 
@@ -131,20 +130,22 @@ class ClientConnection(Timed, HttpToolsProtocol):
     # -- assembling a message --
 
     def _feed_head(self, data: bytes) -> None:
+        familiar = self._familiar
         known = self._known
         if (
-            known is not None
-            and data.startswith(self._before)
+            familiar is not None
+            and known is not None
             and known.serving is self.runtime.serving
             and (known.expires_at == NEVER or self.runtime.wall() < known.expires_at)
         ):
-            at = len(self._before)
-            end = data.find(b"\r", at, at + 16)
-            digits = data[at:end]
-            if end > at and digits.isdigit() and data.startswith(self._after, end):
+            length, at = familiar.same(data)
+            if at:
                 self._asked = known
-                self._take_length(int(digits), data, end + len(self._after))
+                self._head = familiar.head
+                self._take_length(length, data, at)
                 return
+        else:
+            familiar = None
         self._asked = None  # type: ignore[assignment]
         empty = 0
         while data.startswith(b"\r\n", empty):  # RFC 9112 2.2: empty lines before a request are to be ignored
@@ -165,6 +166,13 @@ class ClientConnection(Timed, HttpToolsProtocol):
                 self.runtime.wheel.arm(self, self._head_s)
             return
         raw = data[:end]
+        if familiar is not None and known is not None:
+            changed = familiar.length_of(raw)
+            if changed is not None:
+                self._asked = known
+                self._head = raw
+                self._take_length(changed, data, end)
+                return
         try:
             head = parse_request(raw)
         except HeadError:
@@ -176,28 +184,20 @@ class ClientConnection(Timed, HttpToolsProtocol):
         if head.length is None:
             self._take_chunked(data[end:])
             return
-        if asked.hot and asked.error is None and not asked.expect_continue and self._strangers < _MAX_STRANGERS:
-            self._strangers += known is not None
-            self._remember(raw, asked)
+        if asked.hot and asked.error is None and head.plain and self._strangers < _MAX_STRANGERS:
+            self._strangers += self._known is not None
+            if b"content-length" in head.headers:
+                self._familiar, self._known = Familiar(raw), asked
         self._take_length(head.length, data, end)
+
+    @property
+    def sent_headers(self) -> Headers:
+        """The headers of the request being served, for `headers.<name>` in policies; without credentials."""
+        return Headers(self._head)
 
     @property
     def _head_s(self) -> float:
         return float(self.runtime.serving.site.limits.request_head_s)
-
-    def _remember(self, raw: bytes, asked: Asked) -> None:
-        """Keep this head, split around its Content-Length, to recognise the next one by two comparisons."""
-        at = raw.find(b"\r\nContent-Length:")
-        if at < 0:
-            at = raw.lower().find(b"\r\ncontent-length:")
-        start = at + 17
-        while raw[start : start + 1] == b" ":
-            start += 1
-        end = raw.find(b"\r", start)
-        if at < 0 or not raw[start:end].isdigit():
-            self._known = None
-            return
-        self._before, self._after, self._known = raw[:start], raw[end:], asked
 
     def _take_length(self, length: int, data: bytes, at: int) -> None:
         """Begin a body of known length, whose first bytes may already be in `data` from `at` on."""

@@ -166,7 +166,7 @@ class Exchange:
                 self.envelope,
                 tenant=asked.tenant,
                 hints=asked.hints,
-                headers=asked.headers,
+                headers=self.connection.sent_headers,
                 tokenizers=runtime.tokenizers,
                 lexicon=runtime.lexicon,
                 now=record.wall,

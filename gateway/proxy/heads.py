@@ -22,8 +22,12 @@ _POST = re.compile(rb"POST (/[A-Za-z0-9/._-]*) HTTP/1\.1\r\n")
 _FIELD = re.compile(
     rb"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*((?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)\r\n", re.MULTILINE
 )
+_VALUE = re.compile(rb"[ \t]*(?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?")
 # Headers by which llhttp or we change how a message is read.
 _DELICATE = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"proxy-connection"})
+# Headers by which we judge a request: where one of them differs, a head is another one. So are all of `x-pointsman-*`.
+_JUDGED = _DELICATE | {b"host", b"connection", b"keep-alive", b"authorization", b"content-encoding"}
+_HINTS = b"x-pointsman-"
 
 
 class HeadError(ValueError):
@@ -33,13 +37,20 @@ class HeadError(ValueError):
 class Headers(Mapping[str, str]):
     """A head's headers as policies see them, under lower-case names, without credentials.
 
-    Decoded, and sifted, when asked for: most never are.
+    Read, decoded and sifted when asked for: most never are. `of` is a whole head that `parse_request` took, or its
+    fields.
     """
 
-    __slots__ = ("_raw",)
+    __slots__ = ("_of",)
 
-    def __init__(self, raw: Mapping[bytes, bytes]) -> None:
-        self._raw = raw
+    def __init__(self, of: bytes | Mapping[bytes, bytes]) -> None:
+        self._of = of
+
+    @property
+    def _raw(self) -> Mapping[bytes, bytes]:
+        if isinstance(self._of, bytes):
+            self._of = parse_request(self._of).headers
+        return self._of
 
     def __getitem__(self, name: str) -> str:
         key = name.encode("latin-1", "replace")  # "?" is in no header's name
@@ -67,6 +78,7 @@ class RequestHead:
     keep_alive: bool = True
     http_1_0: bool = False
     expect_continue: bool = False
+    plain: bool = field(default=False, compare=False)  # it was written as SDKs write them: see `Familiar`
 
 
 @dataclass(slots=True)
@@ -152,7 +164,63 @@ def _parse_plain(head: bytes) -> RequestHead | None:
     length = headers.get(b"content-length", b"0")
     if not length.isdigit() or len(length) > 15 or headers.get(b"connection", b"keep-alive").lower() != b"keep-alive":
         return None
-    return RequestHead(b"POST", line[1], headers, int(length))
+    return RequestHead(b"POST", line[1], headers, int(length), plain=True)
+
+
+class Familiar:
+    """A plain head with a Content-Length, kept to read the next ones of its connection by what they say differently.
+
+    A client repeats nearly all of its head; what changes are lengths, ids and traces. Only those lines are looked at.
+    """
+
+    __slots__ = ("_after", "_before", "_free", "_length", "_length_name", "_lines", "head")
+
+    def __init__(self, head: bytes) -> None:
+        self.head = head
+        at = head.lower().find(b"\r\ncontent-length:") + 2
+        colon = head.find(b":", at)
+        end = head.find(b"\r", at)
+        digits = head[colon + 1 : end].strip(b" \t")
+        self._length_name = head[at:colon]
+        self._length = int(digits)
+        self._before, self._after = head[: end - len(digits)], head[end:]
+        self._lines = head.split(b"\r\n")
+        # As this client spells them: a head that spells a name otherwise is read from the start.
+        names = [line.partition(b":")[0] for line in self._lines[1:-2]]
+        self._free = frozenset(
+            name for name in names if name.lower() not in _JUDGED and not name.lower().startswith(_HINTS)
+        )
+
+    def same(self, data: bytes) -> tuple[int, int]:
+        """Does `data` begin with this head, but for the digits of its length? (length, end of the head), or (0, 0)."""
+        if data.startswith(self._before):
+            at = len(self._before)
+            end = data.find(b"\r", at, at + 16)
+            digits = data[at:end]
+            if end > at and digits.isdigit() and data.startswith(self._after, end):
+                return int(digits), end + len(self._after)
+        return 0, 0
+
+    def length_of(self, head: bytes) -> int | None:
+        """The length stated by another whole head that differs in nothing we judge by; None where it may. HOT."""
+        lines = head.split(b"\r\n")
+        known = self._lines
+        if len(lines) != len(known):
+            return None
+        length = self._length
+        for line, old in zip(lines, known, strict=True):
+            if line == old:
+                continue
+            end = line.find(b":") + 1
+            name = line[: end - 1]
+            if name not in self._free or not old.startswith(line[:end]) or not _VALUE.fullmatch(line, end):
+                return None
+            if name == self._length_name:
+                digits = line[end:].lstrip(b" \t")
+                if not digits.isdigit() or len(digits) > 15:
+                    return None
+                length = int(digits)
+        return length
 
 
 def parse_request(head: bytes) -> RequestHead:

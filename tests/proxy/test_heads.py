@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.proxy.heads import MAX_HEADERS, HeadError, Headers, RequestHead, parse_answer, parse_request
+from gateway.proxy.heads import MAX_HEADERS, Familiar, HeadError, Headers, RequestHead, parse_answer, parse_request
 
 
 def post(*lines: str) -> bytes:
@@ -204,3 +204,84 @@ def test_no_policy_sees_a_credential(name: str) -> None:
     headers = Headers(parse_request(post(f"{name}: secret", "X-Tier: gold")).headers)
     assert dict(headers) == {"host": "x", "x-tier": "gold"}
     assert headers.get(name.lower()) is None
+
+
+SPOKEN = [
+    b"POST /v1/chat/completions HTTP/1.1",
+    b"Host: x",
+    b"Authorization: Bearer sk-1",
+    b"X-Request-Id: 1",
+    b"x-pointsman-cost: low",
+    b"Content-Length:  12",
+    b"Accept: */*",
+]
+JUDGED = (b"host", b"authorization", b"connection", b"content-encoding", b"x-pointsman-cost", b"transfer-encoding")
+
+
+def spoken(*lines: bytes) -> bytes:
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+@given(st.lists(st.tuples(st.integers(0, len(SPOKEN) - 1), LINES), max_size=3))
+def test_a_head_read_by_its_differences_is_read_as_from_the_start(changes: list[tuple[int, bytes]]) -> None:
+    lines = list(SPOKEN)
+    for at, line in changes:
+        lines[at] = line.removesuffix(b"\r\n")
+    head = spoken(*lines)
+    head = head[: head.index(b"\r\n\r\n") + 4]
+    length = Familiar(spoken(*SPOKEN)).length_of(head)
+    if length is None:
+        return
+    found, first = parse_request(head), parse_request(spoken(*SPOKEN))
+    assert (found.length, found.method, found.url, found.keep_alive) == (length, first.method, first.url, True)
+    assert [found.headers.get(name) for name in JUDGED] == [first.headers.get(name) for name in JUDGED]
+
+
+@pytest.mark.parametrize(
+    ("at", "line", "length"),
+    [
+        (3, b"X-Request-Id: 2", 12),
+        (3, b"X-Request-Id:", 12),
+        (5, b"Content-Length: 7", 7),
+        (6, b"Accept: a\x80", 12),
+        (6, b"ACCEPT: */*", None),  # as good, but read from the start
+        (0, b"POST /v1/models HTTP/1.1", None),
+        (1, b"Host: y", None),
+        (2, b"Authorization: Bearer sk-2", None),
+        (3, b"Authorization: Bearer sk-1", None),
+        (4, b"x-pointsman-cost: normal", None),
+        (5, b"Content-Length: +7", None),
+        (5, b"Content-Length: 7 ", None),
+        (5, b"Content-Length: 1" + b"0" * 15, None),
+        (6, b"Accept: a\rb", None),
+        (6, b"Accept: a\nb", None),
+        (6, b"Accept: a\x00", None),
+        (6, b"Accept : */*", None),
+        (6, b"Expect: 100-continue", None),
+        (6, b" folded", None),
+    ],
+)
+def test_only_what_nobody_judges_by_may_differ_from_a_familiar_head(at: int, line: bytes, length: int | None) -> None:
+    lines = list(SPOKEN)
+    lines[at] = line
+    assert Familiar(spoken(*SPOKEN)).length_of(spoken(*lines)) == length
+
+
+def test_a_familiar_head_is_known_again_in_front_of_a_body() -> None:
+    familiar = Familiar(spoken(*SPOKEN))
+    again = spoken(*SPOKEN).replace(b"12", b"345")
+    assert familiar.same(again + b"{...") == (345, len(again))
+    for other in (
+        again[:-1],
+        again.replace(b"345", b""),
+        again.replace(b"345", b"3 45"),
+        again.replace(b"sk-1", b"sk-2"),
+    ):
+        assert familiar.same(other) == (0, 0)
+
+
+def test_a_familiar_head_does_not_hide_the_headers_of_the_next_one() -> None:
+    lines = list(SPOKEN)
+    lines[3] = b"X-Request-Id: other"
+    assert dict(Headers(spoken(*lines)))["x-request-id"] == "other"
+    assert "authorization" not in Headers(spoken(*lines))
