@@ -60,6 +60,25 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--admin-port", type=_port, default=8081, help="0 takes a free one (default 8081)")
     one.add_argument("--once", action="store_true", help="end after the four answers")
 
+    one = command("init", _init, "Write a pointsman.yaml that works: from a server, from keys, or from LiteLLM's file.")
+    _config(one, "the file to write (default pointsman.yaml)")
+    for option, metavar, says in (
+        ("backend", "DIALECT=URL", "a server, such as llama.cpp=http://127.0.0.1:8082/v1; may be given again"),
+        ("model", "NAME", "a model of the server before it (default: those it lists)"),
+        ("upstream-id", "ID", "what the server calls the model before it"),
+        ("window", "TOKENS", "what the server takes, such as 128k (default: what it says of itself)"),
+        ("family", "NAME", "of a model that the catalogue does not know: llama, qwen, ..."),
+        ("thinking", "WORD", "never, switchable, always or unknown"),
+        ("key-env", "VARIABLE", "where the key of the server before it is"),
+    ):
+        one.add_argument(f"--{option}", action=_Ordered, metavar=metavar, help=says)
+    one.add_argument("--from-env", action="store_true", help="use providers' keys in the environment (the default)")
+    one.add_argument("--key", action="append", default=[], metavar="NAME", help="make a client key, print it once")
+    one.add_argument("--public", metavar="ADDRESS", help="default 127.0.0.1:8080; beyond loopback needs --key")
+    one.add_argument("--admin", metavar="ADDRESS", help="default 127.0.0.1:8081")
+    one.add_argument("--offline", action="store_true", help="ask no server for its models and windows")
+    one.add_argument("--force", action="store_true", help="replace what is there")
+
     one = command("check", _check, "Judge the configuration and its policies on your fleet, without running them.")
     _config(one)
     one.add_argument("--strict", action="store_true", help="exit with 1 if there is an error or a warning")
@@ -83,6 +102,13 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--down", action="append", default=[], metavar="TARGET", help="as if health held it back")
     _json(one)
     return parser
+
+
+class _Ordered(argparse.Action):
+    """Keeps options that belong to one before them in the order they were given."""
+
+    def __call__(self, _parser: Any, namespace: argparse.Namespace, values: Any, _option: Any = None) -> None:
+        namespace.said = [*getattr(namespace, "said", ()), (self.dest, values)]
 
 
 def _config(parser: argparse.ArgumentParser, says: str = "default pointsman.yaml") -> None:
@@ -147,6 +173,28 @@ def _demo(given: argparse.Namespace) -> int:
     from gateway.demo import run
 
     return run(given.port, given.admin_port, once=given.once)
+
+
+def _init(given: argparse.Namespace) -> int:
+    from gateway.core.quantities import Invalid
+    from gateway.initialise import Wishes, run, said
+
+    try:
+        servers = said(getattr(given, "said", []))
+    except Invalid as error:
+        print(f"pointsman init: {error.what}: {error.valid}", file=sys.stderr)
+        return BROKEN
+    wishes = Wishes(
+        config=given.config or CONFIG,
+        servers=servers,
+        from_env=given.from_env,
+        keys=given.key,
+        public=given.public,
+        admin=given.admin,
+        force=given.force,
+        offline=given.offline,
+    )
+    return run(wishes, os.environ)
 
 
 def _check(given: argparse.Namespace) -> int:
