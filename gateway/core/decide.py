@@ -229,6 +229,9 @@ def _avoids(policy: Policy, signals: Signals, constraint: Constraint, index: int
     """Why the target that would have been first is not."""
     model = policy.fleet.targets[index].model.id
     if constraint.select.facts == {"model.languages"}:
+        if constraint.select.signals == {"target_language"}:
+            wanted = signals.get("target_language") or frozenset()
+            return f"{' and '.join(sorted(wanted)[:4])}, as asked for, is not on {model}'s list"
         language = signals.get("language")
         main = None if language is None else language.main
         if main is not None:

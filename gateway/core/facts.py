@@ -65,6 +65,9 @@ _SIGNALS = (
         certain=True,
     ),
     Signal("language", "language", 3, says="ISO 639-1 code of the language the user writes"),
+    Signal(
+        "target_language", "set", 3, says="codes of the languages an answer or a translation is asked for in, by words"
+    ),
     Signal("modality", "set", 1, MODALITIES, "kinds of content in the request", certain=True),
     Signal("images", "number", 1, says="how many images are sent", certain=True),
     Signal("tools", "boolean", 0, says="tools are offered", certain=True),

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gateway.core.longtext import LongText
+from gateway.core.longtext import ends
 from gateway.core.matchers import Problems, suggest
 from gateway.core.tokens import Text
 
@@ -105,7 +105,7 @@ class Lexicon:
         """The task and the difficulty of a text."""
         if not self.rules:
             return UNDECIDED
-        raw = self._excerpt(text)
+        raw = ends(text, self._head, self._tail)
         words = _words(raw)
         plain = f" {' '.join(words)} "
         hits = set(self._always)
@@ -147,14 +147,6 @@ class Lexicon:
         elif hard - easy >= self._limits["hard"]:
             difficulty = "hard"
         return Verdict(task, difficulty, tuple(rule.id for rule in found))
-
-    def _excerpt(self, text: Text) -> str:
-        if isinstance(text, LongText):
-            head, tail = text.window(0, self._head), text.window(text.size - self._tail, self._tail)
-            return f"{head or ''}\n{tail or ''}"
-        if len(text) <= self._head + self._tail:
-            return text
-        return f"{text[: self._head]}\n{text[-self._tail :] if self._tail else ''}"
 
 
 #: Letters and the space, the rarest first; what is not among them is rarer still.

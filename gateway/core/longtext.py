@@ -84,3 +84,12 @@ def _decode_piece(text: memoryview, start: int, end: int) -> tuple[str, int] | N
         except (msgspec.DecodeError, UnicodeDecodeError):
             continue
     return None
+
+
+def ends(text: str | LongText, head: int, tail: int) -> str:
+    """The first and the last characters of a text (bytes, for a long one); the whole of one that is no longer."""
+    if isinstance(text, LongText):
+        return f"{text.window(0, head) or ''}\n{text.window(text.size - tail, tail) or ''}"
+    if len(text) <= head + tail:
+        return text
+    return f"{text[:head]}\n{text[-tail:] if tail else ''}"

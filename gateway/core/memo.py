@@ -35,7 +35,7 @@ _COMPLEX = frozenset(
 )
 _VALUED = ("max_tokens", "max_completion_tokens", "reasoning_effort", "service_tier")
 #: Signals told from the text, which become nodes of the tree. All others are held by the key, or prevent keeping.
-_TEXTUAL = frozenset({"language", "task", "difficulty"})
+_TEXTUAL = frozenset({"language", "target_language", "task", "difficulty"})
 _ASKED = _TEXTUAL | {EXPECTED}
 _BASIS = "bound: the decision was kept from a request like this one, and holds up to there"
 _RANKS_BY_NOTHING_ELSE = frozenset({"listed", "cheapest"})

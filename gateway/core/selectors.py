@@ -23,6 +23,7 @@ from gateway.core.matchers import (
     parse,
     suggest,
 )
+from gateway.core.matchers import variables as variables_of
 from gateway.core.types import Fleet
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Selector:
     listed: tuple[int, ...]  # target indices in the order the selector names their models, for `rank: listed`
     text: str
     facts: frozenset[str] = frozenset()  # facts it reads
+    signals: frozenset[str] = frozenset()  # signals that stand in it as variables
     open_to_unknown: tuple[str, ...] = ()  # facts it negates without saying what happens where they are not known
 
     def mask(self, signals: Signals) -> int:
@@ -149,6 +151,7 @@ def _compile_map(
         tuple(target.index for target in chosen),
         describe(raw),
         frozenset(member.fact for member in members),
+        frozenset().union(*(member.signals for member in members)),
         tuple(member.fact for member in members if member.open_to_unknown),
     )
 
@@ -171,9 +174,10 @@ def _merge(parts: Sequence[Selector], text: str) -> Selector:
             return mask
 
     facts = frozenset().union(*(part.facts for part in parts))
+    signals_read = frozenset().union(*(part.signals for part in parts))
     settled = facts_settled(parts)
     loose = tuple(fact for part in parts for fact in part.open_to_unknown if fact not in settled)
-    return Selector(possible, resolve, tuple(listed), text, facts, loose)
+    return Selector(possible, resolve, tuple(listed), text, facts, signals_read, loose)
 
 
 def facts_settled(parts: Sequence[Selector]) -> frozenset[str]:
@@ -204,6 +208,7 @@ def _named(value: object, names: Names) -> list[str]:
 @dataclass(frozen=True, slots=True)
 class _Member:
     fact: str
+    signals: frozenset[str]
     possible: int
     resolve: Callable[[Signals], int] | None
     open_to_unknown: bool
@@ -216,7 +221,7 @@ def _bind(fact: Fact, matcher: Matcher, fleet: Fleet) -> _Member:
         value = fact.read(target)
         groups[value] = groups.get(value, 0) | 1 << target.index
     possible, resolve = _masks(matcher, tuple(groups.items()))
-    return _Member(fact.name, possible, resolve, _negates(matcher) and bool(groups.get(None)))
+    return _Member(fact.name, variables_of(matcher), possible, resolve, _negates(matcher) and bool(groups.get(None)))
 
 
 def _masks(matcher: Matcher, groups: Sequence[tuple[Value | None, int]]) -> tuple[int, Callable[[Signals], int] | None]:

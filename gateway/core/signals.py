@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gateway.core import language as languages
-from gateway.core import media
+from gateway.core import media, translation
 from gateway.core.errors import BadRequest
 from gateway.core.language import Language
 from gateway.core.lexicon import Lexicon, Verdict
@@ -539,6 +539,12 @@ def _language(request: _Request) -> Language | None:
     return found if found.letters else None
 
 
+def _target_language(request: _Request) -> frozenset[str] | None:
+    """By the last thing the user wrote, where there is any."""
+    texts = request.user_texts
+    return translation.wanted(texts[-1]) if texts else None
+
+
 def _task(request: _Request) -> str | None:
     """What the words say; where they are undecided, offered tools or a wanted schema say something."""
     task = request.verdict.task
@@ -583,6 +589,7 @@ def _parameters(request: _Request) -> frozenset[str]:
 _COMPUTE: Mapping[str, Callable[[_Request], Any]] = MappingProxyType(
     {
         "language": _language,
+        "target_language": _target_language,
         "modality": lambda request: request.content.modality,
         "images": _images,
         "tools": lambda request: bool(request.envelope.get("tools") or request.envelope.get("functions")),

@@ -3,7 +3,9 @@
     python tests/bench/quality_language.py PROMPTS.jsonl [--misses] [--official en,de,...]
 
 Each line: `text` or `messages`, `kind`, `lang` or `langs`, `words` and `decision`, which is "in" or "out" of the
-official list ("either": not judged). Prints the share of rows called outside by kind, and what a call costs.
+official list ("either": not judged); `target_lang` where a translation is asked for. Prints the share of rows called
+outside by kind, what is asked for against `target_language`, how the whole stands to what is aimed at, and what a call
+costs.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import argparse
 import json
 import statistics
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from typing import Any
 
 from gateway.core import language
@@ -30,11 +33,11 @@ MUST_NOT_FIRE = (
 )  # fmt: skip
 
 
-def signal(row: dict[str, Any]) -> Language | None:
-    """The signal as a request's."""
+def signals(row: dict[str, Any]) -> Signals:
+    """The signals of a request with this row's messages."""
     messages = row.get("messages") or [{"role": "user", "content": row["text"]}]
     envelope = parse(json.dumps({"model": "auto", "messages": messages}).encode())
-    signals = Signals.of(
+    return Signals.of(
         envelope,
         tenant=Tenant("bench"),
         hints=Hints(),
@@ -44,8 +47,55 @@ def signal(row: dict[str, Any]) -> Language | None:
         now=0.0,
         blocking=False,
     )
-    found: Language | None = signals.get("language")
+
+
+def signal(row: dict[str, Any]) -> Language | None:
+    """The language of a row."""
+    found: Language | None = signals(row).get("language")
     return found
+
+
+def summary(rows: list[dict[str, Any]], official: frozenset[str]) -> None:
+    """What is aimed at, and what came out. Foreign prompts are the rows of kind "plain" outside the list."""
+
+    def called(wanted: Callable[[dict[str, Any]], bool]) -> str:
+        some = [row for row in rows if wanted(row)]
+        hits = sum(1 for row in some if (found := signal(row)) is not None and found.outside(official) is True)
+        return f"{100 * hits / max(len(some), 1):6.2f} %  of {len(some)}"
+
+    def plain(row: dict[str, Any], decision: str, least: int, most: int) -> bool:
+        return row["kind"] == "plain" and row["decision"] == decision and least <= row["words"] <= most
+
+    print("called foreign, and the aim")
+    print("  English, code, JSON, traces     <= 1 (0.6) ", called(lambda row: row["kind"] in MUST_NOT_FIRE))
+    print("  foreign, 5 words               >= 94 (96)  ", called(lambda row: plain(row, "out", 5, 5)))
+    print("  foreign, 20 words and more     >= 98       ", called(lambda row: plain(row, "out", 20, 10_000)))
+    print("  foreign, 20 words                          ", called(lambda row: plain(row, "out", 20, 20)))
+    system = "chat_en_system_foreign_user"
+    chats = called(lambda row: row["kind"] == system and row["decision"] == "out")
+    print("  English system prompt, foreign user  100   ", chats)
+    print("  in the list                     (<= 2)     ", called(lambda row: plain(row, "in", 0, 10_000)))
+
+
+def asked_for(rows: list[dict[str, Any]], misses: bool) -> None:
+    """How often `target_language` is the language that a translation is asked for in, and fires where none is."""
+    right = several = 0
+    false, plain = Counter[str](), 0
+    for row in rows:
+        found = signals(row).get("target_language")
+        if target := row.get("target_lang"):
+            several += 1
+            right += found == {target}
+            shown = found != {target}
+        elif row["kind"] in MUST_NOT_FIRE or row["kind"] == "plain":
+            plain += 1
+            false[row["kind"]] += found is not None
+            shown = found is not None
+        else:
+            continue
+        if misses and shown:
+            print(f"MISS target_language {found} {row['text'][:110]!r}")
+    print(f"target_language: {right} of {several} right; fires on {false.total()} of {plain} rows that ask for none")
 
 
 def table(rows: list[dict[str, Any]], official: frozenset[str], misses: bool) -> None:
@@ -115,7 +165,10 @@ def main() -> None:
     options = parser.parse_args()
     with open(options.prompts, encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    table(rows, frozenset(options.official.split(",")), options.misses)
+    official = frozenset(options.official.split(","))
+    table(rows, official, options.misses)
+    asked_for(rows, options.misses)
+    summary(rows, official)
     cost(rows)
 
 

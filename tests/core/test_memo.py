@@ -260,6 +260,12 @@ DIFFERENT: list[tuple[Any, Asked, Asked]] = [
     ({"language": "ja"}, Asked(), Asked(text=JAPANESE)),
     ({"task": "code"}, Asked(), Asked(text=PYTHON)),
     ({"difficulty": "hard"}, Asked(), Asked(text=PYTHON)),
+    ({"target_language": "ja"}, Asked(), Asked(text="Translate into Japanese: good morning")),
+    (
+        {"target_language": "ja"},
+        Asked(text="Translate into Korean: good morning"),
+        Asked(text="Translate into Japanese: good morning"),
+    ),
     ({"headers.x-team": "red"}, Asked(), Asked(headers={"x-team": "red"})),
     (
         {"metadata.team": "red"},
