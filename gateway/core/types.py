@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 if TYPE_CHECKING:
+    from gateway.core.credentials import Credential
     from gateway.core.rows import Dialect
 
 Modality = Literal["text", "image", "audio", "video", "file"]
@@ -134,6 +135,8 @@ class Backend:
     processing: str | None = None  # where data may be processed: eu, us, global, ...
     self_hosted: bool = False
     key: Secret | None = None
+    auth: Credential | None = None  # in place of a key: what signs each request, or is traded for access tokens
+    api_version: str | None = None  # Azure's, where its address needs one
     ca_file: str | None = None  # private CA bundle; None: the system's
     proxy: str | None = None  # egress proxy URL used with CONNECT; None: direct
     max_inflight: int = 256  # per endpoint
@@ -258,6 +261,7 @@ class Outcome(enum.Enum):
     TLS = "tls"
     STALE = "stale"  # a kept-alive connection died as it was reused, before any byte of an answer
     SATURATED = "saturated"  # every endpoint is at its in-flight cap
+    NO_TOKEN = "no_token"  # there is no valid access token for it at the moment
     # The upstream answered and said no.
     RATE_LIMITED = "rate_limited"
     OVERLOADED = "overloaded"  # 503, 529

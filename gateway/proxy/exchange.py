@@ -257,10 +257,17 @@ class Exchange:
             self.tried = (*self.tried, chosen) if attempt.replica else (chosen,)
         else:
             self.endpoint, self.tried = "", ()
+        if route.openings:
+            head = route.openings[chosen].head(body, time.time())
+            if head is None:
+                self._failed(Outcome.NO_TOKEN)
+                return
+        else:
+            head = route.heads[chosen]
         if runtime.board.entries:
             runtime.board.started(route.name, record.started_at, self.endpoint)
         request = b"%b%d\r\nX-Request-Id: %b\r\n\r\n%b" % (
-            route.heads[chosen],
+            head,
             len(body),
             record.request_id.encode(),
             body,
@@ -510,8 +517,9 @@ class Exchange:
         outcome = dialects.classify(self.route.plan, self.status, body)
         relayed = None
         if outcome in (Outcome.CLIENT_ERROR, Outcome.CONTEXT_LENGTH):
-            key = self.attempt.target.backend.key
-            relayed = dialects.relayed_error(self.status, body, () if key is None else (key.reveal(),))
+            relayed = dialects.relayed_error(self.status, body, self.route.secrets())
+        elif outcome is Outcome.AUTH and self.route.openings:
+            self.route.openings[0].door.refused()
         retry_after_s = _retry_after(self.upstream_head.headers.get(b"retry-after"))
         self._failed(outcome, retry_after_s=retry_after_s, relayed=relayed)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway.core import dialects
+from gateway.core.credentials import AwsKeys
 from gateway.core.errors import GatewayError
 from gateway.core.failover import RetryBudget
 from gateway.core.health import Board
@@ -26,8 +27,10 @@ from gateway.core.promises import Promises
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Attempt, Backend, Decision, Endpoint, Record, Target, Tenant
 from gateway.proxy.clocks import Wheel
+from gateway.proxy.doors import Bearer, Door, Opening, Signed
 from gateway.proxy.outbox import Outbox
 from gateway.proxy.pool import Pool
+from gateway.proxy.tokens import TokenSource
 from gateway.site import Site
 from gateway.telemetry.metrics import Metrics
 
@@ -54,24 +57,41 @@ class Route:
         "idle_s",
         "model_id",
         "name",
+        "openings",
         "plan",
         "pools",
     )
 
-    def __init__(self, target: Target, pools: tuple[Pool, ...]) -> None:
+    def __init__(self, target: Target, pools: tuple[Pool, ...], door: Door | None = None) -> None:
         self.name = target.name
         self.model_id = target.model.id
         self.first = Attempt(target, 1)
         self.plan = dialects.prepare(target)
         self.pools = pools
-        # Request line and fixed headers of each endpoint, up to and including "Content-Length: ".
-        self.heads = tuple(_request_head(self.plan, target.backend, pool.endpoint) for pool in pools)
+        # Request line and headers of each endpoint, up to and including "Content-Length: ": fixed for a plain key or
+        # none, made for each attempt by an opening where the credential is more than that.
+        self.heads: tuple[bytes, ...] = ()
+        self.openings: tuple[Opening, ...] = ()
+        places = [pool.endpoint for pool in pools]
+        if door is not None:
+            self.openings = tuple(
+                Opening(door, _host(one), one.path + self.plan.path, *_halves(self.plan, one, None)) for one in places
+            )
+        else:
+            key = target.backend.key.reveal() if target.backend.key is not None else None
+            self.heads = tuple(b"".join(_halves(self.plan, one, key)) for one in places)
         clocks = target.backend.timeouts
         self.connect_s = clocks.connect_s
         self.headers_s = clocks.headers_s
         self.first_event_s = clocks.first_event_s
         self.answer_s = max(clocks.headers_s, clocks.first_event_s)
         self.idle_s = clocks.idle_s
+
+    def secrets(self) -> tuple[str, ...]:
+        """What was sent to open the door, for blotting it out of what comes back."""
+        key = self.first.target.backend.key
+        plain = () if key is None else (key.reveal(),)
+        return (*plain, *(self.openings[0].door.secrets() if self.openings else ()))
 
     def pick(self, tried: tuple[int, ...], board: Board, now: float) -> int:
         """Index of the endpoint with the fewest requests under way, not one of `tried`; -1 when all are at their cap.
@@ -155,6 +175,7 @@ class Runtime:
         self.pools: dict[tuple[object, ...], Pool] = {}
         self._remembered: list[Remembered | None] = [None] * REMEMBERED
         self._remember_at = 0
+        self._tokens: dict[tuple[object, ...], TokenSource] = {}
         self.exchanges: set[Exchange] = set()
         self.buffered = 0  # request bytes held for all clients
         self.draining = False
@@ -168,6 +189,7 @@ class Runtime:
         contexts: dict[str | None, ssl.SSLContext] = {}
         used: set[tuple[object, ...]] = set()
         routes = []
+        sources: dict[tuple[object, ...], TokenSource] = {}
         for target in site.fleet.targets:
             backend = target.backend
             pools = []
@@ -184,12 +206,30 @@ class Runtime:
                 if pool is None:
                     pool = self.pools[key] = self._new_pool(backend, endpoint, contexts)
                 pools.append(pool)
-            routes.append(Route(target, tuple(pools)))
+            routes.append(Route(target, tuple(pools), self._door(backend, sources)))
         by_latency = any(policy.ranks & {"fastest", "balanced"} for policy in site.policies.values())
         doubted = self.promises.adopt(site.fleet, site.thinking_violations)
         self.serving = Serving(site, tuple(routes), by_latency, doubted)
         for key in [key for key in self.pools if key not in used]:
             self.pools.pop(key).retire()
+        for source in self._tokens.keys() - sources.keys():
+            self._tokens[source].stop()
+        self._tokens = sources
+        for one in sources.values():
+            one.start(self.loop)
+
+    def _door(self, backend: Backend, sources: dict[tuple[object, ...], TokenSource]) -> Door | None:
+        """What opens a backend that has more than a plain key. Backends with the same grant share one token."""
+        auth = backend.auth
+        if auth is None:
+            return None
+        if isinstance(auth, AwsKeys):
+            return Signed(auth)
+        key = (auth, backend.proxy, backend.ca_file)
+        source = sources.get(key)
+        if source is None:
+            source = sources[key] = self._tokens.get(key) or TokenSource(auth, backend.proxy, backend.ca_file)
+        return Bearer(source)
 
     def _new_pool(self, backend: Backend, endpoint: Endpoint, contexts: dict[str | None, ssl.SSLContext]) -> Pool:
         tls = None
@@ -284,6 +324,8 @@ class Runtime:
     def close(self) -> None:
         """Abort every upstream connection and stop the clocks and the counting thread."""
         self.wheel.stop()
+        for source in self._tokens.values():
+            source.stop()
         for pool in self.pools.values():
             pool.close()
         self.executor.shutdown(wait=False, cancel_futures=True)
@@ -296,19 +338,21 @@ def _header_safe(value: str) -> str:
     return "".join(c if " " <= c <= "~" else "?" for c in value)
 
 
-def _request_head(plan: dialects.Plan, backend: Backend, endpoint: Endpoint) -> bytes:
+def _host(endpoint: Endpoint) -> str:
     default = 443 if endpoint.scheme == "https" else 80
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-    if endpoint.port != default:
-        host = f"{host}:{endpoint.port}"
-    lines = [f"POST {endpoint.path}{plan.path} HTTP/1.1", f"Host: {host}"]
-    headers: Mapping[str, str] = plan.headers(backend.key.reveal() if backend.key is not None else None)
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    lines += [
-        "User-Agent: pointsman",
-        "Accept: application/json, text/event-stream",
-        "Accept-Encoding: identity",
-        "Content-Type: application/json",
-        "Content-Length: ",
-    ]
-    return "\r\n".join(lines).encode("latin-1")
+    return host if endpoint.port == default else f"{host}:{endpoint.port}"
+
+
+def _halves(plan: dialects.Plan, endpoint: Endpoint, key: str | None) -> tuple[bytes, bytes]:
+    """The fixed parts of a request's head: all before the length, and what may come between them is a credential."""
+    before = f"POST {endpoint.path}{plan.path} HTTP/1.1\r\nHost: {_host(endpoint)}\r\n"
+    before += "".join(f"{name}: {value}\r\n" for name, value in plan.headers(key).items())
+    after = (
+        "User-Agent: pointsman\r\n"
+        "Accept: application/json, text/event-stream\r\n"
+        "Accept-Encoding: identity\r\n"
+        "Content-Type: application/json\r\n"
+        "Content-Length: "
+    )
+    return before.encode("latin-1"), after.encode("latin-1")
