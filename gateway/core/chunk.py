@@ -15,7 +15,7 @@ import msgspec
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
 _PARTS = ("tool_calls", "function_call", "audio", "reasoning_details")
-_THINK = "<think>"
+_THINK = ("<think>", "<reasoning>")  # the latter: Bedrock's
 
 
 class Fields(NamedTuple):

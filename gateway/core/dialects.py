@@ -6,7 +6,7 @@ complete answers in `answers`, errors in `refusals`, thinking fields in `thinkin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -14,11 +14,12 @@ import msgspec
 
 from gateway.core import refusals, wire
 from gateway.core import thinking as thoughts
-from gateway.core.answers import Answer, parse_answer
+from gateway.core.answers import Answer
 from gateway.core.refusals import relayed_error
 from gateway.core.rows import DIALECTS, Dialect
 from gateway.core.sse import Relay
 from gateway.core.types import Outcome, Target, Thinking
+from gateway.core.uri import percent
 from gateway.core.wire import Envelope
 
 __all__ = [
@@ -28,7 +29,6 @@ __all__ = [
     "Plan",
     "classify",
     "classify_in_band",
-    "parse_answer",
     "prepare",
     "relayed_error",
     "request_body",
@@ -76,15 +76,12 @@ class Plan:
 
     target: Target
     dialect: Dialect
+    path: str  # where requests go, behind the endpoint's own path
+    parse: Callable[[bytes], Answer | None]  # reads a complete answer
     base: dict[str, bytes | None]  # what every body gets: `model_sent` first; copied, never changed
     dropped: frozenset[str]  # members of the client's that never go there
     unusual: frozenset[str]  # members that make a body need more than `base` and `fixed`
     fixed: Mapping[str, Mapping[str, bytes]]  # thinking mode -> the members it takes, for bodies without an own wish
-
-    @property
-    def path(self) -> str:
-        """Where requests go, behind the endpoint's own path."""
-        return self.dialect.path
 
     @property
     def switchable(self) -> bool:
@@ -123,11 +120,22 @@ def prepare(target: Target) -> Plan:
     return Plan(
         target=target,
         dialect=dialect,
+        path=_path(dialect, target),
+        parse=dialect.parse,
         base={"model": msgspec.json.encode(target.upstream_id), **encoded},
         dropped=frozenset(dropped),
         unusual=frozenset(unusual),
         fixed=MappingProxyType(fixed),
     )
+
+
+def _path(dialect: Dialect, target: Target) -> str:
+    """The path for a target; a backend's endpoints are all of one form."""
+    backend = target.backend
+    place = backend.endpoints[0].path
+    path = next((path for end, path in dialect.paths.items() if place.endswith(end)), dialect.path)
+    path = path.replace("{model}", percent(target.upstream_id))
+    return path if backend.api_version is None else f"{path}?api-version={backend.api_version}"
 
 
 def request_body(envelope: Envelope, plan: Plan, thinking: Thinking) -> bytes:

@@ -45,6 +45,11 @@ WORDS: tuple[tuple[frozenset[int], str, Outcome], ...] = (
     (_REQUEST, "exceeds the available context size", Outcome.CONTEXT_LENGTH),  # llama.cpp
     (_REQUEST, "range of input length should be", Outcome.CONTEXT_LENGTH),  # DashScope
     (_REQUEST, "input is too long", Outcome.CONTEXT_LENGTH),  # Bedrock
+    (_REQUEST, "exceeds the maximum number of tokens", Outcome.CONTEXT_LENGTH),  # Vertex
+    (_REQUEST, "longer than the context length", Outcome.CONTEXT_LENGTH),  # Ollama
+    (_REQUEST, "exceeds the context length", Outcome.CONTEXT_LENGTH),  # Ollama
+    (_REQUEST, "model identifier is invalid", Outcome.MODEL_GONE),  # Bedrock
+    (_REQUEST, "with on-demand throughput isn", Outcome.MODEL_GONE),  # Bedrock: this id needs an inference profile
     (_REQUEST, "prompt is too long", Outcome.CONTEXT_LENGTH),
     (frozenset({404}), "model", Outcome.MODEL_GONE),  # and not a wrong path
     # llama.cpp answers 500 to an image for a text model: the client's fault, though it looks as if a retry could help.
@@ -77,7 +82,7 @@ def classify(status: int, body: bytes, codes: Mapping[str, Outcome] = CODES) -> 
     if 300 <= status < 400:
         return Outcome.REDIRECT
     error = _error(body)
-    for name in (error.get("code"), error.get("type")):
+    for name in (error.get("code"), error.get("type"), error.get("status")):  # the last: Google's
         if isinstance(name, str):
             outcome = codes.get(name) or CODES.get(name)
             if outcome is not None:

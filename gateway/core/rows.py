@@ -6,11 +6,12 @@ done with it, in `dialects` and `thinking`. Where a row is known from documentat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from gateway.core.answers import Answer, parse_answer, parse_tagged
 from gateway.core.thinking import Spelling
 from gateway.core.types import Outcome
 
@@ -24,6 +25,7 @@ class Dialect:
     name: str
     thinking: Spelling
     path: str = "/chat/completions"  # behind the endpoint's own path
+    paths: Mapping[str, str] = field(default_factory=lambda: _NOTHING)  # the same where an endpoint's path ends so
     drops: frozenset[str] = frozenset()  # members it refuses, or takes for something else, and that an answer can miss
     refuses: frozenset[str] = frozenset()  # members it refuses or ignores: a request that needs one goes elsewhere
     members: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)  # put into every body, over the client's
@@ -32,6 +34,7 @@ class Dialect:
     auth: tuple[str, str] = ("Authorization", "Bearer ")  # header field that takes the key, and what stands before it
     headers: Mapping[str, str] = field(default_factory=lambda: _NOTHING)  # sent with every request
     structured: bool = False  # whatever the model, it holds an answer to a JSON schema
+    parse: Callable[[bytes], Answer | None] = parse_answer  # reads a complete answer
     reasoning: Literal["reasoning", "reasoning_content"] | None = None  # in answers; both are read, whatever it says
 
     def __repr__(self) -> str:
@@ -80,6 +83,45 @@ _ROWS = (
                 "ModelNotFound": Outcome.MODEL_GONE,
             }
         ),
+    ),
+    # What the open models that the three clouds serve do with any spelling of thinking is not established.
+    Dialect(
+        "azure",
+        # Its older addresses name the deployment in the path.
+        paths=MappingProxyType({"/openai": "/deployments/{model}/chat/completions"}),
+        auth=("api-key", ""),
+        drops=_OPENAI_ONLY,
+        thinking=Spelling(effort="reasoning_effort", sure=False),
+        codes=MappingProxyType(
+            {
+                "404": Outcome.MODEL_GONE,  # "Resource not found": a deployment whose model was retired
+                "DeploymentNotFound": Outcome.MODEL_GONE,
+                "unknown_model": Outcome.MODEL_GONE,
+                "OperationNotSupported": Outcome.MODEL_GONE,  # a 400: this model has no chat, or no longer
+                "429": Outcome.RATE_LIMITED,
+                "NoCapacity": Outcome.OVERLOADED,
+            }
+        ),
+    ),
+    Dialect(
+        "vertex",
+        drops=_OPENAI_ONLY,
+        limit="max_tokens",
+        thinking=Spelling(effort="reasoning_effort", sure=False),
+        codes=MappingProxyType(
+            {
+                "NOT_FOUND": Outcome.MODEL_GONE,
+                "FAILED_PRECONDITION": Outcome.MODEL_GONE,  # a 400: this project may not use this model
+                "RESOURCE_EXHAUSTED": Outcome.RATE_LIMITED,
+                "UNAVAILABLE": Outcome.OVERLOADED,
+            }
+        ),
+    ),
+    Dialect(
+        "bedrock",
+        drops=_OPENAI_ONLY,
+        parse=parse_tagged,
+        thinking=Spelling(effort="reasoning_effort", sure=False),
     ),
 )
 

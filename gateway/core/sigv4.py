@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from gateway.core.credentials import AwsKeys
+from gateway.core.uri import percent
 
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _EPOCH = datetime(1970, 1, 1)  # only ever formatted, as UTC
-_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-_.~")
 
 
 def stamp(now: float) -> str:
@@ -69,7 +69,7 @@ def canonical_path(path: str) -> str:
     >>> canonical_path("/model/a%3A0/chat")
     '/model/a%253A0/chat'
     """
-    return "".join(chr(one) if one in _PLAIN else f"%{one:02X}" for one in (path or "/").encode())
+    return percent(path or "/", safe="/")
 
 
 def canonical_query(query: str) -> str:

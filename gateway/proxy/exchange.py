@@ -470,7 +470,7 @@ class Exchange:
         """A complete non-streamed answer: check it, then send it in one write."""
         record = self.record
         record.first_event_at = received = time.monotonic()
-        facts = dialects.parse_answer(body)
+        facts = self.route.plan.parse(body)
         if facts is None:
             self._failed(Outcome.INVALID)
             return
@@ -484,7 +484,7 @@ class Exchange:
         if self.priced:
             headers += b"x-pointsman-cost-usd: %.9f\r\n" % (self.cost_nano / NANO_PER_USD)
         self._settle(200, "ok")
-        self.connection.respond(200, headers, body)
+        self.connection.respond(200, headers, body if facts.body is None else facts.body)
 
     def _succeeded(self, reported: Usage | None, output_chars: int, reasoned: bool) -> None:
         runtime = self.runtime

@@ -7,6 +7,7 @@ over. What a token endpoint is sent and what its answer means is `core.credentia
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import logging
 import random
@@ -16,8 +17,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from gateway.core.credentials import MARGIN_S, AccessToken, Grant, MetadataServer, NoToken, ServiceAccount
-from gateway.core.credentials import read_token, token_request
+from gateway.core.credentials import (
+    MARGIN_S,
+    AccessToken,
+    Grant,
+    MetadataServer,
+    NoToken,
+    ServiceAccount,
+    read_token,
+    token_request,
+)
 from gateway.rsa import signer
 
 if TYPE_CHECKING:
@@ -92,11 +101,9 @@ class TokenSource:
             self._line = b"Authorization: Bearer %b\r\n" % token.value.reveal().encode("ascii")
             self._ends = token.expires_at - min(MARGIN_S, (token.expires_at - now) / 2)
             self._wake.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 # At least a second: an endpoint may hand out the same token until its last moment.
                 await asyncio.wait_for(self._wake.wait(), max(1.0, token.refresh_at(now) - time.time()))
-            except TimeoutError:
-                pass
 
     async def _fetch(self, now: float) -> AccessToken:
         """Ask once. Raises `NoToken`, whatever goes wrong."""
