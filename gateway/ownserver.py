@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import httpx
 
 from gateway import servers
+from gateway.addresses import endpoint
 from gateway.catalog import Catalogue
-from gateway.config import SecretRef, endpoint, read_secret
 from gateway.core import quantities
 from gateway.core.dialects import DIALECTS
 from gateway.core.quantities import Invalid
@@ -25,6 +25,7 @@ from gateway.draft import Draft
 from gateway.fromkeys import target_name
 from gateway.problems import suggest
 from gateway.providers import PROVIDERS
+from gateway.secretref import SecretRef, read_secret
 
 #: Kinds of server that people run themselves, wherever they stand.
 OWN = frozenset({"vllm", "sglang", "llama.cpp", "ollama"})
