@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.core.chunk import load
+from gateway.core.chunk import GAVE_UP, load
 from gateway.core.types import Usage
 from gateway.core.usage import Stated, read
 
@@ -103,7 +103,11 @@ def _facts(choices: list[_Choice], usage: Usage | None) -> Answer | None:
                 size += len(part) - 2
                 reasoned = True
     finish = choices[0].finish_reason
-    return Answer(usage, reasoned, finish if isinstance(finish, str) else None, size)
+    if not isinstance(finish, str):
+        finish = None
+    elif finish in GAVE_UP:
+        return None
+    return Answer(usage, reasoned, finish, size)
 
 
 def _lenient(body: bytes) -> _Completion | None:

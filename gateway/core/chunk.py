@@ -16,6 +16,8 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 _TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
 _PARTS = ("tool_calls", "function_call", "audio", "reasoning_details")
 _THINK = ("<think>", "<reasoning>")  # the latter: Bedrock's
+#: Reasons to finish that are none: the server gave up (OpenRouter, SGLang), and what there is of an answer is a part.
+GAVE_UP = frozenset({"error", "abort"})
 
 
 class Fields(NamedTuple):
@@ -88,6 +90,8 @@ class Chunk:
         self.detailed = False  # logprobs: most of the event's bytes are not text
         self.text = 0
         self.usage: Any = value.get("usage")
+        if self.usage is None and isinstance(extra := value.get("x_groq"), dict):
+            self.usage = extra.get("usage")
         # vLLM before 0.11 names an error by `object`; everyone else by a member.
         self.error: Any = value.get("error") or (value if value.get("object") == "error" else None)
         choices = value.get("choices")
@@ -97,20 +101,29 @@ class Chunk:
                 if isinstance(choice, dict):
                     self._read_choice(choice)
 
+    @property
+    def idle_usage(self) -> bool:
+        """Usage beside choices that say nothing."""
+        return not self.meaningful and isinstance(self.usage, dict)
+
     def _read_choice(self, choice: dict[str, Any]) -> None:
         index = choice.get("index")
         index = index if type(index) is int else 0
         delta = choice.get("delta")
         said = self._read_delta(delta) if isinstance(delta, dict) else False
-        text = choice.get("text")  # the older completions endpoint
-        if isinstance(text, str) and text:
-            self.text += _size(text)
-            said = True
+        if not said:  # Together says it twice
+            text = choice.get("text")  # the older completions endpoint
+            if isinstance(text, str) and text:
+                self.text += _size(text)
+                said = True
         if choice.get("logprobs"):
             self.detailed = True
-        ended = isinstance(choice.get("finish_reason"), str)
+        reason = choice.get("finish_reason")
+        ended = isinstance(reason, str)
         if ended:
             self.closed.append(index)
+            if reason in GAVE_UP and self.error is None:
+                self.error = choice.get("error") or reason
         # A choice counts as open from its first chunk on, also when that only names a role.
         self.opened.append(index)
         self.meaningful = self.meaningful or said or ended

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
 
 from gateway.core import refusals, wire
 from gateway.core import thinking as thoughts
 from gateway.core.answers import Answer
+from gateway.core.chunk import error_status, read_chunk
 from gateway.core.refusals import relayed_error
 from gateway.core.rows import DIALECTS, Dialect
 from gateway.core.sse import Relay
@@ -28,6 +30,7 @@ __all__ = [
     "Dialect",
     "Plan",
     "classify",
+    "classify_answer",
     "classify_in_band",
     "prepare",
     "relayed_error",
@@ -103,8 +106,9 @@ def prepare(target: Target) -> Plan:
     """The plan for a target. Raises KeyError for a dialect that is not in `DIALECTS`."""
     backend = target.backend
     dialect = backend.own_dialect or DIALECTS[backend.dialect]
-    constant = {**dialect.members, **backend.members}
-    dropped = (HOST_MEMBERS | dialect.drops) - constant.keys()
+    constant = _over(dialect.members, backend.members)
+    # A request that means something by a member the target does not support never gets there.
+    dropped = (HOST_MEMBERS | dialect.drops | target.unsupported) - constant.keys()
     unusual = dropped | {"metadata"}
     if dialect.limit is not None:
         unusual |= {name for name in _LIMITS if name != dialect.limit}
@@ -136,6 +140,15 @@ def _path(dialect: Dialect, target: Target) -> str:
     path = next((path for end, path in dialect.paths.items() if place.endswith(end)), dialect.path)
     path = path.replace("{model}", percent(target.upstream_id))
     return path if backend.api_version is None else f"{path}?api-version={backend.api_version}"
+
+
+def _over(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Members with what a backend adds or replaces; objects are joined member by member."""
+    both = {**base, **more}
+    for name in base.keys() & more.keys():
+        if isinstance(base[name], dict) and isinstance(more[name], dict):
+            both[name] = {**base[name], **more[name]}
+    return both
 
 
 def request_body(envelope: Envelope, plan: Plan, thinking: Thinking) -> bytes:
@@ -194,7 +207,7 @@ def _rename_limit(envelope: Envelope, name: str, overrides: dict[str, bytes | No
 
 def classify(plan: Plan, status: int, body: bytes) -> Outcome:
     """What a complete answer with this status means for the attempt; OK for every 2xx."""
-    return refusals.classify(status, body, plan.dialect.codes)
+    return refusals.classify(status, body, plan.dialect.codes, plan.dialect.words)
 
 
 def classify_in_band(plan: Plan, relay: Relay) -> Outcome:
@@ -202,6 +215,21 @@ def classify_in_band(plan: Plan, relay: Relay) -> Outcome:
 
     IN_BAND_ERROR where it says no more than that the server failed.
     """
-    outcome = refusals.classify(relay.error_status or 500, relay.error_body, plan.dialect.codes)
+    return _in_band(plan, relay.error_status or 500, relay.error_body)
+
+
+def classify_answer(plan: Plan, body: bytes) -> Outcome:
+    """What a complete 200 means that is no completion: INVALID, or as much as the error says that stands in its place.
+
+    OpenRouter answers so when a provider fails after it had begun.
+    """
+    chunk = read_chunk(body)
+    if chunk is None or chunk.error is None:
+        return Outcome.INVALID
+    return _in_band(plan, error_status(chunk.error) or 500, body)
+
+
+def _in_band(plan: Plan, status: int, body: bytes) -> Outcome:
+    outcome = classify(plan, status, body)
     vague = (Outcome.SERVER_ERROR, Outcome.AUTH, Outcome.FORBIDDEN)
     return Outcome.IN_BAND_ERROR if outcome in vague else outcome

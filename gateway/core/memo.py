@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.core.language import Language
+from gateway.core.neutral import NEUTRAL, asks_nothing
 from gateway.core.policy import Policy
 from gateway.core.rank import coarse
 from gateway.core.signals import EXPECTED, NO_HINTS, Hints, Signals, expected_of
@@ -33,6 +34,7 @@ LONGEST_NAME = 64
 _COMPLEX = frozenset(
     {"tools", "functions", "response_format", "metadata", "reasoning", "enable_thinking", "chat_template_kwargs"}
 )
+_TELLING = _COMPLEX | NEUTRAL.keys()
 _VALUED = ("max_tokens", "max_completion_tokens", "reasoning_effort", "service_tier")
 #: Signals told from the text, which become nodes of the tree. All others are held by the key, or prevent keeping.
 _TEXTUAL = frozenset({"language", "target_language", "task", "difficulty"})
@@ -85,8 +87,13 @@ class Memo:
         `tenant` and `policy` are of the configuration and live as long as the memo, so their identity stands for them.
         """
         tree = envelope.tree
-        if len(tree) > MOST_MEMBERS or not _COMPLEX.isdisjoint(tree) or None in tree.values():
+        if len(tree) > MOST_MEMBERS or None in tree.values():
             return None
+        idle: tuple[str, ...] = ()
+        if not _TELLING.isdisjoint(tree):
+            if not _COMPLEX.isdisjoint(tree):
+                return None
+            idle = tuple(name for name in NEUTRAL if name in tree and asks_nothing(name, tree[name]))
         if max(map(len, tree)) > LONGEST_NAME:
             return None
         for message in tree["messages"]:
@@ -103,6 +110,7 @@ class Memo:
             envelope.stream,
             *[get(name) for name in _VALUED],
             *tree,
+            idle,
             envelope.model_asked,
         )
 

@@ -50,7 +50,10 @@ WORDS: tuple[tuple[frozenset[int], str, Outcome], ...] = (
     (_REQUEST, "exceeds the context length", Outcome.CONTEXT_LENGTH),  # Ollama
     (_REQUEST, "model identifier is invalid", Outcome.MODEL_GONE),  # Bedrock
     (_REQUEST, "with on-demand throughput isn", Outcome.MODEL_GONE),  # Bedrock: this id needs an inference profile
-    (_REQUEST, "prompt is too long", Outcome.CONTEXT_LENGTH),
+    (_REQUEST, "prompt is too long", Outcome.CONTEXT_LENGTH),  # Fireworks
+    (_REQUEST, "reduce the length of the messages", Outcome.CONTEXT_LENGTH),  # Groq, Cerebras
+    (_REQUEST, "`max_new_tokens` must be", Outcome.CONTEXT_LENGTH),  # Together
+    (_REQUEST | {500}, "exceeds maximum input length", Outcome.CONTEXT_LENGTH),  # DeepInfra
     (frozenset({404}), "model", Outcome.MODEL_GONE),  # and not a wrong path
     # llama.cpp answers 500 to an image for a text model: the client's fault, though it looks as if a retry could help.
     (frozenset({500}), "image input is not supported", Outcome.CLIENT_ERROR),
@@ -69,14 +72,24 @@ _STATUSES: Mapping[int, Outcome] = MappingProxyType(
         410: Outcome.MODEL_GONE,
         425: Outcome.OVERLOADED,
         429: Outcome.RATE_LIMITED,
+        498: Outcome.OVERLOADED,  # Groq, of its flexible tier
         503: Outcome.OVERLOADED,
         529: Outcome.OVERLOADED,
     }
 )
 
 
-def classify(status: int, body: bytes, codes: Mapping[str, Outcome] = CODES) -> Outcome:
-    """What an answer with this status and body means. `codes` are the dialect's own, over those all servers share."""
+def classify(
+    status: int,
+    body: bytes,
+    codes: Mapping[str, Outcome] = CODES,
+    words: Iterable[tuple[int, re.Pattern[str], Outcome]] = (),
+) -> Outcome:
+    """What an answer with this status and body means.
+
+    `codes` and `words` are the dialect's own, over those all servers share. Words that hold a target back must name
+    the whole message or how it begins: a server may repeat in it what a client wrote.
+    """
     if 200 <= status < 300:
         return Outcome.OK
     if 300 <= status < 400:
@@ -87,9 +100,13 @@ def classify(status: int, body: bytes, codes: Mapping[str, Outcome] = CODES) -> 
             outcome = codes.get(name) or CODES.get(name)
             if outcome is not None:
                 return outcome
-    message = _message(error)[:MESSAGE_MAX].lower()
-    for statuses, words, outcome in WORDS:
-        if status in statuses and words in message:
+    message = _message(error)[:MESSAGE_MAX]
+    for one, pattern, outcome in words:
+        if status == one and pattern.search(message):
+            return outcome
+    message = message.lower()
+    for statuses, said, outcome in WORDS:
+        if status in statuses and said in message:
             return outcome
     return _STATUSES.get(status) or (Outcome.SERVER_ERROR if status >= 500 else Outcome.CLIENT_ERROR)
 

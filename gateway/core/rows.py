@@ -6,6 +6,7 @@ done with it, in `dialects` and `thinking`. Where a row is known from documentat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -31,6 +32,7 @@ class Dialect:
     members: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)  # put into every body, over the client's
     limit: str | None = None  # the one name it knows for the output limit; None: both of OpenAI's
     codes: Mapping[str, Outcome] = field(default_factory=lambda: _NOTHING)  # its own error codes, see `refusals.CODES`
+    words: tuple[tuple[int, re.Pattern[str], Outcome], ...] = ()  # status and message, where it has no code for it
     auth: tuple[str, str] = ("Authorization", "Bearer ")  # header field that takes the key, and what stands before it
     headers: Mapping[str, str] = field(default_factory=lambda: _NOTHING)  # sent with every request
     structured: bool = False  # whatever the model, it holds an answer to a JSON schema
@@ -65,6 +67,18 @@ _ROWS = (
         reasoning="reasoning_content",
         thinking=Spelling(switch="chat_template_kwargs.enable_thinking", budget="thinking_budget_tokens"),
         codes=MappingProxyType({"unavailable_error": Outcome.OVERLOADED}),  # it still loads its model
+    ),
+    Dialect(
+        # Answers to any model name. It says neither what a model's context is nor that it does not hold the prompt by
+        # code, see `refusals.WORDS`.
+        "sglang",
+        # A client's own code, another client's session, another adapter than was authorised, a worker of its choice.
+        drops=_OPENAI_ONLY
+        | {"custom_logit_processor", "custom_params", "disagg_prefill_dp_rank", "lora_path", "rid", "routed_dp_rank"}
+        | {"session_id", "session_params"},
+        structured=True,
+        reasoning="reasoning_content",
+        thinking=Spelling(switch="chat_template_kwargs.enable_thinking", effort="reasoning_effort"),
     ),
     Dialect(
         "dashscope",
@@ -122,6 +136,85 @@ _ROWS = (
         drops=_OPENAI_ONLY,
         parse=parse_tagged,
         thinking=Spelling(effort="reasoning_effort", sure=False),
+    ),
+    Dialect(
+        "openrouter",
+        # Other models, providers and presets than were authorised.
+        drops=_OPENAI_ONLY | {"models", "preset", "provider", "route"},
+        refuses=frozenset({"plugins", "transforms"}),
+        # Left to itself it shortens prompts that do not fit, and ignores what a provider cannot do.
+        members=MappingProxyType(
+            {
+                "plugins": [{"id": "context-compression", "enabled": False}],
+                "provider": {"require_parameters": True},
+            }
+        ),
+        reasoning="reasoning",
+        thinking=Spelling(
+            switch="reasoning.enabled", budget="reasoning.max_tokens", effort="reasoning.effort", either=True
+        ),
+        words=(
+            (400, re.compile(r"\A\S+ is not a valid model ID\Z"), Outcome.MODEL_GONE),
+            (404, re.compile(r"\ANo endpoints found for "), Outcome.MODEL_GONE),
+            (404, re.compile(r"\ANo endpoints (found|available) matching your .*data policy"), Outcome.FORBIDDEN),
+        ),
+    ),
+    Dialect(
+        "together",
+        drops=_OPENAI_ONLY,
+        reasoning="reasoning",
+        thinking=Spelling(switch="reasoning.enabled", effort="reasoning_effort"),
+        codes=MappingProxyType(
+            {
+                "model_not_available": Outcome.MODEL_GONE,  # a 400: not, or no longer, without an endpoint of one's own
+                "dedicated_endpoint_not_running": Outcome.MODEL_GONE,
+            }
+        ),
+    ),
+    Dialect(
+        "groq",
+        drops=_OPENAI_ONLY,
+        refuses=frozenset({"logit_bias", "logprobs", "n", "top_logprobs"}),
+        reasoning="reasoning",
+        # Its Qwen models know two words. Unless told to part them, they think aloud inside the content.
+        thinking=Spelling(
+            effort="reasoning_effort", on="default", beside=MappingProxyType({"reasoning_format": "parsed"})
+        ),
+        # 400s for what the model did wrong: another may do it right.
+        codes=MappingProxyType({"tool_use_failed": Outcome.INVALID, "json_validate_failed": Outcome.INVALID}),
+    ),
+    Dialect(
+        "fireworks",
+        drops=_OPENAI_ONLY,
+        reasoning="reasoning_content",
+        # Which words a model knows, `none` among them, differs from model to model.
+        thinking=Spelling(effort="reasoning_effort", sure=False),
+    ),
+    Dialect(
+        "deepinfra",
+        drops=_OPENAI_ONLY,
+        reasoning="reasoning_content",
+        thinking=Spelling(switch="reasoning.enabled", effort="reasoning.effort"),
+    ),
+    Dialect(
+        "cerebras",
+        drops=_OPENAI_ONLY,
+        refuses=frozenset({"frequency_penalty", "logit_bias", "parallel_tool_calls", "presence_penalty"}),
+        reasoning="reasoning",
+        # Documented for its GLM models; of its Qwen models only that they think aloud unless told to part it.
+        thinking=Spelling(
+            effort="reasoning_effort", beside=MappingProxyType({"reasoning_format": "parsed"}), sure=False
+        ),
+        codes=MappingProxyType({"queue_exceeded": Outcome.OVERLOADED}),
+    ),
+    Dialect(
+        # Passes requests to other providers, each with its own ways: what switches thinking there is not known.
+        "huggingface",
+        drops=_OPENAI_ONLY,
+        reasoning=None,
+        thinking=Spelling(sure=False),
+        codes=MappingProxyType({"model_not_supported": Outcome.MODEL_GONE}),
+        words=((400, re.compile(r"\AModel not supported by provider \S+\Z"), Outcome.MODEL_GONE),),
     ),
 )
 

@@ -20,6 +20,7 @@ from gateway.core.errors import BadRequest
 from gateway.core.language import Language
 from gateway.core.lexicon import Lexicon, Verdict
 from gateway.core.longtext import LongText
+from gateway.core.neutral import asks_nothing
 from gateway.core.quantities import Invalid
 from gateway.core.quantities import tokens as parse_tokens
 from gateway.core.rank import coarse
@@ -583,7 +584,8 @@ def _max_output_tokens(request: _Request) -> int | None:
 
 
 def _parameters(request: _Request) -> frozenset[str]:
-    return frozenset(name for name in request.envelope.members if request.envelope.get(name) is not None)
+    get = request.envelope.get
+    return frozenset(name for name in request.envelope.members if not asks_nothing(name, get(name)))
 
 
 _COMPUTE: Mapping[str, Callable[[_Request], Any]] = MappingProxyType(

@@ -8,7 +8,8 @@ Events leave whole and byte for byte as they came, with these exceptions, all of
 
 - Nothing leaves before the first meaningful event (content, reasoning, tool call, refusal, finish). What came before
   it is kept, up to 64 KiB, and leaves with it in order; beyond that, further meaningless events are dropped.
-- A chunk that holds nothing but usage is withheld unless the client asked for it.
+- A chunk that holds nothing but usage is withheld unless the client asked for it; so is one behind the finish whose
+  choices say nothing (OpenRouter).
 - The end marker is always ours: `data: [DONE]` is written in one spelling, is added after a finish that came without
   one, and nothing follows it. A byte order mark at the start is dropped, since it may not stand inside a stream.
 - An event is parsed only while something in it can matter: before the commit point and after the finish always, in
@@ -353,6 +354,7 @@ class Relay:
                 return Event.JUNK
             self.error_body = data
             return Event.ERROR
+        self.usage = read(chunk.usage, self.usage)
         if chunk.error is not None or fields.event == b"error":
             self.error_body = data
             self.error_status = error_status(chunk.error)
@@ -360,8 +362,8 @@ class Relay:
         if not stream:
             return Event.JUNK
         self.anomalies += not chunk.clean
-        self.usage = read(chunk.usage, self.usage)
-        if chunk.only_usage:
+        trailing = self._state is State.FINISHED and chunk.idle_usage and self._opened.issuperset(chunk.opened)
+        if chunk.only_usage or trailing:
             return Event.IDLE if self._keep_usage else Event.USAGE
         self._opened.update(chunk.opened)
         self._closed.update(chunk.closed)

@@ -472,7 +472,8 @@ class Exchange:
         record.first_event_at = received = time.monotonic()
         facts = self.route.plan.parse(body)
         if facts is None:
-            self._failed(Outcome.INVALID)
+            outcome = dialects.classify_answer(self.route.plan, body)
+            self._failed(outcome, relayed=self._as_refusal(outcome, body))
             return
         self._release()
         self._succeeded(facts.usage, facts.output_chars, facts.reasoned)
@@ -515,13 +516,16 @@ class Exchange:
         """A complete answer that is not a 200."""
         body = b"".join(self.parts)
         outcome = dialects.classify(self.route.plan, self.status, body)
-        relayed = None
-        if outcome in (Outcome.CLIENT_ERROR, Outcome.CONTEXT_LENGTH):
-            relayed = dialects.relayed_error(self.status, body, self.route.secrets())
-        elif outcome is Outcome.AUTH and self.route.openings:
+        if outcome is Outcome.AUTH and self.route.openings:
             self.route.openings[0].door.refused()
         retry_after_s = _retry_after(self.upstream_head.headers.get(b"retry-after"))
-        self._failed(outcome, retry_after_s=retry_after_s, relayed=relayed)
+        self._failed(outcome, retry_after_s=retry_after_s, relayed=self._as_refusal(outcome, body))
+
+    def _as_refusal(self, outcome: Outcome, body: bytes) -> tuple[int, str, bytes] | None:
+        """The upstream's own words, where the request is to blame."""
+        if outcome not in (Outcome.CLIENT_ERROR, Outcome.CONTEXT_LENGTH):
+            return None
+        return dialects.relayed_error(self.status, body, self.route.secrets())
 
     def _relay_error(self, status: int, code: str, body: bytes) -> None:
         headers = b"content-type: application/json\r\n" + self._headers(origin=b"upstream")

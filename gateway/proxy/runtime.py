@@ -25,7 +25,7 @@ from gateway.core.lexicon import Lexicon
 from gateway.core.memo import Memo
 from gateway.core.promises import Promises
 from gateway.core.tokens import Tokenizers
-from gateway.core.types import Attempt, Backend, Decision, Endpoint, Record, Target, Tenant
+from gateway.core.types import Attempt, Backend, Decision, Endpoint, Record, Secret, Target, Tenant
 from gateway.proxy.clocks import Wheel
 from gateway.proxy.doors import Bearer, Door, Opening, Signed
 from gateway.proxy.outbox import Outbox
@@ -89,8 +89,8 @@ class Route:
 
     def secrets(self) -> tuple[str, ...]:
         """What was sent to open the door, for blotting it out of what comes back."""
-        key = self.first.target.backend.key
-        plain = () if key is None else (key.reveal(),)
+        backend = self.first.target.backend
+        plain = [one.reveal() for one in (backend.key, *backend.headers.values()) if isinstance(one, Secret)]
         return (*plain, *(self.openings[0].door.secrets() if self.openings else ()))
 
     def pick(self, tried: tuple[int, ...], board: Board, now: float) -> int:

@@ -19,12 +19,13 @@ from gateway.core import wire
 from gateway.core.dialects import (
     DIALECTS,
     classify,
+    classify_answer,
     classify_in_band,
     prepare,
     relayed_error,
     request_body,
 )
-from gateway.core.sse import DONE_EVENT, Relay
+from gateway.core.sse import Relay
 from gateway.core.types import Backend, Endpoint, Model, Outcome, Target, Thinking
 from gateway.core.usage import settle
 
@@ -84,7 +85,7 @@ ALL = [
 STREAMS = [
     one for one in ALL if one.status == 200 and b"text/event-stream" in one.head and one.name.startswith("stream")
 ]
-ANSWERS = [one for one in ALL if one.status == 200 and b"application/json" in one.head]
+ANSWERS = [one for one in ALL if one.status == 200 and b"application/json" in one.head and one.name.startswith("chat")]
 ERRORS = [one for one in ALL if one.status != 200]
 
 
@@ -99,18 +100,18 @@ def events(body: bytes) -> list[bytes]:
     return [part for part in parts if part]
 
 
-def is_usage_only(event: bytes) -> bool:
-    if not event.startswith(b"data: {"):
+def choices_of(event: bytes) -> list[dict[str, Any]] | None:
+    """The choices of a chunk; None for what is no chunk: a comment, the end marker."""
+    return json.loads(event[6:]).get("choices") or [] if event.startswith(b"data: {") else None
+
+
+def is_usage_only(event: bytes, *, ended: bool) -> bool:
+    """Nothing but usage: no choices, or behind the finish a choice that says nothing."""
+    choices = choices_of(event)
+    if choices is None or not isinstance(json.loads(event[6:]).get("usage"), dict):
         return False
-    said = json.loads(event[6:])
-    return not said.get("choices") and isinstance(said.get("usage"), dict)
-
-
-def error_of(body: bytes) -> dict[str, Any]:
-    """The error object, wherever a server puts it: not a parser."""
-    said = json.loads(body)
-    said = said[0] if isinstance(said, list) else said
-    return dict(said.get("error", said))
+    silent = all(not c.get("finish_reason") and not c["delta"].get("content") for c in choices)
+    return not choices or (ended and silent)
 
 
 def test_every_dialect_brings_its_bytes() -> None:
@@ -141,24 +142,31 @@ def seen_of(index: dict[str, Any]) -> str:
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("mode", ["never", "always", "budget", "client"])
 def test_thinking_is_sent_explicitly_or_not_at_all(dialect: str, mode: str) -> None:
+    row = DIALECTS[dialect]
     body = wire.parse(b'{"model":"auto","messages":[{"role":"user","content":"hi"}],"stream":true}')
     thinking = Thinking(mode, 2000 if mode == "budget" else None)  # type: ignore[arg-type]
     sent = json.loads(request_body(body, plan(dialect), thinking))
     assert sent.pop("model") == "served-name"
     assert sent.pop("stream_options") == {"include_usage": True}
-    added = {name for name in sent if name not in ("messages", "stream")}
-    spelling = DIALECTS[dialect].thinking
-    if mode == "client":
+    spelling = row.thinking
+    always = {**row.members, **(spelling.beside if spelling.exists else {})}
+    assert {name: sent.pop(name) for name in always} == always
+    added = sent.keys() - {"messages", "stream"}
+
+    def value(place: str) -> Any:
+        found: Any = sent
+        for name in place.split("."):
+            found = found.get(name) if isinstance(found, dict) else None
+        return found
+
+    if mode == "client" or not spelling.exists:
         assert added == set()
     elif spelling.switch is None:
         assert added == {spelling.effort}
-        assert (sent["reasoning_effort"] == "none") == (mode == "never")
+        assert (value(spelling.effort or "") == "none") == (mode == "never")
     else:
-        value: Any = sent
-        for name in spelling.switch.split("."):
-            value = value[name]
-        assert value is (mode != "never")
-        assert (sent.get(spelling.budget or "") == 2000) == (mode == "budget")
+        assert value(spelling.switch) is (mode != "never")
+        assert (value(spelling.budget or "-") == 2000) == (mode == "budget" and spelling.budget is not None)
 
 
 # What comes back, complete.
@@ -212,7 +220,9 @@ def cuts(one: Recorded) -> list[list[bytes] | tuple[bytes, ...]]:
 @pytest.mark.parametrize("one", STREAMS, ids=str)
 def test_a_stream_is_relayed_byte_for_byte_in_any_cut(one: Recorded) -> None:
     choices = one.request.get("n", 1)
-    wanted = b"".join(event for event in events(one.body) if event == DONE_EVENT or not is_usage_only(event))
+    every = events(one.body)
+    finish = max(i for i, event in enumerate(every) if any(c.get("finish_reason") for c in choices_of(event) or ()))
+    wanted = b"".join(event for i, event in enumerate(every) if not is_usage_only(event, ended=i > finish))
     for reads in cuts(one):
         out, relay = relayed(reads, keep_usage=True, choices=choices)
         assert out == one.body
@@ -233,10 +243,8 @@ def test_a_stream_that_ends_early_is_never_taken_for_a_whole_one(one: Recorded) 
     for count in range(len(every)):
         head = every[:count]
         out, relay = relayed(head, keep_usage=True, choices=one.request.get("n", 1))
-        closed = {
-            c["index"] for e in head if e != DONE_EVENT for c in json.loads(e[6:])["choices"] if c["finish_reason"]
-        }
-        opened = {c["index"] for e in head if e != DONE_EVENT for c in json.loads(e[6:])["choices"]}
+        closed = {c["index"] for e in head for c in choices_of(e) or () if c.get("finish_reason")}
+        opened = {c["index"] for e in head for c in choices_of(e) or ()}
         if opened and closed == opened:
             assert relay.done
         else:
@@ -273,17 +281,42 @@ MEANING = {
     "error-model-profile": Outcome.MODEL_GONE,
     "error-model-retired": Outcome.MODEL_GONE,
     "error-model-retired-older": Outcome.MODEL_GONE,
+    "error-model-provider": Outcome.MODEL_GONE,
     "error-overloaded": Outcome.OVERLOADED,
+    "error-overloaded-flex": Outcome.OVERLOADED,
     "error-quota": Outcome.RATE_LIMITED,
     "error-rate-limit": Outcome.RATE_LIMITED,
+    "error-rate-limit-too-large": Outcome.RATE_LIMITED,
     "error-request": Outcome.CLIENT_ERROR,
     "error-server": Outcome.SERVER_ERROR,
     "error-signature": Outcome.FORBIDDEN,
     "error-thinking-needs-stream": Outcome.CLIENT_ERROR,
     "error-too-long": Outcome.CONTEXT_LENGTH,
+    "error-too-long-newer": Outcome.CONTEXT_LENGTH,
+    "error-too-long-older": Outcome.CONTEXT_LENGTH,
     "error-too-long-output": Outcome.CONTEXT_LENGTH,
     "error-too-long-stream": Outcome.CONTEXT_LENGTH,
+    "error-tool-use": Outcome.INVALID,
 }
+
+
+IN_STREAM = {
+    "error-in-stream": Outcome.IN_BAND_ERROR,
+    "error-in-stream-overloaded": Outcome.OVERLOADED,
+    "error-in-stream-rate-limit": Outcome.RATE_LIMITED,
+    "error-in-stream-too-long": Outcome.CONTEXT_LENGTH,
+    "error-in-stream-tool-use": Outcome.INVALID,
+}
+
+
+def error_of(body: bytes) -> dict[str, Any]:
+    """The error object, wherever a server puts it: not a parser."""
+    value = json.loads(body)
+    value = value[0] if isinstance(value, list) else value
+    if "detail" in value:
+        return {"message": json.dumps(value["detail"], separators=(",", ":"))}
+    found = value.get("error", value)
+    return found if isinstance(found, dict) else {"message": found}
 
 
 @pytest.mark.parametrize("one", ERRORS, ids=str)
@@ -305,15 +338,26 @@ def test_a_refusal_means_the_same_whoever_says_it(one: Recorded) -> None:
             assert told["code"] == original["code"]
 
 
-def test_an_error_in_place_of_a_stream_is_known_before_anything_is_sent() -> None:
-    found = [one for one in ALL if one.name == "error-in-stream"]
-    assert found
-    for one in found:
-        for reads in cuts(one):
-            out, relay = relayed(reads, keep_usage=False, choices=1)
-            assert out == b""
-            assert relay.failure is Outcome.IN_BAND_ERROR
-            assert classify_in_band(plan(one.dialect), relay) is Outcome.IN_BAND_ERROR
+@pytest.mark.parametrize("one", [one for one in ALL if one.name.startswith("error-in-stream")], ids=str)
+def test_an_error_in_place_of_a_stream_is_known_before_anything_is_sent(one: Recorded) -> None:
+    for reads in cuts(one):
+        out, relay = relayed(reads, keep_usage=False, choices=1)
+        assert out == b""
+        assert relay.failure is Outcome.IN_BAND_ERROR
+        assert classify_in_band(plan(one.dialect), relay) is IN_STREAM[one.name]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "name", "outcome"),
+    [
+        ("openrouter", "error-in-answer", Outcome.OVERLOADED),
+        ("openrouter", "error-in-answer-part", Outcome.IN_BAND_ERROR),
+    ],
+)
+def test_an_error_in_place_of_an_answer_is_no_answer(dialect: str, name: str, outcome: Outcome) -> None:
+    [one] = [one for one in ALL if (one.dialect, one.name) == (dialect, name)]
+    assert plan(dialect).parse(one.body) is None
+    assert classify_answer(plan(dialect), one.body) is outcome
 
 
 def test_a_server_that_dies_behind_the_first_event_leaves_an_interruption() -> None:

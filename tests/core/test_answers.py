@@ -191,3 +191,11 @@ def test_an_empty_text_or_list_has_no_size_and_a_number_no_negative_one() -> Non
         facts = parse_answer(answer(message))
         assert facts is not None
         assert facts.output_chars == size
+
+
+@pytest.mark.parametrize("reason", ["error", "abort"])
+def test_an_answer_whose_server_gave_up_is_none(reason: str) -> None:
+    body = {"choices": [{"message": {"content": "The cap"}, "finish_reason": reason}]}
+    assert parse_answer(json.dumps(body).encode()) is None
+    body["choices"][0]["finish_reason"] = {"odd": 1}
+    assert parse_answer(json.dumps(body).encode()) is not None

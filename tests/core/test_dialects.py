@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from gateway.core import wire
 from gateway.core.dialects import DIALECTS, HOST_MEMBERS, Plan, classify, classify_in_band, prepare, request_body
 from gateway.core.sse import Relay
-from gateway.core.types import Backend, Endpoint, Model, Outcome, Target, Thinking, ThinkingSupport
+from gateway.core.types import Backend, Endpoint, Model, Outcome, Secret, Target, Thinking, ThinkingSupport
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 CLIENTS = Thinking("client")
@@ -34,6 +35,12 @@ NEVER, ALWAYS, BUDGET = Thinking("never"), Thinking("always"), Thinking("budget"
 MODEL = {"model": "Qwen/Qwen3.5-35B-A3B"}
 
 
+def base(plan: Plan) -> dict[str, Any]:
+    """What every body for a target holds."""
+    row = plan.dialect
+    return {**MODEL, **row.members, **(row.thinking.beside if plan.switchable else {})}
+
+
 def test_only_the_model_is_replaced_and_unknown_members_pass() -> None:
     assert sent(plan(), temperature=0.5, top_k=20, seed=None) == MODEL | {"temperature": 0.5, "top_k": 20, "seed": None}
 
@@ -49,14 +56,14 @@ def test_requests_go_behind_the_endpoint_s_path_with_a_bearer_key() -> None:
 def test_usage_is_always_asked_of_streams_beside_what_the_client_asked(dialect: str) -> None:
     p = plan(dialect)
     asked = {"stream": True, "stream_options": {"include_usage": True}}
-    assert sent(p, stream=True) == MODEL | asked
-    assert sent(p, stream=True, stream_options=None) == MODEL | asked
-    assert sent(p, **asked) == MODEL | asked
+    assert sent(p, stream=True) == base(p) | asked
+    assert sent(p, stream=True, stream_options=None) == base(p) | asked
+    assert sent(p, **asked) == base(p) | asked
     assert sent(p, stream=True, stream_options={"include_usage": False, "x": 1})["stream_options"] == {
         "include_usage": True,
         "x": 1,
     }
-    assert sent(p, stream=False) == MODEL | {"stream": False}
+    assert sent(p, stream=False) == base(p) | {"stream": False}
 
 
 KWARGS = "chat_template_kwargs"
@@ -73,12 +80,30 @@ BODIES: list[tuple[str, Thinking, dict[str, object]]] = [
     ("openai", NEVER, {"reasoning_effort": "none"}),
     ("openai", ALWAYS, {"reasoning_effort": "medium"}),
     ("openai", BUDGET, {"reasoning_effort": "medium"}),
+    ("sglang", NEVER, {KWARGS: {"enable_thinking": False}}),
+    ("sglang", BUDGET, {KWARGS: {"enable_thinking": True}}),
+    ("openrouter", NEVER, {"reasoning": {"enabled": False}}),
+    ("openrouter", ALWAYS, {"reasoning": {"enabled": True}}),
+    ("openrouter", BUDGET, {"reasoning": {"enabled": True, "max_tokens": 4096}}),
+    ("together", NEVER, {"reasoning": {"enabled": False}}),
+    ("together", BUDGET, {"reasoning": {"enabled": True}}),
+    ("groq", NEVER, {"reasoning_effort": "none"}),
+    ("groq", ALWAYS, {"reasoning_effort": "default"}),
+    ("groq", BUDGET, {"reasoning_effort": "default"}),
+    ("fireworks", NEVER, {"reasoning_effort": "none"}),
+    ("fireworks", BUDGET, {"reasoning_effort": "medium"}),
+    ("deepinfra", NEVER, {"reasoning": {"enabled": False}}),
+    ("deepinfra", ALWAYS, {"reasoning": {"enabled": True}}),
+    ("cerebras", NEVER, {"reasoning_effort": "none"}),
+    ("cerebras", ALWAYS, {"reasoning_effort": "medium"}),
+    ("huggingface", NEVER, {}),
 ]
 
 
 @pytest.mark.parametrize(("dialect", "thinking", "fields"), BODIES)
 def test_thinking_is_said_explicitly_both_ways(dialect: str, thinking: Thinking, fields: dict[str, object]) -> None:
-    assert sent(plan(dialect), thinking) == MODEL | fields
+    p = plan(dialect)
+    assert sent(p, thinking) == base(p) | fields
 
 
 @pytest.mark.parametrize(("dialect", "thinking", "fields"), BODIES)
@@ -86,8 +111,11 @@ def test_the_policy_s_mode_replaces_every_spelling_of_the_client_s_wish(
     dialect: str, thinking: Thinking, fields: dict[str, object]
 ) -> None:
     against = thinking.mode == "never"
+    p = plan(dialect)
+    if not p.switchable:
+        return
     made = sent(
-        plan(dialect),
+        p,
         thinking,
         reasoning_effort="none" if not against else "high",
         enable_thinking=against,
@@ -95,16 +123,17 @@ def test_the_policy_s_mode_replaces_every_spelling_of_the_client_s_wish(
         chat_template_kwargs={"enable_thinking": against, "thinking_budget": 77},
         reasoning={"enabled": against},
     )
-    assert made == MODEL | fields
+    assert made == base(p) | fields
 
 
 @pytest.mark.parametrize("support", ["always", "never", "unknown"])
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_target_that_cannot_be_switched_is_told_nothing(dialect: str, support: ThinkingSupport) -> None:
+    p = plan(dialect, support)
     for thinking in (NEVER, ALWAYS, BUDGET):
-        assert sent(plan(dialect, support), thinking) == MODEL
+        assert sent(p, thinking) == base(p)
     wish = {"reasoning_effort": "low", "enable_thinking": True}
-    assert sent(plan(dialect, support), NEVER, **wish) == MODEL | wish
+    assert sent(p, NEVER, **wish) == base(p) | wish
 
 
 def test_other_template_arguments_of_the_client_survive() -> None:
@@ -132,6 +161,20 @@ CLIENT: list[tuple[str, dict[str, object], dict[str, object]]] = [
     ("vllm", {"thinking_budget": 0}, {KWARGS: {"enable_thinking": False}}),
     ("llama.cpp", {"thinking_token_budget": 9}, {KWARGS: {"enable_thinking": True}, "thinking_budget_tokens": 9}),
     ("vllm", {KWARGS: {"enable_thinking": True, "x": 1}}, {KWARGS: {"enable_thinking": True, "x": 1}}),
+    ("groq", {"reasoning_effort": "high"}, {"reasoning_effort": "default"}),
+    ("groq", {"enable_thinking": False}, {"reasoning_effort": "none"}),
+    ("groq", {"reasoning_format": "raw"}, {"reasoning_format": "raw"}),
+    ("sglang", {"reasoning_effort": "low"}, {KWARGS: {"enable_thinking": True}, "reasoning_effort": "low"}),
+    ("openrouter", {"reasoning_effort": "high"}, {"reasoning": {"enabled": True, "effort": "high"}}),
+    (
+        "openrouter",
+        {"reasoning": {"max_tokens": 9, "effort": "high", "exclude": True}},
+        {"reasoning": {"exclude": True, "enabled": True, "max_tokens": 9}},
+    ),
+    ("together", {"reasoning_effort": "high"}, {"reasoning": {"enabled": True}, "reasoning_effort": "high"}),
+    ("deepinfra", {"reasoning_effort": "high"}, {"reasoning": {"enabled": True, "effort": "high"}}),
+    ("cerebras", {"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
+    ("vllm", {"reasoning": {"exclude": True}}, {}),
     # An explicit switch counts before an effort.
     ("vllm", {"reasoning_effort": "high", "enable_thinking": False}, {KWARGS: {"enable_thinking": False}}),
 ]
@@ -141,13 +184,15 @@ CLIENT: list[tuple[str, dict[str, object], dict[str, object]]] = [
 def test_in_client_mode_the_client_s_own_wish_is_translated(
     dialect: str, members: dict[str, object], fields: dict[str, object]
 ) -> None:
-    assert sent(plan(dialect), CLIENTS, **members) == MODEL | fields
+    p = plan(dialect)
+    assert sent(p, CLIENTS, **members) == base(p) | fields
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("name", sorted(HOST_MEMBERS))
 def test_a_client_cannot_choose_where_its_request_goes(dialect: str, name: str) -> None:
-    assert sent(plan(dialect), **{name: "http://169.254.169.254"}) == MODEL
+    p = plan(dialect)
+    assert sent(p, **{name: "http://169.254.169.254"}) == base(p)
 
 
 def test_hints_for_openai_stay_away_from_servers_that_do_not_know_them() -> None:
@@ -157,6 +202,48 @@ def test_hints_for_openai_stay_away_from_servers_that_do_not_know_them() -> None
     assert sent(plan("openai"), **hints) == MODEL | hints
     # OpenAI refuses metadata with a completion it does not store.
     assert sent(plan("openai"), metadata={"team": "a"}) == MODEL
+
+
+ELSEWHERE = [
+    ("openrouter", "models", ["openai/gpt-5"]),
+    ("openrouter", "preset", "p"),
+    ("openrouter", "provider", {"order": ["elsewhere"], "require_parameters": False}),
+    ("openrouter", "route", "fallback"),
+    ("sglang", "custom_logit_processor", "gASVAAAA"),
+    ("sglang", "lora_path", "another"),
+    ("sglang", "session_params", {"id": "of another client"}),
+]
+
+
+@pytest.mark.parametrize(("dialect", "name", "value"), ELSEWHERE)
+def test_what_was_decided_is_not_decided_anew_by_the_server(dialect: str, name: str, value: object) -> None:
+    p = plan(dialect)
+    assert sent(p, **{name: value}) == base(p)
+
+
+def test_what_configuration_puts_into_a_body_counts_before_the_client_and_joins_the_dialect_s() -> None:
+    backend = replace(plan("openrouter").target.backend, members={"provider": {"only": ["deepinfra"]}, "user": "us"})
+    p = prepare(replace(plan("openrouter").target, backend=backend))
+    made = sent(p, provider={"order": ["x"]}, user="me", seed=1)
+    assert made["provider"] == {"require_parameters": True, "only": ["deepinfra"]}
+    assert (made["user"], made["seed"]) == ("us", 1)
+
+
+def test_a_member_that_asks_for_nothing_is_left_out_where_it_would_be_refused() -> None:
+    p = prepare(replace(plan("groq").target, unsupported=DIALECTS["groq"].refuses))
+    assert sent(p, n=1, logprobs=False, logit_bias=None, seed=1) == base(p) | {"seed": 1}
+    assert sent(plan("vllm"), n=1) == MODEL | {"n": 1}
+
+
+def test_configuration_adds_headers_and_decides_how_the_key_is_shown() -> None:
+    p = plan("openrouter")
+    backend = replace(p.target.backend, headers={"X-Title": "shop", "X-Secret": Secret("s")})
+    p = prepare(replace(p.target, backend=backend))
+    assert p.headers("k") == {"Authorization": "Bearer k", "X-Title": "shop", "X-Secret": "s"}
+    row = replace(p.dialect, auth=("api-key", ""), headers={"X-Plan": "batch"})
+    p = prepare(replace(p.target, backend=replace(backend, own_dialect=row, headers={})))
+    assert p.headers("k") == {"api-key": "k", "X-Plan": "batch"}
+    assert p.headers(None) == {"X-Plan": "batch"}
 
 
 def test_the_output_limit_has_the_name_the_server_knows() -> None:
@@ -210,6 +297,25 @@ REFUSALS: list[tuple[str, int, bytes, Outcome]] = [
     ("dashscope", 400, b'{"code":"Arrearage","message":"Access denied"}', Outcome.RATE_LIMITED),
     ("dashscope", 403, body(code="AllocationQuota.FreeTierOnly", message="x"), Outcome.RATE_LIMITED),
     ("dashscope", 400, body(code="data_inspection_failed", message="x"), Outcome.CLIENT_ERROR),
+    (
+        "sglang",
+        400,
+        b'{"object":"error","message":"The input (9 tokens) is longer than the model\'s context length (8'
+        b' tokens).","type":"BadRequestError","param":null,"code":400}',
+        Outcome.CONTEXT_LENGTH,
+    ),
+    ("groq", 400, body(code="tool_use_failed", message="x"), Outcome.INVALID),
+    ("groq", 498, body(message="flex capacity"), Outcome.OVERLOADED),
+    ("together", 422, body(message="`inputs` tokens + `max_new_tokens` must be <= 8193."), Outcome.CONTEXT_LENGTH),
+    ("deepinfra", 500, body(message="Requested input length 9 exceeds maximum input length 8"), Outcome.CONTEXT_LENGTH),
+    ("openrouter", 404, body(message="No endpoints found for meta-llama/llama-4-scout.", code=404), Outcome.MODEL_GONE),
+    ("openrouter", 404, body(message="No endpoints found that support tool use.", code=404), Outcome.SERVER_ERROR),
+    ("openrouter", 404, body(message="No endpoints found matching your data policy."), Outcome.FORBIDDEN),
+    ("openrouter", 400, body(message="x/y is not a valid model ID", code=400), Outcome.MODEL_GONE),
+    # What a client wrote and a server repeats holds no target back.
+    ("openrouter", 400, body(message="bad seed: x/y is not a valid model ID", code=400), Outcome.CLIENT_ERROR),
+    ("openai", 400, body(message="x/y is not a valid model ID", code=400), Outcome.CLIENT_ERROR),
+    ("huggingface", 400, b'{"error":"Model not supported by provider together"}', Outcome.MODEL_GONE),
 ]
 
 

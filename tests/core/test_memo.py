@@ -284,6 +284,8 @@ DIFFERENT: list[tuple[Any, Asked, Asked]] = [
     ({"max_output_tokens": {"gt": 50}}, Asked(members={"max_tokens": 50}), Asked(members={"max_tokens": 51})),
     ({"parameters": {"has": "seed"}}, Asked(), Asked(members={"seed": 1})),
     ({"parameters": {"has": "seed"}}, Asked(members={"seed": None}), Asked(members={"seed": 1})),
+    ({"parameters": {"has": "n"}}, Asked(members={"n": 1}), Asked(members={"n": 2})),
+    ({"parameters": {"has": "logprobs"}}, Asked(members={"logprobs": False}), Asked(members={"logprobs": True})),
     ({"tools": True}, Asked(), Asked(members={"tools": [{"type": "function"}]})),
     ({"context_tokens": {"gt": "2k"}}, Asked(), Asked(text="word " * 2_500)),
     ({"context_tokens": {"gt": "20k"}}, Asked(), Asked(text="word " * 25_000)),

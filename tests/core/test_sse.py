@@ -496,3 +496,50 @@ def test_no_cut_of_any_stream_changes_anything(
         assert facts(relay) == facts(once)
         assert not (relay.done and relay.failure)
         assert relay.committed or out == b""
+
+
+# Ways of some providers.
+
+SILENT = event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}], "usage": USAGE_COUNTS})
+
+
+def test_usage_beside_a_silent_choice_behind_the_finish_is_withheld_unless_asked_for() -> None:
+    out, relay = run([ROLE, HELLO, STOP, SILENT, DONE])
+    assert out == ROLE + HELLO + STOP + DONE
+    assert relay.usage == Usage(5, 2)
+    out, _ = run([ROLE, HELLO, STOP, SILENT, DONE], keep_usage=True)
+    assert out == ROLE + HELLO + STOP + SILENT + DONE
+
+
+def test_a_silent_choice_that_was_not_seen_before_opens_whatever_stands_beside_it() -> None:
+    other = event({"choices": [{"index": 1, "delta": {"role": "assistant"}}], "usage": USAGE_COUNTS})
+    out, relay = run([HELLO, STOP, other, DONE], choices=2)
+    assert other in out
+    assert relay.done
+
+
+def test_usage_inside_x_groq_counts_and_the_outer_one_before_it() -> None:
+    inner = {"id": "r", "usage": {"prompt_tokens": 9, "completion_tokens": 9}}
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "x_groq": inner}
+    assert run([HELLO, event(end), DONE])[1].usage == Usage(9, 9)
+    assert run([HELLO, event(end | {"usage": USAGE_COUNTS}), DONE])[1].usage == Usage(5, 2)
+
+
+def test_usage_in_an_error_behind_the_finish_counts() -> None:
+    late = event({"error": {"code": 400, "message": "Token limit reached"}, "choices": [], "usage": USAGE_COUNTS})
+    out, relay = run([HELLO, STOP, late, DONE])
+    assert out == HELLO + STOP + DONE
+    assert relay.usage == Usage(5, 2)
+
+
+@pytest.mark.parametrize("reason", ["error", "abort"])
+def test_a_finish_because_the_server_gave_up_is_none(reason: str) -> None:
+    out, relay = run([HELLO, delta(finish=reason), DONE])
+    assert (out, relay.failure) == (HELLO, Outcome.INTERRUPTED)
+    out, relay = run([ROLE, delta(finish=reason), DONE])
+    assert (out, relay.failure) == (b"", Outcome.IN_BAND_ERROR)
+
+
+def test_a_text_that_stands_in_an_event_twice_is_counted_once() -> None:
+    twice = {"choices": [{"index": 0, "text": "Hello there", "delta": {"content": "Hello there"}}]}
+    assert run([event(twice), STOP, DONE])[1].output_chars == len("Hello there")
