@@ -11,11 +11,13 @@ regular expressions and at most `BUDGET` characters, so that no text can take lo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import unescape
 from itertools import pairwise
 from typing import Any
 
+from gateway.core.identify import DEFAULT_IDENTIFY, SELDOM, Identify, corrected
 from gateway.core.longtext import LongText
 from gateway.core.tokens import Text
 
@@ -23,10 +25,6 @@ from gateway.core.tokens import Text
 BUDGET = 1_024
 #: With fewer letters than this in the last user message, the one before is read too.
 FEW_LETTERS = 12
-
-#: (language, share) pairs of a text in one script, best first; "" stands for what is in no language it knows, and
-#: nothing at all for an identifier that cannot read.
-Identify = Callable[[str], Sequence[tuple[str, float]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +173,8 @@ def clean(parts: Sequence[str]) -> Cleaned:
     kept = total = 0
     for part in parts:
         fenced = False
+        if "&#" in part:
+            part = unescape(part)
         for line in part.splitlines():
             start = line.lstrip()[:3]
             if start in ("```", "~~~"):
@@ -304,11 +304,14 @@ def judge(cleaned: Cleaned, identify: Identify) -> Language:
             told: Sequence[tuple[str, float]] = [(script, 1.0)]
         else:
             part = _only(text, script) if several else text
-            told = [(_corrected(code, part, size), share) for code, share in identify(part)]
+            told = [
+                (corrected(code, part, size, sure=share >= 0.8 and prose >= 0.6), share)
+                for code, share in identify(part)
+            ]
         if not told:
             unread += size
         for code, share in told:
-            if (poor and code != "en") or (plain and size < _SELDOM.get(code, 0)):
+            if (poor and code != "en") or (plain and size < SELDOM.get(code, 0)):
                 code = ""
             counts[code] = counts.get(code, 0) + size * share
             if code and script != "Latin" and size * share >= max(6, letters / 100):
@@ -340,85 +343,6 @@ def _edges(lines: Sequence[str], identify: Identify, letters: int, prose: float)
         if least <= len(line) < letters * 0.85:
             found = identify(line)
             if found and found[0][0] and found[0][1] >= 0.6:
-                yield found[0][0]
-
-
-# --- identifiers ------------------------------------------------------------------------------------------------------
-
-try:
-    import pycld2  # type: ignore[import-untyped]
-except ImportError:  # no wheel for Linux on ARM
-    pycld2 = None
-
-_CODES = {"iw": "he", "jw": "jv", "in": "id", "nb": "no", "zh-Hant": "zh", "fil": "tl", "mo": "ro", "sh": "hr"}
-#: What CLD2 answers for text that is no language: invented ones.
-_JOKES = frozenset({"un", "xxx", "tlh", "zzp", "zzb", "zze", "zzh", "xx-Qaai"})
-
-
-#: Languages that CLD2 finds in short ASCII texts of their large neighbours, or in commands, far more often than in
-#: their own: not believed below so many letters.
-_SELDOM = {
-    "co": 40, "rm": 40, "kha": 40, "sco": 40, "gv": 24, "ie": 24, "ia": 24, "vo": 24, "wo": 24, "ve": 24, "aa": 24,
-    "ay": 24, "nr": 24, "ss": 24, "lif": 24, "crs": 24,
-}  # fmt: skip
-
-#: Letters that few languages use, with the likeliest first. CLD2 overlooks them in short texts.
-_LETTERS: Mapping[str, tuple[str, ...]] = {
-    letter: tuple(languages.split())
-    for letters, languages in (
-        ("ə", "az"), ("łźńś", "pl"), ("ż", "pl mt"), ("őű", "hu"), ("řěů", "cs"), ("ľĺŕ", "sk"), ("șț", "ro"),
-        ("ğı", "tr az"), ("å", "sv no nn da fi"), ("ø", "no da nn fo"), ("æ", "da no nn is fo"), ("ðþ", "is fo"),
-        ("ķļņģ", "lv"), ("ėųį", "lt"), ("ħġċ", "mt"), ("ŵŷ", "cy"), ("ĉĝĥĵŝŭ", "eo"),
-        ("čšž", "cs sk sl hr sr bs lt lv et"),
-    )
-    for letter in letters
-}  # fmt: skip
-
-#: Words that are Malay or Indonesian and never the other: CLD2 takes either for the other.
-_MALAY_WORDS = """
-    kerana bahawa boleh ialah sahaja iaitu daripada apabila manakala sekiranya awak wang syarikat kerajaan pelbagai
-    tiada selepas kebelakangan peringkat pejabat dahulu semasa bagaimanapun disebabkan mahu nak
-"""
-_INDONESIAN_WORDS = """
-    karena bahwa bisa yaitu uang perusahaan pemerintah setelah ketika sedangkan namun gak nggak banget kalau merupakan
-    tersebut jika berbeda kamu aja saat mobil kantor maupun
-"""
-_MALAY = frozenset(_MALAY_WORDS.split())
-_INDONESIAN = frozenset(_INDONESIAN_WORDS.split())
-
-
-def _corrected(code: str, text: str, letters: int) -> str:
-    """CLD2's answer for a text, where a letter or a word shows it wrong."""
-    if code in ("ms", "id"):
-        words = set(text.lower().split())
-        malay, indonesian = len(words & _MALAY), len(words & _INDONESIAN)
-        if malay != indonesian:
-            return "ms" if malay > indonesian else "id"
-        return code if letters >= 100 else "id"  # which has several times the speakers
-    if code and letters < 60 and not text.isascii():
-        for word in text.split():
-            if word[0].islower():  # not a name, which may come from anywhere
-                for letter in word:
-                    users = _LETTERS.get(letter)
-                    if users is not None and code not in users:
-                        return users[0]
-    return code
-
-
-def cld2(text: str) -> list[tuple[str, float]]:
-    """CLD2's answer: up to three languages, and "" for the share it could not tell."""
-    try:
-        _, _, found = pycld2.detect(text, isPlainText=True, bestEffort=True)
-    except pycld2.error:  # control characters, which it takes for broken UTF-8
-        _, _, found = pycld2.detect("".join(filter(str.isprintable, text)), isPlainText=True, bestEffort=True)
-    shares = [(_CODES.get(code, code), percent / 100) for _, code, percent, _ in found if code not in _JOKES]
-    rest = 1 - sum(share for _, share in shares)
-    return [*shares, ("", rest)] if rest > 0.001 else shares
-
-
-def script_only(text: str) -> list[tuple[str, float]]:
-    """The identifier for installations without CLD2: it never guesses, so shared scripts stay undetermined."""
-    return []
-
-
-DEFAULT_IDENTIFY: Identify = cld2 if pycld2 is not None else script_only
+                code = corrected(found[0][0], line, len(line), sure=found[0][1] >= 0.8)
+                if len(line) >= SELDOM.get(code, 0):
+                    yield code

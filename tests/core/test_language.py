@@ -4,7 +4,7 @@ from itertools import combinations, product
 
 import pytest
 
-from gateway.core import language
+from gateway.core import identify, language
 from gateway.core.language import Language, clean, of, scripts, windows
 from gateway.core.longtext import LongText
 from gateway.core.wire import parse
@@ -12,7 +12,7 @@ from gateway.core.wire import parse
 LLAMA_4 = frozenset(["ar", "en", "fr", "de", "hi", "id", "it", "pt", "es", "tl", "th", "vi"])
 LLAMA_3 = frozenset(["en", "de", "fr", "it", "pt", "hi", "es", "th"])
 
-pytestmark = pytest.mark.skipif(language.pycld2 is None, reason="pycld2 has no wheel here")
+pytestmark = pytest.mark.skipif(identify.pycld2 is None, reason="pycld2 has no wheel here")
 
 
 def outside(text: str, official: frozenset[str] = LLAMA_4) -> bool | None:
@@ -119,9 +119,9 @@ def test_a_language_survives_its_json() -> None:
 
 
 def test_without_cld2_only_scripts_are_told() -> None:
-    assert of(["Erkläre mir das bitte."], language.script_only).outside(LLAMA_4) is None
-    assert of(["これは何ですか。"], language.script_only).main == "ja"
-    assert of(["Hello there my friend"], language.script_only).main is None
+    assert of(["Erkläre mir das bitte."], identify.script_only).outside(LLAMA_4) is None
+    assert of(["これは何ですか。"], identify.script_only).main == "ja"
+    assert of(["Hello there my friend"], identify.script_only).main is None
 
 
 def test_a_share_of_kana_makes_han_japanese() -> None:
