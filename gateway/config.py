@@ -19,6 +19,7 @@ from gateway.auth import AuthDoc
 from gateway.core.quantities import Invalid
 from gateway.core.types import Modality, ThinkingSupport, Timeouts
 from gateway.fields import Bytes, Day, Name, NanoUsd, Rates, Seconds, Strict, Tiers, Tokens
+from gateway.owndialects import Body, DialectDoc, header_names, header_value
 from gateway.secretref import SecretRef, read_secret
 
 
@@ -56,10 +57,19 @@ class TimeoutsDoc(Strict):
         )
 
 
+def _headers(written: dict[str, str | SecretRef]) -> dict[str, str | SecretRef]:
+    header_names(written)
+    for value in written.values():
+        if isinstance(value, str):
+            header_value(value)
+    return written
+
+
 class BackendDoc(Strict):
     """A kind of server: how it is spoken to, where it stands, whose key opens it.
 
-    `api_version` is for the dialect azure only, and for those of its addresses that need one.
+    `headers` and `body` are sent with every request there, `body` over what a client sends. `api_version` is for the
+    dialect azure only, and for those of its addresses that need one.
     """
 
     dialect: str
@@ -71,6 +81,8 @@ class BackendDoc(Strict):
     provider: Name | None = None
     key: SecretRef | None = None
     auth: AuthDoc | None = None
+    headers: Annotated[dict[str, str | SecretRef], AfterValidator(_headers)] = Field(default_factory=dict)
+    body: Body = Field(default_factory=dict)
     api_version: str | None = Field(None, pattern=r"^[A-Za-z0-9.-]{1,32}$")
     ca_file: str | None = None
     proxy: str | None = None
@@ -153,6 +165,7 @@ class TargetDoc(Strict):
 class FleetDoc(Strict):
     """The part of the file that says what there is; `policies/catalog/reference-fleet.yaml` is one."""
 
+    dialects: dict[Name, DialectDoc] = Field(default_factory=dict)
     backends: dict[Name, BackendDoc] = Field(min_length=1)
     targets: dict[Name, TargetDoc] = Field(min_length=1)
 

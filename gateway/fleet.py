@@ -24,7 +24,7 @@ from gateway.core.rows import DIALECTS, Dialect
 from gateway.core.types import Backend, Endpoint, Fleet, Model, Price, Secret, Target, ThinkingSupport, Timeouts
 from gateway.fields import price
 from gateway.problems import suggest
-from gateway.secretref import read_secret
+from gateway.secretref import SecretRef, read_secret
 from gateway.yamlfile import Document
 
 T = TypeVar("T")
@@ -43,9 +43,11 @@ class FleetBuilder:
     found: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)  # read beside the document
+    own: dict[str, Dialect] = field(default_factory=dict)  # dialects that the document defines
 
     def build(self, doc: FleetDoc) -> Fleet:
         """The fleet; what could not be built is missing from it and stands in `found`."""
+        self._dialects(doc)
         backends: dict[str, Backend] = {}
         providers: dict[str, str | None] = {}
         for name, one in doc.backends.items():
@@ -69,15 +71,27 @@ class FleetBuilder:
                     targets.append(made)
         for name in backends.keys() - {target.backend for target in doc.targets.values()}:
             self._warn(f"backends.{name}", "no target uses this backend")
+        for name in self.own.keys() - {backend.dialect for backend in doc.backends.values()}:
+            self._warn(f"dialects.{name}", "no backend speaks this dialect")
         return Fleet(tuple(targets), MappingProxyType(dict(self.catalogue.models)))
 
     # -- backends --
 
+    def _dialects(self, doc: FleetDoc) -> None:
+        for name, one in doc.dialects.items():
+            if name in DIALECTS:
+                self._note(f"dialects.{name}", "is the name of a dialect that comes with Pointsman", "another name")
+            elif one.like not in DIALECTS:
+                self._note(f"dialects.{name}.like", f"no dialect {one.like!r:.60}", suggest(one.like, DIALECTS))
+                self.own[name] = DIALECTS["openai"]  # so that who speaks it is judged all the same
+            else:
+                self.own[name] = one.row(name)
+
     def _backend(self, name: str, doc: BackendDoc) -> tuple[Backend | None, str | None]:
         path = f"backends.{name}"
-        row = DIALECTS.get(doc.dialect)
-        if row is None:
-            valid = suggest(doc.dialect, DIALECTS)
+        known = {**DIALECTS, **self.own}
+        if doc.dialect not in known:
+            valid = suggest(doc.dialect, known)
             self._note(f"{path}.dialect", f"no dialect {doc.dialect!r:.60}", valid)
             return None, None
         endpoints = tuple(endpoint(url) for url in doc.urls())
@@ -105,6 +119,9 @@ class FleetBuilder:
             self_hosted=doc.self_hosted,
             key=self._key(path, doc, endpoints),
             auth=self._auth(path, doc, endpoints),
+            headers=self._headers(path, doc),
+            members=MappingProxyType(doc.body),
+            own_dialect=self.own.get(doc.dialect),
             api_version=doc.api_version,
             ca_file=ca_file,
             proxy=proxy,
@@ -128,11 +145,24 @@ class FleetBuilder:
         ref = doc.key
         if ref is None or not self.secrets:
             return None
-        if ref.file is not None:
-            self.files.append(self.directory / ref.file)
         if doc.proxy is None and not doc.self_hosted and any(one.scheme == "http" for one in endpoints):
             self._warn(path, "its key travels unencrypted: an endpoint is http://")
-        return self._try(f"{path}.key", lambda: read_secret(ref, self.environ, self.directory))
+        return self._secret(f"{path}.key", ref)
+
+    def _headers(self, path: str, doc: BackendDoc) -> Mapping[str, str | Secret]:
+        made: dict[str, str | Secret] = {}
+        for name, value in doc.headers.items():
+            read = value if isinstance(value, str) else self._secret(f"{path}.headers.{name}", value)
+            if read is not None:
+                made[name] = read
+        return MappingProxyType(made)
+
+    def _secret(self, path: str, ref: SecretRef) -> Secret | None:
+        if not self.secrets:
+            return None
+        if ref.file is not None:
+            self.files.append(self.directory / ref.file)
+        return self._try(path, lambda: read_secret(ref, self.environ, self.directory))
 
     def _auth(self, path: str, doc: BackendDoc, endpoints: tuple[Endpoint, ...]) -> Credential | None:
         written = doc.auth

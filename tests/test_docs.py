@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -19,11 +20,24 @@ import httpx
 import pytest
 
 from gateway import demo_model
+from gateway.core.rows import DIALECTS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 DOCUMENTS = sorted(ROOT.glob("*.md"))
-KINDS = {"demo", "demo output", "tests", "python", "javascript", "curl", "run", "run fails", "output", "docker"}
+KINDS = {
+    "demo",
+    "demo output",
+    "tests",
+    "python",
+    "javascript",
+    "curl",
+    "run",
+    "run fails",
+    "output",
+    "docker",
+    "provider",
+}
 
 needs_model = pytest.mark.skipif(
     bool(demo_model.missing()), reason=f"needs {' and '.join(demo_model.missing())}: {demo_model.INSTALL}"
@@ -78,7 +92,7 @@ def matches(expected: str, printed: str) -> None:
 
 
 def test_every_block_has_a_marker_that_means_something() -> None:
-    assert {block.kind for block in blocks()} <= KINDS | {"file", "background"}
+    assert {block.kind for block in blocks()} <= KINDS | {"file", "background", "provider"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -98,6 +112,31 @@ def test_every_guarantee_names_a_test_that_exists() -> None:
         assert named, row
         for path, test in named:
             assert re.search(rf"^\s*(?:async )?def {test}\(", (ROOT / path).read_text(encoding="utf-8"), re.M), test
+
+
+def test_the_table_of_dialects_lists_those_that_exist_as_they_are() -> None:
+    """Whoever adds a dialect adds its row, and says there no more than tests/wire and `core.rows` do."""
+    text = README.read_text(encoding="utf-8")
+    table = text[text.index("| Dialect |") : text.index("`live`: recorded")]
+    rows = [[cell.strip() for cell in row.split(" | ")] for row in table.splitlines()[2:] if row.startswith("| `")]
+    listed = {row[0].strip("|` "): row for row in rows}
+    assert set(listed) == set(DIALECTS)
+    for name, (_, _, key, switch, reasoning, usage, seen) in listed.items():
+        dialect = DIALECTS[name]
+        index = json.loads((ROOT / "tests" / "wire" / name / "index.json").read_text(encoding="utf-8"))
+        found = {case["seen"] for case in index["cases"].values()}
+        assert seen.strip("| ") == (found.pop() if len(found) == 1 else "both"), name
+        assert ("auth:" in key or key == "Bearer") if dialect.auth[1] else f"`{dialect.auth[0]}`" in key, name
+        spelling = dialect.thinking
+        told = re.findall(r"`([\w.]+)`", switch)
+        if spelling.exists:
+            assert told[0] == (spelling.switch or spelling.effort), name
+            assert spelling.budget is None or spelling.budget in told, name
+            assert ("switchable" in switch) == (not spelling.sure), name
+        else:
+            assert switch.startswith("not known"), name
+        assert reasoning.partition(",")[0] == (f"`{dialect.reasoning}`" if dialect.reasoning else "not known"), name
+        assert usage, name
 
 
 def test_ci_runs_the_test_command_as_the_readme_has_it() -> None:

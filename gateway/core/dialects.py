@@ -115,7 +115,7 @@ def prepare(target: Target) -> Plan:
     fixed: dict[str, Mapping[str, bytes]] = {}
     if target.thinking == "switchable" and dialect.thinking.exists:
         constant = {**dialect.thinking.beside, **constant}
-        unusual |= thoughts.MEMBERS | dialect.thinking.beside.keys()
+        unusual |= thoughts.MEMBERS | dialect.thinking.beside.keys() | dialect.thinking.heads
         nothing = wire.Envelope({}, {"model": ""}, 0)
         for mode in ("never", "always"):
             said = thoughts.write(thoughts.settle(nothing, Thinking(mode)), dialect.thinking, nothing)

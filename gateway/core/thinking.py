@@ -66,6 +66,11 @@ class Spelling:
         """There is a way to say it."""
         return self.switch is not None or self.effort is not None
 
+    @property
+    def heads(self) -> frozenset[str]:
+        """The top-level members it is said in."""
+        return frozenset(name.split(".")[0] for name in (self.switch, self.budget, self.effort) if name is not None)
+
 
 def _find(envelope: Envelope, names: tuple[str, ...], kind: type) -> Any:
     for name in names:
