@@ -152,19 +152,23 @@ class Lexicon:
 #: Letters and the space, the rarest first; what is not among them is rarer still.
 _RARE_FIRST = "zxjqkvbpygfwmculdrhsnioate "
 _STRIP = "\"'`.,;:!?()[]{}<>*_~«»“”‘’„…、。，；：！？（）「」-–—#&|/\\"
-_STRIP_ASCII = "".join(filter(str.isascii, _STRIP))
+_STRIP_RIGHT = _STRIP.replace("#", "")  # C# is a word
 
 
 def _words(text: str) -> list[str]:
     lower = text.lower()
     if lower.isascii():
-        return [bare for word in lower.split() if (bare := word if word.isalnum() else word.strip(_STRIP_ASCII))]
+        return [bare for word in lower.split() if (bare := word if word.isalnum() else _bare(word))]
     found = []
     for word in lower.split():
         for part in _parts(word) if max(word) >= _CJK else (word,):
-            if bare := part.strip(_STRIP):
+            if bare := _bare(part):
                 found.append(bare)
     return found
+
+
+def _bare(word: str) -> str:
+    return word.lstrip(_STRIP).rstrip(_STRIP_RIGHT)
 
 
 _CJK = "\u3040"  # kana, and after it Han and Hangul: written around foreign words without a space
@@ -200,21 +204,34 @@ def _shape(text: str, words: Sequence[str], chars: Set[str]) -> frozenset[str]:
             found.add("code_lines")
     if not found and not _FORMULA_CHARS.isdisjoint(chars) and any(mark in text for mark in _FORMULA):
         found.add("formula")  # in code the same marks are patterns
-    if any(map(str.isdecimal, chars)) and sum(1 for word in words if word.isdecimal()) >= 2:
+    clauses = len(lines) >= 4 and sum(1 for line in lines if _is_clause(line)) >= 3
+    if not clauses and any(map(str.isdecimal, chars)) and sum(1 for word in words if word.isdecimal()) >= 2:
         found.add("numbers")
     if len(lines) <= 1:
         found.add("one_line")
-    elif sum(1 for line in lines if line.lstrip()[:2] in _OPTIONS or line.lstrip()[:3] in _BRACKETED) >= 2:
+    elif (
+        not clauses
+        and sum(1 for line in lines if line.lstrip()[:2] in _OPTIONS or line.lstrip()[:3] in _BRACKETED) >= 2
+    ):
         found.add("options")
-    if len(words) <= 25 and len(text) <= 200 and all(len(word) <= 40 for word in words):  # no spaces, no words
+    # Where words are not set apart, two characters or so make one.
+    count = len(words) if text.isascii() else len(words) + sum(1 for char in text if char >= _CJK) // 2
+    if count <= 25 and len(text) <= 200 and all(len(word) <= 40 for word in words):  # no spaces, no words
         found.add("short")
-        if len(words) <= 12:
+        if count <= 12:
             found.add("tiny")
-    if len(words) > 100:
+    if count > 100:
         found.add("long")
     if text.rstrip().endswith(("?", "？", "؟")):
         found.add("question")
     return frozenset(found)
+
+
+def _is_clause(line: str) -> bool:
+    """Whether a line begins with a number and a dot or bracket: "3. Fees", "1.2 Term"."""
+    number = line.lstrip()[:8].partition(" ")[0]
+    bare = number.strip(".)")
+    return bare.replace(".", "").isdecimal() and (bare != number or "." in bare)
 
 
 def _looks_like_code(line: str) -> bool:

@@ -74,7 +74,7 @@ def main() -> None:
         lexicon.judge(row["text"])
         costs.append((time.perf_counter() - start) * 1e6)
     found = called["difficulty"]
-    print("difficulty")
+    print('difficulty; the aim is "easy" right in >= 95 %')
     for word in ("easy", "hard"):
         total = sum(count for key, count in found.items() if key.endswith(word))
         line(f"  {word}", found[f"{word} {word}"], sum(v for k, v in found.items() if k.startswith(word)), total)

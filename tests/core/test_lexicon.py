@@ -56,6 +56,55 @@ def test_words_tell_the_task_and_the_difficulty(
         assert verdict.difficulty == difficulty, verdict.hits
 
 
+CONTRACT = """1. Definitions. In this agreement the following terms have the meanings set out below.
+1.1 "Services" means the services described in Schedule 1.
+2. Term. This agreement begins on 1 January 2026 and continues for 24 months unless terminated under clause 9.
+3. Fees. The client shall pay 4,500 EUR per month within 30 days of the invoice.
+(a) Late payment bears interest at 5 percent per year.
+(b) Disputed amounts may be withheld.
+4. Law. This contract is governed by the laws of Ireland.
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "difficulty"),
+    [
+        (CONTRACT, None),
+        (CONTRACT + "Summarise this contract in five points.", "easy"),
+        ("How much is it in all?\n1. 12 apples at 3\n(a) 30\n(b) 36", "hard"),
+    ],
+)
+def test_the_numbers_of_clauses_are_no_arithmetic(lexicon: Lexicon, text: str, difficulty: str | None) -> None:
+    verdict = lexicon.judge(text)
+    assert verdict.difficulty == difficulty, verdict.hits
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "PythonでFizzBuzz",
+        "JavaScriptで配列をソートする関数を書いて",
+        "用Python写一个快速排序",
+        "파이썬으로 피보나치 함수를 작성해줘",
+    ],
+)
+def test_code_is_asked_for_in_scripts_without_spaces_too(lexicon: Lexicon, text: str) -> None:
+    assert lexicon.judge(text).task == "code"
+
+
+def test_a_long_text_without_spaces_is_not_short(lexicon: Lexicon) -> None:
+    text = "你有四个装药丸的罐子，每个药丸都有一定的重量，被污染的药丸是没被污染的药丸的重量加一。" * 2 + "如何判断？"
+    assert lexicon.judge(text).difficulty is None
+    assert "short-line" not in lexicon.judge(text).hits
+
+
+def test_a_letter_is_not_a_programming_language() -> None:
+    lexicon = Lexicon.compile(document(rules=[{"id": "a", "task": "t", "points": 3, "words": ["c#", "c++"]}]))
+    assert lexicon.judge("the points A, B and C").task is None
+    assert lexicon.judge("is it written in C#?").task == lexicon.judge("C++, please").task == "t"
+
+
 def test_only_the_ends_of_a_text_are_read(lexicon: Lexicon) -> None:
     filler = "The harbour was quiet that evening. " * 200
     assert lexicon.judge(filler + "Translate the above into French, please translate.").task == "translation"
