@@ -191,14 +191,22 @@ def _tenant(facts: dict[str, str]) -> dict[str, str]:
     return facts
 
 
+#: How reasoning is spelt in answers; left out, as the server that answers spells it.
+Spelt = Literal["reasoning", "reasoning_content"]
+
+
 class KeyDoc(Strict):
-    """A key that clients hold, known here only by its hash: `printf %s "$KEY" | sha256sum`."""
+    """A key that clients hold, known here only by its hash: `printf %s "$KEY" | sha256sum`.
+
+    `reasoning` is how its answers spell what a model thought, before what the whole file says.
+    """
 
     name: Name
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     tenant: Annotated[dict[Name, str], AfterValidator(_tenant)] = Field(default_factory=dict)
     allow: list[str] = Field(default_factory=lambda: ["*"], min_length=1)
     explain: bool = False
+    reasoning: Spelt | None = None
     expires: Day | None = None
     rpm: int | None = Field(None, ge=1)
     tpm: Tokens | None = None
@@ -240,7 +248,7 @@ def _many(value: object) -> object:
 
 
 class ConfigDoc(FleetDoc):
-    """All of pointsman.yaml."""
+    """All of pointsman.yaml. `reasoning` is how all answers spell what a model thought; a key may say otherwise."""
 
     listen: ListenDoc = ListenDoc()
     policies: PoliciesDoc = PoliciesDoc()
@@ -257,6 +265,7 @@ class ConfigDoc(FleetDoc):
     limits: LimitsDoc = Field(default_factory=LimitsDoc)
     max_attempts: int = Field(default=4, ge=1, le=16)
     thinking_violations: int = Field(default=3, ge=0, le=1_000_000)  # answers; 0: only counted, never acted on
+    reasoning: Spelt | None = None
     drain: Seconds = 30.0
     log: LogDoc = LogDoc()
 

@@ -37,7 +37,7 @@ from gateway.telemetry.metrics import Names
 
 _NOT_ENFORCED = "is part of the file format, but this version does not enforce it yet"
 _RETIRES_SOON = timedelta(days=30)
-_ANONYMOUS = Tenant("anonymous")
+_ANONYMOUS = Tenant("anonymous", explain=True)
 
 
 class SiteError(ConfigError):
@@ -110,6 +110,7 @@ class Site:
     metric_names: Names
     warnings: tuple[str, ...]
     files: tuple[Path, ...]
+    anonymous: Tenant = _ANONYMOUS  # who everyone is where no keys are configured
     released: Mapping[str, date] = field(default_factory=dict)
     _grants: Mapping[str, Grant] = field(default_factory=dict)
 
@@ -263,6 +264,7 @@ class _Loader:
             metric_names=_metric_names(fleet, policies, table, keys),
             warnings=tuple(self.warnings),
             files=tuple(dict.fromkeys(self.files)),
+            anonymous=replace(_ANONYMOUS, reasoning=doc.reasoning),
             released=known.released,
             _grants=MappingProxyType(grants),
         )
@@ -373,7 +375,7 @@ class _Loader:
                 self._note(
                     f"{path}.allow", f"{entry!r:.80} means nothing here", suggest(entry, ("*", "auto/*", *table))
                 )
-            keys[digest] = _key_entry(one)
+            keys[digest] = _key_entry(one, doc.reasoning)
             for limit in ("rpm", "tpm", "budget"):
                 if getattr(one, limit) is not None:
                     self._warn(f"{path}.{limit}", _NOT_ENFORCED)
@@ -388,8 +390,9 @@ class _Loader:
         self.warnings.append(str(self.document.problem(path, what)))
 
 
-def _key_entry(doc: KeyDoc) -> KeyEntry:
-    tenant = Tenant(doc.name, MappingProxyType(dict(doc.tenant)), tuple(doc.allow), doc.explain)
+def _key_entry(doc: KeyDoc, reasoning: str | None) -> KeyEntry:
+    facts = MappingProxyType(dict(doc.tenant))
+    tenant = Tenant(doc.name, facts, tuple(doc.allow), doc.explain, doc.reasoning or reasoning)
     day = doc.expires
     return KeyEntry(tenant, None if day is None else datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
 

@@ -33,7 +33,7 @@ _WINDOW = 16 << 10  # how far ahead plain events are looked for at once
 _BOM = b"\xef\xbb\xbf"
 
 # A line ends at CRLF, LF or CR, and nothing else (U+2028 is content). Atomic groups, or CRLF would match as two ends.
-_EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LF, _CR = 10, 13
 _BLANK = _BOM + b" \t\r\n"
 
@@ -282,7 +282,7 @@ class Relay:
                 parts.append(self._late_lf())
                 data = data[1:]
         held = self._buffer
-        if held and _EVENT_END.search(bytes(held[-3:]) + data) is None and len(held) + len(data) <= self._max_event:
+        if held and EVENT_END.search(bytes(held[-3:]) + data) is None and len(held) + len(data) <= self._max_event:
             held += data  # in place: an event that comes in many small reads is not copied with each
             return b"".join(parts)
         scan = max(0, len(held) - 3)  # an end may straddle the cut; what lies before has been searched
@@ -300,7 +300,7 @@ class Relay:
             if whole[start] == _LF or whole[start] == _CR:  # a blank line by itself
                 end = start + (2 if whole[start : start + 2] == b"\r\n" else 1)
             else:
-                match = _EVENT_END.search(whole, max(scan, start))
+                match = EVENT_END.search(whole, max(scan, start))
                 if match is None:
                     break
                 end = match.end()

@@ -190,6 +190,7 @@ class Tenant:
     facts: Mapping[str, str] = field(default_factory=lambda: EMPTY)  # team, domicile, cost, residency, ...
     allow: tuple[str, ...] = ("*",)  # values of `model` this key may send: auto, auto/<policy>, names, or *
     explain: bool = False
+    reasoning: str | None = None  # how answers are to spell it: reasoning, reasoning_content; None: as they come
 
 
 ThinkingMode = Literal["never", "always", "client", "budget"]

@@ -52,7 +52,7 @@ def authenticate(serving: Serving, headers: dict[bytes, bytes], now: float) -> T
 def _key(serving: Serving, headers: dict[bytes, bytes], now: float) -> tuple[Tenant, float]:
     keys = serving.site.keys
     if not keys:
-        return _ANONYMOUS, NEVER
+        return serving.site.anonymous, NEVER
     sent = headers.get(b"authorization", b"")
     known = serving.known_keys.get(sent)
     if known is not None and now < known[1]:

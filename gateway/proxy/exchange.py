@@ -21,6 +21,7 @@ from gateway.core.errors import GatewayError, InternalError, StreamBroken, Unava
 from gateway.core.failover import Ended, failover
 from gateway.core.memo import Key
 from gateway.core.policy import Policy
+from gateway.core.respell import Respelling, respell_answer
 from gateway.core.signals import NeedsCount, Signals
 from gateway.core.trace import Trace, trace
 from gateway.core.types import EMPTY, NANO_PER_USD, Attempt, Decision, Outcome, Record, Snapshot, Usage
@@ -273,12 +274,19 @@ class Exchange:
             body,
         )
         if record.stream:
-            self.relay = sse.Relay(self.envelope.include_usage, choices=self.envelope.get("n") or 1)
+            self.relay = self._new_relay()
         if attempt.number > 1:
             self.status = 0
             self.received = 0
         self.pool = pool
         self.upstream = pool.send(self, request, connect_s=route.connect_s, fresh=attempt.fresh_connection)
+
+    def _new_relay(self) -> sse.Relay:
+        spelling = self.asked.tenant.reasoning
+        choices = self.envelope.get("n") or 1
+        if spelling is None:
+            return sse.Relay(self.envelope.include_usage, choices=choices)
+        return Respelling(spelling, self.envelope.include_usage, choices=choices)
 
     def _release(self) -> None:
         """Let go of the present attempt's connection, in whatever state it is."""
@@ -485,7 +493,9 @@ class Exchange:
         if self.priced:
             headers += b"x-pointsman-cost-usd: %.9f\r\n" % (self.cost_nano / NANO_PER_USD)
         self._settle(200, "ok")
-        self.connection.respond(200, headers, body if facts.body is None else facts.body)
+        answer = body if facts.body is None else facts.body
+        spelling = self.asked.tenant.reasoning
+        self.connection.respond(200, headers, answer if spelling is None else respell_answer(answer, spelling))
 
     def _succeeded(self, reported: Usage | None, output_chars: int, reasoned: bool) -> None:
         runtime = self.runtime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import socket
@@ -9,7 +10,21 @@ import time
 
 import pytest
 
-from tests.harness import COMPLETION, KEY, SSE_HEAD, STREAM, Received, chat, framed, hang, plain, raw, stream
+from tests.harness import (
+    COMPLETION,
+    KEY,
+    SSE_HEAD,
+    STREAM,
+    Received,
+    chat,
+    chunk,
+    config,
+    framed,
+    hang,
+    plain,
+    raw,
+    stream,
+)
 from tests.proxy.conftest import Start
 
 
@@ -275,3 +290,40 @@ def test_a_connection_with_bytes_nobody_asked_for_is_not_reused(start: Start, ke
     assert {first.status_code, second.status_code} <= {200, 502}
     assert second.status_code == 200
     assert ups["a"].connections == 2
+
+
+THOUGHT = [
+    chunk(role="assistant"),
+    b'data: {"choices":[{"index":0,"delta":{"reasoning":"Hm."}}]}\n\n',
+    chunk("Hello."),
+    chunk(finish="stop"),
+    b"data: [DONE]\n\n",
+]
+THOUGHTFUL = COMPLETION | {
+    "choices": [{"index": 0, "message": {"content": "Hello.", "reasoning": "Hm."}, "finish_reason": "stop"}]
+}
+
+
+def test_reasoning_comes_as_it_is_spelt_unless_a_setting_says_otherwise(start: Start) -> None:
+    gateway, _ = start({"a": [plain(body=json.dumps(THOUGHTFUL).encode()), stream(THOUGHT)]})
+    assert gateway.post(chat("a")).json() == THOUGHTFUL
+    assert gateway.post(chat("a", stream=True)).content == b"".join(THOUGHT)
+
+
+def test_a_site_s_spelling_of_reasoning_holds_for_all_and_a_key_s_before_it(start: Start) -> None:
+    keys = config({})["keys"]
+    keys.append({"name": "other", "sha256": hashlib.sha256(b"sk-other").hexdigest(), "reasoning": "reasoning"})
+    answers = [plain(body=json.dumps(THOUGHTFUL).encode())] * 2 + [stream(THOUGHT)] * 2
+    gateway, _ = start({"a": answers}, keys=keys, reasoning="reasoning_content")
+    message = gateway.post(chat("a")).json()["choices"][0]["message"]
+    assert message == {"content": "Hello.", "reasoning_content": "Hm."}
+    assert gateway.post(chat("a"), key="sk-other").json() == THOUGHTFUL
+    asked = [chat("a", stream=True)] * 2
+    respelt, as_sent = gateway.post(asked[0]).content, gateway.post(asked[1], key="sk-other").content
+    assert respelt == b"".join(THOUGHT).replace(b'"reasoning"', b'"reasoning_content"')
+    assert as_sent == b"".join(THOUGHT)
+
+
+def test_without_keys_the_site_s_spelling_holds_for_everyone(start: Start) -> None:
+    gateway, _ = start({"a": [stream(THOUGHT)]}, keys=[], reasoning="reasoning_content")
+    assert b'"reasoning_content":"Hm."' in gateway.post(chat("a", stream=True), key=None).content
