@@ -1,4 +1,4 @@
-"""What the addresses of the three clouds look like, and what they say: a slip there is else met as a 404 by a request.
+"""What addresses of the three clouds, and of Ollama, look like and say: a slip there is else met as a 404 by requests.
 
 Only hosts that are known to be theirs are judged; anything else (a private link, a proxy, a test) is taken as written.
 """
@@ -36,6 +36,8 @@ def check_addresses(dialect: str, places: Sequence[Endpoint], api_version: str |
 
 
 def _check(dialect: str, place: Endpoint, api_version: str | None) -> None:
+    if dialect == "ollama" and place.path.endswith(("/v1", "/api")):
+        raise Invalid(f"Ollama is spoken to by its own API, not under {place.path}", "http://host:11434")
     if dialect == "azure":
         _check_azure(place, api_version)
     elif dialect == "vertex":

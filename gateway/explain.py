@@ -81,7 +81,10 @@ def explain(
     shown = None
     if told.decision.candidates:
         plan = dialects.prepare(told.decision.candidates[0])
-        sent = dialects.request_body(envelope, plan, told.decision.thinking)
+        try:
+            sent = dialects.request_body(envelope, plan, told.decision.thinking)
+        except dialects.CannotSay as reason:
+            return Explanation(told, f"nothing, the next candidate is asked instead: {reason}")
         shown = sent[:SHOWN_BODY].decode("utf-8", "replace") + (" ..." if len(sent) > SHOWN_BODY else "")
     return Explanation(told, shown)
 

@@ -17,6 +17,7 @@ from gateway.core import refusals, wire
 from gateway.core import thinking as thoughts
 from gateway.core.answers import Answer
 from gateway.core.chunk import error_status, read_chunk
+from gateway.core.ollama import CannotSay
 from gateway.core.refusals import relayed_error
 from gateway.core.rows import DIALECTS, Dialect
 from gateway.core.sse import Relay
@@ -27,6 +28,7 @@ from gateway.core.wire import Envelope
 __all__ = [
     "DIALECTS",
     "Answer",
+    "CannotSay",
     "Dialect",
     "Plan",
     "classify",
@@ -81,6 +83,7 @@ class Plan:
     dialect: Dialect
     path: str  # where requests go, behind the endpoint's own path
     parse: Callable[[bytes], Answer | None]  # reads a complete answer
+    relay: type[Relay]  # reads a stream
     base: dict[str, bytes | None]  # what every body gets: `model_sent` first; copied, never changed
     dropped: frozenset[str]  # members of the client's that never go there
     unusual: frozenset[str]  # members that make a body need more than `base` and `fixed`
@@ -110,6 +113,8 @@ def prepare(target: Target) -> Plan:
     # A request that means something by a member the target does not support never gets there.
     dropped = (HOST_MEMBERS | dialect.drops | target.unsupported) - constant.keys()
     unusual = dropped | {"metadata"}
+    if dialect.write is not None:
+        unusual |= {"messages"}  # no body is usual there
     if dialect.limit is not None:
         unusual |= {name for name in _LIMITS if name != dialect.limit}
     fixed: dict[str, Mapping[str, bytes]] = {}
@@ -126,6 +131,7 @@ def prepare(target: Target) -> Plan:
         dialect=dialect,
         path=_path(dialect, target),
         parse=dialect.parse,
+        relay=dialect.relay,
         base={"model": msgspec.json.encode(target.upstream_id), **encoded},
         dropped=frozenset(dropped),
         unusual=frozenset(unusual),
@@ -155,6 +161,7 @@ def request_body(envelope: Envelope, plan: Plan, thinking: Thinking) -> bytes:
     """The body to send to a target: the client's members, with what the target and the policy make different. HOT.
 
     Members the gateway does not know pass through, except those that name hosts. Usage is always asked of streams.
+    Raises `CannotSay` where the target's own API has no words for something in the request.
     """
     overrides = plan.base.copy()
     if envelope.stream and not envelope.include_usage:
@@ -165,6 +172,8 @@ def request_body(envelope: Envelope, plan: Plan, thinking: Thinking) -> bytes:
             overrides.update(said)
         elif thinking.mode == "budget" and plan.switchable:
             overrides.update(thoughts.write(thoughts.settle(envelope, thinking), plan.dialect.thinking, envelope))
+    elif plan.dialect.write is not None:
+        return plan.dialect.write(envelope, plan, thinking)
     else:
         _adapt(envelope, plan, thinking, overrides)
     return wire.emit(envelope, overrides)

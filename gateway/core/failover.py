@@ -54,6 +54,9 @@ TABLE: Mapping[Outcome, _Row] = MappingProxyType(
         Outcome.TLS: _UNREACHABLE,
         Outcome.STALE: _UNREACHABLE._replace(follow=Follow.FRESH),
         Outcome.SATURATED: _Row(Follow.FREE, "overloaded", "Every upstream is at its limit of requests.", heals=True),
+        Outcome.INEXPRESSIBLE: _Row(
+            Follow.FREE, "unsupported_capability", "No target that may serve this request can be told all of it."
+        ),
         Outcome.NO_TOKEN: _Row(Follow.FREE, "upstream_auth", "The gateway has no valid token for the upstream."),
         Outcome.RATE_LIMITED: _Row(_NEXT, "upstream_rate_limited", "The upstream's rate limit is reached.", heals=True),
         Outcome.OVERLOADED: _Row(_NEXT, "overloaded", "The upstream is overloaded.", heals=True, replica=True),

@@ -18,6 +18,7 @@ NEUTRAL: Mapping[str, Any] = MappingProxyType(
         "n": 1,
         "parallel_tool_calls": True,
         "presence_penalty": 0,
+        "tool_choice": "auto",
         "top_logprobs": 0,
     }
 )

@@ -10,11 +10,17 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from gateway.core import ollama
 from gateway.core.answers import Answer, parse_answer, parse_tagged
+from gateway.core.sse import Relay
 from gateway.core.thinking import Spelling
-from gateway.core.types import Outcome
+from gateway.core.types import Outcome, Thinking
+from gateway.core.wire import Envelope
+
+if TYPE_CHECKING:
+    from gateway.core.dialects import Plan
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -36,7 +42,9 @@ class Dialect:
     auth: tuple[str, str] = ("Authorization", "Bearer ")  # header field that takes the key, and what stands before it
     headers: Mapping[str, str] = field(default_factory=lambda: _NOTHING)  # sent with every request
     structured: bool = False  # whatever the model, it holds an answer to a JSON schema
+    write: Callable[[Envelope, Plan, Thinking], bytes] | None = None  # makes the body, where that is not OpenAI's
     parse: Callable[[bytes], Answer | None] = parse_answer  # reads a complete answer
+    relay: type[Relay] = Relay  # reads a stream
     reasoning: Literal["reasoning", "reasoning_content"] | None = None  # in answers; both are read, whatever it says
 
     def __repr__(self) -> str:
@@ -79,6 +87,17 @@ _ROWS = (
         structured=True,
         reasoning="reasoning_content",
         thinking=Spelling(switch="chat_template_kwargs.enable_thinking", effort="reasoning_effort"),
+    ),
+    Dialect(
+        "ollama",
+        path="/api/chat",
+        write=ollama.write,
+        parse=ollama.parse,
+        relay=ollama.Relay,
+        refuses=ollama.REFUSES,
+        structured=True,
+        reasoning="reasoning_content",
+        thinking=Spelling(switch="think"),
     ),
     Dialect(
         "dashscope",

@@ -178,6 +178,8 @@ class Relay:
         "usage",
     )
 
+    kind = "text/event-stream"  # what the answer calls itself
+
     def __init__(self, keep_usage: bool, max_event: int = 4 << 20, *, choices: int = 1) -> None:
         self.committed = False  # something was sent: no other target may take over
         self.done = False  # the end marker was sent: nothing follows

@@ -262,6 +262,7 @@ class Outcome(enum.Enum):
     TLS = "tls"
     STALE = "stale"  # a kept-alive connection died as it was reused, before any byte of an answer
     SATURATED = "saturated"  # every endpoint is at its in-flight cap
+    INEXPRESSIBLE = "inexpressible"  # its API has no words for something in this request
     NO_TOKEN = "no_token"  # noqa: S105 - there is no valid access token for it at the moment
     # The upstream answered and said no.
     RATE_LIMITED = "rate_limited"

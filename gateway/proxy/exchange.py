@@ -21,7 +21,7 @@ from gateway.core.errors import GatewayError, InternalError, StreamBroken, Unava
 from gateway.core.failover import Ended, failover
 from gateway.core.memo import Key
 from gateway.core.policy import Policy
-from gateway.core.respell import Respelling, respell_answer
+from gateway.core.respell import respell_answer
 from gateway.core.signals import NeedsCount, Signals
 from gateway.core.trace import Trace, trace
 from gateway.core.types import EMPTY, NANO_PER_USD, Attempt, Decision, Outcome, Record, Snapshot, Usage
@@ -251,7 +251,11 @@ class Exchange:
         if chosen < 0:
             self._failed(Outcome.SATURATED)
             return
-        body = dialects.request_body(self.envelope, route.plan, self.decision.thinking)
+        try:
+            body = dialects.request_body(self.envelope, route.plan, self.decision.thinking)
+        except dialects.CannotSay:
+            self._failed(Outcome.INEXPRESSIBLE)
+            return
         pool = route.pools[chosen]
         if len(route.pools) > 1:
             self.endpoint = pool.endpoint.url
@@ -284,9 +288,10 @@ class Exchange:
     def _new_relay(self) -> sse.Relay:
         spelling = self.asked.tenant.reasoning
         choices = self.envelope.get("n") or 1
+        plan = self.route.plan
         if spelling is None:
-            return sse.Relay(self.envelope.include_usage, choices=choices)
-        return Respelling(spelling, self.envelope.include_usage, choices=choices)
+            return plan.relay(self.envelope.include_usage, choices=choices)
+        return plan.respelling(spelling, self.envelope.include_usage, choices=choices)
 
     def _release(self) -> None:
         """Let go of the present attempt's connection, in whatever state it is."""
@@ -351,7 +356,7 @@ class Exchange:
         if head.status != 200:
             self.parts = [body]
             self._upstream_said_no()
-        elif self.relay is not None and head.kind.startswith("text/event-stream") and not head.encoded:
+        elif self.relay is not None and head.kind.startswith(self.relay.kind) and not head.encoded:
             self.on_data(body, None)
             if not self.over and self.attempt is attempt:
                 self.on_end()
@@ -370,7 +375,7 @@ class Exchange:
         if head.encoded:
             self._abandon(Outcome.INVALID)
         elif self.relay is not None:
-            if head.kind.startswith("text/event-stream"):
+            if head.kind.startswith(self.relay.kind):
                 self.link.clock(self.route.first_event_s, Outcome.FIRST_EVENT_TIMEOUT)
             else:
                 self._abandon(Outcome.INVALID)

@@ -1,0 +1,362 @@
+"""Ollama's own API: what a request becomes, and what becomes of answers. Whole streams are in the contract suite."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.core import wire
+from gateway.core.dialects import CannotSay, Plan, prepare, request_body
+from gateway.core.ollama import Relay, parse
+from gateway.core.rows import DIALECTS
+from gateway.core.types import Backend, Endpoint, Model, Outcome, Target, Thinking
+
+CLIENT = Thinking()
+HI = [{"role": "user", "content": "hi"}]
+
+
+def plan(thinking: str = "switchable", **backend: Any) -> Plan:
+    place = Endpoint("http://a:11434", "http", "a", 11434, "")
+    where = Backend("b", "ollama", (place,), **backend)
+    return prepare(Target("t", 0, Model("m", "qwen"), where, "qwen3:8b", 40_960, thinking=thinking))  # type: ignore[arg-type]
+
+
+def sent(thinking: Thinking = CLIENT, to: Plan | None = None, **members: Any) -> dict[str, Any]:
+    body = json.dumps({"model": "auto", "messages": HI, **members}).encode()
+    return json.loads(request_body(wire.parse(body), to or plan(), thinking))
+
+
+# Requests.
+
+
+def test_a_request_says_all_that_ollama_would_else_choose_itself() -> None:
+    assert plan().path == "/api/chat"
+    assert sent(Thinking("never")) == {
+        "model": "qwen3:8b",
+        "messages": HI,
+        "stream": False,
+        "options": {"num_ctx": 40_960},
+        "truncate": False,
+        "shift": False,
+        "think": False,
+    }
+
+
+def test_sampling_goes_into_the_options() -> None:
+    said = sent(
+        temperature=0.5,
+        top_p=0.9,
+        seed=7,
+        stop="END",
+        max_tokens=9,
+        max_completion_tokens=12,
+        frequency_penalty=0.1,
+        presence_penalty=0.2,
+        top_k=40,
+        options={"repeat_penalty": 1.1, "num_ctx": 1_000_000, "temperature": 0.9},
+    )
+    assert said["options"] == {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "seed": 7,
+        "stop": ["END"],
+        "num_predict": 12,
+        "frequency_penalty": 0.1,
+        "presence_penalty": 0.2,
+        "top_k": 40,
+        "repeat_penalty": 1.1,
+        "num_ctx": 40_960,
+    }
+    assert said.keys() == {"model", "messages", "stream", "options", "truncate", "shift"}
+    assert sent(stop=["a", "b"], max_tokens=5)["options"] == {"stop": ["a", "b"], "num_predict": 5, "num_ctx": 40_960}
+
+
+def test_what_it_does_not_know_goes_through_and_hints_stay_behind() -> None:
+    said = sent(keep_alive="10m", logprobs=True, top_logprobs=2, something_new={"a": 1}, user="u", store=True)
+    assert (said["keep_alive"], said["logprobs"], said["top_logprobs"]) == ("10m", True, 2)
+    assert said["something_new"] == {"a": 1}
+    assert not {"user", "store"} & said.keys()
+    assert not {"api_base", "base_url"} & sent(api_base="http://evil", base_url="http://evil").keys()
+    assert sent(to=plan(members={"keep_alive": -1}), keep_alive="1s")["keep_alive"] == -1
+
+
+@pytest.mark.parametrize(
+    ("mode", "members", "think"),
+    [
+        ("never", {"think": True}, False),
+        ("never", {"reasoning_effort": "high"}, False),
+        ("always", {}, True),
+        ("always", {"reasoning_effort": "low"}, "low"),
+        ("budget", {}, True),
+        ("client", {}, None),
+        ("client", {"think": False}, False),
+        ("client", {"reasoning_effort": "none"}, False),
+        ("client", {"reasoning_effort": "high"}, "high"),
+        ("client", {"reasoning_effort": "xhigh"}, "high"),
+        ("client", {"reasoning": {"effort": "medium"}}, "medium"),
+        ("client", {"chat_template_kwargs": {"enable_thinking": True}}, True),
+    ],
+)
+def test_thinking_is_said_in_the_one_word_it_has(mode: str, members: dict[str, Any], think: object) -> None:
+    wish = Thinking(mode, 2000 if mode == "budget" else None)  # type: ignore[arg-type]
+    said = sent(wish, **members)
+    assert said.get("think") == think
+    assert ("think" in said) == (think is not None)
+    assert not {"reasoning_effort", "reasoning", "chat_template_kwargs"} & said.keys()
+
+
+def test_a_target_that_cannot_be_switched_is_not_told_what_it_would_refuse() -> None:
+    assert "think" not in sent(Thinking("always"), plan("never"), think=True)
+    assert sent(Thinking("never"), plan("never"), think=False)["think"] is False
+    assert sent(Thinking("client"), plan("always"), reasoning_effort="low")["think"] == "low"
+    assert "think" not in sent(Thinking("never"), plan("always"), think=False)
+    assert sent(Thinking("client"), plan("unknown"), think=True)["think"] is True
+
+
+def test_messages_keep_their_text_and_lose_their_wrapping() -> None:
+    said = sent(
+        messages=[
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {"role": "assistant", "content": None, "reasoning_content": "hm", "refusal": None},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "What is this?"},
+                    {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
+                ],
+            },
+        ]
+    )
+    assert said["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "a\nb"},
+        {"role": "assistant", "content": "", "thinking": "hm"},
+        {"role": "user", "content": "What is this?", "images": ["iVBORw0KGgo="]},
+    ]
+
+
+def test_a_text_is_sent_as_the_client_wrote_it_however_long() -> None:
+    text = '{"model":"auto","messages":[{"role":"user","content":"\\u00e9\\u2028 %s"}]}' % ("long \\n" * 60_000)
+    body = request_body(wire.parse(text.encode()), plan(), Thinking())
+    assert text.encode()[40:-3] in body
+
+
+def test_tools_and_their_calls_are_translated() -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"b":1,"a":[2]}'}}
+    said = sent(
+        tools=[tool],
+        tool_choice="auto",
+        messages=[
+            *HI,
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "call_1", "content": "11 degrees"},
+        ],
+    )
+    assert said["tools"] == [tool]
+    assert "tool_choice" not in said
+    assert said["messages"][1:] == [
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "call_1", "function": {"name": "f", "arguments": {"b": 1, "a": [2]}}}],
+        },
+        {"role": "tool", "content": "11 degrees", "tool_call_id": "call_1", "tool_name": "f"},
+    ]
+
+
+def test_formats_are_translated() -> None:
+    schema = {"type": "object", "properties": {"age": {"type": "integer"}}}
+    assert sent(response_format={"type": "json_object"})["format"] == "json"
+    described = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": schema}}
+    assert sent(response_format=described)["format"] == schema
+    assert "format" not in sent(response_format={"type": "text"})
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"response_format": {"type": "grammar"}},
+        {"response_format": {"type": "json_schema"}},
+        {"tools": [{"type": "custom", "custom": {"name": "x"}}]},
+        {"options": {"num_gpu": 0}},
+        {"options": []},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://a/b.png"}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "x"}}]}]},
+        {"messages": [{"role": "function", "name": "f", "content": "x"}]},
+        {"messages": [{"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": ""}}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "type": "custom", "custom": {}}]}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{broken"}}]}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}]},
+        {"messages": [{"role": "assistant", "tool_calls": [7]}]},
+    ],
+)
+def test_what_it_has_no_words_for_is_said_not_dropped(members: dict[str, Any]) -> None:
+    with pytest.raises(CannotSay) as caught:
+        sent(**members)
+    assert str(caught.value).endswith(".")
+
+
+def test_what_it_could_only_ignore_makes_a_request_go_elsewhere() -> None:
+    assert {"n", "logit_bias", "tool_choice", "functions", "parallel_tool_calls"} <= DIALECTS["ollama"].refuses
+
+
+# Answers.
+
+
+def line(message: dict[str, Any] | None = None, **more: Any) -> bytes:
+    said: dict[str, Any] = {"model": "m", "created_at": "2026-11-22T04:30:00.123456789Z", "done": False, **more}
+    if message is not None:
+        said["message"] = {"role": "assistant", **message}
+    return json.dumps(said).encode() + b"\n"
+
+
+END = line({"content": ""}, done=True, done_reason="stop", prompt_eval_count=5, eval_count=2)
+
+
+def chunks(body: bytes) -> list[dict[str, Any]]:
+    return [json.loads(part[6:]) for part in body.split(b"\n\n") if part.startswith(b"data: {")]
+
+
+def stream(*lines: bytes, keep_usage: bool = True) -> tuple[list[dict[str, Any]], Relay]:
+    relay = Relay(keep_usage)
+    out = b"".join(relay.feed(one) for one in lines) + relay.end()
+    return chunks(out), relay
+
+
+def test_a_stream_becomes_chunks() -> None:
+    found, relay = stream(line({"thinking": "hm", "content": ""}), line({"content": "Hi"}), END)
+    assert [one["choices"][0]["delta"] for one in found[:-1]] == [
+        {"role": "assistant", "reasoning_content": "hm"},
+        {"content": "Hi"},
+        {},
+    ]
+    assert [one["choices"][0]["finish_reason"] for one in found[:-1]] == [None, None, "stop"]
+    assert found[-1]["choices"] == []
+    assert found[-1]["usage"] == {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+    assert {(one["id"], one["created"], one["model"], one["object"]) for one in found} == {
+        (found[0]["id"], 1795321800, "m", "chat.completion.chunk")
+    }
+    assert found[0]["id"].startswith("chatcmpl-")
+    assert relay.done
+    assert relay.reasoned
+
+
+def test_calls_have_ids_indexes_and_arguments_as_text() -> None:
+    one = {"function": {"name": "f", "arguments": {"b": 1, "a": "x"}}}
+    two = {"id": "call_theirs", "function": {"index": 0, "name": "g", "arguments": {}}}
+    found, _ = stream(line({"content": "", "tool_calls": [one, two]}), line({"content": "", "tool_calls": [one]}), END)
+    calls = [call for chunk in found[:-2] for call in chunk["choices"][0]["delta"]["tool_calls"]]
+    assert [call["index"] for call in calls] == [0, 1, 2]
+    assert [json.loads(call["function"]["arguments"]) for call in calls] == [{"b": 1, "a": "x"}, {}, {"b": 1, "a": "x"}]
+    assert calls[1]["id"] == "call_theirs"
+    assert len({call["id"] for call in calls}) == 3
+    assert all(call["id"] and call["type"] == "function" for call in calls)
+    assert found[-2]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_an_answer_is_held_until_it_says_something() -> None:
+    relay = Relay(keep_usage=False)
+    assert relay.feed(line({"content": ""})) == b""
+    assert not relay.committed
+    assert relay.feed(line({"content": "Hi"})).count(b"data:") == 2
+    assert relay.committed
+
+
+def test_cached_tokens_are_told_where_they_are_known() -> None:
+    found, relay = stream(
+        line({"content": "Hi"}), END.replace(b'"eval_count"', b'"prompt_eval_cached_count": 3, "eval_count"')
+    )
+    assert found[-1]["usage"]["prompt_tokens_details"] == {"cached_tokens": 3}
+    assert relay.usage is not None
+    assert relay.usage.cached == 3
+
+
+def test_logprobs_keep_their_form() -> None:
+    probs = [{"token": "Hi", "logprob": -0.5, "bytes": [72, 105]}]
+    found, _ = stream(line({"content": "Hi"}, logprobs=probs), END)
+    assert found[0]["choices"][0]["logprobs"] == {"content": probs}
+
+
+@pytest.mark.parametrize(
+    ("lines", "failure"),
+    [
+        ([line(error="no memory")], Outcome.IN_BAND_ERROR),
+        ([b'{"error":{"message":"odd"}}\n'], Outcome.IN_BAND_ERROR),
+        ([b"<html>\n"], Outcome.IN_BAND_ERROR),
+        ([b"[]\n"], Outcome.IN_BAND_ERROR),
+        ([b""], Outcome.INVALID),
+        ([END[:-9]], Outcome.INVALID),
+        ([line({"content": "Hi"}), line(error="died")], Outcome.INTERRUPTED),
+        ([line({"content": "Hi"}), b"\xff\xfe{\n"], Outcome.INTERRUPTED),
+        ([line({"content": "Hi"}), END[:-9]], Outcome.INTERRUPTED),
+        ([line({"content": "Hi"})], Outcome.INTERRUPTED),
+    ],
+)
+def test_what_breaks_is_noticed(lines: list[bytes], failure: Outcome) -> None:
+    _, relay = stream(*lines)
+    assert relay.failure is failure
+
+
+def test_nothing_follows_an_error_or_the_end() -> None:
+    found, relay = stream(line({"content": "Hi"}), line(error="died") + line({"content": "more"}))
+    assert [one["choices"][0]["delta"].get("content") for one in found] == ["Hi"]
+    relay = Relay(keep_usage=True)
+    relay.feed(line({"content": "Hi"}) + END)
+    assert relay.done
+    assert relay.feed(line({"content": "more"})) == b""
+    assert relay.end() == b""
+
+
+def test_a_line_is_bounded() -> None:
+    relay = Relay(True, max_event=1000)
+    for _ in range(9):
+        assert relay.feed(b'{"message":' * 10) == b""
+    assert relay.feed(b"x" * 100) == b""
+    assert relay.failure is Outcome.TOO_LARGE
+    relay = Relay(True, max_event=1000)
+    relay.feed(line({"content": "Hi"}))
+    relay.feed(b"x" * 1001)
+    assert relay.failure is Outcome.EVENT_TOO_LARGE
+
+
+def test_a_complete_answer_becomes_a_chat_completion() -> None:
+    body = line(
+        {"content": "", "thinking": "hm", "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]},
+        done=True,
+        done_reason="stop",
+        prompt_eval_count=5,
+        eval_count=2,
+    )
+    facts = parse(body)
+    assert facts is not None
+    assert facts.body is not None
+    said = json.loads(facts.body)
+    message = said["choices"][0]["message"]
+    assert message["content"] is None
+    assert message["reasoning_content"] == "hm"
+    assert message["tool_calls"][0]["function"]["name"] == "f"
+    assert json.loads(message["tool_calls"][0]["function"]["arguments"]) == {"a": 1}
+    assert said["choices"][0]["finish_reason"] == facts.finish == "tool_calls"
+    assert said["usage"] == {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+    assert (said["object"], said["model"], said["created"]) == ("chat.completion", "m", 1795321800)
+    assert facts.reasoned
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"[]", b'{"error":"x"}', line({"content": "x"}), line(None, done=True), b'{"message":"x"}']
+)
+def test_what_is_no_complete_answer_is_none(body: bytes) -> None:
+    assert parse(body) is None
+
+
+def test_an_odd_moment_costs_nobody_the_answer() -> None:
+    for moment in ("", "yesterday", "9999-99-99T00:00:00Z"):
+        facts = parse(json.dumps({"created_at": moment, "message": {"content": "x"}, "done": True}).encode())
+        assert facts is not None
+        assert facts.body is not None
+        assert json.loads(facts.body)["created"] == 0
