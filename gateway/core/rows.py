@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from gateway.core import ollama
+from gateway.core import ollama, ollamaanswers
 from gateway.core.answers import Answer, parse_answer, parse_tagged
 from gateway.core.sse import Relay
 from gateway.core.thinking import Spelling
@@ -92,8 +92,8 @@ _ROWS = (
         "ollama",
         path="/api/chat",
         write=ollama.write,
-        parse=ollama.parse,
-        relay=ollama.Relay,
+        parse=ollamaanswers.parse,
+        relay=ollamaanswers.Relay,
         refuses=ollama.REFUSES,
         structured=True,
         reasoning="reasoning_content",

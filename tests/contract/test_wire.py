@@ -25,7 +25,7 @@ from gateway.core.dialects import (
     relayed_error,
     request_body,
 )
-from gateway.core.sse import Relay
+from gateway.core.sse import DONE_EVENT, Relay
 from gateway.core.types import Backend, Endpoint, Model, Outcome, Target, Thinking
 from gateway.core.usage import settle
 
@@ -114,14 +114,6 @@ def is_usage_only(event: bytes, *, ended: bool) -> bool:
         return False
     silent = all(not c.get("finish_reason") and not c["delta"].get("content") for c in choices)
     return not choices or (ended and silent)
-
-
-def error_of(body: bytes) -> dict[str, Any]:
-    """The error object, wherever a server puts it: not a parser."""
-    said = json.loads(body)
-    said = said[0] if isinstance(said, list) else said
-    error = said.get("error", said)
-    return {"message": error} if isinstance(error, str) else dict(error)
 
 
 def test_every_dialect_brings_its_bytes() -> None:
