@@ -19,6 +19,7 @@ from gateway.core.answers import Answer
 from gateway.core.chunk import error_status, read_chunk
 from gateway.core.ollama import CannotSay
 from gateway.core.refusals import relayed_error
+from gateway.core.respell import Respelling
 from gateway.core.rows import DIALECTS, Dialect
 from gateway.core.sse import Relay
 from gateway.core.types import Outcome, Target, Thinking
@@ -84,6 +85,7 @@ class Plan:
     path: str  # where requests go, behind the endpoint's own path
     parse: Callable[[bytes], Answer | None]  # reads a complete answer
     relay: type[Relay]  # reads a stream
+    respelling: type[Respelling]  # the same, saying reasoning as asked
     base: dict[str, bytes | None]  # what every body gets: `model_sent` first; copied, never changed
     dropped: frozenset[str]  # members of the client's that never go there
     unusual: frozenset[str]  # members that make a body need more than `base` and `fixed`
@@ -132,6 +134,7 @@ def prepare(target: Target) -> Plan:
         path=_path(dialect, target),
         parse=dialect.parse,
         relay=dialect.relay,
+        respelling=dialect.respelling,
         base={"model": msgspec.json.encode(target.upstream_id), **encoded},
         dropped=frozenset(dropped),
         unusual=frozenset(unusual),

@@ -1,4 +1,4 @@
-"""Answers of Ollama's own API as OpenAI would have given them: its lines of JSON as events, its object as a completion.
+"""Answers of Ollama's own API as OpenAI would give them: its lines of JSON as events, its object as a completion.
 
 What comes out is judged like any other server's, by `sse` and `answers`. What is sent there is in `ollama`.
 """
@@ -13,6 +13,7 @@ import msgspec
 
 from gateway.core import sse
 from gateway.core.answers import Answer, parse_answer
+from gateway.core.respell import Respelling
 
 _FINISH = {"length": "length"}
 _ENCODER = msgspec.json.Encoder()
@@ -64,8 +65,6 @@ class Relay(sse.Relay):
     >>> relay.feed(b'se}\n{"done":true,"done_reason":"stop"}\n').count(b"data:")
     3
     """
-
-    __slots__ = ("_began", "_calls", "_frame", "_line")
 
     kind = "application/x-ndjson"
 
@@ -147,6 +146,10 @@ class Relay(sse.Relay):
         if logprobs != _NULL:
             choice["logprobs"] = {"content": logprobs}
         return _event({**self._frame, "choices": [choice]})
+
+
+class Respelt(Respelling, Relay):
+    """The same, saying reasoning as asked. Two layouts of slots cannot be joined, so `Relay` has none of its own."""
 
 
 def parse(body: bytes) -> Answer | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gateway.core import ollama, ollamaanswers
 from gateway.core.answers import Answer, parse_answer, parse_tagged
+from gateway.core.respell import Respelling
 from gateway.core.sse import Relay
 from gateway.core.thinking import Spelling
 from gateway.core.types import Outcome, Thinking
@@ -45,6 +46,7 @@ class Dialect:
     write: Callable[[Envelope, Plan, Thinking], bytes] | None = None  # makes the body, where that is not OpenAI's
     parse: Callable[[bytes], Answer | None] = parse_answer  # reads a complete answer
     relay: type[Relay] = Relay  # reads a stream
+    respelling: type[Respelling] = Respelling  # the same, for keys that ask for a spelling of reasoning
     reasoning: Literal["reasoning", "reasoning_content"] | None = None  # in answers; both are read, whatever it says
 
     def __repr__(self) -> str:
@@ -94,6 +96,7 @@ _ROWS = (
         write=ollama.write,
         parse=ollamaanswers.parse,
         relay=ollamaanswers.Relay,
+        respelling=ollamaanswers.Respelt,
         refuses=ollama.REFUSES,
         structured=True,
         reasoning="reasoning_content",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.ollamaanswers import Relay, parse
+from gateway.core.ollamaanswers import Relay, Respelt, parse
 from gateway.core.types import Outcome
 
 
@@ -47,6 +47,15 @@ def test_a_stream_becomes_chunks() -> None:
     assert found[0]["id"].startswith("chatcmpl-")
     assert relay.done
     assert relay.reasoned
+
+
+@pytest.mark.parametrize("spelling", ["reasoning", "reasoning_content"])
+def test_a_stream_is_translated_and_respelt(spelling: str) -> None:
+    relay = Respelt(spelling, keep_usage=False)
+    body = line({"thinking": "hm", "content": ""}) + line({"content": "Hi"}) + END
+    out = b"".join(relay.feed(body[at : at + 1]) for at in range(len(body))) + relay.end()
+    assert chunks(out)[0]["choices"][0]["delta"] == {"role": "assistant", spelling: "hm"}
+    assert relay.done
 
 
 def test_calls_have_ids_indexes_and_arguments_as_text() -> None:
