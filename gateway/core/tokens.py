@@ -5,7 +5,8 @@ vocabularies are opened by `gateway.vocab`, which hands each in as a function; w
 business of `signals`.
 
 A length is settled as cheaply as it can be: tokens never outnumber UTF-8 bytes; where that leaves a question, 128
-slices of 512 characters are counted, which gives an interval; only where a limit lies inside it is everything counted.
+slices of 512 characters are counted, which gives an interval; where a limit lies inside it, 512 slices; only where it
+lies inside theirs as well is everything counted.
 """
 
 from __future__ import annotations
@@ -28,12 +29,18 @@ SMALL_CHARS = 100_000
 PIECE_CHARS = 65_536
 SLICES = 128
 SLICE_CHARS = 512
-#: Half the width of an interval: 4 standard errors, at least this share. Measured over 25 kinds of document and 3
-#: tokenizers, 1,500 trials each: the true count lies inside in 99.9 %.
+#: Where that many slices leave a question, so many more are counted before everything is.
+MORE_SLICES = 512
+#: Half the width of an interval: so many standard errors, at least this share. `tests/bench/quality_tokens.py` prints
+#: how often the true count lies inside.
+ERRORS = 5
 LEAST_SPREAD = 0.015
 
 #: A vocabulary as a function: how many tokens each text is. Raises `Uncountable`, and nothing else.
 Count = Callable[[Sequence[str]], list[int]]
+
+
+_SAMPLED = "sampled at {} places"
 
 
 class Uncountable(Exception):
@@ -174,6 +181,9 @@ class Prompt:
             return None
         if not self.tokenizers.ready(tokenizer):
             return lambda: self._loaded(tokenizer)
+        many = MORE_SLICES * SLICE_CHARS * 2  # of less text, so many slices would be half
+        if self.chars > many and self.known(tokenizer)[1] == _SAMPLED.format(SLICES):
+            return lambda: self._sample(tokenizer, MORE_SLICES)
         return lambda: self.count_all(tokenizer)
 
     def _loaded(self, tokenizer: str) -> Bounds:
@@ -189,12 +199,16 @@ class Prompt:
             return bounds
         if self.chars <= SMALL_CHARS:
             return self.count_all(tokenizer)
+        return self._sample(tokenizer, SLICES)
+
+    def _sample(self, tokenizer: str, slices: int) -> Bounds:
+        bounds, _ = self.known(tokenizer)
         try:
-            bounds = _sampled(self.texts, self.tokenizers, tokenizer)
+            found = _sampled(self.texts, self.tokenizers, tokenizer, slices)
         except Uncountable:
             return self._keep(tokenizer, Bounds(bounds.lo, bounds.hi, True), "by its bytes: the tokenizer failed")
-        hi = min(bounds.hi, self.size)
-        return self._keep(tokenizer, Bounds(min(bounds.lo, hi), hi), f"sampled at {SLICES} places")
+        hi = min(found.hi, self.size)
+        return self._keep(tokenizer, Bounds(min(found.lo, hi), hi), _SAMPLED.format(slices))
 
     def count_all(self, tokenizer: str) -> Bounds:
         """The exact bounds. Takes as long as the text is."""
@@ -214,7 +228,7 @@ class Prompt:
         return bounds
 
 
-def _sampled(texts: Sequence[Text], tokenizers: Tokenizers, tokenizer: str) -> Bounds:
+def _sampled(texts: Sequence[Text], tokenizers: Tokenizers, tokenizer: str, slices: int) -> Bounds:
     """An interval for texts of more than `SMALL_CHARS`.
 
     Texts that are decoded are sampled by character, long ones by byte of their JSON, each by its own ratio.
@@ -224,20 +238,20 @@ def _sampled(texts: Sequence[Text], tokenizers: Tokenizers, tokenizer: str) -> B
         some = [text for text in texts if isinstance(text, kind)]
         length = sum(text.size if isinstance(text, LongText) else len(text) for text in some)
         if length:
-            least, most = _ratios(list(_slices(some, length)), tokenizers, tokenizer)
+            least, most = _ratios(list(_slices(some, length, slices)), tokenizers, tokenizer)
             lo += least * length
             hi += most * length
     return Bounds(int(max(lo, 0)), int(hi) + 1)
 
 
-def _slices(texts: Sequence[Text], length: int) -> Iterator[tuple[str | None, int]]:
+def _slices(texts: Sequence[Text], length: int, slices: int) -> Iterator[tuple[str | None, int]]:
     """Equally spaced slices of texts laid end to end, with their lengths; None for one that cannot be read."""
     ends = list(accumulate(text.size if isinstance(text, LongText) else len(text) for text in texts))
-    if length <= SLICES * SLICE_CHARS:
+    if length <= slices * SLICE_CHARS:
         step, count = SLICE_CHARS, -(-length // SLICE_CHARS)
         phase = 0
     else:
-        step, count = length // SLICES, SLICES
+        step, count = length // slices, slices
         # Not always the same places: a document whose structure repeats in step with them would fool every sample.
         phase = crc32(b"%d" % length) % max(step - SLICE_CHARS, 1)
     for number in range(count):
@@ -266,7 +280,7 @@ def _ratios(slices: Sequence[tuple[str | None, int]], tokenizers: Tokenizers, to
     rest = [count - ratio * length for count, length in zip(tokens, lengths, strict=True)]
     squares = sum((b - a) ** 2 for a, b in pairwise(rest))
     error = sqrt(squares / (2 * k * (k - 1))) * k / total
-    spread = max(4 * error, LEAST_SPREAD * ratio)
+    spread = max(ERRORS * error, LEAST_SPREAD * ratio)
     # Each of a slice's two cuts can split one token in two, half of the time: a slice has up to one token too many.
     return ratio - spread - k / total, ratio + spread
 
