@@ -11,6 +11,7 @@ import pytest
 from gateway.core import wire
 from gateway.core.dialects import DIALECTS, HOST_MEMBERS, Plan, classify, classify_in_band, prepare, request_body
 from gateway.core.sse import Relay
+from gateway.core.thinking import Spelling
 from gateway.core.types import Backend, Endpoint, Model, Outcome, Secret, Target, Thinking, ThinkingSupport
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -227,6 +228,15 @@ def test_what_configuration_puts_into_a_body_counts_before_the_client_and_joins_
     made = sent(p, provider={"order": ["x"]}, user="me", seed=1)
     assert made["provider"] == {"require_parameters": True, "only": ["deepinfra"]}
     assert (made["user"], made["seed"]) == ("us", 1)
+
+
+def test_a_switch_inside_a_member_of_its_own_leaves_what_the_client_put_beside_it() -> None:
+    target = plan("openai").target
+    row = replace(DIALECTS["openai"], thinking=Spelling(switch="opts.think", budget="opts.most"))
+    p = prepare(replace(target, backend=replace(target.backend, own_dialect=row)))
+    assert sent(p, BUDGET, opts={"style": "short"}) == MODEL | {"opts": {"style": "short", "think": True, "most": 4096}}
+    assert sent(p, NEVER, opts=7) == MODEL | {"opts": {"think": False}}
+    assert sent(p, NEVER) == MODEL | {"opts": {"think": False}}
 
 
 def test_a_member_that_asks_for_nothing_is_left_out_where_it_would_be_refused() -> None:
