@@ -85,6 +85,15 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--no-keys", action="store_true", help="do not look up upstream keys: for machines without them")
     _json(one)
 
+    one = command("probe", _probe, "Ask each target, with real requests, what it does; show where the file says other.")
+    one.add_argument("targets", nargs="*", metavar="TARGET", help="default: all")
+    _config(one)
+    one.add_argument("--dry-run", action="store_true", help="say what it would cost at most, and ask nothing")
+    one.add_argument("--window", action="store_true", help="send prompts of a whole window, also where they cost money")
+    one.add_argument("--write", action="store_true", help="put what differs into the file, in place")
+    one.add_argument("--timeout", type=_seconds, default=60.0, metavar="S", help="seconds of silence (default 60)")
+    _json(one)
+
     one = command("test", _test, "Run the tests that policies carry, on the reference fleet.")
     one.add_argument("paths", nargs="*", type=Path, metavar="POLICY", help="files or folders (default: the bundled)")
     _json(one)
@@ -124,6 +133,13 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{port} is no port: 0 to 65535")
     return port
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: more than 0, at most 3600")
+    return seconds
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -221,6 +237,21 @@ def _check(given: argparse.Namespace) -> int:
         counted += _count(len(site.policies), "policy", "policies")
         print(f"ok: {counted}, configuration {site.digest}")
     return NO if given.strict and (wrong or site.warnings) else OK
+
+
+def _probe(given: argparse.Namespace) -> int:
+    from gateway.probe import Options, run
+
+    options = Options(
+        config=given.config or CONFIG,
+        targets=given.targets,
+        dry_run=given.dry_run,
+        as_json=given.json,
+        write=given.write,
+        window=given.window,
+        timeout_s=given.timeout,
+    )
+    return run(options, os.environ)
 
 
 def _test(given: argparse.Namespace) -> int:

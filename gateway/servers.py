@@ -6,13 +6,14 @@ command line (`init`, `probe`), never for serving. What a server *does* is `prob
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-TIMEOUT_S = 10.0
+LONGEST_S = 300.0
 _MOST_BYTES = 8 << 20
 #: Where servers and hosts put the window in an entry of their model list.
 _WINDOWS = ("max_model_len", "context_length", "context_window", "max_context_length", "max_context_window", "n_ctx")
@@ -45,7 +46,8 @@ class Answer:
 
 
 def send(client: httpx.Client, method: str, url: str, content: bytes | None = None) -> Answer:
-    """One request; never raises for what a server or a network does. At most 8 MiB of an answer are read."""
+    """One request; never raises for what a server or a network does. At most 8 MiB and 5 minutes of an answer count."""
+    ends_at = time.monotonic() + LONGEST_S
     try:
         with client.stream(method, url, content=content) as response:
             parts, size = [], 0
@@ -54,6 +56,8 @@ def send(client: httpx.Client, method: str, url: str, content: bytes | None = No
                 size += len(part)
                 if size > _MOST_BYTES:
                     return Answer(0, error="its answer is larger than 8 MiB")
+                if time.monotonic() > ends_at:
+                    return Answer(0, error="its answer does not come to an end")
             return Answer(response.status_code, b"".join(parts))
     except httpx.TimeoutException:
         return Answer(0, error="it did not answer in time")

@@ -1,0 +1,240 @@
+"""`pointsman probe`: asks every target what it really does, and tells where that is not what the configuration says.
+
+Here: which targets, in which order, what it may cost, what is printed, the exit code, and what becomes of it: recorded
+in the file on request, and told to a running gateway, which believes a target again that was seen to obey its thinking
+switch. One request at a time is sent to a backend; backends are asked side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+
+from gateway import yamlfile
+from gateway.addresses import Address
+from gateway.config import ConfigDoc
+from gateway.core import dialects
+from gateway.core.errors import ConfigError
+from gateway.core.quantities import Invalid
+from gateway.core.types import Target
+from gateway.policyfile import validated
+from gateway.probeauth import client, opened, revealed
+from gateway.proberecord import difference, edited, record
+from gateway.probetarget import Probe, Row
+from gateway.problems import suggest
+from gateway.secretref import SecretRef, read_secret
+from gateway.site import Site, load_site
+
+OK, DIFFERS, BROKEN = 0, 1, 2
+_SIDE_BY_SIDE = 8
+_TELL_S = 3.0
+_SHOWN: Mapping[str, str] = {"same": "", "note": "", "differs": "DIFFERS", "wrong": "WRONG", "failed": "FAILED"}
+
+
+@dataclass(slots=True)
+class Options:
+    """What the command line says."""
+
+    config: Path = Path("pointsman.yaml")
+    targets: list[str] = field(default_factory=list)
+    dry_run: bool = False
+    as_json: bool = False
+    write: bool = False
+    window: bool = False
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was seen of one target."""
+
+    target: Target
+    rows: tuple[Row, ...]
+    requests: int
+    tokens: int
+
+    @property
+    def fine(self) -> bool:
+        """All is as configured."""
+        return all(row.verdict in ("same", "note") for row in self.rows)
+
+    def changes(self) -> dict[str, Any]:
+        """The settings that would make the file say what was seen."""
+        return {name: value for row in self.rows for name, value in row.record.items()}
+
+    def obeys(self) -> bool:
+        """It was told not to think, and did not; how a doubted target is believed again."""
+        return any(row.check == "thinking" and row.seen in ("switchable", "never") for row in self.rows)
+
+
+def run(options: Options, environ: Mapping[str, str], out: IO[str] | None = None) -> int:
+    """Probe: 0 where all is as configured or was recorded, 1 where it is not, 2 where nothing could be asked."""
+    out = out or sys.stdout
+    try:
+        before = options.config.read_text(encoding="utf-8") if options.config.is_file() else ""
+        site = load_site(options.config, environ)
+        targets = _wanted(site, options.targets)
+        probes = [_probe(target, options) for target in targets]
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return BROKEN
+    except (OSError, LookupError, UnicodeDecodeError) as error:
+        print(f"pointsman probe: {error}", file=sys.stderr)
+        return BROKEN
+    try:
+        if not options.as_json or options.dry_run:
+            _tell_cost(probes, out, as_json=options.as_json)
+        if options.dry_run:
+            return OK
+        reports = _asked(probes)
+    finally:
+        for probe in probes:
+            probe.client.close()
+    told = _tell_gateway(site, options.config, environ, reports)
+    if options.as_json:
+        print(json.dumps([_plain(one) for one in reports], indent=2, ensure_ascii=False), file=out)
+    else:
+        for one in reports:
+            print(_table(one), file=out)
+        for line in told:
+            print(line, file=out)
+    changes = {one.target.name: one.changes() for one in reports if one.changes()}
+    if options.write and changes:
+        try:
+            after = edited(before, changes)
+            print(difference(before, after, str(options.config)), file=sys.stderr if options.as_json else out)
+            record(options.config, before, after, environ)
+        except (ConfigError, OSError) as error:
+            print(f"{error}\npointsman probe: {options.config} is left as it was", file=sys.stderr)
+            return BROKEN
+    elif changes and not options.as_json:
+        print("pointsman probe --write puts these differences into the file", file=out)
+    left = [row for one in reports for row in one.rows if _SHOWN[row.verdict] and not (options.write and row.record)]
+    return DIFFERS if left else OK
+
+
+def _wanted(site: Site, names: Sequence[str]) -> list[Target]:
+    """The targets named; all where none is. Raises LookupError."""
+    known = {target.name: target for target in site.fleet.targets}
+    for name in names:
+        if name not in known:
+            raise LookupError(f"no target {name!r:.80}: {suggest(name, known)}")
+    return [known[name] for name in dict.fromkeys(names or known)]
+
+
+def _probe(target: Target, options: Options) -> Probe:
+    try:
+        auth = opened(target.backend)
+        made = client(target.backend, dialects.prepare(target), options.timeout_s, auth)
+    except (ssl.SSLError, httpx.InvalidURL) as error:
+        raise OSError(f"target {target.name}: {error}") from None
+    return Probe(target, made, lambda: revealed(target.backend, auth), options.window)
+
+
+def _asked(probes: Sequence[Probe]) -> list[Report]:
+    """Ask all of them, the targets of a backend one after the other."""
+    by_backend: dict[str, list[Probe]] = {}
+    for probe in probes:
+        by_backend.setdefault(probe.target.backend.name, []).append(probe)
+
+    def ask(those: Sequence[Probe]) -> None:
+        for probe in those:
+            probe.run()
+
+    with ThreadPoolExecutor(min(len(by_backend), _SIDE_BY_SIDE)) as threads:
+        for done in [threads.submit(ask, those) for those in by_backend.values()]:
+            done.result()
+    return [Report(one.target, tuple(one.rows), one.requests, one.tokens) for one in probes]
+
+
+def _tell_cost(probes: Sequence[Probe], out: IO[str], *, as_json: bool) -> None:
+    requests = sum(step.requests for probe in probes for step in probe.steps())
+    tokens = sum(step.tokens for probe in probes for step in probe.steps())
+    if as_json:
+        steps = {probe.target.name: [asdict(step) for step in probe.steps()] for probe in probes}
+        print(json.dumps({"requests": requests, "tokens": tokens, "targets": steps}, indent=2), file=out)
+        return
+    many = f"{len(probes)} target" + ("s" if len(probes) != 1 else "")
+    print(f"probing {many}: at most {requests} requests and about {tokens:,} tokens", file=out)
+    for probe in probes:
+        parts = ", ".join(f"{step.name} {step.tokens:,}" for step in probe.steps() if step.tokens)
+        print(f"  {probe.target.name}: {parts}", file=out)
+    out.flush()
+
+
+def _table(report: Report) -> str:
+    target = report.target
+    lines = [(row.check, row.configured or "-", row.seen, _SHOWN[row.verdict], row.note) for row in report.rows]
+    head = ("", "configured", "seen", "", "")
+    widths = [max(len(line[column]) for line in (head, *lines)) for column in range(3)]
+    shown = [
+        "  ".join([*(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=False)), *filter(None, line[3:])])
+        for line in (head, *lines)
+    ]
+    url = target.backend.endpoints[0].url
+    more = f" (the first of {len(target.backend.endpoints)})" if len(target.backend.endpoints) > 1 else ""
+    title = (
+        f"\n{target.name}: {target.upstream_id} at {url}{more}, {report.requests} requests, {report.tokens:,} tokens"
+    )
+    return "\n".join([title, *(f"  {line}".rstrip() for line in shown)])
+
+
+def _plain(report: Report) -> dict[str, Any]:
+    return {
+        "target": report.target.name,
+        "endpoint": report.target.backend.endpoints[0].url,
+        "as_configured": report.fine,
+        "requests": report.requests,
+        "tokens": report.tokens,
+        "checks": [{**asdict(row), "record": dict(row.record)} for row in report.rows],
+    }
+
+
+def _tell_gateway(site: Site, config: Path, environ: Mapping[str, str], reports: Sequence[Report]) -> list[str]:
+    """Tell a gateway that runs here which targets obey. Nobody listening is nothing to speak of."""
+    said: list[str] = []
+    names = [one.target.name for one in reports if one.obeys()]
+    if not names or site.listen_admin.port == 0:
+        return []
+    headers = {}
+    key = _admin_key(config, environ)
+    if key is not None:
+        headers["Authorization"] = f"Bearer {key}"
+    with httpx.Client(base_url=_url(site.listen_admin), headers=headers, timeout=_TELL_S, trust_env=False) as admin:
+        for name in names:
+            try:
+                answer = admin.post(f"/v1/targets/{name}/probed")
+                doubted = answer.status_code == 200 and answer.json().get("was_doubted")
+            except (httpx.HTTPError, ValueError, AttributeError):
+                return said
+            if answer.status_code == 401:
+                return ["the gateway wants its admin key, which the configuration has as a hash: POINTSMAN_ADMIN_KEY"]
+            if doubted:
+                said.append(f"the gateway believes {name} again: it was doubted for thinking unasked")
+    return said
+
+
+def _url(address: Address) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104 - where to connect, not to bind
+    return f"http://[{host}]:{address.port}" if ":" in host else f"http://{host}:{address.port}"
+
+
+def _admin_key(config: Path, environ: Mapping[str, str]) -> str | None:
+    """The key of the admin listener, from where the file says it is; POINTSMAN_ADMIN_KEY where it has but the hash."""
+    ref: SecretRef | None = validated(yamlfile.load(config), ConfigDoc).admin_key
+    if ref is None:
+        return None
+    if ref.env is None and ref.file is None:
+        return environ.get("POINTSMAN_ADMIN_KEY")
+    try:
+        return read_secret(ref, environ, config.parent).reveal()
+    except Invalid:
+        return None
