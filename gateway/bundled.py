@@ -11,3 +11,13 @@ def policies() -> Path:
     """The directory of the policies, the lexicon and the catalogue that come with Pointsman."""
     inside = _PACKAGE / "policies"
     return inside if inside.is_dir() else _PACKAGE.parent / "policies"
+
+
+def catalogue() -> list[Path]:
+    """The files of the shipped catalogue: sources and providers, models by family, offers by provider."""
+    directory = policies() / "catalog"
+    return [
+        directory / "sources.yaml",
+        *sorted(directory.glob("models/*.yaml")),
+        *sorted(directory.glob("offers/*.yaml")),
+    ]

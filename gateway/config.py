@@ -18,7 +18,7 @@ from gateway.addresses import Address, AddressField, Url
 from gateway.auth import AuthDoc
 from gateway.core.quantities import Invalid
 from gateway.core.types import Modality, ThinkingSupport, Timeouts
-from gateway.fields import Bytes, Day, Name, NanoUsd, Rates, Seconds, Strict, Tiers, Tokens
+from gateway.fields import Bytes, Currency, Day, Name, NanoUsd, Rates, Seconds, Strict, Tiers, Tokens
 from gateway.owndialects import Body, DialectDoc, header_names, header_value
 from gateway.secretref import SecretRef, read_secret
 
@@ -155,6 +155,7 @@ class TargetDoc(Strict):
     tools: bool | None = None
     structured_output: bool | None = None
     thinking: ThinkingSupport | None = None
+    thinking_needs_stream: bool | None = None
     unsupported: list[str] = Field(default_factory=list)
     retires_on: Day | None = None
     stand_in: bool = False
@@ -162,12 +163,22 @@ class TargetDoc(Strict):
     typical_output_tokens: Tokens | None = None
 
 
+def _rate(nano_usd: int) -> int:
+    if nano_usd == 0:
+        raise Invalid("a rate of 0 would make everything free", "USD for one unit of the currency, such as CNY: 0.14")
+    return nano_usd
+
+
 class FleetDoc(Strict):
-    """The part of the file that says what there is; `policies/catalog/reference-fleet.yaml` is one."""
+    """The part of the file that says what there is; `policies/catalog/reference-fleet.yaml` is one.
+
+    `currencies` are the operator's rates, USD for one unit: list prices in another currency count only with them.
+    """
 
     dialects: dict[Name, DialectDoc] = Field(default_factory=dict)
     backends: dict[Name, BackendDoc] = Field(min_length=1)
     targets: dict[Name, TargetDoc] = Field(min_length=1)
+    currencies: dict[Currency, Annotated[NanoUsd, AfterValidator(_rate)]] = Field(default_factory=dict)
 
 
 class BudgetDoc(Strict):

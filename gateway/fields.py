@@ -88,12 +88,24 @@ NanoUsd = Annotated[
 ]
 
 
+def _currency(value: str) -> str:
+    if not re.fullmatch("[A-Z]{3}", value):
+        raise Invalid(f"{value!r:.40} is not a currency", "three capital letters, ISO 4217, such as CNY")
+    return value
+
+
+Currency = Annotated[
+    str, AfterValidator(_currency), WithJsonSchema({"type": "string", "pattern": "^[A-Z]{3}$", "examples": ["CNY"]})
+]
+
+
 class Rates(Strict):
-    """Prices in USD per million tokens."""
+    """Prices per million tokens, in USD where nothing else is said."""
 
     input: NanoUsd
     output: NanoUsd
     cached_input: NanoUsd | None = None
+    cache_write: NanoUsd | None = None
     thinking_output: NanoUsd | None = None
 
 
@@ -126,7 +138,12 @@ def price(written: Rates | list[Tier], version: str) -> Price:
     rows = written if isinstance(written, list) else [written]
     tiers = tuple(
         PriceTier(
-            row.above if isinstance(row, Tier) else 0, row.input, row.output, row.cached_input, row.thinking_output
+            above_input_tokens=row.above if isinstance(row, Tier) else 0,
+            input=row.input,
+            output=row.output,
+            cached_input=row.cached_input,
+            thinking_output=row.thinking_output,
+            cache_write=row.cache_write,
         )
         for row in rows
     )

@@ -19,6 +19,7 @@ from gateway.clouds import check_addresses, region_of
 from gateway.config import BackendDoc, FleetDoc, GpuPrice, TargetDoc
 from gateway.core.credentials import Credential
 from gateway.core.errors import Problem
+from gateway.core.pricing import converted
 from gateway.core.quantities import Invalid
 from gateway.core.rows import DIALECTS, Dialect
 from gateway.core.types import Backend, Endpoint, Fleet, Model, Price, Secret, Target, ThinkingSupport, Timeouts
@@ -44,9 +45,11 @@ class FleetBuilder:
     warnings: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)  # read beside the document
     own: dict[str, Dialect] = field(default_factory=dict)  # dialects that the document defines
+    rates: Mapping[str, int] = field(default_factory=dict)  # nano-USD for one unit of a currency
 
     def build(self, doc: FleetDoc) -> Fleet:
         """The fleet; what could not be built is missing from it and stands in `found`."""
+        self.rates = doc.currencies
         self._dialects(doc)
         backends: dict[str, Backend] = {}
         providers: dict[str, str | None] = {}
@@ -107,6 +110,11 @@ class FleetBuilder:
             self.files.append(file)
             if not file.is_file():
                 self._note(f"{path}.ca_file", f"no file {ca_file}", "a PEM file with the certificates to trust")
+        known = self.catalogue.providers.get(provider or "")
+        scopes = () if known is None else known.scopes
+        if scopes and doc.processing is None:
+            what = f"{provider} processes data in a scope that the account chooses ({', '.join(scopes)})"
+            self._warn(path, f"{what}, and `processing` does not say which: no residency can be promised")
         timeouts = doc.timeouts.over(self.timeouts)
         if timeouts.total_s < max(timeouts.connect_s, timeouts.headers_s, timeouts.first_event_s):
             self._warn(path, "its total timeout ends before its shorter clocks can")
@@ -114,7 +122,7 @@ class FleetBuilder:
             name=name,
             dialect=doc.dialect,
             endpoints=endpoints,
-            region=doc.region or self.catalogue.regions.get(provider or "") or _common(map(region_of, endpoints)),
+            region=doc.region or self._region(provider, endpoints) or _common(map(region_of, endpoints)),
             processing=doc.processing,
             self_hosted=doc.self_hosted,
             key=self._key(path, doc, endpoints),
@@ -140,6 +148,12 @@ class FleetBuilder:
             return None
         known = {self.catalogue.provider_of(one.host) for one in endpoints}
         return known.pop() if len(known) == 1 else None
+
+    def _region(self, provider: str | None, endpoints: tuple[Endpoint, ...]) -> str | None:
+        if provider is None:
+            return None
+        told = {self.catalogue.region_of(provider, one.host) for one in endpoints}
+        return told.pop() if len(told) == 1 else None
 
     def _key(self, path: str, doc: BackendDoc, endpoints: tuple[Endpoint, ...]) -> Secret | None:
         ref = doc.key
@@ -181,18 +195,14 @@ class FleetBuilder:
         self, name: str, doc: TargetDoc, model: Model, backend: Backend, provider: str | None, index: int
     ) -> Target | None:
         path = f"targets.{name}"
-        known = self.catalogue.offer(model.id, provider, backend.region, doc.upstream_id) if provider else None
-        offer = known or Offer(model.id, provider or "", model.id)
+        offer = self._offer(path, doc, model, backend, provider)
         dialect = backend.own_dialect or DIALECTS[backend.dialect]
         window = doc.window or offer.window
         if window is None:
             valid = "window: the tokens that server takes (vLLM: --max-model-len), not what the model card says"
             self._note(path, "has no window, and the catalogue has no offer that states one", valid)
             return None
-        if doc.window and model.window and doc.window > model.window:
-            self._warn(
-                f"{path}.window", f"{doc.window:,} tokens is more than {model.id} was made for ({model.window:,})"
-            )
+        self._judge_window(path, doc, model)
         return Target(
             name=name,
             index=index,
@@ -211,7 +221,8 @@ class FleetBuilder:
                 model.structured_output,
                 dialect.structured,
             ),
-            thinking=self._thinking(path, doc, model, dialect),
+            thinking=self._thinking(path, doc, offer.thinking or model.thinking, dialect),
+            thinking_needs_stream=_first(doc.thinking_needs_stream, offer.thinking_needs_stream),
             unsupported=dialect.refuses.union(doc.unsupported),
             retires_on=doc.retires_on or offer.retires_on,
             stand_in=doc.stand_in,
@@ -219,13 +230,33 @@ class FleetBuilder:
             typical_output_tokens=doc.typical_output_tokens or model.typical_output_tokens,
         )
 
+    def _judge_window(self, path: str, doc: TargetDoc, model: Model) -> None:
+        if doc.window is None or model.window is None or doc.window <= model.window:
+            return
+        what = f"{doc.window:,} tokens is more than {model.id} was made for ({model.window:,})"
+        if model.window_extended is not None and doc.window <= model.window_extended:
+            what += f"; up to {model.window_extended:,} its server must be configured for (rope scaling)"
+        self._warn(f"{path}.window", what)
+
+    def _offer(self, path: str, doc: TargetDoc, model: Model, backend: Backend, provider: str | None) -> Offer:
+        """The catalogue's offer that a target takes up, or one of which nothing is known."""
+        if provider is None:
+            return Offer(model.id, "", model.id)
+        found = self.catalogue.offer(model.id, provider, backend.region, doc.upstream_id, backend.processing)
+        if found is None:
+            return Offer(model.id, provider, model.id)
+        if found.processing is not None and found.processing != backend.processing:
+            said = f"while its backend says {backend.processing or 'nothing'}"
+            self._warn(f"{path}.upstream_id", f"{found.upstream_id} is processed in scope {found.processing}, {said}")
+        return found
+
     def _price(self, path: str, doc: TargetDoc, model: Model, provider: str | None, offer: Offer) -> Price | None:
         written = doc.price
         if written == "none":
             return None
         if written is None or written == "catalog":
             if offer.price is not None:
-                return offer.price
+                return self._in_usd(path, offer.price, offer.currency, required=written is not None)
             if written == "catalog":
                 where = f"by {provider}" if provider else "by this backend, whose provider is not known"
                 valid = (
@@ -238,6 +269,20 @@ class FleetBuilder:
         version = f"{Path(self.document.name).name}@{self.document.sha256[:12]}"
         return price(written.rates() if isinstance(written, GpuPrice) else written, version)
 
+    def _in_usd(self, path: str, listed: Price, currency: str | None, *, required: bool) -> Price | None:
+        """A list price in USD; None, and said so, where it is in a currency that the operator gave no rate for."""
+        if currency is None or currency == "USD":
+            return listed
+        rate = self.rates.get(currency)
+        if rate is not None:
+            return converted(listed, rate, currency)
+        what = f"its list price is in {currency}, and there is no rate for it"
+        if required:
+            self._note(f"{path}.price", what, f"currencies: {{{currency}: ...}}, USD for one unit; or a price in USD")
+        else:
+            self._warn(path, f"{what} under `currencies`: it ranks as without a price, and its cost is not counted")
+        return None
+
     def _modalities(self, path: str, doc: TargetDoc, model: Model, offer: Offer) -> frozenset[str]:
         if doc.modalities is None:
             return offer.modalities if offer.modalities is not None else model.modalities
@@ -247,14 +292,14 @@ class FleetBuilder:
             self._note(f"{path}.modalities", f"{model.id} does not read {', '.join(beyond)}", valid)
         return frozenset(doc.modalities)
 
-    def _thinking(self, path: str, doc: TargetDoc, model: Model, dialect: Dialect) -> ThinkingSupport:
+    def _thinking(self, path: str, doc: TargetDoc, known: ThinkingSupport, dialect: Dialect) -> ThinkingSupport:
         if doc.thinking == "switchable" and not dialect.thinking.exists:
             valid = "always, never or unknown; or a dialect of your own with thinking:"
             self._note(f"{path}.thinking", f"there is no known way to switch thinking with {dialect.name}", valid)
         # A switch that the backend cannot be asked for is no switch: what happens then is not known.
-        if model.thinking == "switchable" and not (dialect.thinking.exists and dialect.thinking.sure):
+        if known == "switchable" and not (dialect.thinking.exists and dialect.thinking.sure):
             return doc.thinking or "unknown"
-        return doc.thinking or model.thinking
+        return doc.thinking or known
 
     # -- collecting --
 

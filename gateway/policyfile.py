@@ -82,7 +82,8 @@ def policy_files(directory: Path) -> list[Path]:
 
 def load_catalogue(overlays: Sequence[Path] = (), *, cache: Path | None = None) -> Catalogue:
     """The shipped catalogue with the operator's files over it. Raises `ConfigError`."""
-    return catalog.load_catalogue([bundled.policies() / "catalog" / "models.yaml", *overlays], cache_dir=cache)
+    layers = [bundled.catalogue(), *(catalog.files_of(path) for path in overlays)]
+    return catalog.load_catalogue(layers, cache_dir=cache)
 
 
 def reference_fleet(known: Catalogue | None = None, *, cache: Path | None = None) -> Fleet:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from gateway.catalog import CatalogueDoc
+from gateway.catalogdoc import CatalogueDoc
 from gateway.config import ConfigDoc, FleetDoc
 from gateway.core.policy import PolicyDoc
 

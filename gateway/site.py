@@ -22,6 +22,7 @@ from typing import Any, Literal
 from gateway import bundled, yamlfile
 from gateway.addresses import Address
 from gateway.catalog import Catalogue
+from gateway.catalog import files_of as catalogue_files
 from gateway.config import ConfigDoc, KeyDoc, LimitsDoc, admin_digest, cache_dir
 from gateway.core.analyse import analyse
 from gateway.core.errors import BadRequest, ConfigError, Denied, NotFound, Problem
@@ -227,7 +228,8 @@ class _Loader:
         overlays = [self.directory / name for name in doc.catalog]
         self.files += overlays
         known = load_catalogue(overlays, cache=self.cache)
-        self.digests += [yamlfile.load(one, cache_dir=self.cache).sha256 for one in overlays]
+        files = [file for one in overlays for file in catalogue_files(one)]
+        self.digests += [hashlib.sha256(yamlfile.read(file)).hexdigest() for file in files]
         timeouts = doc.timeouts.over(Timeouts())
         builder = FleetBuilder(document, known, self.environ, self.directory, timeouts, self.secrets)
         fleet = builder.build(doc)

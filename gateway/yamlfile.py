@@ -13,7 +13,6 @@ worst file at about three seconds (ruamel reads some 30,000 values a second).
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
@@ -25,18 +24,51 @@ from typing import Any
 
 import msgspec
 
+from gateway import compiled
 from gateway.core.errors import ConfigError, Problem
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 50
 MAX_LINE_BYTES = 1 << 16
 MAX_VALUES = 100_000
-_CACHE_FORMAT = "1"
-_CACHE_KEPT = 64
 _CACHE_FROM_BYTES = 256  # ruamel needs some 15 ms for 4 KB, a cached file 0.1 ms
 
 # A node of the line tree: its line, and where it has children, a node for each.
 Lines = list[Any]  # [line] | [line, {key: Lines}] | [line, [Lines]]
+
+
+class LineTree:
+    """The lines of a file. Of a kept file it stays packed until something is wrong and a line is asked for."""
+
+    __slots__ = ("_packed", "_root")
+
+    def __init__(self, root: Lines | None, packed: bytes = b"") -> None:
+        self._root = root
+        self._packed = packed
+
+    @property
+    def root(self) -> Lines:
+        """The top node."""
+        if self._root is None:
+            self._root = msgspec.msgpack.decode(self._packed, type=list[Any])
+            self._packed = b""
+        return self._root
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LineTree) and other.root == self.root
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def packed(self) -> bytes:
+        """The whole tree as it is kept."""
+        return msgspec.msgpack.encode(self.root)
+
+
+class _Kept(msgspec.Struct, array_like=True):
+    """A parsed file as it is kept."""
+
+    data: dict[str, Any]
+    lines: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +78,16 @@ class Document:
     name: str
     data: dict[str, Any]
     sha256: str
-    lines: Lines
+    lines: LineTree
 
     def line(self, path: str | Sequence[str | int]) -> int:
         """The 1-based line of a path such as `rules[2].use[0].model`; of its nearest parent where it does not exist.
 
         A key's line is where the key stands. Keys may contain dots: the longest key that fits is taken.
         """
-        steps = _split(path, self.lines) if isinstance(path, str) else path
-        node, line = self.lines, self.lines[0]
+        node = self.lines.root
+        steps = _split(path, node) if isinstance(path, str) else path
+        line = node[0]
         for step in steps:
             child = _child(node, step)
             if child is None:
@@ -73,6 +106,11 @@ def load(path: Path, *, cache_dir: Path | None = None) -> Document:
 
     `cache_dir` holds parsed files by the hash of their text; it is used only while nobody else can write to it.
     """
+    return parse(read(path), str(path), cache_dir)
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a file that may be YAML: a regular one, not too large. Raises `ConfigError`."""
     name = str(path)
     try:
         # O_NONBLOCK: opening a FIFO for reading would wait for a writer for ever.
@@ -84,21 +122,25 @@ def load(path: Path, *, cache_dir: Path | None = None) -> Document:
     except OSError as error:
         what = f"cannot be read: {error.strerror or error}"
         raise ConfigError([Problem(name, 0, "", what)]) from None
-    return _parse(raw, name, cache_dir if len(raw) >= _CACHE_FROM_BYTES else None)
+    if len(raw) > MAX_BYTES:
+        raise ConfigError([Problem(name, 0, "", "is larger than 1 MiB", "several smaller files")])
+    return raw
 
 
 def loads(text: str | bytes, name: str) -> Document:
     """Parse a text; `name` stands for the file in errors. Raises `ConfigError`."""
-    return _parse(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text, name, None)
+    return parse(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text, name)
 
 
-def _parse(raw: bytes, name: str, cache_dir: Path | None) -> Document:
+def parse(raw: bytes, name: str, cache_dir: Path | None = None) -> Document:
+    """Parse what `read` gave; `name` stands for the file in errors. Raises `ConfigError`."""
     if len(raw) > MAX_BYTES:
         raise ConfigError([Problem(name, 0, "", "is larger than 1 MiB", "several smaller files")])
     sha256 = hashlib.sha256(raw).hexdigest()
-    cached = _cache_read(cache_dir, sha256) if cache_dir else None
-    if cached is not None:
-        return Document(name, cached[0], sha256, cached[1])
+    key = compiled.key_of("yaml", sha256, code=("yamlfile.py",)) if len(raw) >= _CACHE_FROM_BYTES else ""
+    kept = compiled.read(cache_dir, key, _Kept) if key else None
+    if kept is not None:
+        return Document(name, kept.data, sha256, LineTree(None, kept.lines))
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -108,9 +150,10 @@ def _parse(raw: bytes, name: str, cache_dir: Path | None) -> Document:
     if len(longest) > MAX_LINE_BYTES:
         line = raw.count(b"\n", 0, raw.find(longest)) + 1
         raise ConfigError([Problem(name, line, "", "is longer than 64 KiB", "shorter lines")])
-    data, lines = _Builder(name).build(text.removeprefix("\ufeff"))
-    if cache_dir:
-        _cache_write(cache_dir, sha256, data, lines)
+    data, root = _Builder(name).build(text.removeprefix("\ufeff"))
+    lines = LineTree(root)
+    if key:
+        compiled.write(cache_dir, key, _Kept(data, lines.packed()))
     return Document(name, data, sha256, lines)
 
 
@@ -284,48 +327,3 @@ def _split(path: str, node: Lines) -> list[str | int]:
         steps.append(step)
         node = child
     return steps
-
-
-# --- the cache of parsed files ---------------------------------------------------------------------------------------
-
-
-def _own_directory(path: Path) -> bool:
-    """Is this a directory that is ours and that nobody else may write to or read?"""
-    info = os.lstat(path)
-    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o077
-
-
-def _cache_read(directory: Path, sha256: str) -> tuple[dict[str, Any], Lines] | None:
-    """The parsed file, or None for any reason whatever: a cache may only ever save time."""
-    try:
-        if not _own_directory(directory):
-            return None
-        fd = os.open(directory / f"{sha256}.{_CACHE_FORMAT}.msgpack", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        with os.fdopen(fd, "rb") as file:
-            info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
-                return None
-            data, lines = msgspec.msgpack.decode(file.read(32 * MAX_BYTES), type=tuple[dict[str, Any], list[Any]])
-            return data, lines
-    except (OSError, msgspec.MsgspecError):
-        return None
-
-
-def _cache_write(directory: Path, sha256: str, data: dict[str, Any], lines: Lines) -> None:
-    with contextlib.suppress(OSError):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _own_directory(directory):
-            return
-        target = directory / f"{sha256}.{_CACHE_FORMAT}.msgpack"
-        partial = directory / f"{sha256}.{os.getpid()}.tmp"
-        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(msgspec.msgpack.encode((data, lines)))
-            os.replace(partial, target)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        entries = sorted(directory.glob("*.msgpack"), key=lambda path: path.stat().st_mtime)
-        for old in entries[:-_CACHE_KEPT]:
-            old.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from gateway.catalog import Catalogue, build, load_catalogue
 from gateway.core.errors import ConfigError
 from gateway.yamlfile import load, loads
 
-MODELS = bundled.policies() / "catalog" / "models.yaml"
+SHIPPED = bundled.catalogue()
 LLAMA_3 = {"en", "de", "fr", "it", "pt", "hi", "es", "th"}
 LLAMA_4 = LLAMA_3 | {"ar", "id", "tl", "vi"}
 HEAD = "catalogue: 1\nas_of: 2026-11-21\nsources:\n  own: {as_of: 2026-11, kind: operator, ref: our contract}\n"
@@ -20,16 +20,16 @@ HEAD = "catalogue: 1\nas_of: 2026-11-21\nsources:\n  own: {as_of: 2026-11, kind:
 
 @pytest.fixture(scope="module")
 def shipped() -> Catalogue:
-    return load_catalogue([MODELS])
+    return load_catalogue([SHIPPED])
 
 
 def over(text: str) -> Catalogue:
-    return build([load(MODELS), loads(HEAD + text, "own.yaml")])
+    return build([[load(path) for path in SHIPPED], [loads(HEAD + text, "own.yaml")]])
 
 
 def told(text: str, *, head: str = HEAD) -> str:
     with pytest.raises(ConfigError) as caught:
-        build([load(MODELS), loads(head + text, "own.yaml")])
+        build([[load(path) for path in SHIPPED], [loads(head + text, "own.yaml")]])
     return str(caught.value)
 
 
@@ -169,7 +169,9 @@ def test_a_hub_id_is_a_name_of_its_model(shipped: Catalogue) -> None:
 
 def test_the_shipped_facts_hold_together(shipped: Catalogue) -> None:
     for model in shipped.models.values():
-        assert model.window, model.id
+        served = [one.window for (name, _), offers in shipped.offers.items() if name == model.id for one in offers]
+        assert model.window or any(served), model.id
+        assert model.window_extended is None or model.window_extended > (model.window or 0), model.id
         assert "text" in model.modalities, model.id
         if model.params_total_b is not None and model.params_active_b is not None:
             assert model.params_active_b <= model.params_total_b, model.id
@@ -252,4 +254,4 @@ def test_a_source_without_a_date_does_not_load() -> None:
 
 def test_a_missing_overlay_is_told_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"mine\.yaml: cannot be read"):
-        load_catalogue([MODELS, tmp_path / "mine.yaml"])
+        load_catalogue([SHIPPED, [tmp_path / "mine.yaml"]])

@@ -14,7 +14,7 @@ from gateway.yamlfile import load, loads
 jsonschema = pytest.importorskip("jsonschema")
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted([*ROOT.glob("policies/*.yaml"), *ROOT.glob("policies/catalog/*.yaml"), *ROOT.glob("*.example.yaml")])
+FILES = sorted([*ROOT.glob("policies/*.yaml"), *ROOT.glob("policies/catalog/**/*.yaml"), *ROOT.glob("*.example.yaml")])
 NAMED = re.compile(r"# yaml-language-server: \$schema=(\S+)")
 
 

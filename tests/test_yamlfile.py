@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import random
 import time
@@ -251,7 +252,9 @@ def test_a_changed_file_is_not_answered_from_the_cache(file: Path, tmp_path: Pat
 def poison(file: Path, cache: Path) -> None:
     yamlfile.load(file, cache_dir=cache)
     (entry,) = entries(cache)
-    entry.write_bytes(entry.read_bytes().replace(b"some words", b"evil words"))
+    payload = entry.read_bytes()[32:].replace(b"some words", b"evil words")
+    entry.write_bytes(hashlib.sha256(payload).digest() + payload)  # as a forger would: whole, only not ours
+    assert yamlfile.load(file, cache_dir=cache).data["key3"]["text"] == "evil words"  # it would be believed
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o777])
@@ -293,11 +296,12 @@ def test_a_cache_directory_of_another_user_is_not_used(file: Path, tmp_path: Pat
     assert yamlfile.load(file, cache_dir=cache).data["key3"]["text"] == "some words"
 
 
-@pytest.mark.parametrize("garbage", [b"", b"\xc1", b"\x92\x80", b"\x93\x80\x90\x90"])
-def test_a_damaged_entry_costs_time_and_nothing_else(file: Path, tmp_path: Path, garbage: bytes) -> None:
+@pytest.mark.parametrize("garbage", [b"", b"\xc1", b"\x92\x80", b"\x93\x80\x90\x90", b"\x92\x80\xa1x"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_damaged_entry_costs_time_and_nothing_else(file: Path, tmp_path: Path, garbage: bytes, whole: bool) -> None:
     cache = tmp_path / "cache"
     first = yamlfile.load(file, cache_dir=cache)
-    entries(cache)[0].write_bytes(garbage)
+    entries(cache)[0].write_bytes((hashlib.sha256(garbage).digest() if whole else b"") + garbage)
     assert yamlfile.load(file, cache_dir=cache) == first
     assert yamlfile.load(file, cache_dir=cache) == first
 
@@ -310,7 +314,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(file: Path, tmp_path: Path) 
 def test_the_cache_keeps_a_bounded_number_of_files(file: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir(mode=0o700)
-    for number in range(100):
-        (cache / f"{number}.1.msgpack").write_bytes(b"")
+    for number in range(250):
+        (cache / f"{number}.msgpack").write_bytes(b"")
     yamlfile.load(file, cache_dir=cache)
-    assert len(entries(cache)) == 64
+    assert len(entries(cache)) == 192

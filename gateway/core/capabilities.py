@@ -49,6 +49,8 @@ class Capabilities:
     residencies: tuple[tuple[str | None, int], ...]
     never_thinks: int  # targets that can promise not to
     thinks: int  # targets that can promise to
+    thinks_streamed: int  # of these, the ones that refuse to unless the answer is streamed
+    needs_stream: int  # targets that take no request at all unless the answer is streamed: they cannot but think
     fits: tuple[FitGroup, ...]
 
     @staticmethod
@@ -81,6 +83,8 @@ class Capabilities:
             residencies=tuple(_group(fleet, residency).items()),
             never_thinks=where(lambda t: t.thinking in ("switchable", "never")),
             thinks=where(lambda t: t.thinking in ("switchable", "always")),
+            thinks_streamed=where(lambda t: t.thinking_needs_stream and t.thinking in ("switchable", "always")),
+            needs_stream=where(lambda t: t.thinking_needs_stream and t.thinking == "always"),
             fits=_fit_groups(fleet),
         )
 

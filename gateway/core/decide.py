@@ -115,25 +115,30 @@ def choose_thinking(policy: Policy, signals: Signals, snapshot: Snapshot, pinned
             if entry.when is None or entry.when.test(signals):
                 if entry.force or not wished:
                     binding = entry.force or entry.thinking.mode == "never"
-                    return _choice(policy, snapshot, entry.thinking, binding=binding)
+                    return _choice(policy, signals, snapshot, entry.thinking, binding=binding)
                 break
     if hint is not None:
         thinking = Thinking("budget", hint) if isinstance(hint, int) else Thinking(hint)
-        return _choice(policy, snapshot, thinking, binding=True)
+        return _choice(policy, signals, snapshot, thinking, binding=True)
     if effort is None or effort == "minimal":
         return ThinkingChoice(CLIENT, None, False)
-    return ThinkingChoice(CLIENT, _able(policy, snapshot, never=effort == "none"), True)
+    return ThinkingChoice(CLIENT, _able(policy, signals, snapshot, never=effort == "none"), True)
 
 
-def _choice(policy: Policy, snapshot: Snapshot, thinking: Thinking, *, binding: bool) -> ThinkingChoice:
+def _choice(
+    policy: Policy, signals: Signals, snapshot: Snapshot, thinking: Thinking, *, binding: bool
+) -> ThinkingChoice:
     if thinking.mode == "client":
         return ThinkingChoice(thinking, None, False)
-    return ThinkingChoice(thinking, _able(policy, snapshot, never=thinking.mode == "never"), binding)
+    return ThinkingChoice(thinking, _able(policy, signals, snapshot, never=thinking.mode == "never"), binding)
 
 
-def _able(policy: Policy, snapshot: Snapshot, *, never: bool) -> int:
+def _able(policy: Policy, signals: Signals, snapshot: Snapshot, *, never: bool) -> int:
     """The targets that can promise it. One that thought unasked can, if anything, still promise to think."""
-    return policy.capabilities.never_thinks & ~snapshot.doubted if never else policy.capabilities.thinks
+    able = policy.capabilities
+    if never:
+        return able.never_thinks & ~snapshot.doubted
+    return able.thinks & ~able.thinks_streamed if able.thinks_streamed and not signals.get("stream") else able.thinks
 
 
 def fits(policy: Policy, signals: Signals, mask: int) -> int:

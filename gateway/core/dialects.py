@@ -123,6 +123,8 @@ def prepare(target: Target) -> Plan:
     if target.thinking == "switchable" and dialect.thinking.exists:
         constant = {**dialect.thinking.beside, **constant}
         unusual |= thoughts.MEMBERS | dialect.thinking.beside.keys() | dialect.thinking.heads
+        if target.thinking_needs_stream:
+            unusual |= {"messages"}  # in every request: each has to be looked at for whether it is streamed
         nothing = wire.Envelope({}, {"model": ""}, 0)
         for mode in ("never", "always"):
             said = thoughts.write(thoughts.settle(nothing, Thinking(mode)), dialect.thinking, nothing)
@@ -204,7 +206,10 @@ def _adapt(envelope: Envelope, plan: Plan, thinking: Thinking, overrides: dict[s
         for name in dialect.thinking.beside:
             if name in members and name not in plan.target.backend.members:
                 overrides.pop(name, None)
-        overrides.update(thoughts.write(thoughts.settle(envelope, thinking), dialect.thinking, envelope))
+        wish = thoughts.settle(envelope, thinking)
+        if wish.on is None and plan.target.thinking_needs_stream and not envelope.stream:
+            wish = wish._replace(on=False)  # left alone it would think, and refuse to without a stream
+        overrides.update(thoughts.write(wish, dialect.thinking, envelope))
 
 
 def _rename_limit(envelope: Envelope, name: str, overrides: dict[str, bytes | None]) -> None:

@@ -112,6 +112,7 @@ _FACTS = (
     Fact("model.params_total_b", "number", lambda t: t.model.params_total_b, says="billions"),
     Fact("model.params_active_b", "number", lambda t: t.model.params_active_b, says="billions a token passes through"),
     Fact("model.window", "number", lambda t: t.model.window, says="tokens, as the model card says"),
+    Fact("model.window_extended", "number", lambda t: t.model.window_extended, says="tokens with rope scaling"),
     Fact("model.modalities", "set", lambda t: t.model.modalities, MODALITIES, "what the model reads"),
     Fact("model.languages", "set", lambda t: t.model.languages, says="official list, ISO 639-1"),
     Fact("model.language_count", "number", lambda t: t.model.language_count),
@@ -136,6 +137,9 @@ _FACTS = (
     Fact("target.tools", "boolean", lambda t: t.tools),
     Fact("target.structured_output", "boolean", lambda t: t.structured_output),
     Fact("target.thinking", "text", lambda t: t.thinking, _THINKING),
+    Fact(
+        "target.thinking_needs_stream", "boolean", lambda t: t.thinking_needs_stream, says="thinks only when streamed"
+    ),
     Fact("target.unsupported", "set", lambda t: t.unsupported, says="request members it refuses"),
     Fact("target.retires_on", "date", lambda t: t.retires_on),
     Fact("target.stand_in", "boolean", lambda t: t.stand_in),

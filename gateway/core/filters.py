@@ -92,6 +92,11 @@ def _refuses_parameters(policy: Policy, signals: Signals, snapshot: Snapshot, le
     return lost
 
 
+def _needs_stream(policy: Policy, signals: Signals, snapshot: Snapshot, left: int) -> int:
+    only = policy.capabilities.needs_stream
+    return only if left & only and not signals.get("stream") else 0
+
+
 def _caps_output(policy: Policy, signals: Signals, snapshot: Snapshot, left: int) -> int:
     able = policy.capabilities
     if not left & able.some_cap_output:
@@ -115,6 +120,7 @@ FILTERS: tuple[Filter, ...] = (
         "unsupported_parameter",
         "No target that may serve this request supports all parameters sent.",
     ),
+    Filter("stream", _needs_stream, _CAPABILITY, "Every target that may serve this request only answers as a stream."),
     Filter(
         "output",
         _caps_output,

@@ -7,7 +7,7 @@ rounding at the end.
 
 from __future__ import annotations
 
-from gateway.core.types import Price, PriceTier, Usage
+from gateway.core.types import NANO_PER_USD, Price, PriceTier, Usage
 
 _MILLION = 1_000_000
 
@@ -56,3 +56,33 @@ def bounds(price: Price, input_hi: int, output_lo: int, output_hi: int, *, think
             flat = Price((tier,), price.version)
             most = max(most, cost(flat, Usage(input=input_hi, output=output_hi), thinking))
     return min(least, most), most
+
+
+def converted(listed: Price, nano_usd_per_unit: int, currency: str) -> Price:
+    """A price list of another currency in USD, every price rounded half up to a nano-USD; its version says the rate.
+
+    >>> converted(Price((PriceTier(0, 12_000_000_000, 36_000_000_000),), "list@2026-09"), 140_000_000, "CNY").version
+    'list@2026-09 CNY=0.14'
+    """
+
+    def usd(amount: int | None) -> int | None:
+        return None if amount is None else _usd(amount, nano_usd_per_unit)
+
+    tiers = tuple(
+        PriceTier(
+            above_input_tokens=tier.above_input_tokens,
+            input=_usd(tier.input, nano_usd_per_unit),
+            output=_usd(tier.output, nano_usd_per_unit),
+            cached_input=usd(tier.cached_input),
+            thinking_output=usd(tier.thinking_output),
+            cache_write=usd(tier.cache_write),
+        )
+        for tier in listed.tiers
+    )
+    whole, fraction = divmod(nano_usd_per_unit, NANO_PER_USD)
+    rate = f"{whole}.{fraction:09d}".rstrip("0").rstrip(".")
+    return Price(tiers, f"{listed.version} {currency}={rate}")
+
+
+def _usd(amount: int, nano_usd_per_unit: int) -> int:
+    return (amount * nano_usd_per_unit + NANO_PER_USD // 2) // NANO_PER_USD

@@ -288,6 +288,7 @@ def _why(name: str, policy: Policy, signals: Signals, target: Target) -> str:
         "retired": f"withdrawn on {target.retires_on}",
         "tools": "has no tools",
         "structure": "has no structured output",
+        "stream": "only answers as a stream",
         "output": f"gives at most {target.max_output or 0:,} output tokens",
     }[name]
 

@@ -68,6 +68,7 @@ class Model:
     params_total_b: float | None = None  # billions
     params_active_b: float | None = None  # billions a token passes through
     window: int | None = None  # tokens, as the model card says; what is served is on the Target
+    window_extended: int | None = None  # tokens a server can be configured for (YaRN), where the card says so
     modalities: frozenset[str] = frozenset({"text"})  # what it reads
     languages: frozenset[str] | None = None  # official list, ISO 639-1 codes (fil as tl)
     language_count: int | None = None  # where only a count is published (Qwen 3.5: 201)
@@ -92,6 +93,7 @@ class PriceTier:
     output: int
     cached_input: int | None = None  # None: billed as `input`
     thinking_output: int | None = None  # None: reasoning tokens are billed as `output`
+    cache_write: int | None = None  # tokens put into an explicit cache; None: billed as `input`
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,7 @@ class Target:
     weight: int = 1
     typical_output_tokens: int = 500
     max_input: int | None = None  # tokens of prompt it takes at most, where that is less than the window
+    thinking_needs_stream: bool = False  # it refuses to think unless the answer is streamed
 
 
 @dataclass(frozen=True, slots=True)
