@@ -33,8 +33,7 @@ backends:
   vllm-eu: {{dialect: vllm, region: eu, self_hosted: true, base_url: "http://10.0.0.7:8000/v1"}}
   deepinfra:
     {{dialect: openai, region: us, base_url: "https://api.deepinfra.com/v1/openai", key: {{env: DEEPINFRA_API_KEY}}}}
-  alibaba:
-    {{dialect: dashscope, processing: global, base_url: "https://dashscope-intl.aliyuncs.com/compatible-mode/v1"}}
+  alibaba: {{dialect: dashscope, processing: global, base_url: "https://dashscope-intl.aliyuncs.com/compatible-mode/v1"}}
 targets:
   scout-eu: {{model: llama-4-scout, backend: vllm-eu, window: 1M, price: {{gpu_hour_usd: 3.20, tokens_per_hour: 40M}}}}
   scout-us: {{model: llama-4-scout, backend: deepinfra}}
@@ -427,7 +426,9 @@ def test_a_backend_whose_provider_has_several_scopes_is_asked_for_one(files: Dir
 
 
 def test_a_window_that_needs_rope_scaling_is_warned_of(files: Directory) -> None:
-    files.change("model: llama-4-scout, backend: vllm-eu, window: 1M", "model: qwen3.5-27b, backend: vllm-eu, window: 1M")
+    files.change(
+        "model: llama-4-scout, backend: vllm-eu, window: 1M", "model: qwen3.5-27b, backend: vllm-eu, window: 1M"
+    )
     (warning,) = files.load(tests=False).warnings
     assert "was made for (262,144); up to 1,010,000 its server must be configured for" in warning
 

@@ -40,6 +40,8 @@ def cost(price: Price, usage: Usage, thinking: bool) -> int:
     if tier.thinking_output is not None and (thinking or usage.reasoning):
         output_price = tier.thinking_output
     total = (usage.input - usage.cached) * tier.input + usage.cached * cached_price + usage.output * output_price
+    if usage.written and tier.cache_write is not None:
+        total += usage.written * (tier.cache_write - tier.input)
     return (total + _MILLION // 2) // _MILLION
 
 
@@ -54,7 +56,8 @@ def bounds(price: Price, input_hi: int, output_lo: int, output_hi: int, *, think
     for tier in price.tiers:
         if tier.above_input_tokens < input_hi or tier is price.tiers[0]:
             flat = Price((tier,), price.version)
-            most = max(most, cost(flat, Usage(input=input_hi, output=output_hi), thinking))
+            written = input_hi if (tier.cache_write or 0) > tier.input else 0
+            most = max(most, cost(flat, Usage(input=input_hi, output=output_hi, written=written), thinking))
     return min(least, most), most
 
 

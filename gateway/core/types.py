@@ -244,13 +244,14 @@ class Decision:
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):  # made for every answer: a tenth of what a frozen dataclass takes
-    """Tokens of one attempt. `cached` is part of `input`, `reasoning` is part of `output`."""
+    """Tokens of one attempt. `cached` and `written` (into a cache) are parts of `input`, `reasoning` of `output`."""
 
     input: int = 0
     output: int = 0
     cached: int = 0
     reasoning: int = 0
     estimated: bool = False
+    written: int = 0
 
 
 class Outcome(enum.Enum):

@@ -6,7 +6,7 @@ Here are the spellings of `usage` objects and the rules by which a figure is bel
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -59,6 +59,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=ABSURD_TOKENS)]
 
 class _Cached(msgspec.Struct, gc=False):
     cached_tokens: _Count | None = None
+    cache_creation_input_tokens: Literal[0] | None = None  # more than that is for `read`
 
 
 class _Reasoned(msgspec.Struct, gc=False):
@@ -116,7 +117,7 @@ def read(found: Any, before: Usage | None = None) -> Usage | None:
     absurd count is refused whole, and `before` stands.
 
     >>> read({"prompt_tokens": 10, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 8}})
-    Usage(input=10, output=4, cached=8, reasoning=0, estimated=False)
+    Usage(input=10, output=4, cached=8, reasoning=0, estimated=False, written=0)
     """
     if not isinstance(found, dict):
         return before
@@ -132,6 +133,7 @@ def read(found: Any, before: Usage | None = None) -> Usage | None:
         if reasoning is None:
             reasoning = _count(found, ("reasoning_tokens",))
         total = _count(found, ("total_tokens",)) if reasoning else None
+        written = _detail(found, _INPUT_DETAILS, "cache_creation_input_tokens")
     except _Absurd:
         return before
     old = before or Usage()
@@ -139,7 +141,9 @@ def read(found: Any, before: Usage | None = None) -> Usage | None:
     produced = old.output if produced is None else produced
     cached = old.cached if cached is None else cached
     reasoning = old.reasoning if reasoning is None else reasoning
-    return _together(entered, produced, cached, reasoning, total)
+    written = old.written if written is None else written
+    together = _together(entered, produced, cached, reasoning, total)
+    return msgspec.structs.replace(together, written=min(written, entered - together.cached)) if written else together
 
 
 def estimate(input_tokens: int, output_bytes: int) -> Usage:
@@ -159,7 +163,7 @@ def settle(stated: Usage | None, input_tokens: int, output_bytes: int) -> Usage:
         return estimate(input_tokens, output_bytes)
     if (stated.output == 0 and output_bytes > 0) or (stated.input == 0 and input_tokens > 0):
         guess = estimate(stated.input or input_tokens, output_bytes)
-        return Usage(guess.input, stated.output or guess.output, stated.cached, stated.reasoning, estimated=True)
+        return msgspec.structs.replace(stated, input=guess.input, output=stated.output or guess.output, estimated=True)
     return stated
 
 
@@ -171,4 +175,5 @@ def add(one: Usage, other: Usage) -> Usage:
         one.cached + other.cached,
         one.reasoning + other.reasoning,
         one.estimated or other.estimated,
+        one.written + other.written,
     )

@@ -446,3 +446,34 @@ def test_targets_that_are_down_are_not_measured_while_another_serves() -> None:
     watched = Watched()
     decide(policy(rules=[rule("r", [{"family": "llama"}])]), watched, snapshot(held_back=("scout", "scout-small")))  # type: ignore[arg-type]
     assert watched.asked.count("fits") == 2
+
+
+# Thinking that needs a stream
+
+STREAMED = fleet(
+    [
+        target("quick", "qwen3.5-122b-a10b", "ap", 262_144, (0.1, 0.3), thinking_needs_stream=True),
+        target("steady", "qwen3.5-35b-a3b", "us", 262_144, (0.2, 0.6)),
+        target("deep", "gpt-oss-120b", "ap", 131_072, (0.3, 0.9), thinking_needs_stream=True),
+    ]
+)
+
+
+def test_a_target_that_thinks_only_when_streamed_promises_it_only_then() -> None:
+    made = policy(STREAMED, thinking=[{"id": "t", "set": "always", "force": True}])
+    assert names(choose(made, stream=True)) == ["quick", "steady", "deep"]
+    assert names(choose(made, stream=False)) == ["steady"]
+    asked = policy(STREAMED)
+    assert names(choose(asked, stream=False, effort="high")) == ["steady"]
+    assert names(choose(asked, stream=False, effort="none")) == ["quick", "steady"]
+
+
+def test_a_target_that_cannot_but_think_and_only_streamed_takes_nothing_else() -> None:
+    made = policy(STREAMED)
+    assert names(choose(made, stream=False)) == ["quick", "steady"]
+    assert names(choose(made, stream=True)) == ["quick", "steady", "deep"]
+    refused = choose(made, pinned=mask(STREAMED, "deep"), stream=False)
+    assert refused.refusal is not None
+    assert refused.refusal[0] == "unsupported_capability"
+    told = trace(made, given(stream=False), snapshot(STREAMED))
+    assert next(one for one in told.targets if one.target == "deep").reasons == ("only answers as a stream",)

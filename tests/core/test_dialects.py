@@ -356,3 +356,15 @@ def test_an_error_inside_a_stream_is_told_like_one_with_a_status(said: dict[str,
     relay.feed(b"data: " + json.dumps({"error": said}).encode() + b"\n\n")
     assert relay.failure is Outcome.IN_BAND_ERROR
     assert classify_in_band(plan(), relay) is outcome
+
+
+def test_a_target_that_thinks_only_when_streamed_is_told_not_to_where_nobody_asked() -> None:
+    streaming = plan("dashscope")
+    streaming = prepare(replace(streaming.target, thinking_needs_stream=True))
+    assert sent(streaming) == MODEL | {"enable_thinking": False}
+    assert sent(streaming, temperature=0.5) == MODEL | {"enable_thinking": False, "temperature": 0.5}
+    quiet = sent(streaming, stream=True)
+    assert "enable_thinking" not in quiet  # its own default holds
+    assert sent(streaming, ALWAYS, stream=True)["enable_thinking"] is True
+    assert sent(streaming, NEVER)["enable_thinking"] is False
+    assert sent(plan("dashscope")) == MODEL

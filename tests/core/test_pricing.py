@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.pricing import bounds, cost, tier_for
+from gateway.core.pricing import bounds, converted, cost, tier_for
 from gateway.core.types import NANO_PER_USD, Price, PriceTier, Usage
 
 
@@ -93,3 +93,26 @@ def test_the_upper_bound_holds_for_every_usage_within_it(
     used = Usage(entered, data.draw(st.integers(low, high)), cached=data.draw(st.integers(0, entered)))
     assert cost(price, used, thinking) <= most
     assert 0 <= least <= most
+
+
+# Alibaba's Beijing list of 2026-09, CNY per million tokens.
+QWEN38_MAX_CN = Price((PriceTier(0, usd(12), usd(36), usd(1.5), None, usd(15)),), "model_bank@2026-09-27")
+
+
+def test_what_is_put_into_an_explicit_cache_is_billed_at_its_own_price() -> None:
+    plain = Usage(input=1_000_000, output=0, cached=400_000)
+    assert cost(QWEN38_MAX_CN, plain, thinking=False) == usd(0.6 * 12 + 0.4 * 1.5)
+    written = Usage(input=1_000_000, output=0, cached=400_000, written=600_000)
+    assert cost(QWEN38_MAX_CN, written, thinking=False) == usd(0.6 * 15 + 0.4 * 1.5)
+    assert cost(QWEN_PLUS, Usage(input=1_000_000, written=1_000_000), thinking=False) == usd(
+        1.20
+    )  # no price of its own
+    assert bounds(QWEN38_MAX_CN, 1_000_000, 0, 0) == (usd(12), usd(15))
+
+
+def test_a_list_in_another_currency_is_counted_at_the_operators_rate_and_says_so() -> None:
+    made = converted(QWEN38_MAX_CN, usd(0.14), "CNY")
+    assert made.version == "model_bank@2026-09-27 CNY=0.14"
+    assert made.tiers == (PriceTier(0, usd(1.68), usd(5.04), usd(0.21), None, usd(2.1)),)
+    odd = converted(Price((PriceTier(0, 3, 5),), "v"), usd(0.5), "CNY")
+    assert (odd.tiers[0].input, odd.tiers[0].output) == (2, 3)  # a half goes up

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.core.types import Usage
-from gateway.core.usage import add, estimate, read, settle
+from gateway.core.usage import Stated, add, estimate, read, settle
 
 STATED: dict[str, tuple[dict[str, Any], Usage]] = {
     "openai": (
@@ -93,3 +94,18 @@ def test_zero_tokens_beside_text_are_not_believed() -> None:
 
 def test_attempts_add_up() -> None:
     assert add(Usage(1, 2, 1, 0), estimate(10, 4)) == Usage(11, 3, 1, 0, estimated=True)
+
+
+@pytest.mark.parametrize("written", [0, 1493])
+def test_tokens_put_into_an_explicit_cache_are_told_apart(written: int) -> None:
+    # DashScope's spelling; zero is what it says where nothing was written, and must not cost the quick way.
+    details = {"cached_tokens": 10, "cache_creation_input_tokens": written}
+    found = {"prompt_tokens": 1600, "completion_tokens": 5, "prompt_tokens_details": details}
+    made = read(found)
+    assert made == Usage(1600, 5, 10, written=written)
+    raw = msgspec.json.encode(found)
+    if written:
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.json.decode(raw, type=Stated)
+    else:
+        assert msgspec.json.decode(raw, type=Stated).usage() == made
