@@ -55,6 +55,11 @@ class Offer:
     thinking_needs_stream: bool | None = None
     retires_on: date | None = None
 
+    @property
+    def in_usd(self) -> bool:
+        """Its price is known, and counts without anybody's rate."""
+        return self.price is not None and self.currency in (None, "USD")
+
 
 @dataclass(frozen=True, slots=True)
 class Provider:
@@ -93,6 +98,11 @@ class Catalogue:
     offers: Mapping[tuple[str, str], tuple[Offer, ...]]  # (model, provider), preferred offer first
     providers: Mapping[str, Provider]
     released: Mapping[str, date]
+
+    @property
+    def regions(self) -> Mapping[str, str]:
+        """Provider -> region, where all of its servers stand in one."""
+        return {name: one.region for name, one in self.providers.items() if one.region}
 
     def provider_of(self, host: str) -> str | None:
         """Whose server a host is, where the catalogue knows it."""

@@ -110,11 +110,6 @@ class FleetBuilder:
             self.files.append(file)
             if not file.is_file():
                 self._note(f"{path}.ca_file", f"no file {ca_file}", "a PEM file with the certificates to trust")
-        known = self.catalogue.providers.get(provider or "")
-        scopes = () if known is None else known.scopes
-        if scopes and doc.processing is None:
-            what = f"{provider} processes data in a scope that the account chooses ({', '.join(scopes)})"
-            self._warn(path, f"{what}, and `processing` does not say which: no residency can be promised")
         timeouts = doc.timeouts.over(self.timeouts)
         if timeouts.total_s < max(timeouts.connect_s, timeouts.headers_s, timeouts.first_event_s):
             self._warn(path, "its total timeout ends before its shorter clocks can")

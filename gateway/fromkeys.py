@@ -43,7 +43,7 @@ def add(
             entry = {"model": model, "backend": provider.called}
             if catalogue.offer(model, provider.name, catalogue.regions.get(provider.name)) != offer:
                 entry["upstream_id"] = offer.upstream_id
-            if offer.price is not None:
+            if offer.in_usd:
                 entry["price"] = "catalog"
             whole.targets[target_name(model, provider.called)] = entry
     if not whole.targets:
@@ -81,7 +81,7 @@ def _current(catalogue: Catalogue, provider: Provider, day: date) -> dict[str, O
             continue
         first = catalogue.offer(model, name, region)
         for offer in (first, *offers):
-            if offer is None or offer.window is None or (offer.regions and offer != first):
+            if offer is None or offer.window is None or ((offer.regions or offer.processing) and offer != first):
                 continue
             if offer.retires_on is None or offer.retires_on - day > LASTS:
                 current[model] = offer

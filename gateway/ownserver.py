@@ -159,7 +159,7 @@ class Adding:
             made["window"] = self.ask(f"How many tokens does it take for {wanted.name}", "--window TOKENS", tokens)
         if wanted.thinking:
             made["thinking"] = wanted.thinking
-        made["price"] = "catalog" if offer is not None and offer.price is not None else "none"
+        made["price"] = "catalog" if offer is not None and offer.in_usd else "none"
         self.draft.targets[free(target_name(model, backend), self.draft.targets)] = made
 
     def _unknown(self, wanted: Wanted, sent: str) -> str:

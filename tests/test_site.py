@@ -418,13 +418,6 @@ def test_what_is_withdrawn_or_soon_will_be_is_warned_of(files: Directory) -> Non
     assert "was withdrawn on 2026-07-17" in warning
 
 
-def test_a_backend_whose_provider_has_several_scopes_is_asked_for_one(files: Directory) -> None:
-    files.change("processing: global, ", "")
-    (warning,) = files.load(tests=False).warnings
-    assert "backends.alibaba: dashscope-intl processes data in a scope that the account chooses" in warning
-    assert "(international, global)" in warning
-
-
 def test_a_window_that_needs_rope_scaling_is_warned_of(files: Directory) -> None:
     files.change(
         "model: llama-4-scout, backend: vllm-eu, window: 1M", "model: qwen3.5-27b, backend: vllm-eu, window: 1M"
