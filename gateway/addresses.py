@@ -31,7 +31,8 @@ class Address(NamedTuple):
             return False
 
 
-def _address(value: object) -> Address:
+def parse_address(value: object) -> Address:
+    """An address as people write it. Raises `Invalid`."""
     match = (
         re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})", value)
         if isinstance(value, str)
@@ -43,7 +44,7 @@ def _address(value: object) -> Address:
 
 
 AddressField = Annotated[
-    Address, BeforeValidator(_address), WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8080"]})
+    Address, BeforeValidator(parse_address), WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8080"]})
 ]
 
 

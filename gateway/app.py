@@ -34,6 +34,7 @@ from gateway.core.types import Record
 from gateway.proxy.downstream import ClientConnection
 from gateway.proxy.runtime import Runtime
 from gateway.reload import Reloader
+from gateway.sidecarproc import Reserved, Sidecar
 from gateway.site import Site, load_lexicon, load_site
 from gateway.telemetry.access import AccessLog, writer
 from gateway.telemetry.metrics import Metrics
@@ -49,19 +50,20 @@ def serve(config: Path) -> int:
     """Run the gateway until it is told to stop. Returns the process's exit code: 0, or 2 for a broken configuration."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
-        site = load_site(config, os.environ)
+        reserved = Reserved()
+        site = load_site(config, os.environ, door=reserved.door)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EXIT_CONFIG
     for warning in site.warnings:
         logger.warning("%s", warning)
     try:
-        sockets = [_bind(*site.listen_public), _bind(*site.listen_admin)]
+        sockets = (_bind(*site.listen_public), _bind(*site.listen_admin))
     except OSError as error:
         print(f"pointsman: {error}", file=sys.stderr)
         return 1
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(config, site, *sockets).run())
+        return runner.run(Server(config, site, sockets, reserved).run())
 
 
 def _tune_memory() -> None:
@@ -97,10 +99,13 @@ def _bind(host: str, port: int) -> socket.socket:
 class Server:
     """One process's listeners and their end."""
 
-    def __init__(self, config: Path, site: Site, public: socket.socket, admin: socket.socket) -> None:
+    def __init__(
+        self, config: Path, site: Site, sockets: tuple[socket.socket, socket.socket], reserved: Reserved
+    ) -> None:
         self.config = config
         self.site = site
-        self.sockets = (public, admin)
+        self.sockets = sockets
+        self.reserved = reserved
         self._stopping = asyncio.Event()
         self._signals = 0
 
@@ -116,8 +121,9 @@ class Server:
         )
         log, flush = _access_log(loop, site)
         runtime = Runtime(loop, metrics, log, tokenizers, lexicon)
+        runtime.sidecar = Sidecar(os.environ, self.reserved.door, runtime.sidecar_told)
         runtime.adopt(site)
-        reloader = Reloader(self.config, runtime, os.environ)
+        reloader = Reloader(self.config, runtime, os.environ, self.reserved.door)
         state = ServerState()
         public = _uvicorn(public_app(runtime, reloader))
         admin = _uvicorn(admin_app(runtime, reloader))
@@ -141,6 +147,7 @@ class Server:
         await self._drain(runtime, servers, state)
         reloader.stop()
         runtime.close()
+        await runtime.sidecar.close()
         flush()
         return 0
 

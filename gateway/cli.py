@@ -79,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--offline", action="store_true", help="ask no server for its models and windows")
     one.add_argument("--force", action="store_true", help="replace what is there")
 
+    one = command("sidecar", _sidecar, "Run the litellm process by itself, for a gateway elsewhere.")
+    _config(one)
+    one.add_argument("--listen", default="127.0.0.1:4000", metavar="HOST:PORT", help="default 127.0.0.1:4000")
+
     one = command("check", _check, "Judge the configuration and its policies on your fleet, without running them.")
     _config(one)
     one.add_argument("--strict", action="store_true", help="exit with 1 if there is an error or a warning")
@@ -211,6 +215,19 @@ def _init(given: argparse.Namespace) -> int:
         offline=given.offline,
     )
     return run(wishes, os.environ)
+
+
+def _sidecar(given: argparse.Namespace) -> int:
+    from gateway.addresses import parse_address
+    from gateway.core.quantities import Invalid
+    from gateway.sidecarproc import run_alone
+
+    try:
+        address = parse_address(given.listen)
+    except Invalid as error:
+        print(f"pointsman sidecar: --listen: {error.what}: {error.valid}", file=sys.stderr)
+        return BROKEN
+    return run_alone(given.config or CONFIG, address, os.environ)
 
 
 def _check(given: argparse.Namespace) -> int:

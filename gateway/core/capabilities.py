@@ -39,6 +39,7 @@ class Capabilities:
     no_tools: int
     no_structured_output: int
     refuses: Mapping[str, int]  # request member -> targets that refuse it
+    picky: tuple[tuple[frozenset[str], int], ...]  # the only members that targets take, and which targets
     some_refuse: int
     images: tuple[tuple[int, int], ...]
     some_count_images: int
@@ -64,6 +65,7 @@ class Capabilities:
         blind = {name: where(lambda t, name=name: name not in t.modalities) for name in MODALITIES}  # type: ignore[misc]
         refused = sorted({name for target in fleet.targets for name in target.unsupported})
         refuses = {name: where(lambda t, name=name: name in t.unsupported) for name in refused}  # type: ignore[misc]
+        picky = tuple((only, mask) for only, mask in _group(fleet, lambda t: t.takes).items() if only is not None)
         images = _limits(fleet, lambda t: t.model.images_max)
         outputs = _limits(fleet, lambda t: t.max_output)
         return Capabilities(
@@ -73,7 +75,8 @@ class Capabilities:
             no_tools=where(lambda t: not t.tools),
             no_structured_output=where(lambda t: not t.structured_output),
             refuses=refuses,
-            some_refuse=_union(refuses.values()),
+            picky=picky,
+            some_refuse=_union(refuses.values()) | _union(mask for _, mask in picky),
             images=images,
             some_count_images=_union(mask for _, mask in images),
             outputs=outputs,
@@ -87,6 +90,11 @@ class Capabilities:
             needs_stream=where(lambda t: t.thinking_needs_stream and t.thinking == "always"),
             fits=_fit_groups(fleet),
         )
+
+
+def refused(target: Target, sent: frozenset[str]) -> frozenset[str]:
+    """Of the members sent, those that this target does not support."""
+    return target.unsupported & sent | (sent - target.takes if target.takes is not None else frozenset())
 
 
 def retires_at(target: Target) -> float | None:

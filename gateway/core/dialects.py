@@ -22,7 +22,7 @@ from gateway.core.refusals import relayed_error
 from gateway.core.respell import Respelling
 from gateway.core.rows import DIALECTS, Dialect
 from gateway.core.sse import Relay
-from gateway.core.types import Outcome, Target, Thinking
+from gateway.core.types import Outcome, Target, Thinking, ThinkingSupport
 from gateway.core.uri import percent
 from gateway.core.wire import Envelope
 
@@ -38,6 +38,7 @@ __all__ = [
     "prepare",
     "relayed_error",
     "request_body",
+    "takes",
 ]
 
 #: Members by which a client could choose where a request, or the data behind it, goes. Destinations come only from
@@ -107,6 +108,19 @@ class Plan:
         return {**({name: before + key} if key is not None else {}), **self.dialect.headers, **added}
 
 
+def takes(dialect: Dialect, thinking: ThinkingSupport) -> frozenset[str] | None:
+    """The request members that a target of this dialect can serve, None for any.
+
+    More than what is sent: hints that mean nothing there, addresses that lead nowhere, and other spellings of thinking
+    where it is translated, are left out without changing what the client gets.
+    """
+    if dialect.takes is None:
+        return None
+    return (
+        dialect.takes | dialect.drops | HOST_MEMBERS | (thoughts.MEMBERS if thinking == "switchable" else frozenset())
+    )
+
+
 def prepare(target: Target) -> Plan:
     """The plan for a target. Raises KeyError for a dialect that is not in `DIALECTS`."""
     backend = target.backend
@@ -119,6 +133,8 @@ def prepare(target: Target) -> Plan:
         unusual |= {"messages"}  # no body is usual there
     if dialect.limit is not None:
         unusual |= {name for name in _LIMITS if name != dialect.limit}
+    if dialect.takes is not None:
+        unusual |= {"messages"}  # every body is looked through
     fixed: dict[str, Mapping[str, bytes]] = {}
     if target.thinking == "switchable" and dialect.thinking.exists:
         constant = {**dialect.thinking.beside, **constant}
@@ -197,6 +213,8 @@ def _adapt(envelope: Envelope, plan: Plan, thinking: Thinking, overrides: dict[s
     for name in plan.dropped:
         if name in members:
             overrides[name] = None
+    if dialect.takes is not None:
+        overrides.update(dict.fromkeys(members.keys() - dialect.takes - plan.base.keys()))
     # OpenAI takes metadata only with completions it stores; clients of a gateway send it for the policy.
     if "metadata" in members and envelope.get("store") is not True:
         overrides["metadata"] = None

@@ -89,6 +89,9 @@ def _refuses_parameters(policy: Policy, signals: Signals, snapshot: Snapshot, le
     for name, mask in able.refuses.items():
         if name in sent:
             lost |= mask
+    for only, mask in able.picky:
+        if not sent <= only:
+            lost |= mask
     return lost
 
 

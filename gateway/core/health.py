@@ -242,6 +242,18 @@ class Board:
             if entry.asked > now:
                 self.entries[key] = _Entry(until=entry.asked, asked=entry.asked, reason=entry.reason)
 
+    def hold(self, target: str) -> None:
+        """Hold a target back until `release`: what serves it is known not to be there."""
+        entry = self.entries.setdefault((target, ""), _Entry())
+        entry.reason = Outcome.REFUSED
+        entry.until = _NEVER
+        self._valid_until = -_NEVER
+
+    def release(self, target: str) -> None:
+        """What serves a target is there again, as if never tried: forget what was held against it."""
+        if self.entries.pop((target, ""), None) is not None:
+            self._valid_until = -_NEVER
+
     def latency(self, target: str, seconds: float) -> None:
         """Take down a time to first event. Small moves are not published, so that most requests share one mapping."""
         before = self._exact.get(target)
@@ -278,7 +290,7 @@ class Board:
             "state": entry.state(now),
             "reason": entry.reason.value if entry.reason is not None else None,
             "failures": entry.failures,
-            "held_for_s": round(max(0.0, entry.until - now), 1),
+            "held_for_s": round(max(0.0, entry.until - now), 1) if entry.until < _NEVER else None,
         }
 
     def _held(self, target: Target, now: float) -> tuple[bool, float]:

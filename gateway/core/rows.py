@@ -47,6 +47,7 @@ class Dialect:
     parse: Callable[[bytes], Answer | None] = parse_answer  # reads a complete answer
     relay: type[Relay] = Relay  # reads a stream
     respelling: type[Respelling] = Respelling  # the same, for keys that ask for a spelling of reasoning
+    takes: frozenset[str] | None = None  # all members that are ever sent; None: also those that nobody here knows
     reasoning: Literal["reasoning", "reasoning_content"] | None = None  # in answers; both are read, whatever it says
 
     def __repr__(self) -> str:
@@ -55,6 +56,14 @@ class Dialect:
 
 #: Hints to the gateway that only OpenAI itself defines; others ignore them at best.
 _OPENAI_ONLY = frozenset({"metadata", "service_tier", "store"})
+
+#: What litellm is handed. It reads meanings of its own into any other argument: addresses, callbacks, fallbacks, files.
+_LITELLM_TAKES = frozenset(
+    {"frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens", "max_tokens"}
+    | {"messages", "model", "n", "parallel_tool_calls", "presence_penalty", "reasoning_effort", "response_format"}
+    | {"seed", "stop", "stream", "stream_options", "temperature", "thinking", "tool_choice", "tools", "top_k"}
+    | {"top_logprobs", "top_p", "user", "verbosity"}
+)
 
 _ROWS = (
     # An effort of `none` exists since GPT-5.1; what else listens behind such an address is not known.
@@ -237,6 +246,13 @@ _ROWS = (
         thinking=Spelling(sure=False),
         codes=MappingProxyType({"model_not_supported": Outcome.MODEL_GONE}),
         words=((400, re.compile(r"\AModel not supported by provider \S+\Z"), Outcome.MODEL_GONE),),
+    ),
+    Dialect(
+        "litellm",  # our own sidecar, before every provider that has no row here
+        drops=_OPENAI_ONLY,
+        takes=_LITELLM_TAKES,
+        reasoning="reasoning_content",
+        thinking=Spelling(effort="reasoning_effort", sure=False),
     ),
 )
 

@@ -25,6 +25,7 @@ _BUDGETS = (
     "thinking_budget",
     "chat_template_kwargs.thinking_budget",
     "reasoning.max_tokens",
+    "thinking.budget_tokens",  # Anthropic's, beside `type: enabled`
 )
 _EFFORTS = ("reasoning_effort", "reasoning.effort")
 
@@ -89,6 +90,8 @@ def wish_of(envelope: Envelope) -> Wish:
     on: bool | None = _find(envelope, _SWITCHES, bool)
     budget: int | None = _find(envelope, _BUDGETS, int)
     effort: str | None = _find(envelope, _EFFORTS, str)
+    if on is None and (word := _find(envelope, ("thinking.type",), str)) in ("enabled", "disabled"):
+        on = word == "enabled"
     if on is None and effort is not None:
         on = effort not in _LITTLE
     if on is None and budget is not None:

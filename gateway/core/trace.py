@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from gateway.core.capabilities import lies_in, residency
+from gateway.core.capabilities import lies_in, refused, residency
 from gateway.core.conditions import Condition, Group, Member
 from gateway.core.decide import PIN, choose_thinking, decide, fits
 from gateway.core.filters import FILTERS
@@ -282,7 +282,7 @@ def _why(name: str, policy: Policy, signals: Signals, target: Target) -> str:
             return "does not read " + ", ".join(missing)
         return f"takes {target.model.images_max} images, {signals.get('images')} were sent"
     if name == "parameters":
-        return "does not support " + ", ".join(sorted(target.unsupported & (signals.get("parameters") or frozenset())))
+        return "does not support " + ", ".join(sorted(refused(target, signals.get("parameters") or frozenset())))
     return {
         "closed": f"API only, and {target.model.family} is not in allow_closed",
         "retired": f"withdrawn on {target.retires_on}",

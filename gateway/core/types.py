@@ -169,6 +169,7 @@ class Target:
     stand_in: bool = False  # a demonstration model answers in this one's name
     weight: int = 1
     typical_output_tokens: int = 500
+    takes: frozenset[str] | None = None  # all request members it can serve; None: also those that nobody here knows
     max_input: int | None = None  # tokens of prompt it takes at most, where that is less than the window
     thinking_needs_stream: bool = False  # it refuses to think unless the answer is streamed
 

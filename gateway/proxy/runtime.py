@@ -31,6 +31,7 @@ from gateway.proxy.doors import Bearer, Door, Opening, Signed
 from gateway.proxy.outbox import Outbox
 from gateway.proxy.pool import Pool
 from gateway.proxy.tokens import TokenSource
+from gateway.sidecarproc import Sidecar
 from gateway.site import Site
 from gateway.telemetry.metrics import Metrics
 
@@ -179,6 +180,7 @@ class Runtime:
         self.exchanges: set[Exchange] = set()
         self.buffered = 0  # request bytes held for all clients
         self.draining = False
+        self.sidecar: Sidecar | None = None  # set by who can start processes
         self.tls_public: ssl.SSLContext | None = None
         self._random = ""
         self._random_at = 0
@@ -212,6 +214,8 @@ class Runtime:
         self.serving = Serving(site, tuple(routes), by_latency, doubted)
         for key in [key for key in self.pools if key not in used]:
             self.pools.pop(key).retire()
+        if self.sidecar is not None:
+            self.sidecar.want(site.sidecar)
         for source in self._tokens.keys() - sources.keys():
             self._tokens[source].stop()
         self._tokens = sources
@@ -295,6 +299,14 @@ class Runtime:
         serving = self.serving
         doubted = self.promises.mask(serving.site.fleet.targets)
         self.serving = replace(serving, memo=Memo(), doubted=doubted)
+
+    def sidecar_told(self, names: frozenset[str], up: bool) -> None:
+        """The sidecar came up or went down: nobody need find out about its targets by trying."""
+        for name in names:
+            if up:
+                self.board.release(name)
+            else:
+                self.board.hold(name)
 
     @staticmethod
     def wall() -> float:

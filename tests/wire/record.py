@@ -101,12 +101,13 @@ def target_of(dialect: str, model: str, url: str = "http://127.0.0.1:1/v1") -> T
     return Target("t", 0, Model(model, "x"), Backend("b", dialect, (place,)), model, 8192, thinking="switchable")
 
 
-def ask(host: str, port: int, path: str, body: bytes) -> bytes:
+def ask(host: str, port: int, path: str, body: bytes, key: str = "") -> bytes:
     """Every byte that a server answers to one request on one connection."""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nAccept-Encoding: identity\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     )
+    head += f"Authorization: Bearer {key}\r\n\r\n" if key else "\r\n"
     with socket.create_connection((host, port), timeout=120) as conn:
         conn.sendall(head.encode() + body)
         parts = []
@@ -115,12 +116,12 @@ def ask(host: str, port: int, path: str, body: bytes) -> bytes:
     return b"".join(parts)
 
 
-def loading(host: str, port: int, path: str, body: bytes) -> bytes:
+def loading(host: str, port: int, path: str, body: bytes, key: str = "") -> bytes:
     """The answer of a server that still loads its model: to be run before the server is started."""
     until = time.monotonic() + 120
     while time.monotonic() < until:
         try:
-            return ask(host, port, path, body)
+            return ask(host, port, path, body, key)
         except OSError:
             time.sleep(0.002)
     raise TimeoutError("no server came up")
@@ -135,6 +136,7 @@ def main() -> None:
     given.add_argument("--server", required=True, help="name and version, kept in index.json")
     given.add_argument("--cases", nargs="*", default=[*CASES])
     given.add_argument("--loading", action="store_true", help="wait for the server and record its first answer only")
+    given.add_argument("--key", default="", help="sent as a bearer key, never kept")
     given.add_argument("--members", type=json.loads, default={}, help="JSON merged into each request")
     args = given.parse_args()
     target = target_of(args.dialect, args.model, args.url)
@@ -150,7 +152,7 @@ def main() -> None:
         if request["model"] != args.model:
             body = body.replace(json.dumps(args.model).encode(), json.dumps(request["model"]).encode())
         send = loading if args.loading else ask
-        answer = send(place.host, place.port, place.path + plan.path, body)
+        answer = send(place.host, place.port, place.path + plan.path, body, args.key)
         (folder / f"{name}.http").write_bytes(answer)
         if len(body) > 4096:
             request["messages"] = [{"role": "user", "content": f"(a prompt of {len(body)} bytes)"}]
