@@ -139,7 +139,7 @@ class Server:
         runtime.wheel.start()
         reloader.start()
         _tune_memory()
-        self._tick(loop, state)
+        self._tick(loop, state, runtime)
         for name, listener in zip(("public", "admin"), self.sockets, strict=True):
             host, port = listener.getsockname()[:2]
             logger.info("%s listener on http://%s:%d", name, f"[{host}]" if ":" in host else host, port)
@@ -151,9 +151,10 @@ class Server:
         flush()
         return 0
 
-    def _tick(self, loop: asyncio.AbstractEventLoop, state: ServerState) -> None:
+    def _tick(self, loop: asyncio.AbstractEventLoop, state: ServerState, runtime: Runtime) -> None:
         state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
-        loop.call_later(1.0, self._tick, loop, state)
+        runtime.warm()
+        loop.call_later(1.0, self._tick, loop, state, runtime)
 
     def _on_signal(self, runtime: Runtime) -> None:
         self._signals += 1

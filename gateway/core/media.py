@@ -24,9 +24,9 @@ Size = tuple[int, int]  # width and height in pixels
 VIDEO_TOKENS = 115_200
 AUDIO_TOKENS = 65_536
 FILE_TOKENS = 65_536
-_AUDIO_TOKENS_PER_S = 25  # Qwen2-Audio and Qwen2.5-Omni; Qwen3-Omni takes 13
+_AUDIO_TOKENS_PER_S = (13, 25)  # Qwen3-Omni; Qwen2-Audio and Qwen2.5-Omni
 _AUDIO_BYTES_PER_S = 1_000  # the thinnest speech codecs; PCM is 16,000 at least
-_PCM_BYTES_PER_S = 16_000
+_PCM_BYTES_PER_S = 16_000  # where a recording does not say: the thinnest in use
 _HEADER_CHARS = 131_072  # of base64: JPEG puts its size behind previews, PNG, GIF and WebP in the first 30 bytes
 
 
@@ -36,7 +36,7 @@ class Content:
 
     texts: list[Text] = field(default_factory=list)
     images: list[Size | None] = field(default_factory=list)  # None: size not known
-    audio_tokens: list[int] = field(default_factory=list)  # upper bound of each recording
+    audio_tokens: list[tuple[int, int]] = field(default_factory=list)  # bounds of each recording
     videos: int = 0
     file_tokens: list[int] = field(default_factory=list)
     messages: int = 0
@@ -59,10 +59,13 @@ class Content:
         if self.images:
             cost = IMAGE_COSTS.get(tokenizer or "", UNKNOWN_IMAGE)
             for size in self.images:
-                least, most = (cost.least, cost.most) if size is None else (cost.of(size),) * 2
+                least, most = (cost.least, cost.most) if size is None else cost.of(size)
                 lo += least
                 hi += most
-        return lo, hi + sum(self.audio_tokens) + self.videos * VIDEO_TOKENS + sum(self.file_tokens)
+        for least, most in self.audio_tokens:
+            lo += least
+            hi += most
+        return lo, hi + self.videos * VIDEO_TOKENS + sum(self.file_tokens)
 
 
 def read(messages: Sequence[Mapping[str, Any]]) -> Content:
@@ -127,13 +130,33 @@ def _length(text: Text) -> int:
     return text.size if isinstance(text, LongText) else len(text)
 
 
-def _audio_tokens(value: Any) -> int:
+def _audio_tokens(value: Any) -> tuple[int, int]:
     data = value.get("data") if isinstance(value, Mapping) else None
     if not isinstance(data, str | LongText):
-        return AUDIO_TOKENS
+        return 0, AUDIO_TOKENS
+    least, most = _AUDIO_TOKENS_PER_S
+    size = _length(data) * 3 // 4
+    rate = _wav_bytes_per_s(data)
+    if rate is not None:
+        return size // rate * least, (size // rate + 1) * most + 2
     rate = _PCM_BYTES_PER_S if value.get("format") in ("wav", "pcm16") else _AUDIO_BYTES_PER_S
-    seconds = _length(data) * 3 // 4 // rate + 1
-    return seconds * _AUDIO_TOKENS_PER_S + 2
+    return 0, (size // rate + 1) * most + 2
+
+
+def _wav_bytes_per_s(data: Text) -> int | None:
+    """What a second of a WAV recording takes, from its header; None for what is no plain WAV."""
+    head = data.window(0, 64) if isinstance(data, LongText) else data[:64]
+    try:
+        raw = binascii.a2b_base64((head or "")[:60])
+    except ValueError:
+        return None
+    if raw[:4] != b"RIFF" or raw[8:16] != b"WAVEfmt " or len(raw) < 36:
+        return None
+    channels, per_s, rate, bits = (
+        int.from_bytes(raw[at : at + size], "little") for at, size in ((22, 2), (24, 4), (28, 4), (34, 2))
+    )
+    # A rate that its own fields do not make would let a long recording look short.
+    return rate if rate == channels * per_s * bits // 8 and 4_000 <= per_s <= 192_000 and 0 < channels <= 8 else None
 
 
 def _file_tokens(value: Any) -> int:
@@ -212,12 +235,15 @@ class ImageCost:
     rule: Literal["tiles", "patches", "flat"]
     least: int
     most: int
+    sides: tuple[int, ...] = (32,)  # of a patch in pixels, the largest first, where the models differ
 
-    def of(self, size: Size) -> int:
-        """The tokens of an image of that size."""
+    def of(self, size: Size) -> tuple[int, int]:
+        """The least and the most tokens of an image of that size."""
         if self.rule == "tiles":
-            return _tiles(size)
-        return _patches(size) if self.rule == "patches" else self.most
+            return (_tiles(size),) * 2
+        if self.rule == "patches":
+            return _patches(size, self.sides[0], self.least), _patches(size, self.sides[-1], self.least)
+        return self.least, self.most
 
 
 def _tiles(size: Size) -> int:
@@ -234,16 +260,15 @@ def _tiles(size: Size) -> int:
     return 147 if tiles == 1 else (tiles + 1) * 144 + tiles + 3
 
 
-def _patches(size: Size) -> int:
-    """Qwen 3.5 (qwen-vl-utils `smart_resize`): sides rounded to 32 pixels, 64 to 16,384 patches, two markers."""
-    width, height = (max(32, round(side / 32) * 32) for side in size)
-    return min(max(width * height // 1024, 64), 16_384) + 2
+def _patches(size: Size, side: int, least: int) -> int:
+    """Qwen (qwen-vl-utils `smart_resize`): sides rounded to patches, up to 16,384 of them, and two markers."""
+    width, height = (max(side, round(length / side) * side) for length in size)
+    return min(max(width * height // side**2, least - 2), 16_384) + 2
 
 
-_QWEN = ImageCost("patches", 66, 16_386)
 IMAGE_COSTS: Mapping[str, ImageCost] = {
-    "qwen3.5": _QWEN,
-    "qwen3": _QWEN,
+    "qwen3.5": ImageCost("patches", 66, 16_386),
+    "qwen3": ImageCost("patches", 6, 16_386, (32, 28)),  # Qwen3-VL; Qwen2-VL and 2.5-VL
     "llama4": ImageCost("tiles", 147, 2_467),
     "llama3": ImageCost("flat", 1, 6_404),  # Llama 3.2 vision looks at 4 tiles of 1,601 beside the context
 }

@@ -383,9 +383,14 @@ class _RequestSizes(_Sizes):
         return bounds.plus(*self.added(tokenizer)), basis
 
     def more_than(self, tokenizer: str | None, limit: int, blocking: bool) -> bool:
-        if self.quick() <= limit:
+        quick = self.quick()
+        if quick <= limit:
             if limit < self.least:
                 self.least = limit
+            if (
+                quick * 4 > limit * 3 and tokenizer is not None
+            ):  # its bytes are half of it: the next turn may need a count
+                self._tokenizers.want(tokenizer)
             return False
         prompt = self.prompt
         lo, hi = self.added(tokenizer)

@@ -82,6 +82,7 @@ class Tokenizers:
         self._loaders = dict(loaders or {})
         self._lacking = dict(lacking or {})
         self.inline = inline
+        self._wanted: set[str] = set()
 
     def ready(self, name: str | None) -> bool:
         """Whether texts can be counted with this vocabulary now."""
@@ -105,6 +106,16 @@ class Tokenizers:
         except Uncountable as error:
             self._lacking[name] = str(error)
         self._loaders.pop(name, None)
+
+    def want(self, name: str) -> None:
+        """Note that a vocabulary will soon be needed, if it is one that could be loaded. HOT."""
+        if name in self._loaders:
+            self._wanted.add(name)
+
+    def take_wanted(self) -> list[str]:
+        """The vocabularies noted since the last call, for whoever has a thread to load them in."""
+        names, self._wanted = [name for name in self._wanted if name in self._loaders], set()
+        return names
 
     def learn(self, other: Tokenizers) -> None:
         """Take over what another knows of vocabularies that are strange here; what is loaded here stays so."""

@@ -74,13 +74,46 @@ def test_a_large_image_is_sized_without_decoding_it() -> None:
         ("llama4", (672, 336), 3 * 144 + 2 + 3),
         ("llama4", (1344, 1344), 2_467),
         ("llama4", (9000, 9000), 2_467),
+        ("llama4", (336, 672), 3 * 144 + 2 + 3),
+        ("llama4", (1000, 1000), 10 * 144 + 9 + 3),
         ("qwen3.5", (1024, 1024), 1_024 + 2),
+        ("qwen3.5", (1000, 500), 31 * 16 + 2),
         ("qwen3.5", (10, 10), 64 + 2),
         ("qwen3.5", (20_000, 20_000), 16_384 + 2),
     ],
 )
 def test_an_image_costs_what_the_models_own_formula_says(tokenizer: str, size: tuple[int, int], tokens: int) -> None:
     assert parts(image(png(*size))).media_tokens(tokenizer) == (tokens, tokens)
+
+
+def test_where_models_of_one_tokenizer_cut_images_differently_both_are_bounds() -> None:
+    """Qwen2.5-VL cuts 28 pixels, Qwen3-VL 32."""
+    assert parts(image(png(896, 896))).media_tokens("qwen3") == (28 * 28 + 2, 32 * 32 + 2)
+    assert parts(image(png(20, 20))).media_tokens("qwen3") == (6, 6)
+
+
+def wav(seconds: int, per_s: int, channels: int, *, claimed: int | None = None) -> str:
+    rate = per_s * channels * 2
+    header = b"RIFF\0\0\0\0WAVEfmt " + struct.pack(
+        "<IHHIIHH", 16, 1, channels, per_s, claimed or rate, channels * 2, 16
+    )
+    return base64.b64encode(header + b"data\0\0\0\0" + bytes(seconds * rate)).decode()
+
+
+@pytest.mark.parametrize(
+    ("data", "least", "most"),
+    [
+        (wav(60, 16_000, 1), 60 * 13, 61 * 25 + 2),
+        (wav(60, 44_100, 2), 60 * 13, 61 * 25 + 2),
+        (wav(60, 16_000, 1, claimed=10**9), 0, 122 * 25),  # not believed: as the thinnest recording
+        ("A" * 4_000, 0, 2 * 25 + 2),
+    ],
+)
+def test_a_recording_costs_what_its_length_says(data: str, least: int, most: int) -> None:
+    content = parts({"type": "input_audio", "input_audio": {"data": data, "format": "wav"}})
+    lo, hi = content.media_tokens("qwen3.5")
+    assert lo == least
+    assert most * 0.97 <= hi <= most * 1.03
 
 
 def test_an_image_of_unknown_size_costs_the_most_a_model_takes() -> None:

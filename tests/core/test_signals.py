@@ -275,6 +275,14 @@ def test_a_vocabulary_is_loaded_off_the_event_loop() -> None:
     assert made.basis("words") == "counted"
 
 
+def test_a_prompt_of_half_a_limit_asks_for_the_vocabulary_and_a_small_one_does_not() -> None:
+    for size, wanted in ((100, []), (60_000, ["words"])):
+        registry = Tokenizers(loaders={"words": lambda: words})
+        made = signals("x" * size, tokenizers=registry)
+        assert not made.exceeds("words", 100_000)
+        assert registry.take_wanted() == wanted
+
+
 # --- given and replayed -----------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,17 @@ import random
 import pytest
 
 from gateway.core.longtext import LongText
-from gateway.core.tokens import PIECE_CHARS, SMALL_CHARS, Bounds, Count, Prompt, Tokenizers, Uncountable, pieces
+from gateway.core.tokens import (
+    PIECE_CHARS,
+    SMALL_CHARS,
+    TEMPLATES,
+    Bounds,
+    Count,
+    Prompt,
+    Tokenizers,
+    Uncountable,
+    pieces,
+)
 from gateway.core.wire import parse
 
 
@@ -96,6 +106,56 @@ def test_exact_counts_go_in_pieces_so_that_hostile_text_stays_cheap() -> None:
     Prompt([" " * 1_000_000, long_text("é" * 200_000)], tokenizers(count)).count_all("words")  # type: ignore[arg-type]
     assert max(seen) <= PIECE_CHARS
     assert "".join(pieces("ab" * PIECE_CHARS)) == "ab" * PIECE_CHARS
+
+
+def test_where_few_slices_leave_a_question_more_are_counted_before_everything_is() -> None:
+    text = document(300_000)
+    prompt = Prompt([text], tokenizers())
+    few = prompt.counted_now("words")
+    assert prompt.known("words")[1] == "sampled at 128 places"
+    more = prompt.sharper("words")
+    assert more is not None
+    many = more()
+    assert prompt.known("words")[1] == "sampled at 512 places"
+    assert few.lo <= many.lo <= 300_000 <= many.hi <= few.hi
+    last = prompt.sharper("words")
+    assert last is not None
+    exact = last()
+    assert exact.exact
+    assert 300_000 <= exact.hi <= 300_000 + len(text) // PIECE_CHARS + 1  # a cut can split a word
+    assert prompt.sharper("words") is None
+
+
+#: Measured by rendering each model's own template: messages, rounds of tool calls, what they add.
+MEASURED = [
+    ("qwen3", 1, 0, 8), ("qwen3", 1, 0, 8 + 4), ("qwen3", 2, 0, 13), ("qwen3", 4, 0, 23), ("qwen3", 4, 1, 23 + 45),
+    ("llama4", 1, 0, 10), ("llama4", 2, 0, 15), ("llama4", 4, 0, 25),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "messages", "calls", "measured"), MEASURED)
+def test_a_template_is_bounded_closely_from_above(name: str, messages: int, calls: int, measured: int) -> None:
+    assert measured <= TEMPLATES[name].added(messages, calls, False) <= measured + 16
+
+
+@pytest.mark.parametrize(("json_tokens", "measured"), [(112, 204), (800, 892), (3_343, 3_435), (20_983, 21_403)])
+def test_tools_are_bounded_closely_from_above(json_tokens: int, measured: int) -> None:
+    """One, 5, 20 and 100 functions in Qwen 3's template: about 92 tokens and 1.00 to 1.02 x those of their JSON."""
+    qwen = TEMPLATES["qwen3"]
+    bound = qwen.tools_base + int(json_tokens * qwen.tools_factor) + 1
+    assert measured <= bound <= measured * 1.06 + 128
+    assert TEMPLATES["llama4"].tools_factor >= 1.30
+
+
+def test_a_vocabulary_that_will_be_needed_is_noted_once_and_only_if_it_could_be_loaded() -> None:
+    registry = Tokenizers({"words": words}, loaders={"more": lambda: words})  # type: ignore[dict-item,return-value]
+    for name in ("words", "more", "more", "llama4"):
+        registry.want(name)
+    assert registry.take_wanted() == ["more"]
+    assert registry.take_wanted() == []
+    registry.want("more")
+    registry.load("more")
+    assert registry.take_wanted() == []
 
 
 def test_a_vocabulary_is_loaded_when_a_count_first_needs_it() -> None:
