@@ -32,6 +32,8 @@ def sent(plan: Plan, thinking: Thinking = CLIENTS, /, **members: object) -> dict
     return made
 
 
+#: Those whose bodies are the client's with a few members made different.
+USUAL = [name for name, row in DIALECTS.items() if row.write is None]
 NEVER, ALWAYS, BUDGET = Thinking("never"), Thinking("always"), Thinking("budget", budget=4096)
 MODEL = {"model": "Qwen/Qwen3.5-35B-A3B"}
 
@@ -53,7 +55,7 @@ def test_requests_go_behind_the_endpoint_s_path_with_a_bearer_key() -> None:
     assert "sk-1" not in repr(plan())
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("dialect", USUAL)
 def test_usage_is_always_asked_of_streams_beside_what_the_client_asked(dialect: str) -> None:
     p = plan(dialect)
     asked = {"stream": True, "stream_options": {"include_usage": True}}
@@ -128,7 +130,7 @@ def test_the_policy_s_mode_replaces_every_spelling_of_the_client_s_wish(
 
 
 @pytest.mark.parametrize("support", ["always", "never", "unknown"])
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("dialect", USUAL)
 def test_a_target_that_cannot_be_switched_is_told_nothing(dialect: str, support: ThinkingSupport) -> None:
     p = plan(dialect, support)
     for thinking in (NEVER, ALWAYS, BUDGET):
@@ -194,7 +196,7 @@ def test_in_client_mode_the_client_s_own_wish_is_translated(
 @pytest.mark.parametrize("name", sorted(HOST_MEMBERS))
 def test_a_client_cannot_choose_where_its_request_goes(dialect: str, name: str) -> None:
     p = plan(dialect)
-    assert sent(p, **{name: "http://169.254.169.254"}) == base(p)
+    assert sent(p, **{name: "http://169.254.169.254"}) == (base(p) if dialect in USUAL else sent(p))
 
 
 def test_hints_for_openai_stay_away_from_servers_that_do_not_know_them() -> None:
@@ -236,6 +238,7 @@ def test_a_switch_inside_a_member_of_its_own_leaves_what_the_client_put_beside_i
     row = replace(DIALECTS["openai"], thinking=Spelling(switch="opts.think", budget="opts.most"))
     p = prepare(replace(target, backend=replace(target.backend, own_dialect=row)))
     assert sent(p, BUDGET, opts={"style": "short"}) == MODEL | {"opts": {"style": "short", "think": True, "most": 4096}}
+    assert sent(p, NEVER, opts={"style": "short"}) == MODEL | {"opts": {"style": "short", "think": False}}
     assert sent(p, NEVER, opts=7) == MODEL | {"opts": {"think": False}}
     assert sent(p, NEVER) == MODEL | {"opts": {"think": False}}
 

@@ -1,5 +1,6 @@
 """Records what a real server answers, byte for byte, as fixtures for the contract suite.
 
+    python tests/wire/record.py groq --url https://api.groq.com/openai/v1 --key GROQ_API_KEY --model m --server Groq
     python tests/wire/record.py llama.cpp --url http://127.0.0.1:18080/v1 --model smollm2-135m-instruct --server b11549
 
 Each case is sent as the gateway would send it to that dialect; `<case>.http` holds the raw response, head and chunk
@@ -10,10 +11,15 @@ and read the difference before committing it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import re
 import socket
+import ssl
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -87,6 +93,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "error-model": ("never", {"messages": FRANCE, "max_tokens": 3, "model": "no-such-model"}),
 }
 
+#: Header fields of an answer that say whose account or session it was.
+PERSONAL = re.compile(rb"(?i)\r\n(?:set-cookie|[a-z-]*(?:organi[sz]ation|account|project)[a-z-]*):[^\r]*(?=\r\n)")
+
 
 def thinking_of(said: str) -> Thinking:
     """`never`, `always`, `client` or `budget:<tokens>`."""
@@ -97,31 +106,38 @@ def thinking_of(said: str) -> Thinking:
 def target_of(dialect: str, model: str, url: str = "http://127.0.0.1:1/v1") -> Target:
     """A switchable target of a dialect."""
     parts = urlsplit(url)
-    place = Endpoint(url, "http", parts.hostname or "", parts.port or 80, parts.path)
+    https = parts.scheme == "https"
+    port = parts.port or (443 if https else 80)
+    place = Endpoint(url, "https" if https else "http", parts.hostname or "", port, parts.path)
     return Target("t", 0, Model(model, "x"), Backend("b", dialect, (place,)), model, 8192, thinking="switchable")
 
 
-def ask(host: str, port: int, path: str, body: bytes, key: str = "") -> bytes:
-    """Every byte that a server answers to one request on one connection."""
+def ask(place: Endpoint, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    """Every byte that a server answers to one request, but for header fields that say whose account it is."""
+    own = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nAccept-Encoding: identity\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        f"POST {place.path}{path} HTTP/1.1\r\nHost: {place.host}:{place.port}\r\nAccept-Encoding: identity\r\n"
+        f"Connection: close\r\n{own}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    head += f"Authorization: Bearer {key}\r\n\r\n" if key else "\r\n"
-    with socket.create_connection((host, port), timeout=120) as conn:
+    with contextlib.ExitStack() as stack:
+        conn: socket.socket = stack.enter_context(socket.create_connection((place.host, place.port), timeout=120))
+        if place.scheme == "https":
+            tls = ssl.create_default_context()
+            conn = stack.enter_context(tls.wrap_socket(conn, server_hostname=place.host))
         conn.sendall(head.encode() + body)
         parts = []
         while part := conn.recv(65_536):
             parts.append(part)
-    return b"".join(parts)
+    before, end, rest = b"".join(parts).partition(b"\r\n\r\n")
+    return PERSONAL.sub(b"", before + b"\r\n")[:-2] + end + rest
 
 
-def loading(host: str, port: int, path: str, body: bytes, key: str = "") -> bytes:
+def loading(place: Endpoint, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
     """The answer of a server that still loads its model: to be run before the server is started."""
     until = time.monotonic() + 120
     while time.monotonic() < until:
         try:
-            return ask(host, port, path, body, key)
+            return ask(place, path, headers, body)
         except OSError:
             time.sleep(0.002)
     raise TimeoutError("no server came up")
@@ -136,9 +152,10 @@ def main() -> None:
     given.add_argument("--server", required=True, help="name and version, kept in index.json")
     given.add_argument("--cases", nargs="*", default=[*CASES])
     given.add_argument("--loading", action="store_true", help="wait for the server and record its first answer only")
-    given.add_argument("--key", default="", help="sent as a bearer key, never kept")
     given.add_argument("--members", type=json.loads, default={}, help="JSON merged into each request")
+    given.add_argument("--key", metavar="NAME", help="the environment variable that holds the key; it is not recorded")
     args = given.parse_args()
+    key = os.environ[args.key] if args.key else None
     target = target_of(args.dialect, args.model, args.url)
     plan, place = prepare(target), target.backend.endpoints[0]
     folder = HERE / args.dialect
@@ -152,7 +169,7 @@ def main() -> None:
         if request["model"] != args.model:
             body = body.replace(json.dumps(args.model).encode(), json.dumps(request["model"]).encode())
         send = loading if args.loading else ask
-        answer = send(place.host, place.port, place.path + plan.path, body, args.key)
+        answer = send(place, plan.path, plan.headers(key), body)
         (folder / f"{name}.http").write_bytes(answer)
         if len(body) > 4096:
             request["messages"] = [{"role": "user", "content": f"(a prompt of {len(body)} bytes)"}]
