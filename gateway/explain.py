@@ -12,8 +12,9 @@ from types import MappingProxyType
 from typing import Any
 
 from gateway.core import dialects, wire
+from gateway.core.hints import Hints
 from gateway.core.lexicon import Lexicon
-from gateway.core.signals import Hints, Signals
+from gateway.core.signals import Signals
 from gateway.core.tokens import Tokenizers
 from gateway.core.trace import Trace, trace
 from gateway.core.types import Snapshot, Tenant

@@ -42,7 +42,6 @@ LAYERS |= dict.fromkeys(["app", "control", "explain", "reload", "cli", "demo", "
 #: Files past the size at which to look for a second reason to exist, where none was found; none may pass twice that.
 LINES = 450
 LONG_ON_PURPOSE = {
-    "gateway/core/signals.py": "one class: every signal of a request, each memoised in the same place",
     "gateway/proxy/downstream.py": "one protocol: a client's connection, whose callbacks share its state",
     "gateway/proxy/exchange.py": "one state machine: all ways in which a request can end, with one place to end it",
     "gateway/sidecar.py": "one program: it is run by its path, where nothing else of the gateway can be imported",

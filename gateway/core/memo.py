@@ -14,11 +14,13 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.core.hints import NO_HINTS, Hints
 from gateway.core.language import Language
 from gateway.core.neutral import NEUTRAL, asks_nothing
 from gateway.core.policy import Policy
 from gateway.core.rank import coarse
-from gateway.core.signals import EXPECTED, NO_HINTS, Hints, Signals, expected_of
+from gateway.core.signals import EXPECTED, Signals
+from gateway.core.sizes import expected_of
 from gateway.core.types import Decision, Tenant
 from gateway.core.wire import Envelope
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.core.errors import GatewayError, Unauthenticated, Unavailable, UnsupportedEncoding
-from gateway.core.signals import NO_HINTS, Hints
+from gateway.core.hints import NO_HINTS, Hints
 from gateway.core.types import Tenant
 from gateway.proxy.clocks import NEVER
 from gateway.proxy.heads import Headers, RequestHead

@@ -22,7 +22,8 @@ from gateway.core.failover import Ended, failover
 from gateway.core.memo import Key
 from gateway.core.policy import Policy
 from gateway.core.respell import respell_answer
-from gateway.core.signals import NeedsCount, Signals
+from gateway.core.signals import Signals
+from gateway.core.sizes import NeedsCount
 from gateway.core.trace import Trace, trace
 from gateway.core.types import EMPTY, NANO_PER_USD, Attempt, Decision, Outcome, Record, Snapshot, Usage
 from gateway.core.wire import Envelope

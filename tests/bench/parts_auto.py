@@ -23,8 +23,9 @@ from benchlines import write_config, write_inputs
 
 from gateway.core import language
 from gateway.core.decide import decide
+from gateway.core.hints import NO_HINTS
 from gateway.core.memo import Memo
-from gateway.core.signals import NO_HINTS, Signals
+from gateway.core.signals import Signals
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Snapshot, Tenant
 from gateway.core.wire import Envelope, parse

@@ -19,9 +19,10 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.core import language
+from gateway.core.hints import Hints
 from gateway.core.language import Language
 from gateway.core.lexicon import Lexicon
-from gateway.core.signals import Hints, Signals
+from gateway.core.signals import Signals
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Tenant
 from gateway.core.wire import parse

@@ -16,8 +16,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+from gateway.core.hints import Hints
 from gateway.core.lexicon import Lexicon
-from gateway.core.signals import Hints, Signals
+from gateway.core.signals import Signals
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Tenant
 from gateway.core.wire import parse

@@ -18,8 +18,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from gateway.core.hints import Hints
 from gateway.core.lexicon import Lexicon
-from gateway.core.signals import Hints, NeedsCount, Signals
+from gateway.core.signals import Signals
+from gateway.core.sizes import NeedsCount
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Tenant
 from gateway.core.wire import Envelope, parse

@@ -10,7 +10,7 @@ from fleets import FLEET, Watched, fleet, given, mask, policy, snapshot, target
 
 from gateway.core.decide import decide
 from gateway.core.policy import Policy
-from gateway.core.signals import NeedsCount
+from gateway.core.sizes import NeedsCount
 from gateway.core.trace import trace
 from gateway.core.types import Decision, Price, PriceTier, Thinking
 

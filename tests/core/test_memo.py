@@ -14,10 +14,11 @@ from hypothesis import given, settings, target
 from hypothesis import strategies as st
 
 from gateway.core.decide import decide
+from gateway.core.hints import Hints
 from gateway.core.lexicon import Lexicon
 from gateway.core.memo import LIMIT, Kept, Memo
 from gateway.core.policy import Policy
-from gateway.core.signals import Hints, Signals
+from gateway.core.signals import Signals
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Decision, Snapshot, Tenant
 from gateway.core.wire import parse

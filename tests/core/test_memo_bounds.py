@@ -7,10 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.core.hints import NO_HINTS
 from gateway.core.lexicon import Lexicon
 from gateway.core.memo import LONGEST_NAME, MOST_MEMBERS, Key, Memo
 from gateway.core.policy import Policy
-from gateway.core.signals import NO_HINTS, Signals
+from gateway.core.signals import Signals
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Tenant
 from gateway.core.wire import Envelope, parse

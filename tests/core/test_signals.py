@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from gateway.core.errors import BadRequest
+from gateway.core.hints import Hints
 from gateway.core.lexicon import Lexicon
-from gateway.core.signals import Hints, NeedsCount, Signals
+from gateway.core.signals import Signals
+from gateway.core.sizes import NeedsCount
 from gateway.core.tokens import Bounds, Tokenizers
 from gateway.core.types import Backend, Model, Target, Tenant
 from gateway.core.wire import parse
