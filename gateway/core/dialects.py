@@ -19,7 +19,7 @@ from gateway.core.answers import Answer
 from gateway.core.chunk import error_status, read_chunk
 from gateway.core.ollama import CannotSay
 from gateway.core.refusals import relayed_error
-from gateway.core.respell import Respelling
+from gateway.core.respell import Respelling, respell_history
 from gateway.core.rows import DIALECTS, Dialect
 from gateway.core.sse import Relay
 from gateway.core.types import Outcome, Target, Thinking, ThinkingSupport
@@ -131,6 +131,8 @@ def prepare(target: Target) -> Plan:
     unusual = dropped | {"metadata"}
     if dialect.write is not None:
         unusual |= {"messages"}  # no body is usual there
+    if dialect.history is not None:
+        unusual |= {"messages"}
     if dialect.limit is not None:
         unusual |= {name for name in _LIMITS if name != dialect.limit}
     if dialect.takes is not None:
@@ -144,7 +146,7 @@ def prepare(target: Target) -> Plan:
         nothing = wire.Envelope({}, {"model": ""}, 0)
         for mode in ("never", "always"):
             said = thoughts.write(thoughts.settle(nothing, Thinking(mode)), dialect.thinking, nothing)
-            fixed[mode] = MappingProxyType({name: value for name, value in said.items() if value is not None})
+            fixed[mode] = {name: value for name, value in said.items() if value is not None}
     encoded = {name: msgspec.json.encode(value) for name, value in constant.items()}
     return Plan(
         target=target,
@@ -218,6 +220,10 @@ def _adapt(envelope: Envelope, plan: Plan, thinking: Thinking, overrides: dict[s
     # OpenAI takes metadata only with completions it stores; clients of a gateway send it for the policy.
     if "metadata" in members and envelope.get("store") is not True:
         overrides["metadata"] = None
+    if dialect.history is not None:
+        messages = respell_history(bytes(members["messages"]), dialect.history)
+        if messages is not None:
+            overrides["messages"] = messages
     if dialect.limit is not None:
         _rename_limit(envelope, dialect.limit, overrides)
     if plan.switchable:

@@ -19,7 +19,7 @@ OTHER = {"reasoning": "reasoning_content", "reasoning_content": "reasoning"}
 
 _LINE = re.compile(rb"[^\r\n]*(?>\r\n|\n|\r)")
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_CHOICES = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+_OBJECTS = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _NULL = b"null"
 
@@ -66,6 +66,23 @@ def respell_answer(body: bytes, spelling: str) -> bytes:
     return _rewritten(body, "message", spelling) or body
 
 
+def respell_history(messages: bytes, spelling: str) -> bytes | None:
+    """The messages of a request, with the reasoning of earlier answers spelt as asked; None where they are already.
+
+    A client hands back what a server gave it, and a server of the other spelling may refuse that.
+    """
+    if messages.find(b'"%b"' % OTHER[spelling].encode()) < 0:
+        return None
+    try:
+        decoded = _OBJECTS.decode(messages)
+        made = [_renamed(one, spelling) for one in decoded]
+    except _UNREADABLE:
+        return None
+    if not any(one is not None for one in made):
+        return None
+    return msgspec.json.encode([old if new is None else new for old, new in zip(decoded, made, strict=True)])
+
+
 def _event(event: bytes, spelling: str) -> bytes:
     data = fields_of(event).data
     made = _rewritten(data, "delta", spelling) if data is not None else None
@@ -82,7 +99,7 @@ def _rewritten(data: bytes, holder: str, spelling: str) -> bytes | None:
     """JSON with the member renamed in every choice; None where there is nothing to rename, or it cannot be read."""
     try:
         whole = _OBJECT.decode(data)
-        choices = _CHOICES.decode(whole.get("choices", b"[]"))
+        choices = _OBJECTS.decode(whole.get("choices", b"[]"))
         changed = False
         for choice in choices:
             if holder in choice:

@@ -48,6 +48,7 @@ class Dialect:
     relay: type[Relay] = Relay  # reads a stream
     respelling: type[Respelling] = Respelling  # the same, for keys that ask for a spelling of reasoning
     takes: frozenset[str] | None = None  # all members that are ever sent; None: also those that nobody here knows
+    history: Literal["reasoning", "reasoning_content"] | None = None  # the one it takes in messages; None: either
     reasoning: Literal["reasoning", "reasoning_content"] | None = None  # in answers; both are read, whatever it says
 
     def __repr__(self) -> str:
@@ -207,6 +208,7 @@ _ROWS = (
         drops=_OPENAI_ONLY,
         refuses=frozenset({"logit_bias", "logprobs", "n", "top_logprobs"}),
         reasoning="reasoning",
+        history="reasoning",
         # Its Qwen models know two words. Unless told to part them, they think aloud inside the content.
         thinking=Spelling(
             effort="reasoning_effort", on="default", beside=MappingProxyType({"reasoning_format": "parsed"})
@@ -232,6 +234,7 @@ _ROWS = (
         drops=_OPENAI_ONLY,
         refuses=frozenset({"frequency_penalty", "logit_bias", "parallel_tool_calls", "presence_penalty"}),
         reasoning="reasoning",
+        history="reasoning",
         # Documented for its GLM models; of its Qwen models only that they think aloud unless told to part it.
         thinking=Spelling(
             effort="reasoning_effort", beside=MappingProxyType({"reasoning_format": "parsed"}), sure=False

@@ -243,6 +243,29 @@ def test_a_switch_inside_a_member_of_its_own_leaves_what_the_client_put_beside_i
     assert sent(p, NEVER) == MODEL | {"opts": {"think": False}}
 
 
+HISTORY = [
+    {"role": "user", "content": "hi \u2028", "score": 1.50},
+    {"role": "assistant", "content": "Hello.", "reasoning_content": "A greeting."},
+    {"role": "assistant", "content": "x", "reasoning": "both", "reasoning_content": "both"},
+    {"role": "user", "content": 'say "reasoning_content"'},
+]
+
+
+@pytest.mark.parametrize("dialect", ["groq", "cerebras"])
+def test_reasoning_in_earlier_answers_is_handed_back_in_the_spelling_that_is_not_refused(dialect: str) -> None:
+    body = wire.parse(json.dumps({"model": "auto", "messages": HISTORY}).encode())
+    made = json.loads(request_body(body, plan(dialect), CLIENTS))["messages"]
+    assert made == [
+        HISTORY[0],
+        {"role": "assistant", "content": "Hello.", "reasoning": "A greeting."},
+        {"role": "assistant", "content": "x", "reasoning": "both"},
+        HISTORY[3],
+    ]
+    assert b'"score": 1.5' in request_body(body, plan("vllm"), CLIENTS)
+    assert json.loads(request_body(body, plan("vllm"), CLIENTS))["messages"] == HISTORY
+    assert sent(plan(dialect)) == base(plan(dialect))
+
+
 def test_a_member_that_asks_for_nothing_is_left_out_where_it_would_be_refused() -> None:
     p = prepare(replace(plan("groq").target, unsupported=DIALECTS["groq"].refuses))
     assert sent(p, n=1, logprobs=False, logit_bias=None, seed=1) == base(p) | {"seed": 1}

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from gateway.core.respell import Respelling, respell_answer
+from gateway.core.respell import Respelling, respell_answer, respell_history
 from gateway.core.sse import Relay
 
 ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant"},"finish_reason":null}]}\n\n'
@@ -87,6 +87,18 @@ def test_other_fields_of_an_event_and_its_line_ends_stay(ends: bytes) -> None:
     lines = [b"id: 7", b'data: {"choices":[{"index":0,"delta":', b'data: {"reasoning":"Hm"}}]}', b": ping", b"", b""]
     wanted = [b"id: 7", b'data: {"choices":[{"index":0,"delta":{"reasoning_content":"Hm"}}]}', b": ping", b"", b""]
     assert run([ends.join(lines) + STOP]) == ends.join(wanted) + STOP + DONE
+
+
+def test_history_that_is_spelt_as_asked_or_only_speaks_of_it_is_left_alone() -> None:
+    for messages in (
+        b'[{"role": "assistant", "reasoning": "a"}]',
+        b'[{"role": "user", "content": "\\"reasoning_content\\""}]',
+        b'[{"role": "user", "content": "reasoning_content", "x": {"reasoning_content": 1}}]',
+        b'[{"reasoning_content": NaN}, 7]',
+    ):
+        assert respell_history(messages, "reasoning") is None
+    made = respell_history(b'[{"a":1.50,"reasoning_content":"x"},{"b": [1, 2]}]', "reasoning")
+    assert made == b'[{"a":1.50,"reasoning":"x"},{"b":[1, 2]}]'
 
 
 def test_text_that_is_not_utf_8_is_renamed_and_kept() -> None:
