@@ -38,6 +38,7 @@ __all__ = [
     "prepare",
     "relayed_error",
     "request_body",
+    "request_pieces",
     "takes",
 ]
 
@@ -180,7 +181,12 @@ def _over(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     return both
 
 
-def request_body(envelope: Envelope, plan: Plan, thinking: Thinking) -> bytes:
+def request_body(
+    envelope: Envelope,
+    plan: Plan,
+    thinking: Thinking,
+    emit: Callable[[Envelope, Mapping[str, bytes | None]], bytes] = wire.emit,
+) -> bytes:
     """The body to send to a target: the client's members, with what the target and the policy make different. HOT.
 
     Members the gateway does not know pass through, except those that name hosts. Usage is always asked of streams.
@@ -199,7 +205,19 @@ def request_body(envelope: Envelope, plan: Plan, thinking: Thinking) -> bytes:
         return plan.dialect.write(envelope, plan, thinking)
     else:
         _adapt(envelope, plan, thinking, overrides)
-    return wire.emit(envelope, overrides)
+    return emit(envelope, overrides)
+
+
+def request_pieces(envelope: Envelope, plan: Plan, thinking: Thinking) -> list[bytes | memoryview]:
+    """`request_body` in pieces to be sent one after the other, the long ones not copied: for a large body."""
+    pieces: list[bytes | memoryview] = []
+
+    def emit(envelope: Envelope, overrides: Mapping[str, bytes | None]) -> bytes:
+        pieces.extend(wire.emit_pieces(envelope, overrides))
+        return b""
+
+    written = request_body(envelope, plan, thinking, emit)
+    return pieces or [written]
 
 
 def _with_usage(envelope: Envelope) -> bytes:

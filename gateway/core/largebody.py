@@ -7,7 +7,7 @@ searches, counts and comparisons at C speed. What the text means, and small bodi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import msgspec
@@ -19,9 +19,16 @@ from gateway.core.errors import BadRequest
 MAX_VALUES = 100_000
 #: Bytes of numbers of over 256 digits that are read at once: reading one takes time with the square of its length.
 MAX_LONG_DIGITS = 16_384
+#: Characters of a member's name in a large body, which is decoded, encoded and compared.
+MAX_NAME = 65_536
+#: Bytes of white space in a row in a large body.
+MAX_SPACE = 65_536
 
 _SEPARATORS = (b",", b"{", b"[")  # a body holds no more values than these and one
+_OUTSIDE = b"0123456789+-.eE,[]{}: \t\r\ntruefalsn"  # the bytes of JSON outside strings
 _PIECE = 65_536
+_PIECES_PER_STEP = 16
+_PLACES_PER_STEP = 1_000
 _STEP = 128
 _DIGITS = re.compile(rb"[0-9]{2,}")
 _BACKSLASH, _COMMA, _COLON, _CLOSE_OBJECT = b"\\,:}"
@@ -29,24 +36,29 @@ _SPACE = 32  # no byte of JSON outside strings is lower, but for white space
 _ENCODER = msgspec.json.Encoder()
 
 
-def check_count(body: bytes) -> None:
+def check_count(body: bytes | bytearray) -> Generator[None, None, None]:
     """Refuse a body that would become more than `MAX_VALUES` Python objects: 64 MB of `{},` would take 3 GB.
 
+    In steps, as everything here that may take more than a few milliseconds.
+
     Looking at every byte would double the time of the parse, so 256 places tell first whether there can be so many.
-    Separators inside strings count there too; only where that suggests too many are strings told from the rest, piece
-    by piece up to the value that is one too many. A few more than the limit may pass; empty objects and arrays count
-    twice.
+    Only where they suggest too many are strings told from the rest, piece by piece up to the value that is one too
+    many. A few more than the limit may pass; empty objects and arrays count twice.
     """
     size = len(body)
     if size < 2 * MAX_VALUES:
         return
     step = max(size // 256, 129)
-    phase = hash(body[:64]) % (step - 128)  # differs from process to process, so nobody can aim between the places
-    seen = b"".join(body[at : at + 128] for at in range(phase, size - 128, step))
-    if sum(map(seen.count, _SEPARATORS)) * size < MAX_VALUES * len(seen):
+    phase = hash(bytes(body[:64])) % (step - 128)  # differs from process to process: nobody can aim between the places
+    places = range(phase, size - 128, step)
+    seen = b"".join(b"" if _is_text(body[at : at + 128]) else body[at : at + 128] for at in places)
+    if sum(map(seen.count, _SEPARATORS)) * size < MAX_VALUES * 128 * len(places):
         return
-    found, at, inside = 1, 0, False
+    found, at, inside, pieces = 1, 0, False, 0
     while at < size:
+        pieces += 1
+        if pieces % _PIECES_PER_STEP == 0:
+            yield
         if inside:  # far into a text: on to the next quote at once
             quote = body.find(b'"', at)
             if quote < 0:
@@ -64,6 +76,15 @@ def check_count(body: bytes) -> None:
         found += sum(map(outside.count, _SEPARATORS))
         if found > MAX_VALUES:
             raise BadRequest("invalid_json", f"The request body holds more than {MAX_VALUES:,} values.")
+
+
+def _is_text(cut: bytes | bytearray) -> bool:
+    """Whether a cut from a body is proved to lie inside one string: it has no quote, and a byte that only strings have.
+
+    What it begins with may belong to an escape before it, so quotes and backslashes there say nothing.
+    """
+    plain = cut.lstrip(b'\\"').replace(b"\\\\", b"").replace(b'\\"', b"")
+    return b'"' not in plain and bool(plain.translate(None, _OUTSIDE))
 
 
 def check_numbers(text: bytes) -> None:
@@ -86,7 +107,13 @@ def _long_digits(text: bytes) -> int:
     return found
 
 
-def places(body: bytes, at: int, size: int, members: Mapping[str, Any]) -> list[int]:
+def check_names(members: Mapping[str, Any]) -> None:
+    """Refuse names that are no names."""
+    if members and max(map(len, members)) > MAX_NAME:
+        raise BadRequest("invalid_json", f"The request body holds a key of more than {MAX_NAME:,} characters.")
+
+
+def places(body: bytes | bytearray, at: int, size: int, members: Mapping[str, Any]) -> Generator[None, None, list[int]]:
     """Where in `body` each member's value starts, of the object of `size` bytes at `at`.
 
     Refuses an object whose text holds more members than its dict. Compact text is proved by its length. Otherwise the
@@ -102,6 +129,8 @@ def places(body: bytes, at: int, size: int, members: Mapping[str, Any]) -> list[
             break  # not compact from the start
         found.append(at)
         at += len(memoryview(value)) + 1
+        if len(found) % _PLACES_PER_STEP == 0:
+            yield
     if at == end:
         return found
     found = []
@@ -126,12 +155,14 @@ def places(body: bytes, at: int, size: int, members: Mapping[str, Any]) -> list[
         if body[at] != _COMMA and body[at] != _CLOSE_OBJECT:
             duplicate()
         at += 1
+        if len(found) % _PLACES_PER_STEP == 0:
+            yield
     if members and body[at - 1] != _CLOSE_OBJECT:
         duplicate()
     return found
 
 
-def item_places(body: bytes, at: int, items: Sequence[Any]) -> list[int]:
+def item_places(body: bytes | bytearray, at: int, items: Sequence[Any]) -> Generator[None, None, list[int]]:
     """Where in `body` each item starts, of the array at `at`."""
     found = []
     at = skip_space(body, at + 1)
@@ -143,20 +174,26 @@ def item_places(body: bytes, at: int, items: Sequence[Any]) -> list[int]:
         at += 1  # past the comma
         if body[at] <= _SPACE:
             at = skip_space(body, at)
+        if len(found) % _PLACES_PER_STEP == 0:
+            yield
     return found
 
 
-def skip_space(text: bytes, at: int) -> int:
+def skip_space(text: bytes | bytearray, at: int) -> int:
     """The place of the first byte from `at` on that is no white space, of text that is known to be JSON."""
-    size = 1024
+    size, stop = 1024, at + MAX_SPACE
     while at < len(text) and text[at] <= _SPACE:
+        if at > stop:
+            raise BadRequest(
+                "invalid_json", f"The request body holds over {MAX_SPACE:,} bytes of white space in a row."
+            )
         space = text[at : at + size]
         at += len(space) - len(space.lstrip())
         size = min(4 * size, 1 << 20)
     return at
 
 
-def _key_end(text: bytes, at: int, length: int) -> int:
+def _key_end(text: bytes | bytearray, at: int, length: int) -> int:
     """The place after the closing quote of a key of `length` characters that starts at `at`, however it is escaped."""
     end = text.find(b'"', at + 1)
     if text[end - 1] != _BACKSLASH:  # the usual case: no backslash before it

@@ -18,7 +18,8 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 
 from gateway.core.errors import BadRequest
-from gateway.core.largebody import check_count, check_numbers, duplicate, item_places, places
+from gateway.core.largebody import check_count, duplicate
+from gateway.core.largetree import Grower, Steps, finish, in_pieces
 from gateway.core.longtext import LongText
 
 #: Levels of arrays and objects, the body itself being the first. JSON schemas of real tools stay under 20.
@@ -29,11 +30,7 @@ MAX_MODEL_CHARS = 256
 WHOLE_BYTES = 131_072
 
 _SHALLOW_DEPTH = 8
-_BATCH_BYTES = 262_144
-# Every level around a large value reads over it once more: bytes of the body times levels that may hold large values,
-# 8 of them at 64 MB, all at 8 MB.
-_MAX_WORK = 536_870_912
-_QUOTE, _OPEN_OBJECT, _OPEN_ARRAY = b'"{['
+_PIECE_BYTES = 65_536  # a member longer than this is sent from where it is in a large body
 
 Member = msgspec.Raw | bytes
 
@@ -68,7 +65,7 @@ class Envelope:
         return f"Envelope({self.size} bytes, stream={self.stream})"  # no text of the client
 
 
-def parse(body: bytes) -> Envelope:
+def parse(body: bytes | bytearray) -> Envelope:
     """The Envelope of a chat completion request. HOT.
 
     Raises BadRequest: `invalid_json` where the bytes are not one unambiguous JSON object, `bad_request` with `param`
@@ -77,24 +74,43 @@ def parse(body: bytes) -> Envelope:
     >>> parse(b'{"model":"auto","messages":[{"role":"user","content":"hi"}]}').model_asked
     'auto'
     """
+    if len(body) > WHOLE_BYTES:
+        return finish(parse_steps(body))
     try:
-        if len(body) > WHOLE_BYTES:
-            check_count(body)
         members = _OBJECT.decode(body)
-        tree = _whole(body, MAX_DEPTH) if len(body) <= WHOLE_BYTES else _large(body, members)
-    except msgspec.ValidationError as error:
-        if "Expected `object`" in str(error):
-            raise BadRequest("invalid_json", "The request body must be one JSON object.") from None
-        raise BadRequest("invalid_json", "The request body holds a number that is out of range.") from None
-    except msgspec.DecodeError as error:
-        raise BadRequest("invalid_json", f"The request body is not valid JSON{_place(error)}.") from None
-    except UnicodeDecodeError:
-        raise BadRequest("invalid_json", "The request body is not valid UTF-8.") from None
-    except RecursionError:
-        _too_deep()
+        tree = _whole(body, MAX_DEPTH)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _refused(error) from None
     if not _is_usual(body):
         _check(tree)
     return Envelope(members, tree, len(body))
+
+
+def parse_steps(body: bytes | bytearray) -> Steps[Envelope]:
+    """`parse` for a large body, in steps between which a caller may do something else."""
+    try:
+        yield from check_count(body)
+        members = _OBJECT.decode(body)
+        yield
+        tree = yield from Grower(body, WHOLE_BYTES, MAX_DEPTH, _whole, _too_deep).tree(members)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _refused(error) from None
+    yield
+    _check(tree)
+    return Envelope(members, tree, len(body))
+
+
+def _refused(error: Exception) -> BadRequest:
+    """What a client is told of text that is not one plain JSON object."""
+    if isinstance(error, msgspec.ValidationError):
+        if "Expected `object`" in str(error):
+            return BadRequest("invalid_json", "The request body must be one JSON object.")
+        return BadRequest("invalid_json", "The request body holds a number that is out of range.")
+    if isinstance(error, msgspec.DecodeError):
+        return BadRequest("invalid_json", f"The request body is not valid JSON{_place(error)}.")
+    if isinstance(error, UnicodeDecodeError):
+        return BadRequest("invalid_json", "The request body is not valid UTF-8.")
+    return _depth_error()
 
 
 def emit(envelope: Envelope, overrides: Mapping[str, bytes | None]) -> bytes:
@@ -104,24 +120,31 @@ def emit(envelope: Envelope, overrides: Mapping[str, bytes | None]) -> bytes:
     >>> emit(e, {"model": b'"qwen"', "seed": None, "stream": b"true"})
     b'{"model":"qwen","messages":[{"role":"user","content":"hi"}],"stream":true}'
     """
-    members: dict[str, Member] = envelope.members.copy()
+    if envelope.size > WHOLE_BYTES:
+        return b"".join(emit_pieces(envelope, overrides))
+    members = envelope.members.copy()
     for name, value in overrides.items():
         if value is None:
             members.pop(name, None)
         else:
             members[name] = msgspec.Raw(value)
-    if envelope.size <= WHOLE_BYTES:
-        return _ENCODER.encode(members)
-    parts: list[Any] = []  # joined in one allocation of the right size: the encoder's buffer grows by doubling
+    return _ENCODER.encode(members)
+
+
+def emit_pieces(envelope: Envelope, overrides: Mapping[str, bytes | None]) -> list[bytes | memoryview]:
+    """The body that `emit` makes, in pieces to be sent one after the other: long members are not copied."""
+    members: dict[str, Member | None] = {**envelope.members, **overrides}
+    texts: list[Any] = []
     for name, value in members.items():
-        parts += (b"," if parts else b"{", _ENCODER.encode(name), b":", value)
-    return b"".join((*parts, b"}")) if parts else b"{}"
+        if value is not None:
+            texts += (b"," if texts else b"{", _ENCODER.encode(name), b":", value)
+    return in_pieces([*texts, b"}"] if texts else [b"{}"], _PIECE_BYTES)
 
 
 # --- strictness -------------------------------------------------------------------------------------------------------
 
 
-def _whole(text: bytes, depth: int) -> Any:
+def _whole(text: bytes | bytearray, depth: int) -> Any:
     """Decodes up to `WHOLE_BYTES` of JSON and proves it free of duplicate keys. HOT."""
     try:
         tree = _SHALLOW_TREE.decode(text) if depth > _SHALLOW_DEPTH else _ANY.decode(text)
@@ -140,73 +163,6 @@ def _whole(text: bytes, depth: int) -> Any:
     return tree
 
 
-def _large(body: bytes, members: dict[str, Any]) -> dict[str, Any]:
-    """The decoded tree of a body of more than `WHOLE_BYTES`, with its long strings left as `LongText`."""
-    _check_utf8(body)
-    starts = places(body, 0, len(body), members)
-    return dict(zip(members, _expand_all(body, list(members.values()), starts, MAX_DEPTH - 1), strict=True))
-
-
-def _expand_all(body: bytes, values: list[msgspec.Raw], starts: list[int], depth: int) -> list[Any]:
-    """The trees of some values that start at `starts`: the short ones decoded in batches, as an array is far cheaper.
-
-    A batch is small enough for the copies that are made of it to stay in the processor's cache.
-    """
-    trees: list[Any] = []
-    batch: list[msgspec.Raw] = []
-    held = 0
-    for value, at in zip(values, starts, strict=True):
-        size = len(memoryview(value))
-        if size <= WHOLE_BYTES:
-            batch.append(value)
-            held += size
-            if held <= _BATCH_BYTES:
-                continue
-        if batch:
-            trees += _decode_batch(batch, depth)
-            batch, held = [], 0
-        if size > WHOLE_BYTES:
-            trees.append(_expand(body, at, value, depth))
-    return trees + _decode_batch(batch, depth) if batch else trees
-
-
-def _decode_batch(values: list[msgspec.Raw], depth: int) -> list[Any]:
-    text = b"".join((b"[", b",".join(values), b"]"))
-    check_numbers(text)
-    trees: list[Any] = _whole(text, depth + 1)
-    return trees
-
-
-def _expand(body: bytes, at: int, value: msgspec.Raw, depth: int) -> Any:
-    """The tree of a value of more than `WHOLE_BYTES` that starts at `body[at]`."""
-    if depth <= 0 or (body[at] != _QUOTE and (MAX_DEPTH - depth) * len(body) > _MAX_WORK):
-        _too_deep()
-    kind = body[at]
-    if kind == _QUOTE:  # its escapes were validated when it was skipped, its UTF-8 with the whole body
-        return LongText(memoryview(value))
-    if kind == _OPEN_OBJECT:
-        members = _OBJECT.decode(value)
-        starts = places(body, at, len(memoryview(value)), members)
-        return dict(zip(members, _expand_all(body, list(members.values()), starts, depth - 1), strict=True))
-    if kind == _OPEN_ARRAY:
-        items = _ARRAY.decode(value)
-        return _expand_all(body, items, item_places(body, at, items), depth - 1)
-    raise BadRequest("invalid_json", "The request body holds a number that is out of range.")
-
-
-def _check_utf8(body: bytes) -> None:
-    """msgspec checks the escapes of strings it skips, but not their UTF-8. In pieces, to bound the memory it takes."""
-    if body.isascii():
-        return
-    view, at = memoryview(body), 0
-    while at < len(body):
-        end = min(len(body), at + 65_536)
-        while end < len(body) and body[end] & 0xC0 == 0x80 and end > at + 65_530:
-            end -= 1
-        str(view[at:end], "utf-8")
-        at = end
-
-
 def _check_depth(tree: Any, limit: int) -> None:
     """Refuses a tree of more than `limit` levels of containers."""
     level = [tree] if type(tree) in (dict, list) else []
@@ -223,20 +179,22 @@ def _check_depth(tree: Any, limit: int) -> None:
         _too_deep()
 
 
-def _refuse_duplicates(text: bytes) -> None:
+def _refuse_duplicates(text: bytes | bytearray) -> None:
     def unique(pairs: list[tuple[str, Any]]) -> None:
         if len(dict(pairs)) != len(pairs):
             duplicate()
 
-    try:
-        json.loads(text.decode(), object_pairs_hook=unique)
-    except ValueError:  # more digits than Python reads; msgspec's limit is near but not the same
-        raise BadRequest("invalid_json", "The request body holds a number that is out of range.") from None
+    # Numbers were judged when the text was decoded; reading them again could take most of the time.
+    json.loads(text.decode(), object_pairs_hook=unique, parse_int=str, parse_float=str)
 
 
 def _too_deep() -> NoReturn:
+    raise _depth_error() from None
+
+
+def _depth_error() -> BadRequest:
     told = f"The request body is nested deeper than {MAX_DEPTH} levels, or too deep for its size."
-    raise BadRequest("invalid_json", told) from None
+    return BadRequest("invalid_json", told)
 
 
 def _place(error: msgspec.DecodeError) -> str:
@@ -277,7 +235,7 @@ class _Usual(msgspec.Struct, gc=False):
     metadata: None = None
 
 
-def _is_usual(body: bytes) -> bool:
+def _is_usual(body: bytes | bytearray) -> bool:
     """Whether the types can be seen to be right at the decoder's speed; False says nothing. HOT."""
     if len(body) > WHOLE_BYTES:
         return False
@@ -390,5 +348,4 @@ _ENCODER = msgspec.json.Encoder()
 _USUAL = msgspec.json.Decoder(_Usual)
 _ANY = msgspec.json.Decoder()
 _OBJECT: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_ARRAY: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
 _SHALLOW_TREE = msgspec.json.Decoder(_shallow_type(_SHALLOW_DEPTH))

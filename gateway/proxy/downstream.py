@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 
 from gateway.core import errors
 from gateway.core.errors import BadRequest, GatewayError, TooLarge, TooSlow, Unavailable
+from gateway.core.wire import WHOLE_BYTES
 from gateway.proxy import asked as asking
 from gateway.proxy.asked import Asked
 from gateway.proxy.clocks import NEVER, Timed
@@ -51,7 +52,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
         self._begun = False  # part of a head has come
         self._head = b""  # raw head of the message being assembled
         self._asked: Asked = None  # type: ignore[assignment]  # until a head was read
-        self._body: list[bytes] = []
+        self._body = bytearray()  # of one that comes in several reads; grows in place, so it is never there twice
         self._held = 0  # body bytes of this message counted in runtime.buffered
         self._left = 0
         self._chunked: Chunked | None = None
@@ -227,7 +228,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
             self._reject(asked.error)  # refused without reading what would be a large or unbounded body
             return
         self._state = _BODY
-        self._body = []
+        self._body = bytearray()
         self._body_since = self.runtime.wheel.now
         self.runtime.wheel.arm(self, self._head_s)
         if asked.expect_continue:
@@ -253,13 +254,12 @@ class ClientConnection(Timed, HttpToolsProtocol):
             done = chunked.done
             self._pending = chunked.rest
         if data:
-            self._body.append(data)
+            self._body += data
             if not self._may_hold(len(data)):
                 return
         if done:
-            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-            self._body = []
-            self._serve(body)
+            body, self._body = self._body, bytearray()
+            self._serve(body if len(body) > WHOLE_BYTES else bytes(body))
 
     def _too_large(self) -> None:
         limit = self._asked.limit
@@ -284,7 +284,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
 
     # -- serving a message --
 
-    def _serve(self, body: bytes) -> None:
+    def _serve(self, body: bytes | bytearray) -> None:
         asked = self._asked
         self.due = NEVER
         self._total_due = NEVER
@@ -297,9 +297,12 @@ class ClientConnection(Timed, HttpToolsProtocol):
             self.respond_error(asked.error, b"")
             return
         self._exchange = exchange = Exchange(self.runtime, self, asked)
-        exchange.begin(body)
+        if isinstance(body, bytes):
+            exchange.begin(body)
+        else:
+            exchange.begin_large(body)
 
-    def _serve_cold(self, asked: Asked, body: bytes) -> None:
+    def _serve_cold(self, asked: Asked, body: bytes | bytearray) -> None:
         """Hand one complete message to uvicorn, which hands it to the FastAPI app."""
         self._state = _COLD
         raw = self._head
@@ -418,7 +421,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
     def _reject(self, error: GatewayError) -> None:
         """Answer and close: what comes next on this connection cannot be told apart from what came before."""
         self._unhold()
-        self._body = []
+        self._body = bytearray()
         self._pending = b""
         asked = self._asked
         self.runtime.refused(asked, error)

@@ -19,6 +19,7 @@ from gateway.core import dialects, pricing, sse, usage, wire
 from gateway.core.decide import decide
 from gateway.core.errors import GatewayError, InternalError, StreamBroken, Unavailable, UpstreamTimeout, of_code
 from gateway.core.failover import Ended, failover
+from gateway.core.largetree import Steps
 from gateway.core.memo import Key
 from gateway.core.policy import Policy
 from gateway.core.respell import respell_answer
@@ -27,6 +28,7 @@ from gateway.core.sizes import NeedsCount
 from gateway.core.trace import Trace, trace
 from gateway.core.types import EMPTY, NANO_PER_USD, Attempt, Decision, Outcome, Record, Snapshot, Usage
 from gateway.core.wire import Envelope
+from gateway.proxy import bulk
 from gateway.proxy.clocks import NEVER
 from gateway.proxy.heads import AnswerHead
 from gateway.proxy.pool import Pool, Waiting
@@ -106,12 +108,38 @@ class Exchange:
 
     # -- deciding --
 
-    def begin(self, body: bytes) -> None:
-        """Take the complete request body and start work on it."""
+    def begin_large(self, body: bytearray) -> None:
+        """`begin` with a body that takes several turns of the loop to read, so that others are served in between."""
+        self.runtime.exchanges.add(self)
+        self._read(wire.parse_steps(body))
+
+    def _read(self, steps: Steps[Envelope]) -> None:
+        if self.over:
+            return
+        try:
+            envelope = bulk.advance(steps)
+        except GatewayError as error:
+            self._refuse(error)
+        except Exception:
+            self.on_defect()
+        else:
+            if envelope is None:
+                self.runtime.loop.call_soon(self._read, steps)
+            else:
+                self.runtime.loop.call_soon(self._begin_read, envelope)
+
+    def _begin_read(self, envelope: Envelope) -> None:
+        if not self.over:
+            self.begin(b"", envelope)
+
+    def begin(self, body: bytes, envelope: Envelope | None = None) -> None:
+        """Take the complete request body, or what was read of it, and start work on it."""
         runtime = self.runtime
         runtime.exchanges.add(self)
         try:
-            self.envelope = envelope = wire.parse(body)
+            if envelope is None:
+                envelope = wire.parse(body)
+            self.envelope = envelope
             record = self.record
             record.model_asked = envelope.model_asked
             record.stream = envelope.stream
@@ -252,8 +280,12 @@ class Exchange:
         if chosen < 0:
             self._failed(Outcome.SATURATED)
             return
+        pieces: list[bulk.Piece] | None = None
         try:
-            body = dialects.request_body(self.envelope, route.plan, self.decision.thinking)
+            if self.envelope.size <= wire.WHOLE_BYTES or route.openings:
+                body = dialects.request_body(self.envelope, route.plan, self.decision.thinking)
+            else:
+                body, pieces = b"", dialects.request_pieces(self.envelope, route.plan, self.decision.thinking)
         except dialects.CannotSay:
             self._failed(Outcome.INEXPRESSIBLE)
             return
@@ -272,12 +304,12 @@ class Exchange:
             head = route.heads[chosen]
         if runtime.board.entries:
             runtime.board.started(route.name, record.started_at, self.endpoint)
-        request = b"%b%d\r\nX-Request-Id: %b\r\n\r\n%b" % (
-            head,
-            len(body),
-            record.request_id.encode(),
-            body,
-        )
+        request: bulk.Request
+        if pieces is None:
+            request = b"%b%d\r\nX-Request-Id: %b\r\n\r\n%b" % (head, len(body), record.request_id.encode(), body)
+        else:
+            length = sum(map(len, pieces))
+            request = [b"%b%d\r\nX-Request-Id: %b\r\n\r\n" % (head, length, record.request_id.encode()), *pieces]
         if record.stream:
             self.relay = self._new_relay()
         if attempt.number > 1:

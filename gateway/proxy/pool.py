@@ -11,6 +11,7 @@ import ssl
 from collections import deque
 
 from gateway.core.types import Backend, Endpoint, Outcome
+from gateway.proxy.bulk import Request
 from gateway.proxy.clocks import Wheel
 from gateway.proxy.heads import AnswerHead, parse_answer
 from gateway.proxy.outbox import Outbox
@@ -28,7 +29,7 @@ class Waiting:
 
     __slots__ = ("request", "user")
 
-    def __init__(self, user: User, request: bytes) -> None:
+    def __init__(self, user: User, request: Request) -> None:
         self.user: User | None = user
         self.request = request
 
@@ -79,7 +80,7 @@ class Pool:
         return head
 
     def send(
-        self, user: User, request: bytes, *, connect_s: float, fresh: bool = False
+        self, user: User, request: Request, *, connect_s: float, fresh: bool = False
     ) -> UpstreamConnection | Waiting:
         """Send a request on a kept or new connection; what is returned can be aborted until the user is told more."""
         self.outstanding += 1
@@ -138,7 +139,7 @@ class Pool:
             connection.abort()
         self._idle.clear()
 
-    def _next_waiting(self) -> tuple[User, bytes] | None:
+    def _next_waiting(self) -> tuple[User, Request] | None:
         while self._waiting:
             place = self._waiting.popleft()
             user, place.user = place.user, None

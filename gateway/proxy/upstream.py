@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol, cast
 
 from gateway.core.types import Outcome
+from gateway.proxy.bulk import PIECES_PER_TURN, Piece, Request, cut
 from gateway.proxy.clocks import Timed
 from gateway.proxy.framing import Chunked, FramingError
 from gateway.proxy.heads import MAX_HEAD, AnswerHead, HeadError
@@ -57,9 +59,11 @@ class UpstreamConnection(Timed, asyncio.Protocol):
     __slots__ = (
         "_buffer",
         "_chunked",
+        "_full",
         "_left",
         "_lingered",
         "_state",
+        "_unsent",
         "answered",
         "born",
         "closed",
@@ -89,6 +93,8 @@ class UpstreamConnection(Timed, asyncio.Protocol):
         self._left = 0
         self._chunked: Chunked = None  # type: ignore[assignment]  # set while an answer is chunked
         self._lingered = 0
+        self._unsent: Iterator[Piece] | None = None  # of a large request: what the transport was not given yet
+        self._full = False  # the transport has enough for now
 
     # -- asyncio --
 
@@ -100,6 +106,7 @@ class UpstreamConnection(Timed, asyncio.Protocol):
         """asyncio's callback: tells the user, if one is waiting, how far the attempt had come."""
         self.closed = True
         self.due = float("inf")
+        self._unsent = None
         self.pool.forget(self)
         user = self.user
         if user is None:
@@ -240,7 +247,7 @@ class UpstreamConnection(Timed, asyncio.Protocol):
         """The answer has been read to its end."""
         self._state = _IDLE
         # An answer may come before its request was sent whole; what is left of that must not go before another's.
-        if self.keep and not self.transport.get_write_buffer_size():
+        if self.keep and self._unsent is None and not self.transport.get_write_buffer_size():
             self.pool.release(self)
         else:
             self.abort()
@@ -259,13 +266,39 @@ class UpstreamConnection(Timed, asyncio.Protocol):
 
     # -- what users and the pool do --
 
-    def start(self, user: User, request: bytes) -> None:
+    def start(self, user: User, request: Request) -> None:
         """Send a request for `user`; answers go to it from now on."""
         self.user = user
         self.answered = False
         self._state = _HEAD
-        self.pool.outbox.write(self.transport, request)
+        if isinstance(request, bytes):
+            self.pool.outbox.write(self.transport, request)
+        else:
+            self._unsent = cut(request)
+            self._send_more()
         user.on_sent(self)
+
+    def _send_more(self) -> None:
+        """Give the transport what it has room for of a large request, so much per turn of the loop."""
+        for _ in range(PIECES_PER_TURN):
+            unsent = self._unsent
+            if unsent is None or self._full:
+                return  # all is sent, the attempt is over, or `resume_writing` will go on
+            piece = next(unsent, None)
+            if piece is None:
+                self._unsent = None
+                return
+            self.transport.write(piece)
+        self.pool.loop.call_soon(self._send_more)
+
+    def pause_writing(self) -> None:
+        """asyncio's callback: the upstream reads more slowly than we send."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """asyncio's callback: the upstream has caught up."""
+        self._full = False
+        self._send_more()
 
     def clock(self, after_s: float, outcome: Outcome) -> None:
         """(Re)start this attempt's one running clock: when it runs out, the attempt failed with `outcome`."""
@@ -294,6 +327,7 @@ class UpstreamConnection(Timed, asyncio.Protocol):
     def abort(self) -> None:
         """Close now, telling nobody."""
         self.user = None
+        self._unsent = None
         self.due = float("inf")
         if not self.closed and self.transport is not None:
             self.closed = True

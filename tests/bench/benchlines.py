@@ -83,7 +83,7 @@ _TURNS = (
         "Then both chain and cassette have done their work. CN-HG701 fits your group; a matching cassette is CS-R7000.",
     ),
 )
-_SENTENCES = (
+SENTENCES = (
     "The committee met on Tuesday to discuss the budget for the coming financial year.",
     "Several members of the public asked why the bridge had been closed for so long.",
     "A spokesman said that engineers had found cracks in two of the supporting beams.",
@@ -118,7 +118,7 @@ def write_inputs(into: Path) -> None:
                 bodies: list[dict[str, object]] = [
                     {
                         "model": model,
-                        "messages": [{"role": "user", "content": " ".join(chance.sample(_SENTENCES, 4))}],
+                        "messages": [{"role": "user", "content": " ".join(chance.sample(SENTENCES, 4))}],
                         "user": f"shopper-{MARK}",
                     }
                     for _ in range(256)
@@ -205,6 +205,7 @@ def write_config(into: Path, *, public: int, admin: int, sim_port: int, tls_port
         },
         "sim-paced": "{model: llama-3.1-8b, backend: paced, window: 131072}",
         "sim-flooded": "{model: llama-3.1-8b, backend: flooded, window: 131072}",
+        "sim-vast": "{model: llama-4-scout, backend: json, window: 100000000}",  # for large.py
     }
     if tls_port is not None:
         backends["tls"] = (

@@ -24,7 +24,7 @@
 #include <unistd.h>
 
 #define MAX_FD 4096
-#define IN_MAX (1 << 20)
+#define IN_MAX (1 << 27)
 #define MAX_SCRIPTS 16
 
 static const char JSON_BODY[] =

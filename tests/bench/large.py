@@ -1,0 +1,289 @@
+"""Measures what a body of 40 MB costs the gateway: CPU, the time its loop is held, and memory.
+
+    python tests/bench/large.py                  all bodies, 5 rounds
+    python tests/bench/large.py english turns    only these
+    python tests/bench/large.py --quick          2 rounds
+
+One request at a time, to a target that holds it. The loop's longest pause is measured from inside the process, by a
+timer every millisecond: as CPU of the loop's thread between two ticks, which other work on the machine cannot lengthen,
+and as time on the clock. Memory is the peak of the process's resident pages above what it held before the first large
+request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import mmap
+import random
+import signal
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchlines import JSON_BYTES, SENTENCES, write_config, write_inputs
+from benchparts import HERE, REPOSITORY, Bench, BenchError, cpu_ns, free_port, interpreter
+
+TARGET = "sim-vast"
+BODY_BYTES = 40_000_000
+CPU_MS, HELD_MS, TIMES_BODY = 90.0, 60.0, 1.5  # the goals
+_TICK_S = 0.001
+_FOREIGN = (
+    "Die Brücke über den Fluss bleibt für mindestens drei Monate gesperrt.",
+    "会議は火曜日に行われ、来年度の予算について話し合われた。",
+    "Проверка показала трещины в двух опорах.",
+    "Merci beaucoup, c'était très agréable 😀.",
+)
+_PEAKS = struct.Struct("=dd")  # longest CPU and longest time between two ticks, in seconds
+
+
+def text_of(size: int, chance: random.Random, foreign: tuple[str, ...] = ()) -> str:
+    """About `size` bytes of sentences with commas, line ends and quotes among them, no two alike."""
+    words = [word for sentence in SENTENCES for word in sentence.split()]
+    parts: list[str] = []
+    held = 0
+    while held < size:
+        part = f"{' '.join(chance.choices(words, k=9))}, {' '.join(chance.choices(words, k=5))}. "
+        if foreign and chance.random() < 0.3:
+            part += chance.choice(foreign) + " "
+        if chance.random() < 0.1:
+            part += f'\n"{chance.choice(words)}", he said.\n'
+        parts.append(part)
+        held += len(part.encode())
+    return "".join(parts)
+
+
+def _document(size: int, foreign: tuple[str, ...] = ()) -> list[dict[str, str]]:
+    chance = random.Random(3)
+    return [
+        {"role": "system", "content": "Summarise what follows in three sentences."},
+        {"role": "user", "content": text_of(size, chance, foreign)},
+    ]
+
+
+def _turns(size: int, foreign: tuple[str, ...] = ()) -> list[dict[str, str]]:
+    chance = random.Random(5)
+    count = size // 4_050
+    return [{"role": ("user", "assistant")[n % 2], "content": text_of(4_000, chance, foreign)} for n in range(count)]
+
+
+#: What is sent: title, messages of about so many bytes, and whether non-ASCII is escaped as `json.dumps` does it.
+BODIES: dict[str, tuple[str, Callable[[int], list[dict[str, str]]], bool]] = {
+    "english": ("one document in English", _document, False),
+    "mixed": ("one document in five languages, UTF-8", lambda size: _document(size, _FOREIGN), False),
+    "escaped": ("the same, every non-ASCII character escaped", lambda size: _document(size * 9 // 10, _FOREIGN), True),
+    "turns": ("about 10,000 turns in English", _turns, False),
+    "turns-mixed": ("about 10,000 turns in five languages", lambda size: _turns(size, _FOREIGN), False),
+}
+
+
+def body_of(kind: str, size: int, model: str = TARGET) -> bytes:
+    """The body of a chat request of about `size` bytes."""
+    _, messages, escaped = BODIES[kind]
+    asked = {"model": model, "messages": messages(size), "temperature": 0.7, "max_tokens": 256}
+    return json.dumps(asked, separators=(",", ":"), ensure_ascii=escaped).encode()
+
+
+@dataclass(slots=True)
+class Cost:
+    """What requests with one body cost, an entry per request."""
+
+    size: int
+    cpu_ms: list[float] = field(default_factory=list)
+    held_cpu_ms: list[float] = field(default_factory=list)
+    held_ms: list[float] = field(default_factory=list)
+    times_body: list[float] = field(default_factory=list)
+
+
+def ticking(peaks: Path, argv: list[str]) -> int:
+    """`pointsman` with a timer in its loop that writes the longest time between two ticks into a file."""
+    sys.path.insert(0, str(REPOSITORY))
+    from gateway import app, cli
+
+    memory = shared(peaks)
+    run = app.Server.run
+
+    async def run_and_tick(server: app.Server) -> int:
+        ticker = asyncio.ensure_future(_tick(memory))
+        try:
+            return await run(server)
+        finally:
+            ticker.cancel()
+
+    app.Server.run = run_and_tick  # type: ignore[method-assign]
+    return cli.main(argv)
+
+
+def shared(peaks: Path) -> mmap.mmap:
+    """The memory in which the gateway tells of its pauses."""
+    with peaks.open("r+b") as file:
+        return mmap.mmap(file.fileno(), 0)
+
+
+async def _tick(memory: mmap.mmap) -> None:
+    last_cpu, last = time.thread_time(), time.monotonic()
+    while True:
+        await asyncio.sleep(_TICK_S)
+        cpu, now = time.thread_time(), time.monotonic()
+        most_cpu, most = _PEAKS.unpack_from(memory)
+        if cpu - last_cpu > most_cpu or now - last - _TICK_S > most:
+            _PEAKS.pack_into(memory, 0, max(most_cpu, cpu - last_cpu), max(most, now - last - _TICK_S))
+        last_cpu, last = cpu, now
+
+
+def resident(pid: int, name: str) -> int:
+    """Bytes of `VmRSS` or `VmHWM` of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise BenchError(f"no {name} in /proc/{pid}/status")
+
+
+class Large:
+    """A gateway with a ticking loop, and requests to it one at a time."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        public, admin = free_port(), free_port()
+        sim_port = bench.sim()
+        write_inputs(bench.dir)
+        config = write_config(bench.dir, public=public, admin=admin, sim_port=sim_port, tls_port=None, ca=None)
+        peaks = bench.dir / "peaks"
+        peaks.write_bytes(bytes(_PEAKS.size))
+        self.peaks = shared(peaks)
+        command = [bench.python, str(HERE / "large.py"), "--serve", str(peaks), "serve", "--config", str(config)]
+        self.port = public
+        self.pid = bench.start(command, bench.server_cpu, "gateway", cwd=REPOSITORY).pid
+        self.process = bench._running[-1]
+        bench.wait(self.process, f"http://127.0.0.1:{public}/readyz", "gateway")
+        self.send(bench.dir / "equal-sim-json.bodies", 200)
+        self.idle = resident(self.pid, "VmRSS")
+
+    def send(self, bodies: Path, requests: int) -> None:
+        """So many requests, one after the other, all of which must be answered."""
+        result = self.bench.load(
+            ["--port", str(self.port), "--bodies", str(bodies), "--head", str(self.bench.dir / "same.head"),
+             "--connections", "1", "--requests", str(requests), "--bytes", str(JSON_BYTES)]
+        )  # fmt: skip
+        if result["errors"] or result["requests"] != requests:
+            raise BenchError(f"{bodies.stem}: {result['first_error']}\n{self.bench.log_end('gateway')}")
+
+    def one(self, bodies: Path, cost: Cost) -> None:
+        """Send one request and note what it cost."""
+        _PEAKS.pack_into(self.peaks, 0, 0.0, 0.0)
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # the peak starts anew
+        used = cpu_ns(self.pid)
+        self.send(bodies, 1)
+        cost.cpu_ms.append((cpu_ns(self.pid) - used) / 1e6)
+        held_cpu, held = _PEAKS.unpack_from(self.peaks)
+        cost.held_cpu_ms.append(held_cpu * 1000)
+        cost.held_ms.append(held * 1000)
+        cost.times_body.append((resident(self.pid, "VmHWM") - self.idle) / cost.size)
+
+
+def measure(bench: Bench, kinds: list[str], rounds: int, size: int = BODY_BYTES) -> dict[str, Cost]:
+    """All rounds of all bodies: one request of every body before the next of any."""
+    large = Large(bench)
+    costs: dict[str, Cost] = {}
+    files: dict[str, Path] = {}
+    for kind in kinds:
+        body = body_of(kind, size)
+        files[kind] = bench.dir / f"{kind}.bodies"
+        files[kind].write_bytes(body + b"\n")
+        costs[kind] = Cost(len(body))
+        large.send(files[kind], 1)
+    for number in range(rounds):
+        for kind, cost in costs.items():
+            large.one(files[kind], cost)
+            print(
+                f"round {number + 1}/{rounds} {kind:12} {cost.cpu_ms[-1]:7.1f} ms CPU  "
+                f"held {cost.held_cpu_ms[-1]:6.1f} ms CPU {cost.held_ms[-1]:6.1f} ms  memory {cost.times_body[-1]:.2f}",
+                file=sys.stderr,
+            )
+    return costs
+
+
+def table(costs: dict[str, Cost]) -> str:
+    """Markdown: a row per body."""
+
+    def shown(values: list[float], digits: int) -> str:
+        return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+    rows = [
+        "| body | MB | CPU, ms | loop held, ms of CPU | by the clock, ms | memory, times the body | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind, cost in costs.items():
+        missed = [
+            name
+            for name, values, goal in (
+                ("CPU", cost.cpu_ms, CPU_MS),
+                ("loop", cost.held_cpu_ms, HELD_MS),
+                ("memory", cost.times_body, TIMES_BODY),
+            )
+            if statistics.median(values) > goal
+        ]
+        rows.append(
+            f"| {BODIES[kind][0]} | {cost.size / 1e6:.1f} | {shown(cost.cpu_ms, 0)} | {shown(cost.held_cpu_ms, 1)} "
+            f"| {shown(cost.held_ms, 1)} | {shown(cost.times_body, 2)} "
+            f"| {'**missed**: ' + ', '.join(missed) if missed else 'goals met'} |"
+        )
+    return "\n".join([*rows, "", f"Goals: {CPU_MS:g} ms, {HELD_MS:g} ms, {TIMES_BODY:g} times the body."])
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bodies", nargs="*", metavar="body", help=f"which: {', '.join(BODIES)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="2 rounds")
+    parser.add_argument("--server-cpu", type=int, default=0)
+    parser.add_argument("--other-cpu", type=int, default=1)
+    parser.add_argument("--python", default=sys.executable, help="interpreter that runs the gateway")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every round's numbers")
+    args = parser.parse_args()
+    unknown = set(args.bodies) - set(BODIES)
+    if unknown:
+        parser.error(f"no such body: {', '.join(sorted(unknown))}; there are {', '.join(BODIES)}")
+    if args.quick:
+        args.rounds = 2
+    return args
+
+
+def main() -> int:
+    """Measure and print."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    args = arguments()
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="pointsman-large-") as where,
+            Bench(Path(where), server_cpu=args.server_cpu, other_cpu=args.other_cpu, python=args.python) as bench,
+        ):
+            costs = measure(bench, args.bodies or list(BODIES), args.rounds)
+            print(table(costs))
+            print(f"{args.rounds} rounds; gateway on {interpreter(args.python)}.")
+            if args.json:
+                numbers: dict[str, Any] = {
+                    kind: {name: getattr(cost, name) for name in cost.__slots__} for kind, cost in costs.items()
+                }
+                args.json.write_text(json.dumps(numbers, indent=1) + "\n")
+    except (BenchError, subprocess.SubprocessError) as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--serve"]:
+        raise SystemExit(ticking(Path(sys.argv[2]), sys.argv[3:]))
+    raise SystemExit(main())
