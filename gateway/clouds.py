@@ -43,9 +43,8 @@ def _check(dialect: str, place: Endpoint, api_version: str | None) -> None:
     elif dialect == "vertex":
         _check_vertex(place)
     elif dialect == "bedrock":
-        served = {"bedrock": ("/openai/v1",), "bedrock-mantle": ("/v1", "/openai/v1")}
         scope = aws_scope(place.host)
-        if scope is not None and place.path not in served[scope[1]]:
+        if scope is not None and place.path not in ("/openai/v1", "/v1"):
             raise Invalid(f"Bedrock has no chat completions under {place.path or '/'}", _VALID["bedrock"])
 
 

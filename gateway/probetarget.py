@@ -17,7 +17,7 @@ from typing import Any, Literal
 import httpx
 
 from gateway import servers
-from gateway.core import dialects, sse, wire
+from gateway.core import dialects, wire
 from gateway.core.types import Outcome, Target, Thinking
 from gateway.probereply import PARAMETERS, SCHEMA, TOOL, Reply, filler, holds_schema, length_in, png, unheeded, usage_in
 
@@ -295,7 +295,10 @@ class Probe:
         output = THOUGHTS if self.target.thinking == "always" else OUTPUT
         request = {"model": self.target.name, "temperature": 0, "max_tokens": output, **body}
         envelope = wire.parse(json.dumps(request).encode())
-        content = dialects.request_body(envelope, self.plan, thinking)
+        try:
+            content = dialects.request_body(envelope, self.plan, thinking)
+        except dialects.CannotSay as error:
+            return Reply(None, error=str(error))
         url = self.target.backend.endpoints[0].url + self.plan.path
         self.requests += 1
         began = time.monotonic()
@@ -323,13 +326,12 @@ class Probe:
             return Reply(None, error=got.error)
         if got.status != 200:
             return Reply(dialects.classify(self.plan, got.status, got.body), got.status, got.body)
-        relay = sse.Relay(keep_usage=True)
-        relay.feed(got.body)
-        relay.end()
+        relay = self.plan.relay(keep_usage=True)
+        events = relay.feed(got.body) + relay.end()
         if relay.failure is not None:
             return Reply(relay.failure, got.status, error="its stream breaks off or is no event stream")
         thought = relay.reasoned or bool(relay.usage and relay.usage.reasoning)
-        return Reply(Outcome.OK, got.status, b"", "", thought, relay.usage, usage_in(got.body))
+        return Reply(Outcome.OK, got.status, b"", "", thought, relay.usage, usage_in(events))
 
     def _compare(self, check: str, configured: bool | str, seen: bool | str, note: str) -> None:
         verdict: Verdict = "same" if configured == seen else "differs"

@@ -20,7 +20,9 @@ import httpx
 import pytest
 
 from gateway import demo_model
+from gateway.core.errors import ConfigError
 from gateway.core.rows import DIALECTS
+from gateway.site import load_site
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -36,6 +38,7 @@ KINDS = {
     "run fails",
     "output",
     "docker",
+    "clouds",
     "provider",
 }
 
@@ -137,6 +140,22 @@ def test_the_table_of_dialects_lists_those_that_exist_as_they_are() -> None:
             assert switch.startswith("not known"), name
         assert reasoning.partition(",")[0] == (f"`{dialect.reasoning}`" if dialect.reasoning else "not known"), name
         assert usage, name
+
+
+def test_the_backends_of_the_clouds_load_as_written(tmp_path: Path) -> None:
+    """Without their secrets, which nobody has here; with them it is `test_auth` and `test_doors`."""
+    (tmp_path / "pointsman.yaml").write_text(the("clouds"), encoding="utf-8")
+    site = load_site(tmp_path / "pointsman.yaml", {}, secrets=False, tests=False)
+    assert {one.backend.dialect: one.backend.region for one in site.fleet.targets} == {
+        "bedrock": "eu-west-1",
+        "vertex": "us-east5",
+        "azure": None,
+    }
+    with pytest.raises(ConfigError) as caught:
+        load_site(tmp_path / "pointsman.yaml", {}, tests=False)
+    told = str(caught.value)
+    for missing in ("AWS_ACCESS_KEY_ID is not set", "service-account.json cannot be read", "AZURE_API_KEY is not set"):
+        assert missing in told
 
 
 def test_ci_runs_the_test_command_as_the_readme_has_it() -> None:
