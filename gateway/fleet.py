@@ -260,7 +260,7 @@ class FleetBuilder:
         """The catalogue's offer that a target takes up, or one of which nothing is known."""
         if provider is None:
             return Offer(model.id, "", model.id)
-        found = self.catalogue.offer(model.id, provider, backend.region, doc.upstream_id, backend.processing)
+        found = self.catalogue.offer(model.id, provider, backend.region, _own_id(doc, backend), backend.processing)
         if found is None:
             return Offer(model.id, provider, model.id)
         if found.processing is not None and found.processing != backend.processing:
@@ -338,6 +338,13 @@ class FleetBuilder:
 def _common(values: Iterable[str | None]) -> str | None:
     found = set(values)
     return found.pop() if len(found) == 1 else None
+
+
+def _own_id(doc: TargetDoc, backend: Backend) -> str | None:
+    """What the provider itself calls the model: litellm's names have the provider's before it."""
+    if backend.dialect != "litellm" or doc.upstream_id is None:
+        return doc.upstream_id
+    return doc.upstream_id.partition("/")[2]
 
 
 def _first(*values: bool | None) -> bool:

@@ -40,6 +40,7 @@ KINDS = {
     "docker",
     "clouds",
     "provider",
+    "sidecar",
 }
 
 needs_model = pytest.mark.skipif(
