@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from gateway import __version__
+from gateway import __version__, catalogcli
 
 if TYPE_CHECKING:
     from gateway.core.analyse import Finding
@@ -96,6 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--window", action="store_true", help="send prompts of a whole window, also where they cost money")
     one.add_argument("--write", action="store_true", help="put what differs into the file, in place")
     one.add_argument("--timeout", type=_seconds, default=60.0, metavar="S", help="seconds of silence (default 60)")
+    _json(one)
+
+    one = command("catalog", _catalog, "List known models and offers, where that is known from, and what you overlay.")
+    _config(one, "whose `catalog:` goes over the shipped facts (default pointsman.yaml, if there is one)")
+    catalogcli.arguments(one)
     _json(one)
 
     one = command("test", _test, "Run the tests that policies carry, on the reference fleet.")
@@ -305,6 +310,15 @@ def _test(given: argparse.Namespace) -> int:
     else:
         print(f"{len(told) - failed} passed, {failed} failed")
     return NO if failed else OK
+
+
+def _catalog(given: argparse.Namespace) -> int:
+    from gateway.core.errors import ConfigError
+
+    try:
+        return catalogcli.run(given, CONFIG if CONFIG.exists() else None, os.environ)
+    except ConfigError as error:
+        return _broken(error, as_json=given.json)
 
 
 def _explain(given: argparse.Namespace) -> int:

@@ -1,0 +1,81 @@
+"""The arguments of `pointsman catalog`, and the question they make. Light: every command's parser imports it.
+
+What the command does is `gateway.catalogcommand`, which is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def arguments(one: argparse.ArgumentParser) -> None:
+    """Add what the command takes, apart from `--config` and `--json`, which others take too."""
+    for name, metavar, says in (
+        ("overlay", "FILE", "one more catalogue file or folder over the others"),
+        ("family", "NAME", "llama, qwen, ..."),
+        ("model", "NAME", "a model or an alias of one, with its offers"),
+        ("provider", "NAME", "offers of this provider"),
+        ("language", "CODE", "models whose official list has it, such as ja"),
+    ):
+        one.add_argument(f"--{name}", action="append", default=[], metavar=metavar, help=says + "; may be given again")
+    one.add_argument("--region", metavar="PLACE", help="offers there, such as eu or us-east-1")
+    one.add_argument("--thinking", metavar="WORD", help="switchable, always, never or unknown")
+    one.add_argument("--license", metavar="ID", help="models under this licence, such as Apache-2.0")
+    one.add_argument("--open-weights", action="store_true", help="models whose weights can be had")
+    one.add_argument("--fits", type=_tokens, metavar="TOKENS", help="offers that serve so much, such as 300k")
+    one.add_argument("--retiring", type=_days, metavar="TIME", help="offers withdrawn within this time, such as 90d")
+    one.add_argument("--withdrawn", action="store_true", help="show offers that are withdrawn already, too")
+    one.add_argument("--offers", action="store_true", help="list offers instead of models")
+    one.add_argument("--source", action="store_true", help="show each fact with its source, date, confidence and line")
+    one.add_argument("--diff", action="store_true", help="show what overlays change, fact by fact")
+
+
+def run(given: argparse.Namespace, default: Path | None, environ: Mapping[str, str]) -> int:
+    """Run the command and return its exit code. `default` is the configuration where none is named.
+
+    Raises `ConfigError`.
+    """
+    from datetime import UTC, datetime
+
+    from gateway.catalogcommand import Asked, answer, overlays_of
+    from gateway.catalogquery import Query
+    from gateway.config import cache_dir
+
+    cache = cache_dir(environ)
+    query = Query(
+        families=tuple(given.family),
+        models=tuple(given.model),
+        providers=tuple(given.provider),
+        region=given.region,
+        thinking=given.thinking,
+        license=given.license,
+        open_weights=given.open_weights,
+        languages=tuple(given.language),
+        fits=given.fits,
+        retiring_days=given.retiring,
+        withdrawn=given.withdrawn,
+    )
+    config = given.config or default
+    overlays = (*(overlays_of(config, cache) if config else ()), *map(Path, given.overlay))
+    asked = Asked(query, overlays, given.offers, given.source, given.diff, given.json)
+    return answer(asked, cache=cache, today=datetime.now(UTC).date())
+
+
+def _tokens(text: str) -> int:
+    from gateway.core.quantities import Invalid, tokens
+
+    try:
+        return tokens(text)
+    except Invalid as error:
+        raise argparse.ArgumentTypeError(f"{error.what}: {error.valid}") from None
+
+
+def _days(text: str) -> int:
+    from gateway.core.quantities import Invalid, seconds
+
+    try:
+        return int(seconds(text) // 86_400)
+    except Invalid as error:
+        raise argparse.ArgumentTypeError(f"{error.what}: {error.valid}") from None
