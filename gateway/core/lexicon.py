@@ -25,6 +25,16 @@ _SHAPES = ("fence", "code_lines", "formula", "numbers", "options", "one_line", "
 _KINDS = ("words", "starts", "contains", "shape")
 
 
+class Excerpt:
+    """The ends of a text, and their words in lower case without punctuation: read once, for all who look at words."""
+
+    __slots__ = ("raw", "words")
+
+    def __init__(self, text: Text, head: int = 600, tail: int = 300) -> None:
+        self.raw = ends(text, head, tail)
+        self.words = _words(self.raw)
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What the rules say of a text; None is undecided. `hits` are the ids of the rules that counted."""
@@ -79,7 +89,7 @@ class Lexicon:
     @classmethod
     def empty(cls) -> Lexicon:
         """The lexicon that decides nothing."""
-        return cls([], head=1, tail=0, limits={"task": 1, "margin": 0, "easy": 1, "hard": 1})
+        return cls([], head=600, tail=300, limits={"task": 1, "margin": 0, "easy": 1, "hard": 1})
 
     @classmethod
     def compile(cls, data: Mapping[str, Any]) -> Lexicon:
@@ -101,12 +111,15 @@ class Lexicon:
         problems.raise_any()
         return cls(rules, head=look["head"], tail=look["tail"], limits=limits)
 
-    def judge(self, text: Text) -> Verdict:
+    def excerpt(self, text: Text) -> Excerpt:
+        """The part of a text that is looked at."""
+        return Excerpt(text, self._head, self._tail)
+
+    def judge(self, excerpt: Excerpt) -> Verdict:
         """The task and the difficulty of a text."""
         if not self.rules:
             return UNDECIDED
-        raw = ends(text, self._head, self._tail)
-        words = _words(raw)
+        raw, words = excerpt.raw, excerpt.words
         plain = f" {' '.join(words)} "
         hits = set(self._always)
         by_word, by_char = self._by_word, self._by_char

@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.core import media
 from gateway.core.hints import Hints
-from gateway.core.lexicon import UNDECIDED, Lexicon, Verdict
+from gateway.core.lexicon import UNDECIDED, Excerpt, Lexicon, Verdict
 from gateway.core.longtext import LongText
 from gateway.core.tokens import Text
 from gateway.core.types import Tenant
@@ -23,6 +23,8 @@ class Request:
 
     __slots__ = (
         "_content",
+        "_excerpt",
+        "_tools_json",
         "_user_texts",
         "_verdict",
         "envelope",
@@ -51,6 +53,8 @@ class Request:
         self.now = now
         self.messages: Sequence[Mapping[str, Any]] = envelope.get("messages")
         self._content: media.Content | None = None
+        self._excerpt: Excerpt | None = None
+        self._tools_json: str | None = None
         self._user_texts: list[Text] | None = None
         self._verdict: Verdict | None = None
 
@@ -64,8 +68,10 @@ class Request:
     @property
     def tools_json(self) -> str:
         """The tools as compact JSON, "" where none are offered."""
-        offered = [value for name in ("tools", "functions") if (value := self.envelope.get(name))]
-        return "".join(map(media.compact, offered))
+        if self._tools_json is None:
+            offered = [value for name in ("tools", "functions") if (value := self.envelope.get(name))]
+            self._tools_json = "".join(map(media.compact, offered))
+        return self._tools_json
 
     @property
     def extra_texts(self) -> list[Text]:
@@ -82,11 +88,18 @@ class Request:
         return self._user_texts
 
     @property
+    def excerpt(self) -> Excerpt | None:
+        """The words of the last thing the user wrote; None where there is none."""
+        if self._excerpt is None and (texts := self.user_texts):
+            self._excerpt = self.lexicon.excerpt(texts[-1])
+        return self._excerpt
+
+    @property
     def verdict(self) -> Verdict:
         """What the lexicon says of the last thing the user wrote."""
         if self._verdict is None:
-            texts = self.user_texts
-            self._verdict = self.lexicon.judge(texts[-1]) if texts else UNDECIDED
+            excerpt = self.excerpt
+            self._verdict = UNDECIDED if excerpt is None else self.lexicon.judge(excerpt)
         return self._verdict
 
 

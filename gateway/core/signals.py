@@ -228,8 +228,8 @@ def _language(request: Request) -> Language | None:
 
 def _target_language(request: Request) -> frozenset[str] | None:
     """By the last thing the user wrote, where there is any."""
-    texts = request.user_texts
-    return translation.wanted(texts[-1]) if texts else None
+    excerpt = request.excerpt
+    return None if excerpt is None else translation.wanted(excerpt)
 
 
 def _task(request: Request) -> str | None:

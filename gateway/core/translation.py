@@ -11,10 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gateway.core.languagenames import ENGLISH, OTHERS, UNSPACED
-from gateway.core.longtext import ends
-from gateway.core.tokens import Text
-
-HEAD, TAIL = 600, 300  # characters that are read
+from gateway.core.lexicon import Excerpt
 
 
 def _set(words: str) -> frozenset[str]:
@@ -80,18 +77,17 @@ class _Word:
 _STRIP = "\"'`.,;:!?()[]{}<>*_~«»“”‘’„…、。，；：！？（）「」-–—#&|/\\"
 
 
-def wanted(text: Text) -> frozenset[str] | None:
-    """Codes of the languages that a prompt asks for; None where it asks for none in particular.
+def wanted(excerpt: Excerpt) -> frozenset[str] | None:
+    """Codes of the languages that a prompt asks for; None where it asks for none in particular. HOT.
 
-    >>> sorted(wanted("Translate the following into French and Japanese: good morning"))
+    >>> sorted(wanted(Excerpt("Translate the following into French and Japanese: good morning")))
     ['fr', 'ja']
-    >>> wanted("What is the capital of the Japanese prefecture of Aichi?") is None
+    >>> wanted(Excerpt("What is the capital of the Japanese prefecture of Aichi?")) is None
     True
     """
-    raw = ends(text, HEAD, TAIL)
+    raw = excerpt.raw
     found: frozenset[str] = frozenset()
-    bare = [word if word.isalnum() else word.strip(_STRIP) for word in raw.lower().split()]
-    if not OTHERS.keys().isdisjoint(bare) or not (raw.isascii() or _OTHER_VERBS.isdisjoint(bare)):
+    if not OTHERS.keys().isdisjoint(excerpt.words) or not (raw.isascii() or _OTHER_VERBS.isdisjoint(excerpt.words)):
         words = _words(raw)
         found = frozenset(_in_english(words)) or frozenset(_in_others(words))
     if not found and max(raw, default="") >= "\u3040":

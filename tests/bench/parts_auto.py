@@ -21,9 +21,10 @@ from typing import Any
 
 from benchlines import write_config, write_inputs
 
-from gateway.core import language
+from gateway.core import language, translation
 from gateway.core.decide import decide
 from gateway.core.hints import NO_HINTS
+from gateway.core.lexicon import Excerpt
 from gateway.core.memo import Memo
 from gateway.core.signals import Signals
 from gateway.core.tokens import Tokenizers
@@ -113,13 +114,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         parts = Parts(Path(directory))
     done = [parts.decide(envelope) for envelope in parts.envelopes]
+    excerpts = [Excerpt(text) for text in parts.texts]
     decided = decide(parts.policy, done[0], parts.snapshot)
     rows: list[tuple[str, Callable[[Any], object], Sequence[Any]]] = [
         ("parse the body (any request)", parse, parts.bodies),
         ("the memory's key (any request)", parts.key, parts.envelopes),
         ("make Signals", parts.signals, parts.envelopes),
         ("language", lambda text: language.of([text]), parts.texts),
-        ("lexicon: task and difficulty", parts.lexicon.judge, parts.texts),
+        ("words of the text", Excerpt, parts.texts),
+        ("lexicon: task and difficulty", parts.lexicon.judge, excerpts),
+        ("target_language", translation.wanted, excerpts),
         ("Signals and decide", parts.decide, parts.envelopes),
         ("decide again, signals known", lambda known: decide(parts.policy, known, parts.snapshot), done),
         ("what the trace needs (computed)", lambda known: known.computed(), done),

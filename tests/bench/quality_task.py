@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.core.hints import Hints
-from gateway.core.lexicon import Lexicon
+from gateway.core.lexicon import Excerpt, Lexicon
 from gateway.core.signals import Signals
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Tenant
@@ -67,12 +67,14 @@ def main() -> None:
         called["task"][f"{task} {row['category']}"] += 1
         wrong_code = (task == "code") != (row["category"] == "code")
         if difficulty not in (None, truth):
-            hits.update(f"{rule} -> {difficulty}" for rule in lexicon.judge(row["text"]).hits)
+            hits.update(f"{rule} -> {difficulty}" for rule in lexicon.judge(Excerpt(row["text"])).hits)
         wrong = wrong_code if options.misses == "code" else difficulty not in (None, truth)
         if options.misses in ("code", difficulty) and options.misses and wrong:
-            print(f"MISS {row['category']} {task} {lexicon.judge(row['text']).hits}\n     {row['text'][:160]!r}")
+            print(
+                f"MISS {row['category']} {task} {lexicon.judge(Excerpt(row['text'])).hits}\n     {row['text'][:160]!r}"
+            )
         start = time.perf_counter()
-        lexicon.judge(row["text"])
+        lexicon.judge(Excerpt(row["text"]))
         costs.append((time.perf_counter() - start) * 1e6)
     found = called["difficulty"]
     print('difficulty; the aim is "easy" right in >= 95 %')
@@ -95,7 +97,7 @@ def main() -> None:
     worst = {"spaces": " " * 10**7, "quotes": "`" * 10**7, "lines": "\n" * 10**7, "words": "write a " * 10**6}
     for name, text in worst.items():
         start = time.perf_counter()
-        lexicon.judge(text)
+        lexicon.judge(Excerpt(text))
         print(f"  {name:8} {(time.perf_counter() - start) * 1e6:7.0f} us")
 
 

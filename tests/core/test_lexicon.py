@@ -6,7 +6,7 @@ from ruamel.yaml import YAML
 
 import gateway
 from gateway.core.errors import ConfigError
-from gateway.core.lexicon import Lexicon
+from gateway.core.lexicon import Excerpt, Lexicon
 
 FILE = Path(gateway.__file__).parent.parent / "policies" / "lexicon.yaml"
 
@@ -50,7 +50,7 @@ def document(**members: Any) -> dict[str, Any]:
 def test_words_tell_the_task_and_the_difficulty(
     lexicon: Lexicon, text: str, task: str | None, difficulty: str | None
 ) -> None:
-    verdict = lexicon.judge(text)
+    verdict = lexicon.judge(Excerpt(text))
     assert verdict.task == task, verdict.hits
     if difficulty is not None:
         assert verdict.difficulty == difficulty, verdict.hits
@@ -76,7 +76,7 @@ CONTRACT = """1. Definitions. In this agreement the following terms have the mea
     ],
 )
 def test_the_numbers_of_clauses_are_no_arithmetic(lexicon: Lexicon, text: str, difficulty: str | None) -> None:
-    verdict = lexicon.judge(text)
+    verdict = lexicon.judge(Excerpt(text))
     assert verdict.difficulty == difficulty, verdict.hits
 
 
@@ -90,25 +90,25 @@ def test_the_numbers_of_clauses_are_no_arithmetic(lexicon: Lexicon, text: str, d
     ],
 )
 def test_code_is_asked_for_in_scripts_without_spaces_too(lexicon: Lexicon, text: str) -> None:
-    assert lexicon.judge(text).task == "code"
+    assert lexicon.judge(Excerpt(text)).task == "code"
 
 
 def test_a_long_text_without_spaces_is_not_short(lexicon: Lexicon) -> None:
     text = "你有四个装药丸的罐子，每个药丸都有一定的重量，被污染的药丸是没被污染的药丸的重量加一。" * 2 + "如何判断？"
-    assert lexicon.judge(text).difficulty is None
-    assert "short-line" not in lexicon.judge(text).hits
+    assert lexicon.judge(Excerpt(text)).difficulty is None
+    assert "short-line" not in lexicon.judge(Excerpt(text)).hits
 
 
 def test_a_letter_is_not_a_programming_language() -> None:
     lexicon = Lexicon.compile(document(rules=[{"id": "a", "task": "t", "points": 3, "words": ["c#", "c++"]}]))
-    assert lexicon.judge("the points A, B and C").task is None
-    assert lexicon.judge("is it written in C#?").task == lexicon.judge("C++, please").task == "t"
+    assert lexicon.judge(Excerpt("the points A, B and C")).task is None
+    assert lexicon.judge(Excerpt("is it written in C#?")).task == lexicon.judge(Excerpt("C++, please")).task == "t"
 
 
 def test_only_the_ends_of_a_text_are_read(lexicon: Lexicon) -> None:
     filler = "The harbour was quiet that evening. " * 200
-    assert lexicon.judge(filler + "Translate the above into French, please translate.").task == "translation"
-    assert lexicon.judge(filler + "Translate to French." + filler).task is None
+    assert lexicon.judge(Excerpt(filler + "Translate the above into French, please translate.")).task == "translation"
+    assert lexicon.judge(Excerpt(filler + "Translate to French." + filler)).task is None
 
 
 def test_a_close_call_is_undecided() -> None:
@@ -119,23 +119,23 @@ def test_a_close_call_is_undecided() -> None:
         {"id": "hard", "difficulty": "hard", "points": 2, "words": ["python"]},
     ]
     lexicon = Lexicon.compile(document(rules=rules))
-    assert lexicon.judge("a python poem").task is None
-    assert lexicon.judge("a python poem").difficulty is None
-    assert lexicon.judge("a poem").difficulty == "easy"
+    assert lexicon.judge(Excerpt("a python poem")).task is None
+    assert lexicon.judge(Excerpt("a python poem")).difficulty is None
+    assert lexicon.judge(Excerpt("a poem")).difficulty == "easy"
 
 
 def test_words_match_whole_words_without_case_and_punctuation() -> None:
     lexicon = Lexicon.compile(document(rules=[{"id": "a", "task": "t", "points": 3, "words": ["key points"]}]))
-    assert lexicon.judge("The KEY  points!").task == "t"
-    assert lexicon.judge("monkey points").task is None
+    assert lexicon.judge(Excerpt("The KEY  points!")).task == "t"
+    assert lexicon.judge(Excerpt("monkey points")).task is None
 
 
 def test_a_rule_counts_once_and_its_shape_must_hold() -> None:
     rule = {"id": "a", "task": "t", "points": 2, "words": ["one", "two"], "shape": ["short"]}
     lexicon = Lexicon.compile(document(rules=[rule]))
-    assert lexicon.judge("one two one").task is None
-    assert lexicon.judge("one two one").hits == ("a",)
-    assert lexicon.judge("one " + "word " * 60).hits == ()
+    assert lexicon.judge(Excerpt("one two one")).task is None
+    assert lexicon.judge(Excerpt("one two one")).hits == ("a",)
+    assert lexicon.judge(Excerpt("one " + "word " * 60)).hits == ()
 
 
 @pytest.mark.parametrize(
@@ -167,4 +167,4 @@ def test_a_mistake_in_the_file_is_named_by_its_path(members: dict[str, Any], pat
 
 
 def test_the_empty_lexicon_decides_nothing() -> None:
-    assert Lexicon.empty().judge("Translate this").task is None
+    assert Lexicon.empty().judge(Excerpt("Translate this")).task is None

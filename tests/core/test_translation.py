@@ -3,9 +3,15 @@ import time
 
 import pytest
 
+from gateway.core import translation
+from gateway.core.lexicon import Excerpt
 from gateway.core.longtext import LongText
-from gateway.core.translation import wanted
+from gateway.core.tokens import Text
 from gateway.core.wire import parse
+
+
+def wanted(text: Text) -> frozenset[str] | None:
+    return translation.wanted(Excerpt(text))
 
 
 @pytest.mark.parametrize(
