@@ -160,9 +160,9 @@ class Bench:
         self._running.append(process)
         return process
 
-    def sim(self) -> int:
-        """Start the simulator; its port."""
-        process = self.start([str(compile_c("sim", self.dir))], self.other_cpu, "sim", pipe=True)
+    def sim(self, *own: str) -> int:
+        """Start the simulator; its port. `own` are the paths that it acts by where only a model is named."""
+        process = self.start([str(compile_c("sim", self.dir)), *own], self.other_cpu, "sim", pipe=True)
         assert process.stdout is not None
         return int(process.stdout.readline().split()[1])
 

@@ -3,6 +3,7 @@
     python tests/bench/run.py                    all lines, 9 rounds of 3 seconds a side: about seven minutes
     python tests/bench/run.py --quick            3 rounds: a first look
     python tests/bench/run.py pinned paced       only these lines
+    python tests/bench/run.py --rivals --wheels DIR    haproxy, Envoy and sglang-router in the same rounds
     python tests/bench/run.py --serve-only       start the parts, print how to load them, wait for Ctrl-C
 
 Both servers run on one CPU, one loaded at a time, everything else on another. What is compared is CPU time of the
@@ -26,7 +27,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchlines import JSON_BYTES, JSON_PATH, LINES, Line, nginx_http, terminator_http, write_config, write_inputs
+import rivals
+from benchlines import (
+    FLOODED_PATH,
+    JSON_BYTES,
+    JSON_PATH,
+    LINES,
+    PACED_PATH,
+    Line,
+    nginx_http,
+    terminator_http,
+    write_config,
+    write_inputs,
+)
 from benchparts import KEY, Bench, BenchError, cpu_busy_ns, cpu_ns, free_port, interpreter
 
 
@@ -51,6 +64,7 @@ class Measured:
     direct_p50_us: list[float] = field(default_factory=list)
     load: list[float] = field(default_factory=list)  # share of the server CPU that the gateway used
     others: list[float] = field(default_factory=list)  # share of the server CPU that neither side used
+    rivals_us: dict[str, list[float]] = field(default_factory=dict)  # as `base_us`, by name
 
     def values(self) -> list[float]:
         """The result of each round: a ratio, or a difference in microseconds."""
@@ -63,16 +77,19 @@ class Run:
 
     def __init__(self, bench: Bench, gateway: Side, nginx: Side, sim_port: int, seconds: float) -> None:
         self.bench, self.gateway, self.nginx, self.sim_port, self.seconds = bench, gateway, nginx, sim_port, seconds
+        self.rivals: dict[str, rivals.Rival] = {}
 
     def options(self, line: Line, side: str, **changes: str) -> list[str]:
-        """What the load client is told: `side` is gateway, base (what the gateway is compared with) or direct."""
+        """What the load client is told; `side` is gateway, base (its yardstick), direct, or a rival's name."""
         model = line.model if side == "gateway" else "sim-json" if line.against == "pinned" else line.model
         as_gateway = side == "gateway" or (side == "base" and line.against == "pinned")
         prefix = "/v1" if as_gateway else line.nginx_path
         port = self.gateway.port if as_gateway else self.nginx.port
         if side == "direct":
             prefix, port = JSON_PATH, self.sim_port
-        if self.gateway.name == "nginx again":
+        if side in self.rivals:
+            prefix, port = self.rivals[side].path or line.nginx_path, self.rivals[side].port
+        elif self.gateway.name == "nginx again":
             prefix = line.nginx_path or JSON_PATH
         told = {
             "port": str(port),
@@ -89,14 +106,18 @@ class Run:
 
     def check(self, line: Line) -> None:
         """A few requests to either side, so that a wrong set-up is a message and not a strange number."""
-        for side in ("base", "gateway"):
+        for side in ("base", "gateway", *self.beside(line)):
             result = self.bench.load(self.options(line, side, connections="2", requests="4", rate="0"))
             self.judge(line, side, result)
+
+    def beside(self, line: Line) -> list[str]:
+        """Who else takes part in a line."""
+        return list(self.rivals) if line.name in rivals.LINES else []
 
     def judge(self, line: Line, side: str, result: dict[str, Any]) -> None:
         """BenchError unless every answer was right."""
         if result["errors"] or not result["requests"]:
-            log = self.bench.log_end("gateway" if side == "gateway" else "nginx")
+            log = "" if side in self.rivals else self.bench.log_end("gateway" if side == "gateway" else "nginx")
             raise BenchError(
                 f"line {line.name}, {side}: {result['errors']} wrong answers of {result['requests']}, the first: "
                 f"{result['first_error']}\n{log}"
@@ -104,7 +125,11 @@ class Run:
 
     def window(self, line: Line, side: str) -> tuple[float, float, float, float]:
         """(CPU us per request or event, p50 latency us, CPU share, share of others) of one side over one window."""
-        which = self.gateway if side == "gateway" or line.against == "pinned" else self.nginx
+        which: Side | rivals.Rival = self.nginx
+        if side in self.rivals:
+            which = self.rivals[side]
+        elif side == "gateway" or line.against == "pinned":
+            which = self.gateway
         cpu = self.bench.server_cpu
         busy, used, begun = cpu_busy_ns(cpu), cpu_ns(which.pid), time.monotonic_ns()
         result = self.bench.load(self.options(line, side))
@@ -124,6 +149,8 @@ class Run:
             measured.others.append(others)
             if mine:
                 measured.load.append(load)
+        for name in self.beside(line):
+            measured.rivals_us.setdefault(name, []).append(self.window(line, name)[0])
         if line.rate:
             direct = self.bench.load(self.options(line, "direct"))
             measured.direct_p50_us.append(direct["latency_us"]["p50"])
@@ -158,6 +185,26 @@ def table(results: list[Measured]) -> str:
     return "\n".join([*rows, "", *notes])
 
 
+def beside(results: list[Measured]) -> str:
+    """The Markdown table of everybody's multiples of nginx, round by round."""
+    shown = [measured for measured in results if measured.rivals_us]
+    names = list(dict.fromkeys(name for measured in shown for name in measured.rivals_us))
+
+    def cell(mine: list[float], base: list[float]) -> str:
+        ratios = [us / nginx for us, nginx in zip(mine, base, strict=True)]
+        return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+    rows = [
+        f"| times nginx, median (range) | {' | '.join(measured.line.title for measured in shown)} |",
+        "|---|" + "---|" * len(shown),
+        f"| **gateway** | {' | '.join(cell(measured.gateway_us, measured.base_us) for measured in shown)} |",
+    ]
+    for name in names:
+        cells = [cell(measured.rivals_us[name], measured.base_us) for measured in shown]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(["", *rows, ""]) if shown else ""
+
+
 def context(results: list[Measured], args: argparse.Namespace, elapsed_s: float) -> str:
     """What a reader must know to believe the table."""
     cpu = next(
@@ -187,7 +234,7 @@ def measure(run: Run, lines: list[Line], rounds: int) -> list[Measured]:
     results = [Measured(line) for line in lines]
     for line in lines:
         run.check(line)
-        for side in ("base", "gateway"):
+        for side in ("base", "gateway", *run.beside(line)):
             run.bench.load(run.options(line, side, seconds="1"))  # warm-up
     for number in range(rounds):
         for measured in results:
@@ -226,7 +273,7 @@ def hints(run: Run) -> str:
 def parts(bench: Bench, lines: list[Line], args: argparse.Namespace) -> Run:
     """Start everything the lines need."""
     write_inputs(bench.dir)
-    sim_port = bench.sim()
+    sim_port = bench.sim(PACED_PATH, FLOODED_PATH)
     tls_port = certificate = None
     if any(line.tls for line in lines):
         certificate, key = bench.certificate()
@@ -267,6 +314,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--python", default=sys.executable, help="interpreter that runs the gateway")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every round's numbers")
     parser.add_argument("--self-check", action="store_true", help="a second nginx instead of the gateway: expect 1.0")
+    parser.add_argument("--rivals", action="store_true", help=f"other proxies too, in {', '.join(rivals.LINES)}")
+    parser.add_argument("--wheels", type=Path, metavar="DIR", help="a virtual environment with Envoy and sglang-router")
     parser.add_argument("--serve-only", action="store_true", help="start the parts and print how to load them")
     args = parser.parse_args()
     unknown = set(args.lines) - set(names)
@@ -290,6 +339,10 @@ def main() -> int:
             Bench(Path(where), server_cpu=args.server_cpu, other_cpu=args.other_cpu, python=args.python) as bench,
         ):
             run = parts(bench, lines, args)
+            if args.rivals:
+                found, reasons = rivals.started(bench, run.sim_port, args.wheels)
+                run.rivals = {rival.name: rival for rival in found}
+                print("\n".join(reasons), file=sys.stderr)
             if args.serve_only:
                 print(
                     f"{run.gateway.name} is process {run.gateway.pid}, its log {where}/gateway.log\n\n{hints(run)}\n",
@@ -300,9 +353,12 @@ def main() -> int:
             begun = time.monotonic()
             results = measure(run, lines, args.rounds)
             print(table(results))
+            print(beside(results))
             print(context(results, args, time.monotonic() - begun))
             if args.json:
-                rounds = {m.line.name: {"base_us": m.base_us, "gateway_us": m.gateway_us} for m in results}
+                rounds = {
+                    m.line.name: {"base_us": m.base_us, "gateway_us": m.gateway_us, **m.rivals_us} for m in results
+                }
                 args.json.write_text(json.dumps(rounds, indent=1))
     except (BenchError, subprocess.SubprocessError) as problem:
         print(problem, file=sys.stderr)

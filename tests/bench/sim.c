@@ -4,6 +4,9 @@
  *   /json/...                          one chat.completion of about 600 bytes
  *   /paced/<chunks>/<interval_us>/...  a stream, each event in a write of its own, one per interval
  *   /flooded/<chunks>/...              a stream, as many events per write as the socket takes
+ *   /v1/...                            one of these by the model asked for: sim-paced and sim-flooded as the arguments
+ *                                      of this program say (two such paths), JSON for any other
+ * Any request without a length gets {}: routers ask after the health and the models of a server.
  * A stream is: a role event, <chunks> content events, a finish event, a usage event where the body asks for it with
  * "include_usage":true, and [DONE]; each event is one HTTP chunk, as real inference servers send them.
  * Prints "port <n>" and serves on 127.0.0.1 until it is killed or its standard input is closed.
@@ -57,12 +60,15 @@ struct conn {
 static struct conn conns[MAX_FD];
 static struct script scripts[MAX_SCRIPTS];
 static int script_count, poll_fd, timer_fd, max_fd;
+static const char *own_paced = "/paced/200/10000/v1", *own_flooded = "/flooded/2000/v1";
 static char json_answer[2048];
 static size_t json_length;
 
 static const char SSE_HEAD[] =
     "HTTP/1.1 200 OK\r\ndate: Sun, 22 Nov 2026 01:09:08 GMT\r\nserver: sim\r\ncontent-type: text/event-stream; "
     "charset=utf-8\r\ncache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n";
+
+static const char NOTHING[] = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
 
 static void die(const char *what) {
     perror(what);
@@ -191,23 +197,35 @@ static int answer(int fd) {
     *end = 0;
     const char *length_at = strcasestr(c->in, "\r\ncontent-length:");
     *end = '\r';
-    if (!length_at) return -1;
-    size_t body = strtoul(length_at + 17, NULL, 10);
+    size_t body = length_at ? strtoul(length_at + 17, NULL, 10) : 0;
     if (c->in_length < head + body) return 0;
     int usage = memmem(c->in + head, body, "\"include_usage\":true", 20) != NULL;
     int chunks = 0;
     long interval_us = 0;
     c->sent = c->head_sent = c->next_write = 0;
-    if (sscanf(c->in, "POST /paced/%d/%ld/", &chunks, &interval_us) == 2 && interval_us > 0) {
+    const char *path = c->in + 5;
+    if (!strncmp(c->in, "POST /v1/", 9)) {
+        path = "/json/";
+        if (memmem(c->in + head, body, "\"sim-paced\"", 11)) path = own_paced;
+        if (memmem(c->in + head, body, "\"sim-flooded\"", 13)) path = own_flooded;
+    }
+    if (!length_at) {
+        path = NULL;
+    } else if (strncmp(c->in, "POST ", 5)) {
+        return -1;
+    } else if (sscanf(path, "/paced/%d/%ld/", &chunks, &interval_us) == 2 && interval_us > 0) {
         c->paced = 1;
         c->interval_ns = interval_us * 1000;
         c->due_ns = now_ns();
-    } else if (sscanf(c->in, "POST /flooded/%d/", &chunks) == 1) {
+    } else if (sscanf(path, "/flooded/%d/", &chunks) == 1) {
         c->paced = 0;
-    } else if (strncmp(c->in, "POST /json/", 11) != 0) {
+    } else if (strncmp(path, "/json/", 6) != 0) {
         return -1;
     }
-    if (chunks > 0) {
+    if (!path) {
+        c->head = NOTHING;
+        c->head_length = sizeof NOTHING - 1;
+    } else if (chunks > 0) {
         if (!(c->script = script_of(chunks, usage))) return -1;
         c->head = SSE_HEAD;
         c->head_length = sizeof SSE_HEAD - 1;
@@ -261,7 +279,8 @@ static void arm(void) {
     timerfd_settime(timer_fd, TFD_TIMER_ABSTIME, &t, NULL);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    if (argc == 3) own_paced = argv[1], own_flooded = argv[2];
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     prctl(PR_SET_TIMERSLACK, 1000UL);
     json_length = snprintf(json_answer, sizeof json_answer,

@@ -5,11 +5,13 @@ Requests go straight to the simulator; nothing is timed here.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import benchlines
+import large
+import rivals
+import run
 from benchparts import Bench, BenchError, cpu_ns, tool
 
 if shutil.which("gcc") is None:
@@ -66,6 +71,57 @@ def test_every_event_of_a_stream_is_counted(bench: Bench, sim: int, path: str) -
     result = bench.load(options(bench, sim, path, "stream-sim-paced", requests=20, events=10))
     assert (result["requests"], result["errors"], result["events"]) == (20, 0, 200)
     assert bench.load(options(bench, sim, path, "stream-sim-paced", requests=20, events=11))["errors"] == 20
+
+
+def test_without_a_path_of_its_own_the_model_decides_what_is_answered(bench: Bench, sim: int) -> None:
+    assert bench.load(options(bench, sim, "/v1", bytes=benchlines.JSON_BYTES))["errors"] == 0
+    events = benchlines.FLOODED_CHUNKS + benchlines.EXTRA_EVENTS
+    result = bench.load(options(bench, sim, "/v1", "stream-sim-flooded", requests=4, events=events))
+    assert (result["requests"], result["errors"]) == (4, 0)
+
+
+def test_the_simulator_answers_who_asks_after_its_health(sim: int) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{sim}/health", timeout=5) as answer:
+        assert (answer.status, answer.read()) == (200, b"{}")
+
+
+def test_rivals_that_are_not_installed_are_left_out_with_the_reason(
+    bench: Bench, sim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *_args, **_options: None)
+    running, reasons = rivals.started(bench, sim, None)
+    assert running == []
+    assert [reason.split(" is left out: ")[0] for reason in reasons] == ["haproxy", "envoy", "sglang"]
+    assert "apt-get install haproxy" in reasons[0]
+
+
+def test_a_round_with_rivals_shows_everybody_as_multiples_of_nginx() -> None:
+    measured = run.Measured(
+        benchlines.LINES[0], [10.0, 20.0, 10.0], [20.0, 30.0, 30.0], rivals_us={"it": [5.0, 40.0, 10.0]}
+    )
+    shown = run.beside([measured, run.Measured(benchlines.LINES[1])])
+    assert "| **gateway** | 2.00 (1.50 to 3.00) |" in shown
+    assert "| it | 1.00 (0.50 to 2.00) |" in shown
+    assert benchlines.LINES[1].title not in shown
+
+
+def test_a_large_body_is_as_large_as_it_says_and_does_not_repeat_itself() -> None:
+    for kind in large.BODIES:
+        body = large.body_of(kind, 1_000_000)
+        asked = json.loads(body)
+        assert 900_000 < len(body) < 1_150_000
+        assert asked["model"] == large.TARGET
+        assert body.isascii() is (kind in ("english", "escaped", "turns"))
+        text = "".join(message["content"] for message in asked["messages"])
+        pieces = {text[at : at + 60] for at in range(0, len(text), 1_000)}
+        assert len(pieces) > 0.95 * len(range(0, len(text), 1_000))
+
+
+def test_the_table_of_large_bodies_says_what_was_missed() -> None:
+    cost = large.Cost(40_000_000, [80.0, 100.0, 95.0], [10.0, 20.0, 70.0], [11.0] * 3, [1.2] * 3)
+    row = next(line for line in large.table({"english": cost}).splitlines() if "English" in line)
+    assert "95 (80 to 100)" in row
+    assert row.endswith("| **missed**: CPU |")
 
 
 def test_at_a_fixed_rate_requests_are_due_at_fixed_times(bench: Bench, sim: int) -> None:
