@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from fleets import fleet, target
 
-from gateway.core.capabilities import Capabilities, above, lies_in, outside, residency
+from gateway.core.capabilities import Capabilities, above, lies_in, outside, refused, residency
 from gateway.core.types import Backend
 
 
@@ -57,3 +57,11 @@ def test_targets_are_grouped_for_fitting_only_where_all_but_the_window_is_alike(
     ])  # fmt: skip
     groups = {tuple(one.name for one, _ in group.members) for group in Capabilities.of(made, ()).fits}
     assert groups == {("small", "large"), ("capped",), ("other",)}
+
+
+def test_what_a_target_refuses_is_what_it_cannot_and_what_is_not_on_its_list() -> None:
+    sent = frozenset({"messages", "seed", "logprobs"})
+    one = target("one", "llama-3.3-70b", "us", 8_192, None, unsupported=frozenset({"seed"}))
+    assert refused(one, sent) == {"seed"}
+    listed = replace(one, takes=frozenset({"messages", "seed"}))
+    assert refused(listed, sent) == {"seed", "logprobs"}

@@ -140,6 +140,19 @@ def test_a_pin_escapes_nothing_and_the_code_says_why(pinned: str, values: dict[s
     assert pinned not in decision.refusal[1]
 
 
+def test_a_target_with_a_list_of_members_loses_every_request_that_has_another() -> None:
+    listed = fleet([target("all", "llama-3.3-70b", "us", 128_000, (1, 1)), *PICKY])
+    sent = frozenset({"model", "messages", "guided_choice"})
+    assert names(choose(policy(listed), parameters=sent)) == ["all"]
+    assert names(choose(policy(listed), parameters=sent - {"guided_choice"})) == ["all", "listed"]
+    refused = choose(policy(listed), mask(listed, "listed"), parameters=sent)
+    assert refused.refusal is not None
+    assert refused.refusal[0] == "unsupported_parameter"
+
+
+PICKY = [target("listed", "llama-3.3-70b", "us", 128_000, (1, 1), takes=frozenset({"model", "messages"}))]
+
+
 def test_a_cap_on_the_prompt_alone_binds_within_the_window() -> None:
     pin = mask(FLEET, "plus")
     assert names(choose(policy(), pin, context_tokens=900_000)) == ["plus"]

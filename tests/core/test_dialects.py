@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.core import wire
-from gateway.core.dialects import DIALECTS, HOST_MEMBERS, Plan, classify, classify_in_band, prepare, request_body
+from gateway.core.dialects import DIALECTS, HOST_MEMBERS, Plan, classify, classify_in_band, prepare, request_body, takes
 from gateway.core.sse import Relay
 from gateway.core.thinking import Spelling
 from gateway.core.types import Backend, Endpoint, Model, Outcome, Secret, Target, Thinking, ThinkingSupport
@@ -69,6 +69,41 @@ def test_usage_is_always_asked_of_streams_beside_what_the_client_asked(dialect: 
     assert sent(p, stream=False) == base(p) | {"stream": False}
 
 
+def test_litellm_is_sent_what_is_on_its_list_and_nothing_else() -> None:
+    for thinking in ("switchable", "unknown"):
+        p = plan("litellm", thinking)  # type: ignore[arg-type]
+        for name in ("api_base", "callbacks", "guided_choice", "mock_response", "timeout"):
+            assert sent(p, metadata={"a": "b"}, store=False, **{name: "x"}) == MODEL
+        kept = {"temperature": 0.5, "tools": [], "top_k": 3, "seed": None}
+        assert sent(p, **kept) == MODEL | kept
+
+
+def test_hints_and_addresses_keep_no_request_from_litellm_but_other_members_do() -> None:
+    row = DIALECTS["litellm"]
+    for thinking in ("switchable", "unknown"):
+        listed = takes(row, thinking)  # type: ignore[arg-type]
+        assert listed is not None
+        assert {"messages", "metadata", "service_tier", "store", "api_base", "fallbacks"} <= listed
+        assert not {"guided_choice", "logit_processors", "mock_response", "timeout", "caching"} & listed
+        assert ("enable_thinking" in listed) == (thinking == "switchable")  # translated there, and lost elsewhere
+    assert takes(DIALECTS["vllm"], "switchable") is None
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ({"type": "enabled", "budget_tokens": 1000}, {"reasoning_effort": "low"}),
+        ({"type": "enabled"}, {"reasoning_effort": "medium"}),
+        ({"type": "disabled"}, {"reasoning_effort": "none"}),
+        ({"type": "poem"}, {}),
+    ],
+)
+def test_anthropic_s_spelling_of_thinking_is_understood(wish: dict[str, object], said: dict[str, object]) -> None:
+    assert sent(plan("litellm"), thinking=wish) == MODEL | said
+    assert sent(plan("litellm"), NEVER, thinking=wish) == MODEL | {"reasoning_effort": "none"}
+    assert sent(plan("litellm", "unknown"), thinking=wish) == MODEL | {"thinking": wish}
+
+
 KWARGS = "chat_template_kwargs"
 BODIES: list[tuple[str, Thinking, dict[str, object]]] = [
     ("vllm", NEVER, {KWARGS: {"enable_thinking": False}}),
@@ -100,6 +135,8 @@ BODIES: list[tuple[str, Thinking, dict[str, object]]] = [
     ("cerebras", NEVER, {"reasoning_effort": "none"}),
     ("cerebras", ALWAYS, {"reasoning_effort": "medium"}),
     ("huggingface", NEVER, {}),
+    ("litellm", NEVER, {"reasoning_effort": "none"}),
+    ("litellm", ALWAYS, {"reasoning_effort": "medium"}),
 ]
 
 

@@ -298,3 +298,29 @@ def test_latencies_are_smoothed_and_a_mapping_once_handed_out_never_changes() ->
     shown = board.latency_s
     board.latency("a", 1.21)
     assert board.latency_s is shown
+
+
+def test_what_is_known_not_to_be_there_is_held_back_until_it_is() -> None:
+    board = Board()
+    fail(board, 100.0)
+    board.hold("a")
+    assert board.available(THREE, 1e9) == 0b110
+    [row, *_] = board.states(THREE, 1e9)
+    assert (row["state"], row["reason"], row["held_for_s"]) == ("ejected", "refused", None)
+    board.release("a")
+    assert board.available(THREE, 101.0) == ALL
+    assert board.entries == {}  # the failures before it was gone are forgotten with it
+
+
+def test_a_target_that_is_not_there_is_still_a_last_resort() -> None:
+    board = Board()
+    for name in "abc":
+        board.hold(name)
+    assert board.available(THREE, 1.0) == ALL
+    assert board.last_resort(THREE, 1.0) == ALL
+
+
+def test_releasing_what_was_never_held_changes_nothing() -> None:
+    board = Board()
+    board.release("a")
+    assert board.available(THREE, 1.0) == ALL
