@@ -298,12 +298,12 @@ def judge(cleaned: Cleaned, identify: Identify) -> Language:
     counts: dict[str, float] = {}
     scripted = set()
     unread = 0.0
-    several = len(found) > 1
+    parts = _by_script(text) if len(found) > 1 else {}
     for script, size in found.items():
         if script not in SHARED:
             told: Sequence[tuple[str, float]] = [(script, 1.0)]
         else:
-            part = _only(text, script) if several else text
+            part = parts.get(script, "") if parts else text
             told = [
                 (corrected(code, part, size, sure=share >= 0.8 and prose >= 0.6), share)
                 for code, share in identify(part)
@@ -330,9 +330,17 @@ def judge(cleaned: Cleaned, identify: Identify) -> Language:
     )
 
 
-def _only(text: str, script: str) -> str:
-    """The words of a text that begin in one script."""
-    return " ".join(word for word in text.split() if _script(word[0]) == script)
+def _by_script(text: str) -> dict[str, str]:
+    """The words of a text by the script they begin in."""
+    words: dict[str, list[str]] = {}
+    begins: dict[str, str] = {}
+    for word in text.split():
+        first = word[0]
+        script = begins.get(first)
+        if script is None:
+            script = begins[first] = _script(first)
+        words.setdefault(script, []).append(word)
+    return {script: " ".join(some) for script, some in words.items()}
 
 
 def _edges(lines: Sequence[str], identify: Identify, letters: int, prose: float) -> Iterator[str]:
