@@ -90,7 +90,7 @@ class TokenRequest:
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """A token and the Unix second at which it ends."""
+    """A token and the second at which it ends, on the clock that it was read by."""
 
     value: Secret
     expires_at: float

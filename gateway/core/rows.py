@@ -46,6 +46,7 @@ class Dialect:
     write: Callable[[Envelope, Plan, Thinking], bytes] | None = None  # makes the body, where that is not OpenAI's
     parse: Callable[[bytes], Answer | None] = parse_answer  # reads a complete answer
     relay: type[Relay] = Relay  # reads a stream
+    late_head: bool = False  # a stream's head comes with its first event, perhaps after a model has been loaded
     respelling: type[Respelling] = Respelling  # the same, for keys that ask for a spelling of reasoning
     takes: frozenset[str] | None = None  # all members that are ever sent; None: also those that nobody here knows
     history: Literal["reasoning", "reasoning_content"] | None = None  # the one it takes in messages; None: either
@@ -106,6 +107,7 @@ _ROWS = (
         write=ollama.write,
         parse=ollamaanswers.parse,
         relay=ollamaanswers.Relay,
+        late_head=True,
         respelling=ollamaanswers.Respelt,
         refuses=ollama.REFUSES,
         structured=True,

@@ -5,6 +5,7 @@ Plain keys never come here: their head is rendered when the configuration is loa
 
 from __future__ import annotations
 
+import time
 from typing import Protocol
 
 from gateway.core.credentials import AwsKeys
@@ -16,7 +17,10 @@ class Door(Protocol):
     """A credential in use."""
 
     def lines(self, host: str, target: str, body: bytes, now: float) -> bytes | None:
-        """Header lines for `POST target` at `host`, each ended by CRLF; None while the door cannot be opened."""
+        """Header lines for `POST target` at `host`, each ended by CRLF; None while the door cannot be opened.
+
+        `now` is Unix seconds.
+        """
 
     def secrets(self) -> tuple[str, ...]:
         """What must not be repeated should an upstream say it."""
@@ -56,7 +60,7 @@ class Bearer:
 
     def lines(self, host: str, target: str, body: bytes, now: float) -> bytes | None:
         """The token that is there now."""
-        return self._source.line(now)
+        return self._source.line(time.monotonic())
 
     def secrets(self) -> tuple[str, ...]:
         """The token."""

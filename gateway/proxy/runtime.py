@@ -83,9 +83,9 @@ class Route:
             self.heads = tuple(b"".join(_halves(self.plan, one, key)) for one in places)
         clocks = target.backend.timeouts
         self.connect_s = clocks.connect_s
-        self.headers_s = clocks.headers_s
         self.first_event_s = clocks.first_event_s
         self.answer_s = max(clocks.headers_s, clocks.first_event_s)
+        self.headers_s = self.answer_s if self.plan.dialect.late_head else clocks.headers_s
         self.idle_s = clocks.idle_s
 
     def secrets(self) -> tuple[str, ...]:

@@ -51,9 +51,9 @@ class TokenSource:
         self._proxy = None if isinstance(grant, MetadataServer) else proxy
         self._ca_file = ca_file
         self._token: AccessToken | None = None
-        self._ends = 0.0
+        self._ends = float("-inf")
         self._line = b""
-        self._fetched = 0.0
+        self._fetched = float("-inf")
         self._signer: Callable[[bytes], bytes] | None = None
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -69,7 +69,7 @@ class TokenSource:
             self._task.cancel()
 
     def line(self, now: float) -> bytes | None:
-        """The Authorization header line at Unix second `now`; None while there is no token."""
+        """The Authorization header line at monotonic second `now`; None while there is no token."""
         return self._line if now < self._ends else None
 
     def secrets(self) -> tuple[str, ...]:
@@ -78,17 +78,17 @@ class TokenSource:
 
     def renew(self) -> None:
         """The upstream refused the token: ask for another one soon, though this one should still be good."""
-        if time.time() - self._fetched >= RENEW_S:
+        if time.monotonic() - self._fetched >= RENEW_S:
             self._wake.set()
 
     async def _run(self) -> None:
         pause = FIRST_PAUSE_S
         while True:
-            now = time.time()
+            now = time.monotonic()  # how long a token lasts is told, not until when: no clock that is set can end it
             try:
                 token = await self._fetch(now)
             except NoToken as error:
-                left = max(0.0, self._ends - time.time())
+                left = max(0.0, self._ends - time.monotonic())
                 logger.warning(
                     "no access token from %s: %s; the present one lasts %.0f s", _host(self.grant), error, left
                 )
@@ -103,7 +103,7 @@ class TokenSource:
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 # At least a second: an endpoint may hand out the same token until its last moment.
-                await asyncio.wait_for(self._wake.wait(), max(1.0, token.refresh_at(now) - time.time()))
+                await asyncio.wait_for(self._wake.wait(), max(1.0, token.refresh_at(now) - time.monotonic()))
 
     async def _fetch(self, now: float) -> AccessToken:
         """Ask once. Raises `NoToken`, whatever goes wrong."""
@@ -124,7 +124,7 @@ class TokenSource:
         client: httpx.AsyncClient = library.AsyncClient(  # type: ignore[attr-defined]
             verify=self._trust(), proxy=self._proxy, trust_env=False, follow_redirects=False, timeout=TIMEOUT_S
         )
-        asked = token_request(self.grant, now, self._signer)
+        asked = token_request(self.grant, time.time(), self._signer)
         async with client:
             method = "GET" if asked.form is None else "POST"
             body = b""

@@ -209,7 +209,6 @@ def test_without_a_token_another_target_answers(
     "broken",
     [
         plain(200, body=b"<html>", content_type="text/html"),
-        plain(302, headers="location: http://127.0.0.1:1/canary\r\n"),
         plain(200, body=b'{"access_token":"canary\\r\\nx: y","expires_in":3600}'),
         plain(200, body=b"x" * 200_000),
     ],
@@ -227,6 +226,29 @@ def test_alone_without_a_token_is_said_to_be_so(
         assert gateway.get("/healthz").status_code == 200
         silent(gateway)
     assert upstream.requests == []
+
+
+def test_a_token_is_not_used_beyond_its_end(tmp_path: Path, upstream: Upstream, endpoint: Upstream) -> None:
+    endpoint.scripts = [token("token-canary-1", 2), plain(500)]
+    made = settings({"dialect": "vertex", "auth": {"metadata_server": True, "token_url": endpoint.url}}, upstream)
+    with running(tmp_path, made) as gateway:
+        assert eventually(lambda: gateway.post(chat()).status_code == 200)
+        assert eventually(lambda: gateway.post(chat()).status_code == 502)
+        before = len(upstream.requests)
+        assert gateway.post(chat()).status_code == 502
+    assert len(upstream.requests) == before
+
+
+def test_a_token_endpoint_cannot_send_us_elsewhere(
+    tmp_path: Path, upstream: Upstream, other: Upstream, endpoint: Upstream
+) -> None:
+    other.scripts = [token("token-of-somebody-else")]
+    endpoint.scripts = [plain(307, headers=f"location: {other.url}\r\n")]
+    made = settings({"dialect": "vertex", "auth": {"metadata_server": True, "token_url": endpoint.url}}, upstream)
+    with running(tmp_path, made) as gateway:
+        assert eventually(lambda: any("answered 307" in line for line in gateway.lines))
+        assert gateway.post(chat()).status_code == 502
+    assert other.requests == []
 
 
 def test_an_upstream_that_repeats_the_token_does_not_leak_it(

@@ -159,6 +159,21 @@ def test_an_error_in_mid_stream_is_one_error_event(tmp_path: Path, ollama: Upstr
     assert other.requests == []
 
 
+def test_a_model_may_take_its_time_to_load(tmp_path: Path, ollama: Upstream) -> None:
+    """Its head comes with the first word, so it has the time that a first word has."""
+
+    def slow(conn: socket.socket, received: Received) -> bool:
+        time.sleep(1.0)
+        return lines(line({"content": "Hi"}), END)(conn, received)
+
+    ollama.scripts = [slow]
+    made = settings(ollama)
+    made["timeouts"] |= {"headers": "300ms", "first_event": "10s"}
+    with running(tmp_path, made) as gateway:
+        assert events(gateway, chat())[-1] == "[DONE]"
+    assert len(ollama.requests) == 1
+
+
 def test_an_overflow_goes_to_a_larger_window(tmp_path: Path, ollama: Upstream, other: Upstream) -> None:
     text = "the prompt is longer than the context length currently available to the model; shorten the prompt"
     ollama.scripts = [plain(400, body=json.dumps({"error": text}).encode())]
