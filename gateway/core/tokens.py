@@ -321,6 +321,7 @@ TEMPLATES: Mapping[str, Template] = {
     "qwen3.5": _QWEN,
     "qwen3": _QWEN,
     "llama4": Template(base=8, per_message=6, per_call=48, tools_base=192, tools_factor=1.30),
+    "o200k": Template(base=128),  # GPT-OSS: a system message of its own, with date, effort and channels
     "llama3": Template(base=40, per_message=6, per_call=48, tools_base=192, tools_factor=1.30),
 }
 UNKNOWN_TEMPLATE = Template()
