@@ -17,7 +17,7 @@ from gateway.core.policy import Policy, Rung
 from gateway.core.signals import Signals
 from gateway.core.types import NANO_PER_USD, Fleet, Snapshot, Target
 from gateway.draft import Draft, lay
-from gateway.providers import PROVIDERS, Provider
+from gateway.providers import Hosted, hosted
 
 #: Targets kept of every rule: the one it wants, and one to fall back to.
 KEPT = 2
@@ -25,14 +25,12 @@ KEPT = 2
 LASTS = timedelta(days=30)
 
 
-def found(environ: Mapping[str, str]) -> list[Provider]:
+def found(catalogue: Catalogue, environ: Mapping[str, str]) -> list[Hosted]:
     """The providers whose key is in the environment."""
-    return [one for one in PROVIDERS.values() if environ.get(one.key_env, "").strip()]
+    return [one for one in hosted(catalogue).values() if environ.get(one.key_env, "").strip()]
 
 
-def add(
-    draft: Draft, providers: Iterable[Provider], catalogue: Catalogue, environ: Mapping[str, str], day: date
-) -> int:
+def add(draft: Draft, providers: Iterable[Hosted], catalogue: Catalogue, environ: Mapping[str, str], day: date) -> int:
     """Add the backends and targets of these providers to a draft; returns how many targets were added."""
     whole = Draft()
     for provider in providers:
@@ -58,7 +56,7 @@ def add(
     return kept.bit_count()
 
 
-def backend(provider: Provider, environ: Mapping[str, str]) -> dict[str, object]:
+def backend(provider: Hosted, environ: Mapping[str, str]) -> dict[str, object]:
     """A provider's entry under `backends:`."""
     url = environ.get(provider.base_env, "").strip() if provider.base_env else ""
     made: dict[str, object] = {"dialect": provider.dialect, "base_url": url or provider.base_url}
@@ -72,7 +70,7 @@ def target_name(model: str, backend: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{model}-{backend}").strip("-._")[:64]
 
 
-def _current(catalogue: Catalogue, provider: Provider, day: date) -> dict[str, Offer]:
+def _current(catalogue: Catalogue, provider: Hosted, day: date) -> dict[str, Offer]:
     """The offer of each model that says its window and lasts."""
     region = catalogue.regions.get(provider.name)
     current = {}

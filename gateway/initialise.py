@@ -24,7 +24,7 @@ from gateway.core.quantities import Invalid
 from gateway.draft import Draft, Laid, lay, occupied, write
 from gateway.ownserver import Adding, Server
 from gateway.policyfile import load_catalogue
-from gateway.providers import PROVIDERS
+from gateway.providers import hosted
 
 OK, NO, BROKEN = 0, 1, 2
 
@@ -152,7 +152,7 @@ def _drafted(
         adding.add(server)
     alone = not wishes.servers and wishes.from_litellm is None
     if wishes.from_env or alone:
-        with_keys = fromkeys.found(environ)
+        with_keys = fromkeys.found(catalogue, environ)
         wanted = [one for one in with_keys if terminal.agrees(f"{one.key_env} is set. Use {one.name}?")]
         fromkeys.add(draft, wanted, catalogue, environ, day)
         for one in wanted:
@@ -164,7 +164,7 @@ def _drafted(
     if alone and terminal.source is not None:
         _ask_for_server(adding, terminal)
     if not draft.targets:
-        names = ", ".join(one.key_env for one in PROVIDERS.values())
+        names = ", ".join(one.key_env for one in hosted(catalogue).values())
         raise Invalid(
             "; ".join([*said, "there is nothing to begin with"]),
             f"--backend llama.cpp=http://127.0.0.1:8082/v1 (or vllm=, openai=, ...), a provider's key in the "

@@ -24,7 +24,7 @@ from gateway.core.types import Endpoint
 from gateway.draft import Draft
 from gateway.fromkeys import target_name
 from gateway.problems import suggest
-from gateway.providers import PROVIDERS
+from gateway.providers import hosted
 from gateway.secretref import SecretRef, read_secret
 
 #: Kinds of server that people run themselves, wherever they stand.
@@ -94,7 +94,7 @@ class Adding:
             self.said.append(f"{server.url} has no path: taken for {where.url}")
         provider = self.catalogue.provider_of(where.host)
         own = server.dialect in OWN or (provider is None and private(where.host))
-        known = PROVIDERS.get(provider or "")
+        known = hosted(self.catalogue).get(provider or "")
         key_env = server.key_env or (known.key_env if known else None)
         with self._client(where, key_env) as client:
             listed = () if self.offline else self._listed(client, where)

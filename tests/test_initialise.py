@@ -19,20 +19,20 @@ from gateway.cli import main
 from gateway.initialise import Terminal, Wishes, run, said
 from gateway.ownserver import recognise
 from gateway.policyfile import load_catalogue
+from gateway.providers import hosted
 from gateway.site import Site, load_site
 from tests.harness import Received, Upstream, plain
 
 DAY = date(2026, 11, 22)
+HOSTED = hosted(load_catalogue())
 CANARY = "sk-canary-5f3759df"
 OWN = ("--backend", "vllm=http://10.0.0.7:8000/v1", "--model", "qwen3.5-9b", "--window", "128k", "--offline")
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    from gateway.providers import PROVIDERS
-
     monkeypatch.chdir(tmp_path)
-    for one in PROVIDERS.values():
+    for one in HOSTED.values():
         monkeypatch.delenv(one.key_env, raising=False)
         if one.base_env:
             monkeypatch.delenv(one.base_env, raising=False)
@@ -230,11 +230,11 @@ def test_keys_in_the_environment_choose_targets_for_the_default_policy(monkeypat
     assert not site.warnings
 
 
-@pytest.mark.parametrize("provider", sorted(fromkeys.PROVIDERS))
+@pytest.mark.parametrize("provider", sorted(HOSTED))
 def test_every_provider_makes_a_file_that_loads_or_says_why_not(
     provider: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one = fromkeys.PROVIDERS[provider]
+    one = HOSTED[provider]
     monkeypatch.setenv(one.key_env, CANARY)
     code = main(["init"])
     told = capsys.readouterr()
@@ -249,7 +249,7 @@ def test_every_provider_makes_a_file_that_loads_or_says_why_not(
 
 def test_what_retires_soon_is_not_chosen() -> None:
     catalogue = load_catalogue()
-    provider = fromkeys.PROVIDERS["together"]
+    provider = HOSTED["together"]
     names = set(fromkeys._current(catalogue, provider, DAY))
     for name in names:
         offers = [one for one in catalogue.offers[name, "together"] if one.retires_on is None or one.retires_on > DAY]
