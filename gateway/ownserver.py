@@ -97,7 +97,7 @@ class Adding:
         known = hosted(self.catalogue).get(provider or "")
         key_env = server.key_env or (known.key_env if known else None)
         with self._client(where, key_env) as client:
-            listed = () if self.offline else self._listed(client, where)
+            listed = () if self.offline else self._listed(client, server.dialect, where)
             wanted = server.models or [Wanted(one.id) for one in listed[:MOST_MODELS]]
             if not wanted:
                 name = self.ask(f"Which model does {where.url} serve", "--model NAME", _text)
@@ -123,8 +123,8 @@ class Adding:
             headers["Authorization"] = f"Bearer {key.reveal()}"
         return httpx.Client(timeout=_ASK_S, headers=headers, trust_env=False)
 
-    def _listed(self, client: httpx.Client, where: Endpoint) -> tuple[servers.Listed, ...]:
-        answer, listed = servers.models(client, where.url)
+    def _listed(self, client: httpx.Client, dialect: str, where: Endpoint) -> tuple[servers.Listed, ...]:
+        answer, listed = servers.models(client, dialect, where.url)
         if not listed:
             why = answer.error or f"status {answer.status}"
             self.said.append(f"{where.url} was asked for its models and named none ({why})")

@@ -119,7 +119,7 @@ class Probe:
     def run(self) -> list[Row]:
         """Ask everything, one request at a time. Never raises for what a server does."""
         url = self.target.backend.endpoints[0].url
-        listing, listed = servers.models(self.client, url)
+        listing, listed = servers.models(self.client, self.target.backend.dialect, url)
         window = servers.window(self.client, self.target.backend.dialect, url, self.target.upstream_id)
         self.requests += 2
         first = self._chat({"messages": _user(_QUESTION)}, self._quiet())
@@ -326,7 +326,7 @@ class Probe:
             return Reply(None, error=got.error)
         if got.status != 200:
             return Reply(dialects.classify(self.plan, got.status, got.body), got.status, got.body)
-        relay = self.plan.relay(keep_usage=True)
+        relay = self.plan.relay(True)
         events = relay.feed(got.body) + relay.end()
         if relay.failure is not None:
             return Reply(relay.failure, got.status, error="its stream breaks off or is no event stream")

@@ -65,9 +65,9 @@ def send(client: httpx.Client, method: str, url: str, content: bytes | None = No
         return Answer(0, error=f"{type(error).__name__}: {str(error)[:200]}".rstrip(": "))
 
 
-def models(client: httpx.Client, base_url: str) -> tuple[Answer, tuple[Listed, ...]]:
-    """The models a server lists at `/models` under its base URL."""
-    answer = send(client, "GET", f"{base_url}/models")
+def models(client: httpx.Client, dialect: str, base_url: str) -> tuple[Answer, tuple[Listed, ...]]:
+    """The models a server lists, as OpenAI's API has it."""
+    answer = send(client, "GET", f"{base_url}/v1/models" if dialect == "ollama" else f"{base_url}/models")
     told = answer.json() if answer.status == 200 else None
     entries = told.get("data", told.get("models")) if isinstance(told, dict) else told
     if not isinstance(entries, list):
@@ -81,7 +81,7 @@ def models(client: httpx.Client, base_url: str) -> tuple[Answer, tuple[Listed, .
 
 def window(client: httpx.Client, dialect: str, base_url: str, model: str) -> int | None:
     """The tokens a server says it takes for a model, from where its kind says so; None where it does not say."""
-    _, listed = models(client, base_url)
+    _, listed = models(client, dialect, base_url)
     found = next((one.window for one in listed if one.id == model), None)
     if found is not None:
         return found
