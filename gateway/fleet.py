@@ -203,6 +203,8 @@ class FleetBuilder:
         if not self.secrets:
             return None
         self.files += [self.directory / ref.file for ref in references(written) if ref.file is not None]
+        if written.aws is None and not doc.self_hosted and any(one.scheme == "http" for one in endpoints):
+            self._warn(path, "its access tokens travel unencrypted: an endpoint is http://")
         return self._try(f"{path}.auth", lambda: credential(written, endpoints, self.environ, self.directory))
 
     # -- targets --

@@ -269,6 +269,15 @@ def test_a_wrong_credential_is_told_with_its_line(more: str, says: str, tmp_path
     assert "canary" not in str(caught.value)
 
 
+def test_a_token_that_would_travel_in_the_open_is_warned_of(tmp_path: Path) -> None:
+    for more, warned in (("auth: {metadata_server: true}", True), (f"auth: {{aws: {json.dumps(AWS)}}}", False)):
+        (tmp_path / "p.yaml").write_text(FILE.format(more=more).replace("https://bedrock-runtime.eu", "http://x.eu"))
+        text = (tmp_path / "p.yaml").read_text().replace('"SK"}', '"SK"}, region: r')
+        (tmp_path / "p.yaml").write_text(text)
+        site = load_site(tmp_path / "p.yaml", ENVIRON, tests=False)
+        assert any("travel unencrypted" in warning for warning in site.warnings) == warned
+
+
 def test_an_access_token_as_a_vertex_key_is_warned_of(tmp_path: Path) -> None:
     text = FILE.replace("bedrock, base_url", "vertex, base_url").format(more="key: {env: SK}")
     (tmp_path / "p.yaml").write_text(text.replace("https://bedrock-runtime.eu-west-1.amazonaws.com", "https://x.test"))

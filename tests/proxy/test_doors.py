@@ -16,7 +16,7 @@ import pytest
 from gateway.core.credentials import AwsKeys
 from gateway.core.sigv4 import sign
 from gateway.core.types import Secret
-from tests.harness import Gateway, Upstream, chat, config, eventually, plain, running
+from tests.harness import Gateway, Upstream, chat, config, eventually, plain, raw, running, stream
 
 AWS = {"access_key": {"env": "AK"}, "secret_key": {"env": "SK"}, "region": "eu-west-1"}
 ENVIRON = {"AK": "AKIAEXAMPLE", "SK": "aws-secret-canary", "CLIENT": "entra-secret-canary"}
@@ -98,6 +98,35 @@ def test_a_filtered_prompt_is_the_client_s_affair(tmp_path: Path, upstream: Upst
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "content_filter"
     assert other.requests == []
+
+
+def test_what_the_filter_says_of_a_prompt_does_not_commit(tmp_path: Path, upstream: Upstream, other: Upstream) -> None:
+    wire = Path(__file__).parent.parent / "wire" / "azure" / "stream.http"
+    events = wire.read_bytes().partition(b"\r\n\r\n")[2].split(b"\r\n")[1::2]
+    assert b"prompt_filter_results" in events[0]
+    upstream.scripts = [stream(events[:2], end="reset")]
+    other.scripts = [stream()]
+    with running(tmp_path, settings({"dialect": "azure"}, upstream, other)) as gateway:
+        answer = gateway.post(chat(stream=True))
+    assert answer.headers["x-pointsman-target"] == "b"
+    assert b"prompt_filter_results" not in answer.content
+    assert answer.content.endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("dialect", ["azure", "bedrock", "vertex", "ollama"])
+def test_a_model_that_was_retired_is_answered_by_who_still_has_it(
+    dialect: str, tmp_path: Path, upstream: Upstream, other: Upstream
+) -> None:
+    folder = Path(__file__).parent.parent / "wire" / dialect
+    upstream.scripts = [raw((folder / "error-model.http").read_bytes(), keep=True)]
+    made = settings({"dialect": dialect}, upstream, other)
+    if dialect == "ollama":
+        made["backends"]["a"]["base_url"] = upstream.url.removesuffix("/v1")
+    with running(tmp_path, made) as gateway:
+        for count in range(1, 3):
+            assert gateway.post(chat()).headers["x-pointsman-target"] == "b"
+            assert len(upstream.requests) == 1  # the second time nobody asks there
+            assert len(other.requests) == count
 
 
 # AWS.

@@ -184,7 +184,6 @@ def test_an_overflow_goes_to_a_larger_window(tmp_path: Path, ollama: Upstream, o
 
 def test_what_ollama_cannot_be_told_goes_elsewhere(tmp_path: Path, ollama: Upstream, other: Upstream) -> None:
     other.scripts = [plain()]
-    remote = {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}
     with running(tmp_path, settings(ollama, other)) as gateway:
         for more in ({"n": 2}, {"logit_bias": {"1": 5}}, {"options": {"num_gpu": 0}}):
             answer = gateway.post(chat(**more))
@@ -202,7 +201,22 @@ def test_what_ollama_cannot_be_told_goes_elsewhere(tmp_path: Path, ollama: Upstr
         assert refused.json()["error"]["code"] == "unsupported_parameter"
         told = gateway.post(chat(options={"num_gpu": 0}), path="/v1/explain")
         assert "num_gpu" in told.text
-    assert remote  # what is remote is refused for want of eyes already, see the decision's filters
+
+
+def test_images_are_handed_over_and_links_to_images_go_elsewhere(
+    tmp_path: Path, ollama: Upstream, other: Upstream
+) -> None:
+    other.scripts = [plain()]
+    made = settings(ollama, other)
+    for target in made["targets"].values():
+        target["model"] = "llama-4-scout"
+    with running(tmp_path, made) as gateway:
+        for url, target in (("data:image/png;base64,iVBORw0KGgo=", "a"), ("https://x.test/a.png", "b")):
+            parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": url}}]
+            answer = gateway.post({"model": "llama-4-scout", "messages": [{"role": "user", "content": parts}]})
+            assert (answer.status_code, answer.headers["x-pointsman-target"]) == (200, target)
+    (request,) = ollama.requests
+    assert request.json["messages"] == [{"role": "user", "content": "What is it?", "images": ["iVBORw0KGgo="]}]
 
 
 def test_a_slow_client_holds_ollama_back(tmp_path: Path, ollama: Upstream) -> None:
