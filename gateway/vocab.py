@@ -16,6 +16,7 @@ import hashlib
 import importlib.util
 import tempfile
 import threading
+import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -161,7 +162,7 @@ def _load(source: Source) -> Count:
                 tokenizer = Tokenizer.from_tiktoken(file.name, pattern=source.pattern, special_tokens={})
         else:
             tokenizer = Tokenizer.from_tiktoken(str(path), pattern=source.pattern, special_tokens={})
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise Uncountable(f"cannot be loaded ({type(error).__name__})") from error
     count = _counting(tokenizer)
     count(["The first call after loading takes 100 ms, the next ones microseconds."])

@@ -1,4 +1,5 @@
 import base64
+import gzip
 import threading
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,10 +78,10 @@ def test_nothing_is_loaded_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) 
         raise AssertionError("loaded")
 
     monkeypatch.setattr(vocab, "_load", forbidden)
-    registry = open_tokenizers([*SOURCES, "o200k"], background=True)
+    registry = open_tokenizers([*SOURCES, "deepseek"], background=True)
     assert not any(registry.ready(name) for name in SOURCES)
-    assert not registry.usable("o200k")
-    assert registry.lacking("o200k") == "has no package here"
+    assert not registry.usable("deepseek")
+    assert registry.lacking("deepseek") == "has no package here"
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +89,16 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     registry = open_tokenizers(["llama4"], background=True)
     assert not registry.usable("llama4")
     assert registry.lacking("llama4") == "is not installed (llama-models==0.3.0)"
+
+
+@pytest.mark.parametrize("data", [b"\x1f\x8b", b"\x1f\x8b\x08" + bytes(30), gzip.compress(b"AA== 0\n")[:-9]])
+def test_a_broken_file_is_refused(data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ranks").write_bytes(data)
+    monkeypatch.setattr(vocab, "_locate", lambda source: tmp_path / "ranks")
+    registry = open_tokenizers(["o200k"], background=True)
+    registry.load("o200k")
+    assert not registry.usable("o200k")
+    assert registry.lacking("o200k").startswith(("cannot be loaded", "is another file"))
 
 
 def test_another_file_than_the_known_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
