@@ -140,6 +140,7 @@ RUNGS: list[Any] = [
 ]  # fmt: skip
 SELECTORS: list[Any] = [
     {"model.family": "llama"}, {"target.self_hosted": True}, {"model.languages": {"lacks": "$language"}},
+    {"model.languages": {"lacks": "$target_language"}},
     {"target.name": {"in": ["scout", "qwen35"]}},
 ]  # fmt: skip
 TENANTS = [
@@ -151,7 +152,8 @@ TENANTS = [
 JAPANESE, PYTHON = "これは日本語の文です。京都への旅行を計画しています。", "fix this python program"
 TEXTS = [
     "hi", "Let us meet at the station on Monday morning.", "Hola, ¿dónde está la biblioteca de la ciudad?",
-    "Translate: これは日本語の文です。", "Please tell me a story.", JAPANESE, PYTHON,
+    "Translate: これは日本語の文です。", "Translate this into Japanese: hello", "Translate this into French: hello",
+    "Please tell me a story.", JAPANESE, PYTHON,
     "a b " * 900, "word " * 12_000, "word " * 17_500, "word " * 60_000,
 ]  # fmt: skip
 

@@ -74,6 +74,13 @@ def test_a_selector_selects_these_targets(raw: Any, names: list[str]) -> None:
         ([{"family": "gpt"}, {"family": "gpt-oss"}], {}, ["oss", "gpt"]),
         ({"model.languages": {"lacks": "$language"}}, {"language": "ja"}, LLAMAS),
         ({"model.languages": {"lacks": "$language"}}, {"language": "vi"}, ["llama70", "gone"]),
+        ({"model.languages": {"lacks": "$target_language"}}, {"target_language": frozenset({"ja"})}, LLAMAS),
+        (
+            {"model.languages": {"lacks": "$target_language"}},
+            {"target_language": frozenset({"en", "vi"})},
+            ["llama70", "gone"],
+        ),
+        ({"model.languages": {"lacks": "$target_language"}}, {"language": "ja"}, []),
         ({"model.languages": {"has": "$language"}}, {"language": "en"}, LLAMAS),
         ({"model.languages": {"lacks": "$language"}}, {}, []),
         ({"model.languages": {"lacks": "$language"}, "family": "qwen"}, {"language": "ja"}, []),

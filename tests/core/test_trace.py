@@ -19,6 +19,7 @@ from gateway.core.trace import Trace, trace
 from gateway.core.tracetext import render
 from gateway.core.types import Fleet, Snapshot, Target
 
+WANTED = {"id": "wanted", "avoid": {"model.languages": {"lacks": "$target_language"}}}
 LANGUAGES = {"id": "official", "because": "R-05", "avoid": {"model.languages": {"lacks": "$language"}}}
 EU = {"id": "eu", "when": {"tenant.domicile": {"in": "@eu"}},
       "forbid": {"target.self_hosted": True, "model.eu_domiciled_licensee_excluded": True}}  # fmt: skip
@@ -94,6 +95,17 @@ def test_all_reasons_are_told_not_only_the_first() -> None:
     reasons = told(tenant_domicile="DE", tools=True, effort="high", context_tokens=150_000, held_back=("oss",)).reasons
     assert reasons["oss"] == ("has no tools", "window 131,072 < 150,000 + 500 tokens", "held back by health")
     assert reasons["maverick"] == ("forbidden by eu", "cannot promise thinking: client")
+
+
+def test_a_language_that_is_asked_for_puts_models_back_and_is_named() -> None:
+    made = policy(rules=RULES, constraints=[WANTED])
+    found = told(made, target_language=frozenset({"ja"}), language="en")
+    assert found.decision.because.startswith("ja, as asked for, is not on llama-4-")
+    assert found.signals["target_language"] == ["ja"]
+    reasons = {entry.target: entry.reasons for entry in found.targets}
+    assert reasons["scout"] == ("wanted puts it back",)
+    assert found.constraints[0].targets
+    assert not told(made, target_language=frozenset({"fr"}), language="en").constraints[0].targets
 
 
 def test_candidates_say_what_puts_them_back() -> None:
