@@ -25,7 +25,7 @@ from gateway.core.lexicon import Lexicon
 from gateway.core.memo import Memo
 from gateway.core.promises import Promises
 from gateway.core.tokens import Tokenizers
-from gateway.core.types import Attempt, Backend, Decision, Endpoint, Record, Secret, Target, Tenant
+from gateway.core.types import Attempt, Backend, Decision, Endpoint, Outcome, Record, Secret, Target, Tenant
 from gateway.proxy.clocks import Wheel
 from gateway.proxy.doors import Bearer, Door, Opening, Signed
 from gateway.proxy.outbox import Outbox
@@ -93,6 +93,11 @@ class Route:
         backend = self.first.target.backend
         plain = [one.reveal() for one in (backend.key, *backend.headers.values()) if isinstance(one, Secret)]
         return (*plain, *(self.openings[0].door.secrets() if self.openings else ()))
+
+    @property
+    def locked(self) -> bool:
+        """There is no token for it at the moment."""
+        return bool(self.openings) and self.openings[0].head(b"", time.time()) is None
 
     def pick(self, tried: tuple[int, ...], board: Board, now: float) -> int:
         """Index of the endpoint with the fewest requests under way, not one of `tried`; -1 when all are at their cap.
@@ -281,6 +286,8 @@ class Runtime:
             state["thinking"] = "unknown" if doubted else target.thinking
             state["thinking_doubted"] = doubted
             state["thinking_violations"] = self.promises.count(target.name)
+            if state["state"] == "healthy" and serving.routes[target.index].locked:
+                state |= {"state": "auth", "reason": Outcome.NO_TOKEN.value}
         return states
 
     def thought_unasked(self, target: Target) -> None:

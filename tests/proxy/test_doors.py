@@ -176,6 +176,8 @@ def test_a_service_account_s_token_opens_vertex(tmp_path: Path, upstream: Upstre
     with running(tmp_path, made) as gateway:
         assert eventually(lambda: gateway.post(chat()).status_code == 200)
         assert gateway.post(chat()).status_code == 200
+        (state,) = gateway.get("/v1/targets", admin=True).json()["data"]
+        assert (state["state"], state["reason"]) == ("healthy", None)
         silent(gateway)
     assert {one.header("authorization") for one in upstream.requests} == {"Bearer token-canary-1"}
     (asked,) = endpoint.requests
@@ -252,6 +254,8 @@ def test_alone_without_a_token_is_said_to_be_so(
         answer = gateway.post(chat())
         assert answer.status_code == 502
         assert answer.json()["error"]["code"] == "upstream_auth"
+        (state,) = gateway.get("/v1/targets", admin=True).json()["data"]
+        assert (state["state"], state["reason"]) == ("auth", "no_token")
         assert gateway.get("/healthz").status_code == 200
         silent(gateway)
     assert upstream.requests == []
