@@ -23,6 +23,7 @@ from gateway.core.errors import Problem
 from gateway.core.pricing import converted
 from gateway.core.quantities import Invalid
 from gateway.core.rows import DIALECTS, Dialect
+from gateway.core.thinking import MEMBERS
 from gateway.core.types import Backend, Endpoint, Fleet, Model, Price, Secret, Target, ThinkingSupport, Timeouts
 from gateway.fields import price
 from gateway.problems import suggest
@@ -242,7 +243,7 @@ class FleetBuilder:
             ),
             thinking=thinking,
             thinking_needs_stream=_first(doc.thinking_needs_stream, offer.thinking_needs_stream),
-            unsupported=dialect.refuses.union(doc.unsupported),
+            unsupported=dialect.refuses.union(doc.unsupported, _unheard(dialect, thinking)),
             takes=takes(dialect, thinking),
             retires_on=doc.retires_on or offer.retires_on,
             stand_in=doc.stand_in,
@@ -347,6 +348,14 @@ def _own_id(doc: TargetDoc, backend: Backend) -> str | None:
     if backend.dialect != "litellm" or doc.upstream_id is None:
         return doc.upstream_id
     return doc.upstream_id.partition("/")[2]
+
+
+def _unheard(dialect: Dialect, thinking: ThinkingSupport) -> frozenset[str]:
+    """Spellings of thinking that a strict server refuses and that nobody may translate for it.
+
+    A target that always or never thinks is not changed by them, and is sent the request without.
+    """
+    return MEMBERS - dialect.thinking.heads if dialect.strict and thinking == "unknown" else frozenset()
 
 
 def _first(*values: bool | None) -> bool:

@@ -135,7 +135,8 @@ class DialectDoc(Strict):
 
     `refuses` are members that mean something: a request that needs one goes to another target. `drops` are members an
     answer can do without. `errors` says what the provider's own error codes mean, beside those that all have in common.
-    `body` is put into every request, over the client's. `history` is the spelling of reasoning it takes in messages.
+    `body` is put into every request, over the client's. A `strict` one refuses what it does not know, such as thinking
+    in another server's spelling, which is left out then. `history` is the spelling of reasoning it takes in messages.
     """
 
     like: str = "openai"
@@ -147,6 +148,7 @@ class DialectDoc(Strict):
     refuses: Members | None = None
     limit: Literal["max_tokens", "max_completion_tokens"] | None = None
     thinking: SwitchDoc | None = None
+    strict: bool | None = None
     history: Literal["reasoning", "reasoning_content"] | None = None
     structured_output: bool | None = None
     errors: dict[str, Meaning] | None = None
@@ -169,6 +171,8 @@ class DialectDoc(Strict):
             changes["refuses"] = frozenset(self.refuses)
         if self.limit is not None:
             changes["limit"] = self.limit
+        if self.strict is not None:
+            changes["strict"] = self.strict
         if self.history is not None:
             changes["history"] = self.history
         if self.structured_output is not None:

@@ -129,6 +129,8 @@ def prepare(target: Target) -> Plan:
     constant = _over(dialect.members, backend.members)
     # A request that means something by a member the target does not support never gets there.
     dropped = (HOST_MEMBERS | dialect.drops | target.unsupported) - constant.keys()
+    if dialect.strict:
+        dropped |= thoughts.MEMBERS - dialect.thinking.heads - constant.keys()
     unusual = dropped | {"metadata"}
     if dialect.write is not None:
         unusual |= {"messages"}  # no body is usual there

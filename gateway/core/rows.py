@@ -36,6 +36,7 @@ class Dialect:
     paths: Mapping[str, str] = field(default_factory=lambda: _NOTHING)  # the same where an endpoint's path ends so
     drops: frozenset[str] = frozenset()  # members it refuses, or takes for something else, and that an answer can miss
     refuses: frozenset[str] = frozenset()  # members it refuses or ignores: a request that needs one goes elsewhere
+    strict: bool = False  # it refuses what it does not know: other servers' spellings of thinking are left out
     members: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)  # put into every body, over the client's
     limit: str | None = None  # the one name it knows for the output limit; None: both of OpenAI's
     codes: Mapping[str, Outcome] = field(default_factory=lambda: _NOTHING)  # its own error codes, see `refusals.CODES`
@@ -209,6 +210,7 @@ _ROWS = (
         "groq",
         drops=_OPENAI_ONLY,
         refuses=frozenset({"logit_bias", "logprobs", "n", "top_logprobs"}),
+        strict=True,
         reasoning="reasoning",
         history="reasoning",
         # Its Qwen models know two words. Unless told to part them, they think aloud inside the content.
@@ -235,6 +237,7 @@ _ROWS = (
         "cerebras",
         drops=_OPENAI_ONLY,
         refuses=frozenset({"frequency_penalty", "logit_bias", "parallel_tool_calls", "presence_penalty"}),
+        strict=True,
         reasoning="reasoning",
         history="reasoning",
         # Documented for its GLM models; of its Qwen models only that they think aloud unless told to part it.

@@ -173,7 +173,8 @@ def test_a_target_that_cannot_be_switched_is_told_nothing(dialect: str, support:
     for thinking in (NEVER, ALWAYS, BUDGET):
         assert sent(p, thinking) == base(p)
     wish = {"reasoning_effort": "low", "enable_thinking": True}
-    wish = {name: value for name, value in wish.items() if name in (DIALECTS[dialect].takes or wish)}
+    own = p.dialect.thinking.heads if p.dialect.strict else p.dialect.takes
+    wish = {name: value for name, value in wish.items() if name in (own or wish)}
     assert sent(p, NEVER, **wish) == base(p) | wish
 
 
@@ -278,6 +279,16 @@ def test_a_switch_inside_a_member_of_its_own_leaves_what_the_client_put_beside_i
     assert sent(p, NEVER, opts={"style": "short"}) == MODEL | {"opts": {"style": "short", "think": False}}
     assert sent(p, NEVER, opts=7) == MODEL | {"opts": {"think": False}}
     assert sent(p, NEVER) == MODEL | {"opts": {"think": False}}
+
+
+@pytest.mark.parametrize("support", ["always", "never", "unknown"])
+def test_a_server_that_refuses_what_it_does_not_know_is_spared_other_servers_spellings(
+    support: ThinkingSupport,
+) -> None:
+    wish = {"enable_thinking": True, "reasoning": {"enabled": True}, KWARGS: {"a": 1}, "reasoning_effort": "low"}
+    for dialect in ("groq", "cerebras"):
+        assert sent(plan(dialect, support), **wish) == MODEL | {"reasoning_effort": "low"}
+    assert sent(plan("together", support), **wish) == MODEL | wish
 
 
 HISTORY = [

@@ -93,6 +93,25 @@ def test_what_it_refuses_goes_elsewhere_and_what_asks_for_nothing_is_left_out(ac
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported_parameter")
 
 
+@pytest.mark.parametrize(
+    ("support", "wish", "chosen", "sent"),
+    [
+        ("unknown", False, "spare", {"model": "qwen3.5-35b-a3b", "chat_template_kwargs": {"enable_thinking": False}}),
+        ("always", True, "acme", {"model": "qwen-35b"}),
+        ("switchable", False, "acme", {"model": "qwen-35b", "reasoning_effort": "none"}),
+    ],
+)
+def test_a_wish_that_a_strict_server_would_refuse_goes_to_one_that_can_be_told(
+    acme: Acme, tmp_path: Path, support: str, wish: bool, chosen: str, sent: dict[str, Any]
+) -> None:
+    acme.settings["dialects"]["acme"] |= {"strict": True, "thinking": {"effort": "reasoning_effort"}}
+    acme.settings["targets"]["qwen-acme"]["thinking"] = support
+    with running(tmp_path, acme.settings, ACME_API_KEY=ACME_KEY) as gateway:
+        answer = gateway.post(chat("qwen3.5-35b-a3b", chat_template_kwargs={"enable_thinking": wish}))
+    assert answer.status_code == 200
+    assert acme.sent(chosen) == sent
+
+
 def test_its_own_error_codes_mean_what_is_written(acme: Acme, gateway: Gateway) -> None:
     acme.upstreams["acme"].scripts[:] = [REFUSED]
     answer = gateway.post(chat("qwen3.5-35b-a3b"))
