@@ -31,6 +31,7 @@ from typing import Any
 FORBIDDEN = re.compile(r"1\.82\.[78]|1\.107(\..*)?")
 EXIT_REFUSED = 78
 MESSAGE_MAX = 8192
+BEAT_S = 5.0
 
 #: Read by litellm while it is imported: no downloads, no .env file.
 QUIET = {
@@ -419,7 +420,21 @@ def _first_line() -> bytes:
     return read
 
 
-async def serve(door: Door, spec: Mapping[str, Any]) -> None:
+def _own_output() -> int:
+    """Standard output for who started us alone: whatever else is printed there goes where errors go."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    return kept
+
+
+async def _beat(out: int) -> None:
+    """Say now and then that the loop turns: a process that hangs does not, and cannot say so."""
+    while True:
+        await asyncio.sleep(BEAT_S)
+        os.write(out, b"{}\n")
+
+
+async def serve(door: Door, spec: Mapping[str, Any], out: int) -> None:
     """Listen until SIGTERM, then let what is under way end within the grace period."""
     from aiohttp import web
 
@@ -433,8 +448,10 @@ async def serve(door: Door, spec: Mapping[str, Any]) -> None:
     )
     await runner.setup()
     await web.TCPSite(runner, spec["host"], spec["port"], reuse_port=spec["share_port"] or None).start()
-    print(json.dumps({"ready": door.version}), flush=True)
+    os.write(out, json.dumps({"ready": door.version}).encode() + b"\n")
+    beating = loop.create_task(_beat(out))
     await stopping.wait()
+    beating.cancel()
     await runner.cleanup()
 
 
@@ -443,11 +460,12 @@ def main() -> None:
     version = _open_packages()
     spec = json.loads(_first_line())
     _end_with_stdin()
+    out = _own_output()
     os.environ.update(QUIET)
     import litellm
 
     settle(litellm)
-    asyncio.run(serve(Door(litellm, spec, version), spec))
+    asyncio.run(serve(Door(litellm, spec, version), spec, out))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ logger = logging.getLogger("pointsman")
 START_S = 60.0  # litellm takes seconds to import, on a cold disk many
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 30.0  # before another start: doubled for each that follows a short life
 LONG_LIFE_S = 60.0
+SILENCE_S = 60.0  # it beats every 5; a large body may hold it for a while
 STOP_S = 2.0
 _LINE_MAX = 2_000
 
@@ -52,6 +53,7 @@ class Child:
         self.began = time.monotonic()
         self.version = ""
         self.last_line = ""
+        self._pulse: asyncio.Task[None] | None = None
         self._log = asyncio.get_running_loop().create_task(self._relay_log())
 
     @staticmethod
@@ -79,14 +81,14 @@ class Child:
         try:
             async with asyncio.timeout(START_S):
                 line = await self.process.stdout.readline()
+            self.version = str(json.loads(line)["ready"])
         except TimeoutError:
             self.kill()
             raise _Ended(f"it did not answer within {START_S:.0f} s") from None
-        try:
-            self.version = str(json.loads(line)["ready"])
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError):  # nothing, or something else than agreed
             self.kill()
             raise _Ended(await self.ended()) from None
+        self._pulse = asyncio.get_running_loop().create_task(self._feel_pulse(self.process.stdout))
 
     async def ended(self) -> str:
         """Wait until it is gone, and say how it ended."""
@@ -103,14 +105,29 @@ class Child:
             async with asyncio.timeout(within_s):
                 await self.process.wait()
         except TimeoutError:
-            self.kill()
-            await self.process.wait()
-        self._log.cancel()
+            await self.end()
+
+    async def end(self) -> None:
+        """End it now, and wait for that. Without a timeout: those of Python 3.11 fail in a task that is cancelled."""
+        self.kill()
+        await self.process.wait()
 
     def kill(self) -> None:
         """End it now."""
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
+
+    async def _feel_pulse(self, beats: asyncio.StreamReader) -> None:
+        """End it when it has been silent too long: it hangs, and would take requests without ever answering them."""
+        try:
+            while True:
+                async with asyncio.timeout(SILENCE_S):
+                    if not await beats.read(4096):
+                        return
+        except TimeoutError:
+            self.last_line = f"it gave no sign of life for {SILENCE_S:.0f} s"
+            logger.error("sidecar: %s", self.last_line)
+            self.kill()
 
     async def _relay_log(self) -> None:
         """What it says becomes lines of ours, without its keys."""
@@ -222,11 +239,16 @@ class Sidecar:
     async def _started(self, spec: SidecarSpec, door: Door) -> Child:
         self.starts += 1
         instructions = spec.instructions(host="127.0.0.1", port=door.port, share_port=True, token=door.token)
-        child = self._starting = await Child.start(spec, instructions, self.environ)
+        starting = asyncio.get_running_loop().create_task(Child.start(spec, instructions, self.environ))
+        try:
+            child = self._starting = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await (await starting).end()  # or it would be nobody's
+            raise
         try:
             await child.ready()
         except BaseException:
-            child.kill()
+            await child.end()
             raise
         finally:
             self._starting = None
@@ -243,7 +265,7 @@ class Sidecar:
         try:
             await child.stop(child.spec.drain_s + STOP_S)
         except asyncio.CancelledError:
-            child.kill()
+            await child.end()
             raise
 
     def _tell(self, spec: SidecarSpec, up: bool) -> None:
@@ -270,6 +292,11 @@ class Reserved:
             self._socket.bind(("127.0.0.1", 0))
             self._door = Door(self._socket.getsockname()[1], Secret(secrets.token_urlsafe(32)))
         return self._door
+
+    def close(self) -> None:
+        """Give the port back."""
+        if self._socket is not None:
+            self._socket.close()
 
 
 def run_alone(config: Path, listen: Address, environ: Mapping[str, str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import stat
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from gateway import sidecarproc
+from gateway.sidecarspec import SidecarSpec
 from tests.harness import Gateway, Upstream, chat, eventually, plain, running, settled
 from tests.sidecars import settings
 
@@ -133,6 +136,28 @@ def test_what_it_writes_is_logged_in_lines_of_bounded_length_without_keys(tmp_pa
         ready(gateway)
         assert eventually(lambda: any("sidecar: key ***" in line for line in gateway.lines))
         assert max(map(len, gateway.lines)) < 3_000
+
+
+def test_one_that_hangs_is_ended_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It beats three times and then stops, as a loop does that is held for ever."""
+    beats = "for _ in range(3): time.sleep(0.1); print('{}', flush=True)"
+    spec = SidecarSpec(str(stand_in(tmp_path, after=beats)), (), frozenset({"lite"}), 1000, 1.0)
+    monkeypatch.setattr(sidecarproc, "SILENCE_S", 0.5)
+    told: list[bool] = []
+
+    async def scenario() -> None:
+        reserved = sidecarproc.Reserved()
+        sidecar = sidecarproc.Sidecar({}, reserved.door, lambda _, up: told.append(up))
+        sidecar.want(spec)
+        ends_at = time.monotonic() + 20
+        while sidecar.starts < 2 and time.monotonic() < ends_at:  # noqa: ASYNC110 - it tells nobody of its starts
+            await asyncio.sleep(0.02)
+        assert "no sign of life" in sidecar.error
+        await sidecar.close()
+        reserved.close()
+
+    asyncio.run(scenario())
+    assert told[:3] == [False, True, False]
 
 
 def test_it_ends_with_the_gateway_and_with_one_that_was_killed(tmp_path: Path) -> None:
