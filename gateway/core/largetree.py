@@ -67,6 +67,7 @@ class Grower:
         check_names(members)
         yield
         starts = yield from places(self.body, 0, len(self.body), members)
+        yield
         values = yield from self._all(list(members.values()), starts, self.max_depth - 1)
         return dict(zip(members, values, strict=True))
 
@@ -112,6 +113,7 @@ class Grower:
             yield
             check_names(members)
             starts = yield from places(body, at, len(memoryview(value)), members)
+            yield
             values = yield from self._all(list(members.values()), starts, depth - 1)
             return dict(zip(members, values, strict=True))
         if kind == _OPEN_ARRAY:
@@ -122,6 +124,7 @@ class Grower:
             items = _ARRAY.decode(value)
             yield
             starts = yield from item_places(body, at, items)
+            yield
             return (yield from self._all(items, starts, depth - 1))
         raise BadRequest("invalid_json", "The request body holds a number that is out of range.")
 

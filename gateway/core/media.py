@@ -83,15 +83,28 @@ def read(messages: Sequence[Mapping[str, Any]]) -> Content:
             elif name == "tool_calls" and isinstance(value, list):
                 found.calls += len(value)
                 for call in value:
-                    texts.append(compact(call))
+                    texts += _apart(call)
             elif name != "role" and value:
-                texts.append(value if isinstance(value, str | LongText) else compact(value))
+                texts += [value] if isinstance(value, str | LongText) else _apart(value)
     return found
 
 
 def compact(value: Any) -> str:
     """A decoded value as compact JSON."""
     return msgspec.json.encode(value, enc_hook=_long).decode()
+
+
+def _apart(value: Any) -> list[Text]:
+    """A decoded value of a structure we do not know: its compact JSON, and the texts in it that are not decoded."""
+    long: list[Text] = []
+
+    def keep(text: object) -> str:
+        if not isinstance(text, LongText):
+            raise TypeError(f"{type(text).__name__} is not JSON")
+        long.append(text)
+        return ""
+
+    return [msgspec.json.encode(value, enc_hook=keep).decode(), *long]
 
 
 def _long(value: object) -> str:
@@ -117,7 +130,7 @@ def _part(part: Mapping[str, Any], found: Content) -> None:
     elif kind in ("file", "input_file", "document"):
         found.file_tokens.append(_file_tokens(value))
     else:
-        found.texts.append(compact(part))
+        found.texts += _apart(part)
 
 
 def _url(value: Any) -> Text | None:

@@ -74,6 +74,12 @@ class Request:
         return self._tools_json
 
     @property
+    def tools_size(self) -> int:
+        """Bytes of the tools as the client wrote them."""
+        members = self.envelope.members
+        return sum(len(memoryview(members[name])) for name in ("tools", "functions") if self.envelope.get(name))
+
+    @property
     def extra_texts(self) -> list[Text]:
         """Texts outside the messages that servers put into the prompt."""
         wanted = self.envelope.get("response_format")

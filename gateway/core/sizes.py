@@ -13,6 +13,7 @@ from gateway.core.reading import Request
 from gateway.core.tokens import TEMPLATES, UNKNOWN_TEMPLATE, Bounds, Prompt, Tokenizers, utf8_size
 from gateway.core.wire import Envelope
 
+_MOST_TOOLS = 1 << 20  # bytes of tools that are read for counting; more count by their bytes
 _MUCH = 1 << 60  # tokens; more than any limit
 
 
@@ -126,7 +127,7 @@ class RequestSizes(Sizes):
         """What template, tools and media add: at least and at most."""
         found = self._added.get(tokenizer)
         if found is None:
-            content, tools = self._request.content, self._request.tools_json
+            content, tools = self._request.content, self._request.tools_size
             template = TEMPLATES.get(tokenizer or "", UNKNOWN_TEMPLATE)
             fixed = template.added(content.messages, content.calls, bool(tools))
             lo, hi = content.media_tokens(tokenizer)
@@ -139,8 +140,11 @@ class RequestSizes(Sizes):
             found = self._added[tokenizer] = (lo + fixed_lo + content.messages, fixed + hi)
         return found
 
-    def _tools_tokens(self, tokenizer: str | None, tools: str) -> int:
-        if tokenizer is not None and self._tokenizers.ready(tokenizer) and len(tools) <= 1 << 20:
+    def _tools_tokens(self, tokenizer: str | None, size: int) -> int:
+        if size > _MOST_TOOLS:
+            return size
+        tools = self._request.tools_json
+        if tokenizer is not None and self._tokenizers.ready(tokenizer):
             return Prompt([tools], self._tokenizers).count_all(tokenizer).hi
         return utf8_size(tools)
 

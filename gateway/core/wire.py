@@ -90,6 +90,7 @@ def parse_steps(body: bytes | bytearray) -> Steps[Envelope]:
     """`parse` for a large body, in steps between which a caller may do something else."""
     try:
         yield from check_count(body)
+        yield
         members = _OBJECT.decode(body)
         yield
         tree = yield from Grower(body, WHOLE_BYTES, MAX_DEPTH, _whole, _too_deep).tree(members)

@@ -3,11 +3,11 @@
     python tests/bench/large.py                  all bodies, 5 rounds
     python tests/bench/large.py english turns    only these
     python tests/bench/large.py --quick          2 rounds
+    python tests/bench/large.py --hostile        60 MB made to hold the loop up, of what is accepted
 
 One request at a time, to a target that holds it. The loop's longest pause is measured from inside the process, by a
 timer every millisecond: as CPU of the loop's thread between two ticks, which other work on the machine cannot lengthen,
-and as time on the clock. Memory is the peak of the process's resident pages above what it held before the first large
-request.
+and as time on the clock. Memory is the peak of the process's resident pages above what it held between two requests.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import mmap
 import random
 import signal
@@ -35,6 +36,7 @@ from benchparts import HERE, REPOSITORY, Bench, BenchError, cpu_ns, free_port, i
 TARGET = "sim-vast"
 BODY_BYTES = 40_000_000
 CPU_MS, HELD_MS, TIMES_BODY = 90.0, 60.0, 1.5  # the goals
+HOSTILE_BYTES = 60_000_000
 _TICK_S = 0.001
 _FOREIGN = (
     "Die Brücke über den Fluss bleibt für mindestens drei Monate gesperrt.",
@@ -75,21 +77,82 @@ def _turns(size: int, foreign: tuple[str, ...] = ()) -> list[dict[str, str]]:
     return [{"role": ("user", "assistant")[n % 2], "content": text_of(4_000, chance, foreign)} for n in range(count)]
 
 
-#: What is sent: title, messages of about so many bytes, and whether non-ASCII is escaped as `json.dumps` does it.
-BODIES: dict[str, tuple[str, Callable[[int], list[dict[str, str]]], bool]] = {
-    "english": ("one document in English", _document, False),
-    "mixed": ("one document in five languages, UTF-8", lambda size: _document(size, _FOREIGN), False),
-    "escaped": ("the same, every non-ASCII character escaped", lambda size: _document(size * 9 // 10, _FOREIGN), True),
-    "turns": ("about 10,000 turns in English", _turns, False),
-    "turns-mixed": ("about 10,000 turns in five languages", lambda size: _turns(size, _FOREIGN), False),
+def _asked(messages: list[dict[str, str]], model: str = TARGET, *, escaped: bool = False) -> bytes:
+    asked = {"model": model, "messages": messages, "temperature": 0.7, "max_tokens": 256}
+    return json.dumps(asked, separators=(",", ":"), ensure_ascii=escaped).encode()
+
+
+def _beside(member: bytes) -> bytes:
+    return b'{"model":"%b","messages":[{"role":"user","content":"hi"}],"z":%b}' % (TARGET.encode(), member)
+
+
+def _listed(unit: bytes, size: int) -> bytes:
+    return _beside(b"[" + b",".join([unit] * (size // (len(unit) + 1))) + b"]")
+
+
+Body = tuple[str, Callable[[int], bytes]]  # title, and what makes a body of about so many bytes
+
+#: What clients send: prose, to a target by name and to `auto`.
+BODIES: dict[str, Body] = {
+    "english": ("one document in English", lambda size: _asked(_document(size))),
+    "mixed": ("one document in five languages, UTF-8", lambda size: _asked(_document(size, _FOREIGN))),
+    "escaped": (
+        "the same, every non-ASCII character escaped",
+        lambda size: _asked(_document(size * 9 // 10, _FOREIGN), escaped=True),
+    ),
+    "turns": ("about 10,000 turns in English", lambda size: _asked(_turns(size))),
+    "turns-mixed": ("about 10,000 turns in five languages", lambda size: _asked(_turns(size, _FOREIGN))),
+    "auto": ("one document in English, to `auto`", lambda size: _asked(_document(size), "auto")),
+    "auto-turns": (
+        "about 10,000 turns in five languages, to `auto`",
+        lambda size: _asked(_turns(size, _FOREIGN), "auto"),
+    ),
+}
+#: What nobody sends, but is accepted: bodies made to hold a server up.
+HOSTILE: dict[str, Body] = {
+    "quotes": ("a text of nothing but escaped quotes", lambda size: _beside(b'"' + b'\\"' * (size // 2) + b'"')),
+    "nested": (
+        "seven objects around a text of escapes",
+        lambda size: _beside(b'{"a":' * 7 + b'"' + b"\\n" * (size // 2) + b'"' + b"}" * 7),
+    ),
+    "messages": (
+        "24,000 messages, spaces between",
+        lambda size: json.dumps(
+            {"model": "auto", "messages": [{"role": "user", "content": "x" * (size // 24_000)}] * 24_000}
+        ).encode(),
+    ),
+    "parts": (
+        "as many messages of parts as may be, escaped",
+        lambda size: json.dumps(
+            {
+                "model": "auto",
+                "messages": [{"role": "user", "content": [{"type": "text", "text": "é" * (size // 78_000)}]}] * 13_000,
+            }
+        ).encode(),
+    ),
+    "keys": (
+        "45,000 long keys",
+        lambda size: _beside(
+            b"{" + b",".join(b'"%d%b":1' % (n, b"k" * (size // 45_000)) for n in range(45_000)) + b"}"
+        ),
+    ),
+    "numbers": ("90,000 numbers that are slow to read", lambda size: _listed(b"1.2345678901234567e-300", 2_100_000)),
+    "digits": ("long numbers", lambda size: _listed(b"1" * 255, min(size, 15_000_000))),
+    "tools": (
+        "thousands of tools",
+        lambda size: (
+            b'{"model":"auto","messages":[{"role":"user","content":"hi"}],"tools":[%b]}'
+            % b",".join(
+                [b'{"type":"function","function":{"name":"f","description":"%b"}}' % (b"d" * (size // 15_000))] * 15_000
+            )
+        ),
+    ),
 }
 
 
-def body_of(kind: str, size: int, model: str = TARGET) -> bytes:
-    """The body of a chat request of about `size` bytes."""
-    _, messages, escaped = BODIES[kind]
-    asked = {"model": model, "messages": messages(size), "temperature": 0.7, "max_tokens": 256}
-    return json.dumps(asked, separators=(",", ":"), ensure_ascii=escaped).encode()
+def body_of(kind: str, size: int) -> bytes:
+    """A body of about so many bytes."""
+    return (BODIES | HOSTILE)[kind][1](size)
 
 
 @dataclass(slots=True)
@@ -112,11 +175,8 @@ def ticking(peaks: Path, argv: list[str]) -> int:
     run = app.Server.run
 
     async def run_and_tick(server: app.Server) -> int:
-        ticker = asyncio.ensure_future(_tick(memory))
-        try:
-            return await run(server)
-        finally:
-            ticker.cancel()
+        Ticker(memory).start()
+        return await run(server)
 
     app.Server.run = run_and_tick  # type: ignore[method-assign]
     return cli.main(argv)
@@ -128,15 +188,26 @@ def shared(peaks: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0)
 
 
-async def _tick(memory: mmap.mmap) -> None:
-    last_cpu, last = time.thread_time(), time.monotonic()
-    while True:
-        await asyncio.sleep(_TICK_S)
-        cpu, now = time.thread_time(), time.monotonic()
-        most_cpu, most = _PEAKS.unpack_from(memory)
-        if cpu - last_cpu > most_cpu or now - last - _TICK_S > most:
-            _PEAKS.pack_into(memory, 0, max(most_cpu, cpu - last_cpu), max(most, now - last - _TICK_S))
-        last_cpu, last = cpu, now
+class Ticker:
+    """Notes the longest time between two turns of the running loop. A timer's callback: a task would wait one more."""
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        self.memory = memory
+        self.loop = asyncio.get_running_loop()
+        self.cpu = self.now = 0.0
+
+    def start(self) -> None:
+        """Tick from now on."""
+        self.cpu, self.now = time.thread_time(), time.monotonic()
+        self.loop.call_later(_TICK_S, self.tick)
+
+    def tick(self) -> None:
+        """Note how long it was, and go on."""
+        cpu, took = time.thread_time() - self.cpu, time.monotonic() - self.now - _TICK_S
+        most_cpu, most = _PEAKS.unpack_from(self.memory)
+        if cpu > most_cpu or took > most:
+            _PEAKS.pack_into(self.memory, 0, max(most_cpu, cpu), max(most, took))
+        self.start()
 
 
 def resident(pid: int, name: str) -> int:
@@ -164,8 +235,7 @@ class Large:
         self.pid = bench.start(command, bench.server_cpu, "gateway", cwd=REPOSITORY).pid
         self.process = bench._running[-1]
         bench.wait(self.process, f"http://127.0.0.1:{public}/readyz", "gateway")
-        self.send(bench.dir / "equal-sim-json.bodies", 200)
-        self.idle = resident(self.pid, "VmRSS")
+        self.idle = 0  # bytes that it holds between requests, once all it loads when needed is loaded
 
     def send(self, bodies: Path, requests: int) -> None:
         """So many requests, one after the other, all of which must be answered."""
@@ -189,17 +259,19 @@ class Large:
         cost.times_body.append((resident(self.pid, "VmHWM") - self.idle) / cost.size)
 
 
-def measure(bench: Bench, kinds: list[str], rounds: int, size: int = BODY_BYTES) -> dict[str, Cost]:
+def measure(large: Large, kinds: list[str], rounds: int) -> dict[str, Cost]:
     """All rounds of all bodies: one request of every body before the next of any."""
-    large = Large(bench)
+    bench = large.bench
     costs: dict[str, Cost] = {}
     files: dict[str, Path] = {}
     for kind in kinds:
-        body = body_of(kind, size)
+        body = body_of(kind, BODY_BYTES if kind in BODIES else HOSTILE_BYTES)
         files[kind] = bench.dir / f"{kind}.bodies"
         files[kind].write_bytes(body + b"\n")
         costs[kind] = Cost(len(body))
-        large.send(files[kind], 1)
+        large.send(files[kind], 2)
+    time.sleep(1)
+    large.idle = resident(large.pid, "VmRSS")
     for number in range(rounds):
         for kind, cost in costs.items():
             large.one(files[kind], cost)
@@ -225,15 +297,15 @@ def table(costs: dict[str, Cost]) -> str:
         missed = [
             name
             for name, values, goal in (
-                ("CPU", cost.cpu_ms, CPU_MS),
+                ("CPU", cost.cpu_ms, CPU_MS if kind in BODIES else math.inf),
                 ("loop", cost.held_cpu_ms, HELD_MS),
                 ("memory", cost.times_body, TIMES_BODY),
             )
             if statistics.median(values) > goal
         ]
         rows.append(
-            f"| {BODIES[kind][0]} | {cost.size / 1e6:.1f} | {shown(cost.cpu_ms, 0)} | {shown(cost.held_cpu_ms, 1)} "
-            f"| {shown(cost.held_ms, 1)} | {shown(cost.times_body, 2)} "
+            f"| {(BODIES | HOSTILE)[kind][0]} | {cost.size / 1e6:.1f} | {shown(cost.cpu_ms, 0)} "
+            f"| {shown(cost.held_cpu_ms, 1)} | {shown(cost.held_ms, 1)} | {shown(cost.times_body, 2)} "
             f"| {'**missed**: ' + ', '.join(missed) if missed else 'goals met'} |"
         )
     return "\n".join([*rows, "", f"Goals: {CPU_MS:g} ms, {HELD_MS:g} ms, {TIMES_BODY:g} times the body."])
@@ -242,17 +314,19 @@ def table(costs: dict[str, Cost]) -> str:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bodies", nargs="*", metavar="body", help=f"which: {', '.join(BODIES)} (default: all)")
+    parser.add_argument("bodies", nargs="*", metavar="body", help=f"which: {', '.join([*BODIES, *HOSTILE])}")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="2 rounds")
+    parser.add_argument("--hostile", action="store_true", help="instead of what clients send what nobody does")
     parser.add_argument("--server-cpu", type=int, default=0)
     parser.add_argument("--other-cpu", type=int, default=1)
     parser.add_argument("--python", default=sys.executable, help="interpreter that runs the gateway")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every round's numbers")
     args = parser.parse_args()
-    unknown = set(args.bodies) - set(BODIES)
+    unknown = set(args.bodies) - set(BODIES | HOSTILE)
     if unknown:
-        parser.error(f"no such body: {', '.join(sorted(unknown))}; there are {', '.join(BODIES)}")
+        parser.error(f"no such body: {', '.join(sorted(unknown))}; there are {', '.join([*BODIES, *HOSTILE])}")
+    args.bodies = args.bodies or list(HOSTILE if args.hostile else BODIES)
     if args.quick:
         args.rounds = 2
     return args
@@ -267,9 +341,15 @@ def main() -> int:
             tempfile.TemporaryDirectory(prefix="pointsman-large-") as where,
             Bench(Path(where), server_cpu=args.server_cpu, other_cpu=args.other_cpu, python=args.python) as bench,
         ):
-            costs = measure(bench, args.bodies or list(BODIES), args.rounds)
+            large = Large(bench)
+            started = resident(large.pid, "VmRSS")
+            costs = measure(large, args.bodies, args.rounds)
             print(table(costs))
-            print(f"{args.rounds} rounds; gateway on {interpreter(args.python)}.")
+            print(
+                f"{args.rounds} rounds; gateway on {interpreter(args.python)}. It held {started / 1e6:.0f} MB at the "
+                f"start, {large.idle / 1e6:.0f} MB after the first requests, which may load a tokenizer, and "
+                f"{resident(large.pid, 'VmRSS') / 1e6:.0f} MB at the end."
+            )
             if args.json:
                 numbers: dict[str, Any] = {
                     kind: {name: getattr(cost, name) for name in cost.__slots__} for kind, cost in costs.items()

@@ -116,7 +116,7 @@ def refused_after(body: bytes, most_lines: int) -> bool:
 )
 def test_what_could_hold_the_server_for_seconds_takes_few_steps(hostile: bytes, refused: bool) -> None:
     body = b'{"model":"a","messages":[{"role":"user","content":"hi"}],' + hostile + b"}"
-    assert refused_after(body, 12_000) is refused
+    assert refused_after(body, 30_000) is refused
 
 
 # -- messages whose texts are left where they are --

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core.longtext import LongText
 from gateway.core.media import Content, image_size, read
 from gateway.core.wire import WHOLE_BYTES, parse
 
@@ -155,3 +156,19 @@ def test_media_whose_length_cannot_be_seen_has_a_bound_all_the_same() -> None:
     lo, hi = content.media_tokens("qwen3.5")
     assert lo == 0
     assert hi > 200_000
+
+
+def test_a_long_text_in_an_unknown_place_is_a_text_of_its_own_and_not_decoded() -> None:
+    long = "é" * WHOLE_BYTES
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": long}}
+    asked = {
+        "model": "a",
+        "messages": [
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "user", "content": [{"type": "odd", "odd": long}], "extra": {"deep": [long]}},
+        ],
+    }
+    texts = read(parse(json.dumps(asked).encode()).tree["messages"]).texts
+    assert [type(text) for text in texts] == [str, LongText] * 3
+    assert json.loads(str(texts[0])) == {**call, "function": {"name": "f", "arguments": ""}}
+    assert {"".join(text.pieces(65_536)) for text in texts if isinstance(text, LongText)} == {long}

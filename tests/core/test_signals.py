@@ -238,6 +238,13 @@ def test_an_unknown_tokenizer_is_judged_by_bytes_and_says_so() -> None:
     assert "llama4 is not known here" in made.basis("llama4")
 
 
+def test_more_tools_than_are_worth_counting_count_by_their_bytes() -> None:
+    many = [{"type": "function", "function": {"name": f"f{n}", "description": "d" * 900}} for n in range(1_500)]
+    asked = signals("hi", tools=many, blocking=True)
+    assert asked.exceeds("words", 1_400_000)  # by words they would be a few thousand
+    assert not asked.exceeds("words", 3_000_000)
+
+
 def test_tools_schemas_and_media_are_part_of_the_length() -> None:
     plain = signals("hi", blocking=True)
     assert not plain.exceeds("words", 300)
