@@ -25,6 +25,7 @@ from gateway.core.dialects import (
     relayed_error,
     request_body,
 )
+from gateway.core.respell import OTHER
 from gateway.core.sse import DONE_EVENT, Relay
 from gateway.core.types import Backend, Endpoint, Model, Outcome, Target, Thinking
 from gateway.core.usage import settle
@@ -239,6 +240,29 @@ def test_a_stream_is_relayed_byte_for_byte_in_any_cut(one: Recorded) -> None:
         assert relay.usage.output > 0
         assert (relay.reasoned or relay.usage.reasoning > 0) == (one.thinking.mode != "never")
         assert relay.anomalies == 0
+
+
+@pytest.mark.parametrize("spelling", ["reasoning", "reasoning_content"])
+@pytest.mark.parametrize("one", [*STREAMS, *(one for one in TRANSLATED if one.name.startswith("stream"))], ids=str)
+def test_reasoning_comes_in_the_spelling_asked_for_whoever_answers(one: Recorded, spelling: str) -> None:
+    kinds = plan(one.dialect)
+    choices = one.request.get("n", 1)
+    as_sent, _ = relayed([one.body], keep_usage=True, choices=choices, kind=kinds.relay)
+    made = set()
+    for reads in cuts(one):
+        relay = kinds.respelling(spelling, True, choices=choices)
+        made.add(b"".join(relay.feed(read) for read in reads) + relay.end())
+        assert relay.done
+    [respelt] = made
+    assert texts(respelt, spelling) == texts(as_sent, "reasoning", "reasoning_content")
+    assert texts(respelt, "content") == texts(as_sent, "content")
+    assert OTHER[spelling].encode() + b'":' not in respelt
+
+
+def texts(body: bytes, *names: str) -> str:
+    """What the choices say under these names."""
+    said = [choice.get("delta", {}) for event in events(body) for choice in choices_of(event) or ()]
+    return "".join(delta[name] for delta in said for name in names if delta.get(name))
 
 
 @pytest.mark.parametrize("one", STREAMS, ids=str)
