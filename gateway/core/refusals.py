@@ -36,7 +36,8 @@ CODES: Mapping[str, Outcome] = MappingProxyType(
 )
 
 _REQUEST = frozenset({400, 404, 413, 422})
-#: statuses, words in the message (lower case), meaning. The only place where words decide.
+#: statuses, words in the message (lower case), meaning. Servers repeat in a message what a client wrote: no words here
+#: may hold a target back, unless the status alone is one that no client can bring about. Such words are a dialect's.
 WORDS: tuple[tuple[frozenset[int], str, Outcome], ...] = (
     (_REQUEST, "maximum context length", Outcome.CONTEXT_LENGTH),  # OpenAI, vLLM, SGLang
     (_REQUEST, "longer than the model's context length", Outcome.CONTEXT_LENGTH),  # SGLang
@@ -48,8 +49,6 @@ WORDS: tuple[tuple[frozenset[int], str, Outcome], ...] = (
     (_REQUEST, "exceeds the maximum number of tokens", Outcome.CONTEXT_LENGTH),  # Vertex
     (_REQUEST, "longer than the context length", Outcome.CONTEXT_LENGTH),  # Ollama
     (_REQUEST, "exceeds the context length", Outcome.CONTEXT_LENGTH),  # Ollama
-    (_REQUEST, "model identifier is invalid", Outcome.MODEL_GONE),  # Bedrock
-    (_REQUEST, "with on-demand throughput isn", Outcome.MODEL_GONE),  # Bedrock: this id needs an inference profile
     (_REQUEST, "prompt is too long", Outcome.CONTEXT_LENGTH),  # Fireworks
     (_REQUEST, "reduce the length of the messages", Outcome.CONTEXT_LENGTH),  # Groq, Cerebras
     (_REQUEST, "`max_new_tokens` must be", Outcome.CONTEXT_LENGTH),  # Together

@@ -171,6 +171,11 @@ _ROWS = (
         drops=_OPENAI_ONLY,
         parse=parse_tagged,
         thinking=Spelling(effort="reasoning_effort", sure=False),
+        words=(
+            (400, re.compile(r"\AThe provided model identifier is invalid\.?\Z"), Outcome.MODEL_GONE),
+            # This id needs an inference profile.
+            (400, re.compile(r"\AInvocation of model ID \S+ with on-demand throughput isn"), Outcome.MODEL_GONE),
+        ),
     ),
     Dialect(
         "openrouter",

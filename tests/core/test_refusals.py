@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from gateway.core.refusals import MESSAGE_MAX, classify, relayed_error
+from gateway.core.refusals import MESSAGE_MAX, WORDS, classify, relayed_error
+from gateway.core.rows import DIALECTS
 from gateway.core.types import Outcome
 
 
@@ -77,3 +78,15 @@ def test_an_error_nested_thousands_of_levels_deep_raises_nothing(levels: int) ->
     assert classify(500, body) is Outcome.SERVER_ERROR
     if levels > 1000:
         assert relayed_error(400, body) is None
+
+
+def test_no_words_that_a_client_could_have_written_hold_a_target_back() -> None:
+    """Servers quote a request's values in their refusals of it."""
+    for statuses, words, outcome in WORDS:
+        if statuses & {400, 413, 422}:
+            assert outcome in (Outcome.CLIENT_ERROR, Outcome.CONTEXT_LENGTH), words
+    for dialect in DIALECTS.values():
+        for _, pattern, _ in dialect.words:
+            assert pattern.pattern.startswith(r"\A"), dialect
+    quoted = b'{"error":{"message":"bad type: The provided model identifier is invalid."}}'
+    assert classify(400, quoted, words=DIALECTS["bedrock"].words) is Outcome.CLIENT_ERROR
