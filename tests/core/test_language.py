@@ -118,10 +118,23 @@ def test_a_language_survives_its_json() -> None:
         assert again.outside(LLAMA_4) == found.outside(LLAMA_4)
 
 
-def test_without_cld2_only_scripts_are_told() -> None:
-    assert of(["Erkläre mir das bitte."], identify.script_only).outside(LLAMA_4) is None
-    assert of(["これは何ですか。"], identify.script_only).main == "ja"
-    assert of(["Hello there my friend"], identify.script_only).main is None
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("これは何ですか。", "ja"),
+        ("Erkläre mir das bitte, denn ich verstehe es nicht.", "de"),
+        ("Please tell me what you know of the history of this town.", "en"),
+        ("Jeg har ikke tid til det, men vi kan se på det i morgen.", "no"),
+        ("Як справи? Її звати Олена.", "uk"),
+        ("Как дела?", "ru"),
+        ("یہ کتاب بہت اچھی ہے", "ur"),
+        ("हम कल मिलेंगे", "hi"),
+        ("Qwxyz vbnm", None),
+        ("GET /index.html 200", None),
+    ],
+)
+def test_without_cld2_small_words_and_letters_tell_what_they_can(text: str, code: str | None) -> None:
+    assert of([text], identify.by_words_and_letters).main == code
 
 
 def test_a_share_of_kana_makes_han_japanese() -> None:
