@@ -105,7 +105,15 @@ Members = Annotated[list[str], AfterValidator(_members)]
 Place = Annotated[str, Field(pattern=rf"^{_MEMBER}(\.{_MEMBER})?$")]
 #: What an error code can mean; the words are those of `Outcome`.
 Meaning = Literal[
-    "auth", "client_error", "context_length", "forbidden", "model_gone", "overloaded", "rate_limited", "server_error"
+    "auth",
+    "client_error",
+    "context_length",
+    "forbidden",
+    "miswritten",
+    "model_gone",
+    "overloaded",
+    "rate_limited",
+    "server_error",
 ]
 
 

@@ -68,6 +68,7 @@ TABLE: Mapping[Outcome, _Row] = MappingProxyType(
         Outcome.CONTEXT_LENGTH: _Row(
             Follow.LARGER, "context_length_exceeded", "The request is longer than the model's context window."
         ),
+        Outcome.MISWRITTEN: _Row(_NEXT, "upstream_invalid_response", "The model did not keep to the schema asked for."),
         Outcome.REDIRECT: _Row(_NEXT, "upstream_invalid_response", "The upstream redirected the request."),
         Outcome.HEADERS_TIMEOUT: _LATE,
         Outcome.FIRST_EVENT_TIMEOUT: _LATE,

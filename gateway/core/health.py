@@ -44,6 +44,7 @@ BLAME: Mapping[Outcome, Blame] = {
     _O.OK: Blame.GOOD,
     _O.CLIENT_ERROR: Blame.GOOD,
     _O.CONTEXT_LENGTH: Blame.GOOD,
+    _O.MISWRITTEN: Blame.GOOD,  # a client's schema can bring it about at will
     _O.RATE_LIMITED: Blame.BUSY,
     _O.AUTH: Blame.KEY,
     _O.FORBIDDEN: Blame.DOUBT,

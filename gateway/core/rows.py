@@ -223,7 +223,7 @@ _ROWS = (
             effort="reasoning_effort", on="default", beside=MappingProxyType({"reasoning_format": "parsed"})
         ),
         # 400s for what the model did wrong: another may do it right.
-        codes=MappingProxyType({"tool_use_failed": Outcome.INVALID, "json_validate_failed": Outcome.INVALID}),
+        codes=MappingProxyType({"tool_use_failed": Outcome.MISWRITTEN, "json_validate_failed": Outcome.MISWRITTEN}),
     ),
     Dialect(
         "fireworks",

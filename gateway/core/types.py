@@ -278,6 +278,7 @@ class Outcome(enum.Enum):
     MODEL_GONE = "model_gone"  # 404 that means the model
     CLIENT_ERROR = "client_error"  # 400, 413, 422, ...: the request is at fault
     CONTEXT_LENGTH = "context_length"  # the prompt was longer than this target takes
+    MISWRITTEN = "miswritten"  # its server refuses what the model wrote: a call or JSON that breaks the schema
     REDIRECT = "redirect"
     # It broke before anything was sent to the client.
     HEADERS_TIMEOUT = "headers_timeout"

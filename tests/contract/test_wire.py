@@ -357,7 +357,7 @@ MEANING = {
     "error-too-long-older": Outcome.CONTEXT_LENGTH,
     "error-too-long-output": Outcome.CONTEXT_LENGTH,
     "error-too-long-stream": Outcome.CONTEXT_LENGTH,
-    "error-tool-use": Outcome.INVALID,
+    "error-tool-use": Outcome.MISWRITTEN,
 }
 
 
@@ -366,7 +366,7 @@ IN_STREAM = {
     "error-in-stream-overloaded": Outcome.OVERLOADED,
     "error-in-stream-rate-limit": Outcome.RATE_LIMITED,
     "error-in-stream-too-long": Outcome.CONTEXT_LENGTH,
-    "error-in-stream-tool-use": Outcome.INVALID,
+    "error-in-stream-tool-use": Outcome.MISWRITTEN,
 }
 
 

@@ -389,7 +389,7 @@ REFUSALS: list[tuple[str, int, bytes, Outcome]] = [
         b' tokens).","type":"BadRequestError","param":null,"code":400}',
         Outcome.CONTEXT_LENGTH,
     ),
-    ("groq", 400, body(code="tool_use_failed", message="x"), Outcome.INVALID),
+    ("groq", 400, body(code="tool_use_failed", message="x"), Outcome.MISWRITTEN),
     ("groq", 498, body(message="flex capacity"), Outcome.OVERLOADED),
     ("together", 422, body(message="`inputs` tokens + `max_new_tokens` must be <= 8193."), Outcome.CONTEXT_LENGTH),
     ("deepinfra", 500, body(message="Requested input length 9 exceeds maximum input length 8"), Outcome.CONTEXT_LENGTH),

@@ -121,3 +121,14 @@ def test_a_provider_that_gives_up_behind_the_first_event_is_told_by_one_error(
     assert json.loads(events[-1][6:])["error"]["code"] == "upstream_stream_interrupted"
     assert sum(b'"error"' in event for event in events) == 1
     assert not providers.upstreams["spare"].requests
+
+
+def test_a_call_that_groq_refuses_itself_is_left_to_another_model_and_blames_nobody(
+    stack: ExitStack, tmp_path: Path
+) -> None:
+    refused = [raw(recorded("groq", "error-tool-use"))]
+    providers = Providers(stack, tmp_path, {"groq": ("groq", refused), "spare": ("vllm", [plain()])})
+    for attempt in range(1, 8):
+        answer = providers.gateway.post(chat(MODEL))
+        assert (answer.status_code, answer.headers["x-pointsman-target"]) == (200, "spare")
+        assert len(providers.upstreams["groq"].requests) == attempt
