@@ -72,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         ("key-env", "VARIABLE", "where the key of the server before it is"),
     ):
         one.add_argument(f"--{option}", action=_Ordered, metavar=metavar, help=says)
+    one.add_argument(
+        "--from-litellm", type=Path, metavar="FILE", help="a LiteLLM proxy's config.yaml, as far as it goes"
+    )
     one.add_argument("--from-env", action="store_true", help="use providers' keys in the environment (the default)")
     one.add_argument("--key", action="append", default=[], metavar="NAME", help="make a client key, print it once")
     one.add_argument("--public", metavar="ADDRESS", help="default 127.0.0.1:8080; beyond loopback needs --key")
@@ -203,9 +206,15 @@ def _demo(given: argparse.Namespace) -> int:
 def _init(given: argparse.Namespace) -> int:
     from gateway.core.quantities import Invalid
     from gateway.initialise import Wishes, run, said
+    from gateway.ownserver import tokens
 
+    options = getattr(given, "said", [])
+    window = None
     try:
-        servers = said(getattr(given, "said", []))
+        if given.from_litellm is not None and options and options[0][0] == "window":
+            window = tokens(options[0][1])
+            options = options[1:]
+        servers = said(options)
     except Invalid as error:
         print(f"pointsman init: {error.what}: {error.valid}", file=sys.stderr)
         return BROKEN
@@ -213,6 +222,8 @@ def _init(given: argparse.Namespace) -> int:
         config=given.config or CONFIG,
         servers=servers,
         from_env=given.from_env,
+        from_litellm=given.from_litellm,
+        window=window,
         keys=given.key,
         public=given.public,
         admin=given.admin,

@@ -22,6 +22,7 @@ from gateway.config import cache_dir
 from gateway.core.errors import ConfigError
 from gateway.core.quantities import Invalid
 from gateway.draft import Draft, Laid, lay, occupied, write
+from gateway.fromlitellm import convert
 from gateway.ownserver import Adding, Server
 from gateway.policyfile import load_catalogue
 from gateway.providers import hosted
@@ -37,6 +38,7 @@ class Wishes:
     servers: list[Server] = field(default_factory=list)
     from_env: bool = False
     from_litellm: Path | None = None
+    window: int | None = None  # for models of a LiteLLM file of which nobody says it
     keys: list[str] = field(default_factory=list)  # names of client keys to make
     public: str | None = None
     admin: str | None = None
@@ -148,6 +150,8 @@ def _drafted(
     """The draft, and what should be said of how it came about. Raises Invalid, ConfigError, OSError."""
     draft, said = Draft(), list[str]()
     adding = Adding(draft, catalogue, environ, terminal.ask, wishes.offline, said)
+    if wishes.from_litellm is not None:
+        said += convert(wishes.from_litellm, catalogue, environ, draft, wishes.window)
     for server in wishes.servers:
         adding.add(server)
     alone = not wishes.servers and wishes.from_litellm is None

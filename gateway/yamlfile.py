@@ -161,6 +161,7 @@ def parse(raw: bytes, name: str, cache_dir: Path | None = None) -> Document:
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
@@ -256,7 +257,7 @@ class _Builder:
     def _scalar(self, event: Any) -> str | int | float | bool | None:
         text: str = event.value
         if event.style is not None:  # quoted or block: always text
-            return text
+            return text if text.isascii() or not _SURROGATES.search(text) else self._joined(event, text)
         if text in _WORDS:
             return _WORDS[text]
         if not text[0].isascii() or text[0].isalpha():
@@ -273,6 +274,13 @@ class _Builder:
                 raise self._error(event.start_mark, f"{text} is too large", "quotes around it, if it is text")
             return number
         return text
+
+    def _joined(self, event: Any, text: str) -> str:
+        """Text with characters that are written as two escapes, as JSON has them."""
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise self._error(event.start_mark, "holds half of a character", "text in UTF-8") from None
 
     def _error(self, mark: Any, what: str, valid: str = "") -> ConfigError:
         return ConfigError([Problem(self.name, mark.line + 1 if mark else 0, "", what, valid)])

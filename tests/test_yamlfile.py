@@ -318,3 +318,9 @@ def test_the_cache_keeps_a_bounded_number_of_files(file: Path, tmp_path: Path) -
         (cache / f"{number}.msgpack").write_bytes(b"")
     yamlfile.load(file, cache_dir=cache)
     assert len(entries(cache)) == 192
+
+
+def test_a_character_written_as_two_escapes_is_one_and_half_of_one_is_refused() -> None:
+    assert loads('a: "\\ud83d\\ude82"', "x").data == {"a": "🚂"}
+    with pytest.raises(ConfigError, match="x:1: holds half of a character"):
+        loads('a: "\\ud83d"', "x")
