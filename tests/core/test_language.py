@@ -124,7 +124,7 @@ def test_a_language_survives_its_json() -> None:
         ("これは何ですか。", "ja"),
         ("Erkläre mir das bitte, denn ich verstehe es nicht.", "de"),
         ("Please tell me what you know of the history of this town.", "en"),
-        ("Jeg har ikke tid til det, men vi kan se på det i morgen.", "no"),
+        ("Jag har inte tid med det, men vi kan se på det i morgon.", "sv"),
         ("Як справи? Її звати Олена.", "uk"),
         ("Как дела?", "ru"),
         ("یہ کتاب بہت اچھی ہے", "ur"),
