@@ -26,11 +26,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway import __version__
-from gateway.control import admin_app, public_app
+from gateway.config import cache_dir
 from gateway.core.errors import ConfigError
 from gateway.core.lexicon import Lexicon
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Record
+from gateway.front import App, Front, admin_pages, public_pages
 from gateway.proxy.downstream import ClientConnection
 from gateway.proxy.runtime import Runtime
 from gateway.reload import Reloader
@@ -114,7 +115,7 @@ class Server:
         loop = asyncio.get_running_loop()
         site = self.site
         tokenizers: Tokenizers = open_tokenizers(site.tokenizers, background=True)
-        lexicon: Lexicon = load_lexicon()
+        lexicon: Lexicon = load_lexicon(cache=cache_dir(os.environ))
         metrics = Metrics(
             site.metric_names,
             build={"version": __version__, "python": platform.python_version()},
@@ -125,8 +126,7 @@ class Server:
         runtime.adopt(site)
         reloader = Reloader(self.config, runtime, os.environ, self.reserved.door)
         state = ServerState()
-        public = _uvicorn(public_app(runtime, reloader))
-        admin = _uvicorn(admin_app(runtime, reloader))
+        public, admin = map(_uvicorn, _fronts(runtime, reloader))
         hot = functools.partial(ClientConnection, runtime, public, state, {})
         cold = functools.partial(HttpToolsProtocol, admin, ServerState(), {}, loop)
         servers = [
@@ -181,6 +181,22 @@ class Server:
         while state.connections and loop.time() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         servers[1].close()
+
+
+def _fronts(runtime: Runtime, reloader: Reloader) -> tuple[Front, Front]:
+    """The control plane's two doors, public and admin; what is behind them is imported when somebody asks for it."""
+
+    def public() -> App:
+        from gateway.control import public_app  # noqa: PLC0415 - imports FastAPI
+
+        return public_app(runtime, reloader)
+
+    def admin() -> App:
+        from gateway.control import admin_app  # noqa: PLC0415 - imports FastAPI
+
+        return admin_app(runtime, reloader)
+
+    return Front(public, public_pages(runtime, reloader)), Front(admin, admin_pages(runtime))
 
 
 def _uvicorn(app: object) -> Config:

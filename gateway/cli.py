@@ -333,6 +333,7 @@ def _catalog(given: argparse.Namespace) -> int:
 
 
 def _explain(given: argparse.Namespace) -> int:
+    from gateway.config import cache_dir
     from gateway.core.errors import ConfigError, GatewayError, to_openai
     from gateway.core.tracetext import render
     from gateway.explain import explain
@@ -341,7 +342,7 @@ def _explain(given: argparse.Namespace) -> int:
 
     try:
         site = _site_to_explain(given.config)
-        lexicon = load_lexicon()
+        lexicon = load_lexicon(cache=cache_dir(os.environ))
         tenant, site = _whose(site, given.key, dict(given.tenant))
         body = _body(given)
         available = _available(site, given.down)

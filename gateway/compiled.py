@@ -6,7 +6,7 @@ msgspec decodes into the type asked for, never code, and a file may only ever sa
 (cut off, foreign, writable by others, of another version), it is as if it were not there.
 
 Results are looked for in the user's own cache first, then in `gateway/compiled/`, which an image or an installer may
-fill with `python -m gateway.site --compile` while it can still write there; so a read-only machine starts fast too.
+fill with `python -m gateway.precompile` while it can still write there; so a read-only machine starts fast too.
 """
 
 from __future__ import annotations

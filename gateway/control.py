@@ -29,6 +29,7 @@ from gateway.core.errors import (
 )
 from gateway.core.types import Tenant
 from gateway.explain import explain, explain_record
+from gateway.front import METRICS_TYPE, admits, alive, headers_of, readiness, scrape
 from gateway.proxy.asked import authenticate
 from gateway.proxy.heads import Headers
 from gateway.proxy.runtime import Runtime
@@ -74,18 +75,10 @@ def _app(runtime: Runtime, title: str, serves: str) -> FastAPI:
     return app
 
 
-def _headers(request: Request) -> dict[bytes, bytes]:
-    """Lower-case names; repeated ones joined as on the hot path, so that both see the same key or none."""
-    found: dict[bytes, bytes] = {}
-    for name, value in request.scope["headers"]:
-        found[name] = found[name] + b", " + value if name in found else value
-    return found
-
-
-def _sidecar(runtime: Runtime, only: str = "") -> dict[str, Any]:
+def _sidecar(runtime: Runtime) -> dict[str, Any]:
     """The litellm process's state, where the configuration needs one."""
     state = runtime.sidecar.state() if runtime.sidecar is not None else None
-    return {} if state is None else {"sidecar": state[only] if only else state}
+    return {} if state is None else {"sidecar": state}
 
 
 def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
@@ -93,7 +86,7 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     app = _app(runtime, "Pointsman", "here are /v1/chat/completions and /v1/models; an SDK's base_url ends in /v1")
 
     async def tenant_of(request: Request) -> Tenant:
-        return authenticate(runtime.serving, _headers(request), time.time())
+        return authenticate(runtime.serving, headers_of(request.scope), time.time())
 
     async def may_explain(tenant: Annotated[Tenant, Depends(tenant_of)]) -> Tenant:
         if not tenant.explain:
@@ -105,19 +98,15 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
 
     @app.get("/healthz")
     async def healthz() -> Response:
-        """The process is alive."""
-        return _json({"status": "ok"})
+        """The process is alive. `front` answers it even before this app is there."""
+        status, body = alive()
+        return _json(body, status)
 
     @app.get("/readyz")
     async def readyz() -> Response:
-        """Whether traffic should come here; says why the last reload failed, if it did."""
-        last = reloader.last
-        body = {
-            "status": "draining" if runtime.draining else "ready",
-            "config": runtime.serving.site.digest,
-            "reload": {"ok": not last.error, "at": last.at, "error": last.error.partition("\n")[0] or None},
-        }
-        return _json(body | _sidecar(runtime, only="state"), 503 if runtime.draining else 200)
+        """Whether traffic should come here. `front` answers it even before this app is there."""
+        status, body = readiness(runtime, reloader)
+        return _json(body, status)
 
     @app.api_route("/v1/chat/completions", methods=["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
     async def not_post() -> Response:
@@ -141,7 +130,7 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     async def explain_request(request: Request, tenant: Annotated[Tenant, Depends(may_explain)]) -> Response:
         """What would happen to this chat request, and why; nothing is sent upstream."""
         site, board, now = runtime.serving.site, runtime.board, time.monotonic()
-        headers = Headers(_headers(request))
+        headers = Headers(headers_of(request.scope))
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise UnsupportedEncoding("unsupported_encoding", "Send the request body without Content-Encoding.")
         told = await asyncio.to_thread(
@@ -177,26 +166,21 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     app = _app(runtime, "Pointsman admin", "this is the admin listener, with /metrics, /v1/targets and /v1/reload")
 
     async def admin(request: Request) -> None:
-        expected = runtime.serving.site.admin_key_sha256
-        if expected is None:
-            return
-        scheme, _, key = _headers(request).get(b"authorization", b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not runtime.serving.site.is_admin_key(key):
+        if not admits(runtime, headers_of(request.scope)):
             raise Unauthenticated("invalid_api_key", "The admin key is missing or not valid.")
 
     guarded = APIRouter(dependencies=[Depends(admin)])
 
     @app.get("/healthz")
     async def healthz() -> Response:
-        """The process is alive."""
-        return _json({"status": "ok"})
+        """The process is alive. `front` answers it even before this app is there."""
+        status, body = alive()
+        return _json(body, status)
 
     @guarded.get("/metrics")
     async def metrics() -> Response:
-        """Prometheus text format."""
-        runtime.metrics.set_states(runtime.states())
-        runtime.metrics.inflight = len(runtime.exchanges)
-        return Response(runtime.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        """Prometheus text format. `front` answers it to those who may ask, even before this app is there."""
+        return Response(scrape(runtime), media_type=METRICS_TYPE)
 
     @guarded.get("/v1/targets")
     async def targets() -> Response:

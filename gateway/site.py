@@ -182,9 +182,9 @@ class Site:
         return entry
 
 
-def load_lexicon(directory: Path | None = None) -> Lexicon:
+def load_lexicon(directory: Path | None = None, *, cache: Path | None = None) -> Lexicon:
     """The rules by which text tells its task and difficulty. Raises `ConfigError`."""
-    document = yamlfile.load((directory or bundled.policies()) / "lexicon.yaml")
+    document = yamlfile.load((directory or bundled.policies()) / "lexicon.yaml", cache_dir=cache)
     with placed(document):
         return Lexicon.compile(document.data)
 

@@ -8,19 +8,35 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from gateway.core.types import NANO_PER_USD
+from gateway.telemetry.metrics import NONE
 
 if TYPE_CHECKING:
     from gateway.telemetry.metrics import Metrics
 
 #: The prefix of every family.
 PREFIX = "pointsman_"
-#: The label value of what a request never had.
-NONE = "none"
+
+
+def registry(metrics: Metrics, *, process: bool) -> CollectorRegistry:
+    """What a scrape reads: the families, and with `process` the interpreter's own figures."""
+    made = CollectorRegistry(auto_describe=False)
+    made.register(Families(metrics))
+    if process:
+        ProcessCollector(registry=made)
+        PlatformCollector(registry=made)
+        GCCollector(registry=made)
+    return made
+
+
+def expose(made: CollectorRegistry) -> bytes:
+    """Prometheus's text format."""
+    return generate_latest(made)
 
 
 class Families(Collector):

@@ -14,14 +14,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from typing import TYPE_CHECKING, Any
 
 from gateway.core.decide import PIN
 from gateway.core.errors import CODES
 from gateway.core.types import Outcome, Record
-from gateway.telemetry.families import NONE, Families
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 #: Seconds. Answers of language models take from milliseconds (a cached short one) to minutes (long thinking).
 DURATION_BUCKETS_S = (
@@ -32,6 +32,8 @@ DURATION_BUCKETS_S = (
 OVERHEAD_BUCKETS_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1)
 
 _OTHER = "other"
+#: The label value of what a request never had.
+NONE = "none"
 _CODES = frozenset(CODES) | {"ok", "client_gone"}
 
 
@@ -131,12 +133,8 @@ class Metrics:
         self._histograms: dict[tuple[str, ...], Histogram] = {}
         self._attempts: dict[tuple[str, Outcome], int] = {}
         self.configure(names)
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(Families(self))
-        if process:
-            ProcessCollector(registry=self._registry)
-            PlatformCollector(registry=self._registry)
-            GCCollector(registry=self._registry)
+        self._process = process
+        self._registry: CollectorRegistry | None = None
 
     def configure(self, names: Names) -> None:
         """Take the names of a new configuration. Counters go on where they were."""
@@ -265,7 +263,11 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """All families in Prometheus's text format (`text/plain; version=0.0.4`)."""
-        return generate_latest(self._registry)
+        from gateway.telemetry.families import expose, registry  # noqa: PLC0415 - a start need not wait for them
+
+        if self._registry is None:
+            self._registry = registry(self, process=self._process)
+        return expose(self._registry)
 
     # What a scrape reads. Copies, because the event loop may go on counting meanwhile.
 

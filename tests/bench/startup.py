@@ -68,9 +68,11 @@ import asyncio, ssl, uvloop, httptools; done("asyncio, uvloop, httptools")
 import msgspec; done("msgspec")
 import gateway.app; done("the rest of gateway.app")
 from pathlib import Path
+from gateway.config import cache_dir
 from gateway.site import load_lexicon, load_site
 site = load_site(Path(config), os.environ); done("configuration, catalogue, policies and their tests")
-load_lexicon(); done("lexicon")
+load_lexicon(cache=cache_dir(os.environ)); done("lexicon")
+import gateway.control; done("(later) the control plane")
 print(json.dumps([[n, b[0] - a[0], b[1] - a[1]] for n, a, b in zip(names[1:], began, began[1:])]))
 """
 

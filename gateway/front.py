@@ -1,0 +1,138 @@
+"""The door of the control plane: it answers health checks and scrapes itself, and loads all else when it is asked for.
+
+FastAPI and what hangs on it take a third of a start to import and a sixth of what an idle process holds. Nothing that
+a model request, a health check or Prometheus needs is among it. So the first who asks for more waits a moment: the
+import runs in a thread, and streams go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+if TYPE_CHECKING:
+    from gateway.proxy.runtime import Runtime
+    from gateway.reload import Reloader
+
+logger = logging.getLogger("pointsman")
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+Status = tuple[int, dict[str, Any]]
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Page(NamedTuple):
+    """An answer that needs no framework."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = "application/json"
+
+
+#: Makes the answer to one GET from its headers; None leaves it to the app, which also knows how to refuse.
+Maker = Callable[[Mapping[bytes, bytes]], Page | None]
+
+
+class Front:
+    """An ASGI app that makes its own pages at once, and passes all else to an app that is made when first needed."""
+
+    def __init__(self, make: Callable[[], App], pages: Mapping[str, Maker]) -> None:
+        self._make = make
+        self._pages = pages
+        self._made: App | None = None
+        self._making: asyncio.Task[App] | None = None
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """One request of ASGI."""
+        maker = self._pages.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "GET" else None
+        page = maker(headers_of(scope)) if maker is not None else None
+        if page is None:
+            await (await self.app())(scope, receive, send)
+            return
+        length = str(len(page.body)).encode()
+        headers = [(b"content-type", page.content_type.encode()), (b"content-length", length)]
+        await send({"type": "http.response.start", "status": page.status, "headers": headers})
+        await send({"type": "http.response.body", "body": page.body})
+
+    async def app(self) -> App:
+        """The app behind, made in a thread by whoever asks first; after a failure the next one tries again."""
+        if self._made is not None:
+            return self._made
+        if self._making is None:
+            self._making = asyncio.create_task(asyncio.to_thread(self._make))
+        try:
+            self._made = await asyncio.shield(self._making)
+        except Exception:
+            if self._making is not None and self._making.done():
+                self._making = None
+            raise
+        return self._made
+
+
+def headers_of(scope: Message) -> dict[bytes, bytes]:
+    """Lower-case names; repeated ones joined as on the hot path, so that both see the same key or none."""
+    found: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        found[name] = found[name] + b", " + value if name in found else value
+    return found
+
+
+def public_pages(runtime: Runtime, reloader: Reloader) -> dict[str, Maker]:
+    """What the public listener answers without its app."""
+    return {"/healthz": lambda _: _json(alive()), "/readyz": lambda _: _json(readiness(runtime, reloader))}
+
+
+def admin_pages(runtime: Runtime) -> dict[str, Maker]:
+    """What the admin listener answers without its app."""
+
+    def metrics(headers: Mapping[bytes, bytes]) -> Page | None:
+        return Page(scrape(runtime), content_type=METRICS_TYPE) if admits(runtime, headers) else None
+
+    return {"/healthz": lambda _: _json(alive()), "/metrics": metrics}
+
+
+def alive() -> Status:
+    """The process is alive."""
+    return 200, {"status": "ok"}
+
+
+def readiness(runtime: Runtime, reloader: Reloader) -> Status:
+    """Whether traffic should come here; says why the last reload failed, if it did."""
+    last = reloader.last
+    body: dict[str, Any] = {
+        "status": "draining" if runtime.draining else "ready",
+        "config": runtime.serving.site.digest,
+        "reload": {"ok": not last.error, "at": last.at, "error": last.error.partition("\n")[0] or None},
+    }
+    sidecar = runtime.sidecar.state() if runtime.sidecar is not None else None
+    if sidecar is not None:
+        body["sidecar"] = sidecar["state"]
+    return 503 if runtime.draining else 200, body
+
+
+def admits(runtime: Runtime, headers: Mapping[bytes, bytes]) -> bool:
+    """May who sent these headers use the admin listener?"""
+    if runtime.serving.site.admin_key_sha256 is None:
+        return True
+    scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+    return scheme.lower() == b"bearer" and runtime.serving.site.is_admin_key(key)
+
+
+def scrape(runtime: Runtime) -> bytes:
+    """All metrics as they are now, in Prometheus's text format."""
+    runtime.metrics.set_states(runtime.states())
+    runtime.metrics.inflight = len(runtime.exchanges)
+    return runtime.metrics.exposition()
+
+
+def _json(told: Status) -> Page:
+    status, content = told
+    return Page(msgspec.json.encode(content), status)
