@@ -27,7 +27,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
@@ -50,7 +50,8 @@ from gateway.vocab import open_tokenizers
 
 #: The lines that can be taken apart: one whole answer to one request.
 SHOWN = ("pinned", "heads", "auto")
-BATCH = 100  # requests between two looks at the clock of all
+BATCH = 20  # requests between two looks at the clock of all: less than a slice of a shared processor
+QUIET = 5  # one batch in so many is looked at, the quickest ones: what else the machine does can only add
 PHASES = 20  # the timed and the plain request take turns this often
 
 CHECK = "answer: check"
@@ -122,7 +123,7 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )  # fmt: skip
 ELSEWHERE = "elsewhere, and the driver of this script"
 WHOLE = "the request, nothing replaced"
-MEDIAN = "the same, median instead of first quartile"
+MEDIAN = "the same, median of all batches"
 
 
 class Turns(asyncio.AbstractEventLoop):
@@ -415,7 +416,7 @@ def _importers(function: object) -> list[Any]:
 
 
 def take_apart(line: Line, config: Path, watch: Stopwatch, batches: int) -> dict[str, float]:
-    """Microseconds per request of every part of a line: first quartiles over batches."""
+    """Microseconds per request of every part of a line, over its quickest batches."""
     plain = Rig(config, line)
     watch.install()
     timed = Rig(config, line)
@@ -424,7 +425,7 @@ def take_apart(line: Line, config: Path, watch: Stopwatch, batches: int) -> dict
     noted: list[Noted] = []
     whole: list[int] = []
     for _ in range(PHASES):
-        plain.run(plain.batch() + plain.batch())  # what was specialised for the timed functions is not any more
+        plain.run(plain.batch() * 10)  # what was specialised for the timed functions is not any more
         for _ in range(batches // PHASES):
             requests = plain.batch()
             begun = time.perf_counter_ns()
@@ -432,7 +433,7 @@ def take_apart(line: Line, config: Path, watch: Stopwatch, batches: int) -> dict
             whole.append(time.perf_counter_ns() - begun)
         watch.install()
         try:
-            timed.run(timed.batch() + timed.batch())
+            timed.run(timed.batch() * 10)
             for _ in range(batches // PHASES):
                 requests = timed.batch()
                 noted.append(watch.measure(functools.partial(timed.run, requests)))
@@ -440,19 +441,16 @@ def take_apart(line: Line, config: Path, watch: Stopwatch, batches: int) -> dict
             watch.remove()
     plain.close()
     timed.close()
-    plain_ns = _quartile(whole)
-    each = (_quartile([sum(one.spent) for one in noted]) - plain_ns) / _quartile([sum(one.calls) for one in noted])
-    corrected = [one.without(each * watch.share, each * (1 - watch.share)) for one in noted]
-    per_request = [_quartile(column) / BATCH / 1000 for column in zip(*corrected, strict=True)]
+    quiet = sorted(noted, key=lambda one: sum(one.spent))[: len(noted) // QUIET]
+    plain_ns = statistics.mean(sorted(whole)[: len(whole) // QUIET])
+    calls = statistics.mean(sum(one.calls) for one in quiet)
+    each = (statistics.mean(sum(one.spent) for one in quiet) - plain_ns) / calls
+    corrected = [one.without(each * watch.share, each * (1 - watch.share)) for one in quiet]
+    per_request = [statistics.mean(column) / BATCH / 1000 for column in zip(*corrected, strict=True)]
     result = {title: us for title, us in zip(watch.titles, per_request, strict=True) if abs(us) >= 0.005}
     result[WHOLE] = plain_ns / BATCH / 1000
     result[MEDIAN] = statistics.median(whole) / BATCH / 1000
     return result
-
-
-def _quartile(values: Sequence[float]) -> float:
-    """The first quartile: what else the machine does can only add, and often adds to most batches."""
-    return statistics.quantiles(values, n=4)[0]
 
 
 def table(found: dict[str, dict[str, float]]) -> str:
@@ -490,7 +488,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lines", nargs="*", metavar="line", help=f"which lines: {', '.join(SHOWN)} (default: all)")
-    parser.add_argument("--batches", type=int, default=400, help=f"batches of {BATCH} requests, timed and not timed")
+    parser.add_argument("--batches", type=int, default=2_000, help=f"batches of {BATCH} requests, timed and not timed")
     parser.add_argument("--cpu", type=int, help="stay on this CPU")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="numbers of an earlier run to compare with")
@@ -521,7 +519,7 @@ def main() -> int:
         os.sched_setaffinity(0, {args.cpu})
     found, missing = measure(args.lines or SHOWN, args.batches)
     print(comparison(json.loads(args.compare.read_text()), found) if args.compare else table(found))
-    print(f"\nFirst quartiles over {args.batches} batches of {BATCH} requests; {interpreter(sys.executable)}.")
+    print(f"\nThe quickest fifth of {args.batches} batches of {BATCH} requests; {interpreter(sys.executable)}.")
     if missing:
         print(f"Not there, so counted with their callers: {', '.join(missing)}.")
     if args.json:
