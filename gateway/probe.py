@@ -7,6 +7,7 @@ switch. One request at a time is sent to a backend; backends are asked side by s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import ssl
 import sys
@@ -31,6 +32,7 @@ from gateway.proberecord import difference, edited, record
 from gateway.probetarget import Probe, Row
 from gateway.problems import suggest
 from gateway.secretref import SecretRef, read_secret
+from gateway.sidecarproc import Reserved, beside
 from gateway.site import Site, load_site
 
 OK, DIFFERS, BROKEN = 0, 1, 2
@@ -80,7 +82,8 @@ def run(options: Options, environ: Mapping[str, str], out: IO[str] | None = None
     out = out or sys.stdout
     try:
         before = options.config.read_text(encoding="utf-8") if options.config.is_file() else ""
-        site = load_site(options.config, environ)
+        reserved = Reserved()
+        site = load_site(options.config, environ, door=reserved.door)
         targets = _wanted(site, options.targets)
         probes = [_probe(target, options) for target in targets]
     except ConfigError as error:
@@ -94,7 +97,11 @@ def run(options: Options, environ: Mapping[str, str], out: IO[str] | None = None
             _tell_cost(probes, out, as_json=options.as_json)
         if options.dry_run:
             return OK
-        reports = _asked(probes)
+        with _sidecar(site, targets, reserved, environ):
+            reports = _asked(probes)
+    except OSError as error:
+        print(f"pointsman probe: {error}", file=sys.stderr)
+        return BROKEN
     finally:
         for probe in probes:
             probe.client.close()
@@ -119,6 +126,15 @@ def run(options: Options, environ: Mapping[str, str], out: IO[str] | None = None
         print("pointsman probe --write puts these differences into the file", file=out)
     left = [row for one in reports for row in one.rows if _SHOWN[row.verdict] and not (options.write and row.record)]
     return DIFFERS if left else OK
+
+
+def _sidecar(
+    site: Site, targets: Sequence[Target], reserved: Reserved, environ: Mapping[str, str]
+) -> contextlib.AbstractContextManager[None]:
+    """A litellm process of our own, where a target is behind one; that of a gateway that runs answers only to it."""
+    if site.sidecar is None or site.sidecar.targets.isdisjoint(target.name for target in targets):
+        return contextlib.nullcontext()
+    return beside(site.sidecar, reserved.door(), environ)
 
 
 def _wanted(site: Site, names: Sequence[str]) -> list[Target]:

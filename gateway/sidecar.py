@@ -280,6 +280,7 @@ class Door:
         self.web = web
         app = web.Application(client_max_size=max_body)
         app.router.add_get("/healthz", self.healthz)
+        app.router.add_get("/{backend}/v1/models", self.models)
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_post("/{backend}/v1/chat/completions", self.chat)
         return app
@@ -288,11 +289,24 @@ class Door:
         """The process is alive."""
         return self.web.json_response({"status": "ok", "litellm": self.version})
 
+    def _opened(self, request: Any) -> bool:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(key.encode(errors="replace"), self.token)
+
+    def _closed(self) -> Any:
+        return self._error(401, "The key is missing or not valid.", "authentication_error", "invalid_api_key")
+
+    async def models(self, request: Any) -> Any:
+        """What a backend is configured to serve."""
+        if not self._opened(request):
+            return self._closed()
+        where = self.backends.get(request.match_info["backend"], {"models": ()})
+        return self.web.json_response({"object": "list", "data": [{"id": one} for one in where["models"]]})
+
     async def chat(self, request: Any) -> Any:
         """One chat completion. Cancelled by aiohttp when the gateway hangs up, and everything below it with it."""
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(key.encode(), self.token):
-            return self._error(401, "The key is missing or not valid.", "authentication_error", "invalid_api_key")
+        if not self._opened(request):
+            return self._closed()
         try:
             try:
                 body = json.loads(await request.read())

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +299,33 @@ class Reserved:
             self._socket.close()
 
 
+@contextlib.contextmanager
+def beside(spec: SidecarSpec, door: Door, environ: Mapping[str, str]) -> Iterator[None]:
+    """Run one while a command needs it, and no longer. Raises OSError when it does not start."""
+    instructions = spec.instructions(host="127.0.0.1", port=door.port, share_port=True, token=door.token)
+    with _told(spec, instructions, environ, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None  # noqa: S101 - it was asked for
+            if b"ready" not in process.stdout.readline():
+                raise OSError("the litellm sidecar does not start")
+            yield
+        finally:
+            process.kill()
+
+
+def _told(
+    spec: SidecarSpec, instructions: bytes, environ: Mapping[str, str], stdout: int | None = None
+) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(  # noqa: S603 - a list of our own words, no shell
+        spec.command(), stdin=subprocess.PIPE, stdout=stdout, env=environment(environ), cwd="/"
+    )
+    assert process.stdin is not None  # noqa: S101 - it was asked for
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(instructions)
+        process.stdin.flush()
+    return process
+
+
 def run_alone(config: Path, listen: Address, environ: Mapping[str, str]) -> int:
     """`pointsman sidecar`: run the process by itself until it ends, and return its exit code; 2 for a broken file.
 
@@ -319,12 +346,8 @@ def run_alone(config: Path, listen: Address, environ: Mapping[str, str]) -> int:
             print(problem, file=sys.stderr)
         return 2
     instructions = spec.instructions(host=listen.host, port=listen.port, share_port=False, token=token)
-    process = subprocess.Popen(spec.command(), stdin=subprocess.PIPE, env=environment(environ), cwd="/")  # noqa: S603
+    process = _told(spec, instructions, environ)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _, __: process.terminate())
-    assert process.stdin is not None  # noqa: S101 - it was asked for
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(instructions)
-        process.stdin.flush()
     code = process.wait()
     return code if code >= 0 else 128 - code

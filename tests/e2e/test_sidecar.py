@@ -481,6 +481,25 @@ def test_it_runs_elsewhere_with_only_its_own_keys(tmp_path: Path) -> None:
             assert gateway.post(chat("lite")).status_code == 200
 
 
+def test_a_target_behind_it_can_be_probed(tmp_path: Path) -> None:
+    upstream = Upstream([ANTHROPIC])
+    made = settings(upstream.url.removesuffix("/v1"), "anthropic/claude-sonnet-4-5")
+    with (tmp_path / "pointsman.yaml").open("w") as file:
+        YAML().dump(made, file)
+    command = [sys.executable, "-m", "gateway.cli", "probe", "--config", str(tmp_path / "pointsman.yaml"), "--json"]
+    probed = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "LITE_KEY": LITE_KEY}, capture_output=True, text=True, timeout=60
+    )
+    assert probed.returncode in (0, 1), probed.stderr
+    [report] = json.loads(probed.stdout)
+    rows = {row["check"]: row for row in report["checks"]}
+    assert rows["tools"]["seen"] == "yes"
+    assert rows["listed"]["seen"] == "yes"
+    assert {"logprobs", "seed"} <= set(rows["unsupported"]["record"]["unsupported"])  # what litellm refuses there
+    assert upstream.requests
+    assert all(one.header("x-api-key") == LITE_KEY for one in upstream.requests)
+
+
 @pytest.mark.skipif(bool(demo_model.missing()), reason=f"needs {' and '.join(demo_model.missing())}")
 def test_a_real_model_answers_through_it(tmp_path: Path) -> None:
     model = subprocess.Popen(
