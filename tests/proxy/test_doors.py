@@ -272,6 +272,21 @@ def test_a_token_is_not_used_beyond_its_end(tmp_path: Path, upstream: Upstream, 
     assert len(upstream.requests) == before
 
 
+def test_a_token_that_the_upstream_refuses_is_replaced(tmp_path: Path, upstream: Upstream, endpoint: Upstream) -> None:
+    endpoint.scripts = [token("token-canary-1"), token("token-canary-2")]
+    upstream.scripts = [plain(401, body=b'{"error":{"message":"revoked"}}'), plain()]
+    made = settings({"dialect": "vertex", "auth": {"metadata_server": True, "token_url": endpoint.url}}, upstream)
+    at_once = "import sys; from gateway.proxy import tokens; tokens.RENEW_S = 0.0; from gateway.cli import main; "
+    at_once += "sys.exit(main(['serve', '--config', sys.argv[1]]))"
+    with running(tmp_path, made, command=("-c", at_once)) as gateway:
+        assert eventually(lambda: gateway.post(chat()).headers.get("x-pointsman-target") == "a" and upstream.requests)
+        assert eventually(lambda: len(endpoint.requests) == 2)
+        assert eventually(lambda: gateway.post(chat()).status_code == 200)
+        silent(gateway)
+    assert upstream.requests[0].header("authorization") == "Bearer token-canary-1"
+    assert upstream.requests[-1].header("authorization") == "Bearer token-canary-2"
+
+
 def test_a_token_endpoint_cannot_send_us_elsewhere(
     tmp_path: Path, upstream: Upstream, other: Upstream, endpoint: Upstream
 ) -> None:
