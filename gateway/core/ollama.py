@@ -170,7 +170,10 @@ def _messages(raw: Any) -> list[dict[str, Any]]:
             if role == "assistant" and name in message and _is_text(message[name]):
                 said["thinking"] = message[name]
         if _present(message, "tool_calls"):
-            said["tool_calls"] = [_called(call, called) for call in msgspec.json.decode(message["tool_calls"])]
+            calls = msgspec.json.decode(message["tool_calls"])
+            if not isinstance(calls, list):
+                _cannot("tool_calls is not a list.")
+            said["tool_calls"] = [_called(call, called) for call in calls]
         if _present(message, "tool_call_id"):
             ident = msgspec.json.decode(message["tool_call_id"])
             said["tool_call_id"] = ident

@@ -189,7 +189,10 @@ def _event(value: dict[str, Any]) -> bytes:
 
 
 def _error(said: Any, status: Any) -> dict[str, Any]:
-    message = said if isinstance(said, str) else _ENCODER.encode(said).decode()
+    try:
+        message = said if isinstance(said, str) else _ENCODER.encode(said).decode()
+    except RecursionError:  # just shallow enough to be read, and too deep to be written
+        message = "The upstream reported an error."
     return {"message": message, "type": "server_error", "param": None, "code": status}
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from gateway.core import wire
 from gateway.core.dialects import CannotSay, Plan, prepare, request_body
+from gateway.core.errors import BadRequest
 from gateway.core.rows import DIALECTS
 from gateway.core.types import Backend, Endpoint, Model, Target, Thinking
 
@@ -195,6 +197,59 @@ def test_what_it_has_no_words_for_is_said_not_dropped(members: dict[str, Any]) -
     with pytest.raises(CannotSay) as caught:
         sent(**members)
     assert str(caught.value).endswith(".")
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
+RICH = {
+    "model": "auto",
+    "messages": [
+        {"role": "developer", "content": "s"},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, PICTURE]},
+        {
+            "role": "assistant",
+            "content": None,
+            "reasoning": "h",
+            "tool_calls": [{"id": "1", "function": {"name": "f"}}],
+        },
+        {"role": "tool", "tool_call_id": "1", "content": "r"},
+    ],
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "response_format": {"type": "json_schema", "json_schema": {"schema": {}}},
+    "options": {"top_k": 1},
+    "stop": ["a"],
+    "think": True,
+    "reasoning_effort": "low",
+    "max_tokens": 4,
+    "tool_choice": "auto",
+}
+
+
+def places(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Every container with every key in it."""
+    for key in list(node) if isinstance(node, dict) else range(len(node)):
+        yield node, key
+        if isinstance(node[key], dict | list):
+            yield from places(node[key])
+
+
+def test_no_request_makes_it_raise_anything_else() -> None:
+    odd = (None, True, 7, -1.5, "", "x", [], {}, [7], [None], {"type": "text"}, {"a": [{}]}, "data:image/png;base64,AA")
+    told = 0
+    request_body(wire.parse(json.dumps(RICH).encode()), plan(), CLIENT)  # as it stands, all of it can be said
+    for number, _ in enumerate(places(RICH)):
+        for value in odd:
+            tree = json.loads(json.dumps(RICH))
+            node, key = list(places(tree))[number]
+            node[key] = value
+            try:
+                envelope = wire.parse(json.dumps(tree).encode())
+            except BadRequest:
+                continue
+            try:
+                json.loads(request_body(envelope, plan(), CLIENT))
+            except CannotSay:
+                told += 1
+    assert told > 50
 
 
 def test_what_it_could_only_ignore_makes_a_request_go_elsewhere() -> None:

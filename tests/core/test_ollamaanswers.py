@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -121,6 +122,37 @@ def test_nothing_follows_an_error_or_the_end() -> None:
     assert relay.done
     assert relay.feed(line({"content": "more"})) == b""
     assert relay.end() == b""
+
+
+def test_no_bytes_make_it_raise_or_tell_an_end_that_did_not_come() -> None:
+    chance = random.Random(7)
+    whole = line({"content": "Hi", "thinking": "hm"}) + line({"tool_calls": [{"function": {"name": "f"}}]}) + END
+    for _ in range(3000):
+        body = bytearray(whole)
+        for _ in range(chance.randint(1, 6)):
+            at = chance.randrange(len(body))
+            match chance.randrange(3):
+                case 0:
+                    body[at] = chance.randrange(256)
+                case 1:
+                    del body[at : at + chance.randint(1, 30)]
+                case _:
+                    body[at:at] = chance.choice([b"\n", b'"', b"{", b"[" * 3000, b"null", b"\xff", b"\\ud800"])
+        relay = Relay(keep_usage=True)
+        size = chance.randint(1, len(body))
+        out = b"".join(relay.feed(bytes(body[at : at + size])) for at in range(0, len(body), size)) + relay.end()
+        assert relay.done != (relay.failure is not None)
+        assert (b"[DONE]" in out) == relay.done
+        parse(bytes(body))
+
+
+@pytest.mark.parametrize("levels", [500, 1200, 5000, 200_000])
+def test_deep_nesting_is_an_error_like_any_other(levels: int) -> None:
+    _, relay = stream(b'{"error":' + b"[" * levels + b"]" * levels + b"}\n")
+    assert relay.failure is Outcome.IN_BAND_ERROR
+    assert parse(b'{"message":{"content":"x"},"done":true,"x":' + b"[" * levels + b"]" * levels + b"}") is None or (
+        levels < 5000
+    )
 
 
 def test_a_line_is_bounded() -> None:
