@@ -28,7 +28,8 @@ _JOKES = frozenset({"un", "xxx", "tlh", "zzp", "zzb", "zze", "zzh", "xx-Qaai"})
 #: their own: not believed below so many letters.
 SELDOM = {
     "co": 40, "rm": 40, "kha": 40, "sco": 40, "gv": 24, "ie": 24, "ia": 24, "vo": 24, "wo": 24, "ve": 24, "aa": 24,
-    "ay": 24, "nr": 24, "ss": 24, "lif": 24, "crs": 24,
+    "ay": 24, "la": 16, "mfe": 40, "br": 24, "rw": 24, "lb": 24, "fo": 24, "mi": 12, "cy": 12, "nr": 24, "ss": 24,
+    "lif": 24, "crs": 24,
 }  # fmt: skip
 
 #: Letters that few languages use, with the likeliest first. CLD2 overlooks them in short texts.

@@ -1,7 +1,8 @@
 """Small words of languages in Latin script, by which a short text can be told where letters alone mislead. Data only.
 
 Closed-class words (articles, pronouns, prepositions, conjunctions), with and without their accents where people leave
-them out. Languages on many models' lists come first: where two fit a text equally well, the earlier one is taken.
+them out; of English also what short prompts begin with. Languages on many models' lists come first: where two fit a
+text equally well, the earlier one is taken.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 _WORDS = """
-    en: hi hello i'm it's don't that's what's the of and to in a is that for it was on as with be by at this are from
-        you i have not my what how can do we he she his her they an or if me your please has will all but were been
-        their which there when who so no out up
+    en: write create make give show explain find get tell help code python word words number numbers question answer
+        story sentence paragraph function following using use used does did should would could any each every many
+        much more most best good new old first last two three between into than then them because while where why
+        whose these those after before over under like know want need see look work think say said going come take
+        call love play favorite favourite squared minus says lies hi hello i'm it's don't that's what's the of and to
+        in a is that for it was on as with be by at this are from you i have not my what how can do we he she his her
+        they an or if me your please has will all but were been their which there when who so no out up
     es: cuanto cuánto dónde quién cuántos de la que el en y los se del las un por con una su para es al lo como más
         mas pero sus le ya o este sí si mi porque esta está son entre cuando muy sin sobre también me hasta hay donde
         quien desde nos te cuál cómo qué fue
@@ -25,18 +30,17 @@ _WORDS = """
         anche lo più ma gli mi nel su se questo alla delle era ci quanto dove dal degli nella l'ha suo sua mia mio c'è
         cosa dopo stato stata a
     pt: onde quanto como quem qual quero preciso de a o que e do da em um para com não nao uma os no se na por mais as
-        dos como mas foi ao ele das tem à seu sua ou ser quando muito há nos já está eu também só pelo pela até isso
-        ela entre era depois sem mesmo aos são você
-    id: mana berapa siapa kapan mengapa saya ini yang dan di untuk dengan ini dari pada tidak dalam adalah itu akan
-        saya juga atau oleh karena bisa ada mereka ke kita telah anda sudah dia apa hanya lebih bagaimana seperti kami
-        sebuah
+        dos mas foi ao ele das tem à seu sua ou ser quando muito há nos já está eu também só pelo pela até isso ela
+        entre era depois sem mesmo aos são você
+    id: mana berapa siapa kapan mengapa saya ini yang dan di untuk dengan dari pada tidak dalam adalah itu akan juga
+        atau oleh karena bisa ada mereka ke kita telah anda sudah dia apa hanya lebih bagaimana seperti kami sebuah
     tl: ang ng sa na mga at ay si ni para kung hindi ito ko mo siya ka niya lang po ba nang naman isang mula ako
     vi: và của là có không được cho một các trong với để người này những khi đã tôi đó từ
     ro: unde cat cât cum cine costa costă am de și în a la cu pe din o pentru este care nu să mai sa si in fost sunt
-        ce au fi ca un al lui cele dar sau cum prin după dupa este-n iar ei ne va unei unui acest această aceasta
-        foarte când cand pana până ale intr dintre
-    ca: on quant com qui quan el la de i que els les en un una per amb del és no al com més dels pel són aquest
-        aquesta seva seu ha han o també a on va si les d'una molt perquè quan sobre ser entre
+        ce au fi ca un al lui cele dar sau prin după dupa este-n iar ei ne va unei unui acest această aceasta foarte
+        când cand pana până ale intr dintre
+    ca: on quant com qui quan el la de i que els les en un una per amb del és no al més dels pel són aquest aquesta
+        seva seu ha han o també a va si d'una molt perquè sobre ser entre
     gl: o a de que e do da en un para con non unha os as no na por máis dos como ao das foi é ou súa
     nl: waar hoe hoeveel wat wie waarom de het een van en in is dat op te voor met zijn niet aan er om ook als bij
         maar wordt door hij naar nog deze ik je uit worden dan over heeft of geen wij was mijn
@@ -46,15 +50,15 @@ _WORDS = """
     no: hvor hva hvordan hvem hvorfor mye og i er det som en på til for med av at har de et ikke var den jeg han om
         fra så men vi ble ved kan seg
     nn: og i er det som ein på til for med av at har dei eit ikkje var den eg han om frå så men vi vart kan seg ho
-    sv: hur vad vem varför mycket var ligger och i att det som en på är av för med till den inte har de ett om var jag
-        vi men så från han kan sig när vid vårt
+    sv: hur vad vem varför mycket var ligger och i att det som en på är av för med till den inte har de ett om jag vi
+        men så från han kan sig när vid vårt
     is: og að í á er sem til var við ekki um með en það af hann þar fyrir hún ég
     fi: missä mikä paljonko miten miksi kuka milloin ja on ei se että oli hän mutta kun joka myös ovat kuin niin ole
         mitä minä tai jos
-    et: kus mida miks kuidas ja on ei et see ka oli kui mis aga seda tema ning või oma kes mida
-    hu: hol mennyibe mi hogyan miért ki a az és hogy nem is egy ez volt de meg mint csak már ha el vagy aki ki azt ezt
-    pl: gdzie ile kiedy dlaczego nie w i na z do się nie że jest to o jak po dla przez od co ale są tym był może jego
-        za oraz
+    et: kus mida miks kuidas ja on ei et see ka oli kui mis aga seda tema ning või oma kes
+    hu: hol mennyibe mi hogyan miért ki a az és hogy nem is egy ez volt de meg mint csak már ha el vagy aki azt ezt
+    pl: gdzie ile kiedy dlaczego nie w i na z do się że jest to o jak po dla przez od co ale są tym był może jego za
+        oraz
     cs: kde kolik kdy proč jsi není a v se na je že s z do to i o k pro za jsem jsou ale jako by ve si tak od po při
         byl které který
     sk: kde koľko kedy prečo nie a v na je sa že s z do to o ako pre za som sú ale by vo si od po pri bol ktoré ktorý
@@ -64,8 +68,7 @@ _WORDS = """
     sq: të dhe në një për me nga që është si ka më i e per te ne nje eshte nuk se ai kjo
     lt: kur kiek kada kodėl kas ir yra kad su iš į kaip bet o tai jis ar dėl apie nuo buvo
     lv: un ir ka no par ar uz kas bet arī tas bija viņš ja kā
-    tr: nerede nasıl neden kim kadar ve bir bu da de için ile çok olarak ne gibi en daha kadar olan ben mi ama var
-        değil
+    tr: nerede nasıl neden kim kadar ve bir bu da de için ile çok olarak ne gibi en daha olan ben mi ama var değil
     az: və bir bu ilə üçün də ki olan da o olaraq var daha
     eu: eta da bat du ez dira dute ere izan zen ditu hau bere
     la: et in est non ad ut cum qui quod per sed ex quae anno hic sunt esse vel ab atque qua terra dies eius quam aut
@@ -89,7 +92,7 @@ _WORDS = """
     bjn: nang wan gasan kada lawan ulun banar handak sidin kawa maka bubuhan
     ban: sane ring miwah ane tusing ajak lakar suba tiang nika
     ilo: iti ta dagiti ti ken nga kadagiti maysa saan no
-    pam: ding ning ing king karing ampo ding yang ila nung
+    pam: ding ning ing king karing ampo yang ila nung
     pcm: dem dey wey naim dis dat make wetin una don di tings everi pesin
     ht: yo nan ak pou ki nou li pa yon se gen moun
     yo: ní ti àwọn àti fún sí ó wọn náà tí

@@ -24,6 +24,8 @@ pytestmark = pytest.mark.skipif(identify.pycld2 is None, reason="pycld2 has no w
         ("Missä asema on?", "fi"),
         ("ile kosztuje ta ksiazka", "pl"),
         ("Hi, I'm Taylor.", "en"),
+        ("Write a python", "en"),
+        ("x squared minus 10", "en"),
         ("Los Angeles to San Francisco", "en"),
         ("What is a de facto standard?", "en"),
         ("per diem rates in Italy", "en"),
