@@ -259,7 +259,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
                 return
         if done:
             body, self._body = self._body, bytearray()
-            self._serve(body if len(body) > WHOLE_BYTES else bytes(body))
+            self._serve(body if len(body) > WHOLE_BYTES else bytes(body))  # never changed from here on
 
     def _too_large(self) -> None:
         limit = self._asked.limit
@@ -297,7 +297,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
             self.respond_error(asked.error, b"")
             return
         self._exchange = exchange = Exchange(self.runtime, self, asked)
-        if isinstance(body, bytes):
+        if len(body) <= WHOLE_BYTES:
             exchange.begin(body)
         else:
             exchange.begin_large(body)

@@ -108,7 +108,7 @@ class Exchange:
 
     # -- deciding --
 
-    def begin_large(self, body: bytearray) -> None:
+    def begin_large(self, body: bytes | bytearray) -> None:
         """`begin` with a body that takes several turns of the loop to read, so that others are served in between."""
         self.runtime.exchanges.add(self)
         self._read(wire.parse_steps(body))
@@ -132,7 +132,7 @@ class Exchange:
         if not self.over:
             self.begin(b"", envelope)
 
-    def begin(self, body: bytes, envelope: Envelope | None = None) -> None:
+    def begin(self, body: bytes | bytearray, envelope: Envelope | None = None) -> None:
         """Take the complete request body, or what was read of it, and start work on it."""
         runtime = self.runtime
         runtime.exchanges.add(self)
