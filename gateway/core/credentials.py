@@ -79,6 +79,19 @@ Grant = ServiceAccount | MetadataServer | ClientSecret
 Credential = AwsKeys | Grant
 
 
+def identity(grant: Grant) -> tuple[str, ...]:
+    """Who a grant's tokens are for, by whom. Grants that differ only in what proves it are given equal tokens.
+
+    >>> identity(MetadataServer("http://a"))
+    ('http://a',)
+    """
+    if isinstance(grant, ServiceAccount):
+        return (grant.url, grant.email, grant.scope)
+    if isinstance(grant, ClientSecret):
+        return (grant.url, grant.client_id, grant.scope)
+    return (grant.url,)
+
+
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
     """What to send to `url`: a POST of `form`, or a GET where there is none."""

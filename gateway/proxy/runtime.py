@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway.core import dialects
-from gateway.core.credentials import AwsKeys
+from gateway.core.credentials import AwsKeys, identity
 from gateway.core.errors import GatewayError
 from gateway.core.failover import RetryBudget
 from gateway.core.health import Board
@@ -237,7 +237,13 @@ class Runtime:
         key = (auth, backend.proxy, backend.ca_file)
         source = sources.get(key)
         if source is None:
-            source = sources[key] = self._tokens.get(key) or TokenSource(auth, backend.proxy, backend.ca_file)
+            source = self._tokens.get(key)
+            if source is None:
+                source = TokenSource(auth, backend.proxy, backend.ca_file)
+                before = (one for one in self._tokens.values() if identity(one.grant) == identity(auth))
+                if (known := next(before, None)) is not None:
+                    source.succeed(known)
+            sources[key] = source
         return Bearer(source)
 
     def _new_pool(self, backend: Backend, endpoint: Endpoint, contexts: dict[str | None, ssl.SSLContext]) -> Pool:

@@ -68,6 +68,10 @@ class TokenSource:
         if self._task is not None:
             self._task.cancel()
 
+    def succeed(self, other: TokenSource) -> None:
+        """Begin with another's token: the same identity proves itself anew, after its key was changed."""
+        self._token, self._line, self._ends = other._token, other._line, other._ends
+
     def line(self, now: float) -> bytes | None:
         """The Authorization header line at monotonic second `now`; None while there is no token."""
         return self._line if now < self._ends else None

@@ -309,7 +309,30 @@ def test_an_upstream_that_repeats_the_token_does_not_leak_it(
         assert gateway.post(chat()).json()["error"]["message"] == "bad header: Bearer ***"
 
 
-def test_a_reload_keeps_the_token_and_changes_the_key(tmp_path: Path, upstream: Upstream, endpoint: Upstream) -> None:
+def test_a_key_that_is_changed_leaves_no_moment_without_a_token(
+    tmp_path: Path, upstream: Upstream, endpoint: Upstream
+) -> None:
+    endpoint.scripts = [token("token-canary-1"), plain(500), token("token-canary-2")]
+    entra = {"tenant": "contoso.com", "client_id": "app", "client_secret": {"file": "secret"}}
+    (tmp_path / "secret").write_text("old-secret-canary")
+    made = settings({"dialect": "azure", "auth": {"entra": entra, "token_url": endpoint.url}}, upstream)
+    with running(tmp_path, made) as gateway:
+        assert eventually(lambda: gateway.post(chat()).status_code == 200)
+        (tmp_path / "secret").write_text("new-secret-canary")
+        assert eventually(lambda: len(endpoint.requests) == 2, within_s=20)
+        assert gateway.post(chat()).status_code == 200  # the endpoint gave none yet
+        assert eventually(
+            lambda: (
+                gateway.post(chat()).status_code == 200
+                and upstream.requests[-1].header("authorization") == "Bearer token-canary-2"
+            )
+        )
+        silent(gateway)
+    secrets = [parse_qs(one.body.decode())["client_secret"] for one in endpoint.requests]
+    assert secrets == [["old-secret-canary"], ["new-secret-canary"], ["new-secret-canary"]]
+
+
+def test_a_reload_keeps_the_token(tmp_path: Path, upstream: Upstream, endpoint: Upstream) -> None:
     made = settings({"dialect": "vertex", "auth": {"metadata_server": True, "token_url": endpoint.url}}, upstream)
     with running(tmp_path, made) as gateway:
         assert eventually(lambda: gateway.post(chat()).status_code == 200)
