@@ -348,9 +348,9 @@ def _edges(lines: Sequence[str], identify: Identify, letters: int, prose: float)
         return
     least = 20 if prose >= 0.5 else 32
     for line in (lines[0], lines[-1]):
-        if least <= len(line) < letters * 0.85:
+        if least + 4 * line.isascii() <= len(line) < letters * 0.85:
             found = identify(line)
             if found and found[0][0] and found[0][1] >= 0.6:
                 code = corrected(found[0][0], line, len(line), sure=found[0][1] >= 0.8)
-                if len(line) >= SELDOM.get(code, 0):
+                if len(line) >= 2 * SELDOM.get(code, 0):
                     yield code
