@@ -65,6 +65,7 @@ class FleetBuilder:
     warnings: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)  # read beside the document
     own: dict[str, Dialect] = field(default_factory=dict)  # dialects that the document defines
+    alike: dict[str, str] = field(default_factory=dict)  # what each of them is like
     rates: Mapping[str, int] = field(default_factory=dict)  # nano-USD for one unit of a currency
 
     def build(self, doc: FleetDoc) -> Fleet:
@@ -109,6 +110,7 @@ class FleetBuilder:
                 self.own[name] = DIALECTS["openai"]  # so that who speaks it is judged all the same
             else:
                 self.own[name] = one.row(name)
+                self.alike[name] = one.like
 
     def _backend(self, name: str, doc: BackendDoc) -> tuple[Backend | None, str | None]:
         path = f"backends.{name}"
@@ -120,7 +122,7 @@ class FleetBuilder:
         door = self.door() if doc.by_sidecar else None
         endpoints = (door.endpoint(name),) if door is not None else tuple(endpoint(url) for url in doc.urls())
         where = f"{path}.base_url" if doc.base_url is not None else f"{path}.endpoints"
-        self._try(where, lambda: check_addresses(doc.dialect, endpoints, doc.api_version))
+        self._try(where, lambda: check_addresses(self.alike.get(doc.dialect, doc.dialect), endpoints, doc.api_version))
         api_base = doc.litellm.api_base if doc.litellm is not None else None
         provider = self._provider(path, doc, endpoints if api_base is None else (endpoint(api_base),))
         written = doc.proxy
@@ -198,7 +200,7 @@ class FleetBuilder:
     def _auth(self, path: str, doc: BackendDoc, endpoints: tuple[Endpoint, ...]) -> Credential | None:
         written = doc.auth
         if written is None:
-            if doc.dialect == "vertex" and doc.key is not None:
+            if self.alike.get(doc.dialect, doc.dialect) == "vertex" and doc.key is not None:
                 self._warn(f"{path}.key", "Vertex takes access tokens, which end within the hour: use auth")
             return None
         if not self.secrets:

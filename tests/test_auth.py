@@ -12,6 +12,7 @@ from gateway.addresses import endpoint
 from gateway.auth import AuthDoc, credential
 from gateway.clouds import check_addresses, region_of
 from gateway.core.credentials import AwsKeys, ClientSecret, MetadataServer, ServiceAccount
+from gateway.core.dialects import prepare
 from gateway.core.errors import ConfigError
 from gateway.core.quantities import Invalid
 from gateway.site import load_site
@@ -267,6 +268,28 @@ def test_a_wrong_credential_is_told_with_its_line(more: str, says: str, tmp_path
     assert says in str(caught.value)
     assert "p.yaml:2" in str(caught.value)
     assert "canary" not in str(caught.value)
+
+
+def test_a_dialect_of_one_s_own_is_judged_as_what_it_is_like(tmp_path: Path) -> None:
+    text = FILE.replace("{more}", "{{more}}").replace("dialect: bedrock", "dialect: mine")
+    for like, url, version, says in (
+        ("azure", "https://r.openai.azure.com/openai", "2024-10-21", ""),
+        ("azure", "https://r.openai.azure.com/openai", None, "needs an api_version"),
+        ("openai", "https://r.openai.azure.com/openai", "2024-10-21", "only Azure"),
+        ("ollama", "http://127.0.0.1:11434", None, ""),
+        ("ollama", "http://127.0.0.1:11434/v1", None, "by its own API"),
+    ):
+        more = f"self_hosted: true{f', api_version: {version}' if version else ''}"
+        written = f"dialects: {{mine: {{like: {like}}}}}\n" + text.format().replace("{more}", more)
+        written = written.replace("https://bedrock-runtime.eu-west-1.amazonaws.com/openai/v1", url)
+        (tmp_path / "p.yaml").write_text(written)
+        if says:
+            with pytest.raises(ConfigError, match=says):
+                load_site(tmp_path / "p.yaml", {}, tests=False)
+        else:
+            (target,) = load_site(tmp_path / "p.yaml", {}, tests=False).fleet.targets
+            path = "/api/chat" if like == "ollama" else "/deployments/m/chat/completions?api-version=2024-10-21"
+            assert prepare(target).path == path
 
 
 def test_a_token_that_would_travel_in_the_open_is_warned_of(tmp_path: Path) -> None:
