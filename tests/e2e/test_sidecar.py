@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,12 +25,15 @@ from gateway import demo_model
 from tests.harness import (
     KEY,
     ROOT,
+    SSE_HEAD,
     STREAM,
     Gateway,
+    Received,
     Upstream,
     chat,
     chunk,
     eventually,
+    framed,
     hang,
     plain,
     running,
@@ -50,7 +54,7 @@ def state(gateway: Gateway) -> dict[str, Any]:
 
 def ready(gateway: Gateway, starts: int = 1) -> dict[str, Any]:
     """The state of a sidecar that answers and was started so often."""
-    assert eventually(lambda: (now := state(gateway))["state"] == "ready" and now["starts"] >= starts, 40), (
+    assert eventually(lambda: (now := state(gateway))["state"] == "ready" and now["starts"] >= starts, 60), (
         state(gateway),
         gateway.lines,
     )
@@ -386,8 +390,17 @@ def test_it_does_not_outlive_a_gateway_that_was_killed(tmp_path: Path) -> None:
 
 
 def test_a_reload_with_another_key_changes_the_process_and_ends_no_stream(tmp_path: Path) -> None:
-    upstream = Upstream([stream(pause_s=0.8)])
+    switched = threading.Event()
+
+    def slow(conn: socket.socket, _: Received) -> bool:
+        conn.sendall(SSE_HEAD + framed(STREAM[0]) + framed(STREAM[1]))
+        switched.wait(80)
+        conn.sendall(b"".join(map(framed, STREAM[2:])) + b"0\r\n\r\n")
+        return True
+
+    upstream = Upstream([slow])
     made = settings(upstream)
+    made["timeouts"]["idle"] = "90s"
     made["backends"]["lite"]["key"] = {"file": "key"}
     (tmp_path / "key").write_text("sk-first-key")
     with running(tmp_path, made) as gateway:
@@ -397,13 +410,14 @@ def test_a_reload_with_another_key_changes_the_process_and_ends_no_stream(tmp_pa
             gateway.public + "/v1/chat/completions",
             json=chat("lite", stream=True),
             headers=authorized(),
-            timeout=30,
+            timeout=90,
         ) as answer:
             parts = answer.iter_text()
             text = next(parts)
             (tmp_path / "key").write_text("sk-second-key")
             assert gateway.process.poll() is None
-            assert eventually(lambda: state(gateway)["pid"] not in (None, before["pid"]), 40)
+            assert eventually(lambda: state(gateway)["pid"] not in (None, before["pid"]), 60)
+            switched.set()
             text += "".join(parts)
         assert text.endswith("data: [DONE]\n\n"), text
         assert eventually(lambda: not Path(f"/proc/{before['pid']}").exists(), 10)
