@@ -1,0 +1,168 @@
+"""From backends and targets to a fleet: prices, places, scopes and thinking, as the catalogue or the file has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from gateway.config import FleetDoc
+from gateway.core.errors import ConfigError
+from gateway.core.pricing import cost
+from gateway.core.types import NANO_PER_USD, Target, Timeouts, Usage
+from gateway.fleet import FleetBuilder
+from gateway.policyfile import load_catalogue, validated
+from gateway.yamlfile import loads
+
+KNOWN = load_catalogue()
+ALIBABA = "dialect: dashscope, processing: global, base_url: https://dashscope-intl.aliyuncs.com/compatible-mode/v1"
+BEIJING = "dialect: dashscope, base_url: https://dashscope.aliyuncs.com/compatible-mode/v1"
+OWN = "dialect: vllm, self_hosted: true, base_url: http://10.0.0.7:8000/v1"
+
+
+class Built(NamedTuple):
+    targets: tuple[Target, ...]
+    found: list[str]
+    warnings: list[str]
+
+
+def built(backend: str, target: str, more: str = "") -> Built:
+    text = f"backends:\n  b: {{{backend}}}\ntargets:\n  t: {{backend: b, {target}}}\n{more}"
+    document = loads(text, "pointsman.yaml")
+    builder = FleetBuilder(document, KNOWN, {}, Path(), Timeouts(), secrets=False)
+    fleet = builder.build(validated(document, FleetDoc))
+    return Built(fleet.targets, [str(one) for one in builder.found], builder.warnings)
+
+
+def target(backend: str, written: str, more: str = "") -> Target:
+    made = built(backend, written, more)
+    assert not made.found
+    (one,) = made.targets
+    return one
+
+
+def usd(one: Target, usage: Usage, *, thinking: bool = False) -> float:
+    assert one.price is not None
+    return cost(one.price, usage, thinking) / NANO_PER_USD
+
+
+# -- what a target costs --
+
+
+def test_the_catalogues_price_comes_whole_with_tiers_cache_and_thinking() -> None:
+    plus = target(ALIBABA, "model: qwen3.7-plus, price: catalog")
+    assert usd(plus, Usage(input=200_000, cached=100_000, output=1_000_000)) == pytest.approx(0.04 + 0.008 + 1.6)
+    assert usd(plus, Usage(input=400_000, cached=100_000, output=0)) == pytest.approx(0.36 + 0.024)  # all at the tier
+    thinker = target(ALIBABA, "model: qwen-plus-latest, price: catalog")
+    answer = Usage(input=0, output=1_000_000)
+    assert (usd(thinker, answer), usd(thinker, answer, thinking=True)) == (1.2, 4.0)
+    assert thinker.price is not None
+    assert thinker.price.version == "litellm_json@2026-11"
+
+
+def test_a_price_of_the_file_goes_before_the_catalogues_and_may_have_all_of_that_too() -> None:
+    flat = target(ALIBABA, "model: qwen3.7-plus, price: {input: 1, output: 2, cached_input: 0.1, thinking_output: 3}")
+    assert usd(flat, Usage(input=1_000_000, cached=1_000_000, output=1_000_000), thinking=True) == pytest.approx(3.1)
+    tiers = "price: [{above: 0, input: 1, output: 1}, {above: 100000, input: 2, output: 2, cache_write: 2.5}]"
+    tiered = target(ALIBABA, f"model: qwen3.7-plus, {tiers}")
+    assert usd(tiered, Usage(input=100_000)) == pytest.approx(0.1)
+    assert usd(tiered, Usage(input=1_000_000, written=1_000_000)) == pytest.approx(2.5)
+    assert tiered.price is not None
+    assert tiered.price.version.startswith("pointsman.yaml@")
+
+
+def test_an_own_server_costs_its_hour_over_the_tokens_it_gets_through() -> None:
+    scout = target(OWN, "model: llama-4-scout, window: 1M, price: {gpu_hour_usd: 3.20, tokens_per_hour: 40M}")
+    assert usd(scout, Usage(input=30_000_000, output=10_000_000)) == pytest.approx(3.20)
+
+
+def test_prices_in_another_currency_count_at_the_operators_rate_only() -> None:
+    written = "model: qwen3.8-max, price: catalog"
+    refused = built(BEIJING, written)
+    assert refused.found == [
+        "pointsman.yaml:4: targets.t.price: its list price is in CNY, and there is no rate for it: "
+        "currencies: {CNY: ...}, USD for one unit; or a price in USD"
+    ]
+    unpriced = built(BEIJING, "model: qwen3.8-max")
+    assert not unpriced.found
+    assert "its list price is in CNY, and there is no rate for it" in unpriced.warnings[0]
+    rated = target(BEIJING, written, "currencies: {CNY: 0.14}\n")
+    assert usd(rated, Usage(input=1_000_000, output=1_000_000)) == pytest.approx(12 * 0.14 + 36 * 0.14)
+    assert rated.price is not None
+    assert rated.price.version == "model_bank@2026-09-27 CNY=0.14"
+
+
+@pytest.mark.parametrize(
+    ("rates", "says"),
+    [
+        ("{CNY: 0}", "currencies.CNY: a rate of 0 would make everything free"),
+        ("{yuan: 0.14}", "'yuan' is not a currency: three capital letters"),
+        ("{CNY: -1}", "currencies.CNY: -1 is not an amount"),
+        ("0.14", "currencies: 0.14 is not a mapping"),
+    ],
+)
+def test_a_rate_that_is_none_is_refused(rates: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        built(BEIJING, "model: qwen3.8-max", f"currencies: {rates}\n")
+    assert says in str(caught.value)
+
+
+# -- where it stands, and where its data goes --
+
+
+@pytest.mark.parametrize(
+    ("url", "region"),
+    [
+        ("https://bedrock-runtime.eu-west-2.amazonaws.com/openai/v1", "eu-west-2"),
+        ("https://w1.eu-central-1.maas.aliyuncs.com/compatible-mode/v1", "eu-central-1"),
+        ("https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "ap-southeast-1"),
+        ("https://api.deepinfra.com/v1/openai", None),
+        ("https://bedrock-runtime.eu-west-2.amazonaws.com.evil.example/openai/v1", None),
+    ],
+)
+def test_a_host_tells_its_region_where_the_provider_says_how(url: str, region: str | None) -> None:
+    one = target(f"dialect: openai, base_url: {url!r}", "model: llama-4-scout, window: 100k, price: none")
+    assert one.backend.region == region
+
+
+RUNTIME = "dialect: openai, base_url: https://bedrock-runtime.{}.amazonaws.com/openai/v1"
+
+
+def test_the_region_chooses_among_the_terms_of_one_model() -> None:
+    london, ohio = (target(RUNTIME.format(place), "model: qwen3-coder-next") for place in ("eu-west-2", "us-east-2"))
+    assert [usd(one, Usage(output=1_000_000)) for one in (london, ohio)] == [1.86, 1.2]
+
+
+def test_a_scope_of_processing_chooses_the_id_that_keeps_to_it() -> None:
+    plain = target(RUNTIME.format("us-east-1"), "model: llama-4-maverick")
+    assert plain.upstream_id == "meta.llama4-maverick-17b-instruct-v1:0"
+    scoped = target(RUNTIME.format("us-east-1") + ", processing: us", "model: llama-4-maverick")
+    assert scoped.upstream_id == "us.meta.llama4-maverick-17b-instruct-v1:0"
+    assert built(RUNTIME.format("us-east-1") + ", processing: us", "model: llama-4-maverick").warnings == []
+
+
+def test_an_id_of_another_scope_than_the_backend_says_is_warned_of() -> None:
+    wide = "model: llama-4-maverick, upstream_id: 'us.meta.llama4-maverick-17b-instruct-v1:0'"
+    (warning,) = built(RUNTIME.format("us-east-1"), wide).warnings
+    assert "is processed in scope us, while its backend says nothing" in warning
+    (warning,) = built(RUNTIME.format("us-east-1") + ", processing: us-east-1", wide).warnings
+    assert "while its backend says us-east-1" in warning
+
+
+# -- thinking --
+
+
+def test_an_id_that_thinks_otherwise_than_its_model_says_so() -> None:
+    instruct = target(ALIBABA, "model: qwen3-vl-32b")
+    thinking = target(ALIBABA, "model: qwen3-vl-32b, upstream_id: qwen3-vl-32b-thinking")
+    assert (instruct.upstream_id, instruct.thinking) == ("qwen3-vl-32b-instruct", "unknown")
+    assert (thinking.thinking, thinking.thinking_needs_stream) == ("always", True)
+
+
+def test_that_thinking_needs_a_stream_is_a_fact_of_the_server_and_can_be_put_right() -> None:
+    rented = target(ALIBABA, "model: qwen3.5-27b")
+    assert (rented.thinking, rented.thinking_needs_stream) == ("switchable", True)
+    assert not target(ALIBABA, "model: qwen3.5-27b, thinking_needs_stream: false").thinking_needs_stream
+    assert not target(OWN, "model: qwen3.5-27b, window: 100k, price: none").thinking_needs_stream
+    assert target(OWN, "model: qwen3.5-27b, window: 100k, thinking_needs_stream: true").thinking_needs_stream
