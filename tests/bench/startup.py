@@ -3,10 +3,11 @@
     python tests/bench/startup.py [--rounds 9] [--cold] [--json FILE]
 
 Starts the gateway with the bundled policies, nine targets and a key, and measures from the start of the process to the
-first 200 of `/readyz`; then waits, reads what the idle process holds, scrapes it once, and asks once for every page of
-the control plane, which imports what a start has left out. Parts come from a process that takes the same steps one after the other. Byte code is compiled beforehand and
-the parse cache is warm, as at every start but the first; `--cold` measures that one as well. CPU is the scheduler's
-own count (`/proc/PID/task/*/schedstat`). Medians, with the range of the totals.
+first 200 of `/readyz`; then waits, reads what the idle process holds, scrapes it once, and asks once for pages of the
+control plane, which imports what a start has left out. Parts come from a process that takes the same steps one after
+the other. Byte code is compiled beforehand and the parse cache is warm, as at every start but the first; `--cold`
+measures that one as well. CPU is the scheduler's own count (`/proc/PID/task/*/schedstat`). Medians, with the range of
+the totals.
 """
 
 from __future__ import annotations
