@@ -25,7 +25,7 @@ from gateway.draft import Draft, Laid, lay, occupied, write
 from gateway.fromlitellm import convert
 from gateway.ownserver import Adding, Server
 from gateway.policyfile import load_catalogue
-from gateway.providers import hosted
+from gateway.providers import hosted, incomplete
 
 OK, NO, BROKEN = 0, 1, 2
 
@@ -159,6 +159,7 @@ def _drafted(
         with_keys = fromkeys.found(catalogue, environ)
         wanted = [one for one in with_keys if terminal.agrees(f"{one.key_env} is set. Use {one.name}?")]
         fromkeys.add(draft, wanted, catalogue, environ, day)
+        said += incomplete(catalogue, environ).values()
         for one in wanted:
             if one.called not in draft.backends:
                 what = "nothing that the default policy prefers to what others rent"
@@ -207,6 +208,10 @@ def _tell(terminal: Terminal, draft: Draft, laid: Laid, said: list[str], environ
     for name in draft.references():
         if not environ.get(name):
             terminal.say(f"note: {name} is not set here: set it to the key before the gateway starts")
+    through = [name for name, one in draft.backends.items() if one["dialect"] == "litellm"]
+    if through:
+        what = "litellm in an environment of its own (requirements/litellm.txt), named by sidecar: {python: PATH}"
+        terminal.say(f"note: {', '.join(through)} can only be reached through {what}")
     now = datetime.now(UTC).timestamp()
     refused = fromkeys.refusal(laid.site.default_policy, laid.site.fleet, now)
     if refused is not None:

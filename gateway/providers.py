@@ -6,6 +6,7 @@ is spoken to is a row of `core.rows`, found by the provider's name.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.catalog import Catalogue
@@ -13,6 +14,8 @@ from gateway.core.rows import DIALECTS
 
 #: Where an account may answer elsewhere: the variable that their own tools read the address from.
 _ELSEWHERE = {"dashscope-intl": "DASHSCOPE_API_BASE", "openai": "OPENAI_BASE_URL"}
+#: Where the catalogue does not say it: keys there may have any name, and this is a usual one.
+_KEYS = {"azure": "AZURE_API_KEY"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,18 @@ def hosted(catalogue: Catalogue) -> dict[str, Hosted]:
     for name, one in found.items():
         first.setdefault(one.key_env, name)
     return {name: one for name, one in found.items() if first[one.key_env] == name}
+
+
+def incomplete(catalogue: Catalogue, environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables that hold a key for a provider whose address has to be filled in -> what to say of it."""
+    said = {}
+    for one in catalogue.providers.values():
+        name = one.key_env or _KEYS.get(one.name)
+        if one.base_url is not None and "{" in one.base_url and name and environ.get(name) and name not in said:
+            dialect = _dialect(one.name)
+            said[name] = f"{name} is set: --backend {dialect}={one.base_url} --key-env {name} --model NAME takes it up"
+    used = {one.key_env for one in hosted(catalogue).values()}
+    return {name: text for name, text in said.items() if name not in used}
 
 
 def _called(name: str) -> str:

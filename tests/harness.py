@@ -314,10 +314,17 @@ class Gateway:
 def running(
     directory: Path, settings: dict[str, Any], *, command: tuple[str, ...] = SERVE, **environ: str
 ) -> Iterator[Gateway]:
-    """Start `pointsman serve` with these settings, and stop it at the end however the test went."""
+    """`serving` with a file of these settings."""
     path = directory / "pointsman.yaml"
     with path.open("w") as file:
         YAML().dump(settings, file)
+    with serving(path, command=command, **environ) as gateway:
+        yield gateway
+
+
+@contextlib.contextmanager
+def serving(path: Path, *, command: tuple[str, ...] = SERVE, **environ: str) -> Iterator[Gateway]:
+    """Start `pointsman serve` with this file, and stop it at the end however the test went."""
     env = {**os.environ, "UPSTREAM_KEY": "sk-upstream-canary-1", "PYTHONUNBUFFERED": "1", **environ}
     process = subprocess.Popen(
         [sys.executable, *command, str(path)],
@@ -348,7 +355,7 @@ def running(
         ready.wait(30)
         if len(found) != 2:
             raise AssertionError("the gateway did not start:\n" + "\n".join(lines))
-        yield Gateway(process, found["public"], found["admin"], directory, lines)
+        yield Gateway(process, found["public"], found["admin"], path.parent, lines)
     finally:
         process.terminate()
         try:

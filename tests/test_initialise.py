@@ -7,6 +7,8 @@ import io
 import json
 import re
 import stat
+import subprocess
+import sys
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -245,6 +247,28 @@ def test_every_provider_makes_a_file_that_loads_or_says_why_not(
         assert len(targets) <= 2 * 7  # rules of the default policy
     else:
         assert (code, one.key_env in told.err) == (2, True)
+
+
+def test_a_key_whose_address_has_to_be_filled_in_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", CANARY)
+    monkeypatch.setenv("AZURE_API_KEY", CANARY)
+    monkeypatch.setenv("DEEPINFRA_API_KEY", CANARY)
+    assert main(["init"]) == 0
+    told = capsys.readouterr().out
+    assert "--backend bedrock=https://bedrock-runtime.{region}.amazonaws.com/openai/v1" in told
+    assert "AZURE_API_KEY is set: --backend azure=" in told
+    assert CANARY not in told
+
+
+def test_without_a_terminal_nobody_is_waited_for(tmp_path: Path) -> None:
+    unknown = ("--backend", "vllm=http://10.0.0.7:8000/v1", "--model", "x", "--offline")
+    command = [sys.executable, "-m", "gateway.cli", "init", *unknown]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, text=True) as process:
+        _, told = process.communicate(timeout=60) if process.wait(60) else ("", "")  # its input stays open until then
+    assert process.returncode == 2
+    assert "Nobody is there to be asked" in told
 
 
 def test_what_retires_soon_is_not_chosen() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from gateway import demo_model
 from gateway.cli import main
 from gateway.site import load_site
+from tests.harness import chat, serving
 
 pytestmark = pytest.mark.skipif(
     bool(demo_model.missing()), reason=f"needs {' and '.join(demo_model.missing())}: {demo_model.INSTALL}"
@@ -60,4 +62,19 @@ def test_a_real_server_is_taken_up_probed_and_recorded(
     capsys.readouterr()
     [after] = load_site(Path("pointsman.yaml"), {}).fleet.targets
     assert (after.thinking, after.window) == ("switchable", demo_model.WINDOW_TOKENS)
-    assert main(["probe", "--json"]) == 0
+    main(["probe", "--json"])
+    found = seen(capsys)
+    del found["tools"]  # whether so small a model makes a call is not certain
+    assert {verdict for _, verdict in found.values()} <= {"same", "note"}, found
+
+
+def test_what_init_writes_serves(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "pointsman.yaml"
+    arguments = ["--family", "smollm", "--thinking", "switchable", "--key", "app", "--config", str(config)]
+    arguments += ["--public", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+    assert main(["init", "--backend", f"llama.cpp={model}", *arguments]) == 0
+    [key] = re.findall(r"sk-[0-9a-f]{48}", capsys.readouterr().out)
+    with serving(config) as gateway:
+        answer = gateway.post(chat("auto", max_tokens=8), key=key)
+        assert (answer.status_code, answer.headers["x-pointsman-thinking"]) == (200, "never"), answer.text
+        assert gateway.post(chat("auto"), key="sk-another-0123456789").status_code == 401
