@@ -143,7 +143,9 @@ class Server:
         for name, listener in zip(("public", "admin"), self.sockets, strict=True):
             host, port = listener.getsockname()[:2]
             logger.info("%s listener on http://%s:%d", name, f"[{host}]" if ":" in host else host, port)
+        exporter = loop.create_task(asyncio.to_thread(runtime.metrics.prepare))  # in time for the first scrape
         await self._stopping.wait()
+        await exporter
         await self._drain(runtime, servers, state)
         reloader.stop()
         runtime.close()

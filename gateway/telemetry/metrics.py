@@ -263,11 +263,18 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """All families in Prometheus's text format (`text/plain; version=0.0.4`)."""
-        from gateway.telemetry.families import expose, registry  # noqa: PLC0415 - a start need not wait for them
+        from gateway.telemetry.families import expose  # noqa: PLC0415 - see `prepare`
 
-        if self._registry is None:
-            self._registry = registry(self, process=self._process)
-        return expose(self._registry)
+        return expose(self.prepare())
+
+    def prepare(self) -> CollectorRegistry:
+        """What a scrape reads. Importing it takes longer than a start should wait, and than the first scrape should."""
+        from gateway.telemetry.families import registry  # noqa: PLC0415
+
+        made = self._registry
+        if made is None:
+            made = self._registry = registry(self, process=self._process)
+        return made
 
     # What a scrape reads. Copies, because the event loop may go on counting meanwhile.
 
