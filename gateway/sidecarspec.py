@@ -164,7 +164,8 @@ class SpecReader:
             if self.secrets and importlib.util.find_spec("litellm") is None:
                 self._note("sidecar.python", "litellm is not installed beside the gateway", _INSTALL)
             return sys.executable
-        path = self.directory / written  # not resolved: a link of a virtual environment says which one it is
+        # Absolute, as the process runs elsewhere; links are kept, as one of a virtual environment says which that is.
+        path = (self.directory / written).absolute()
         if self.secrets and not path.is_file():
             self._note("sidecar.python", f"no file {path}", _INSTALL)
         return str(path)

@@ -103,6 +103,17 @@ def test_without_such_a_backend_there_is_none(tmp_path: Path) -> None:
     assert site.fleet.targets[0].backend.key == Secret("sk-of-the-sidecar")
 
 
+def test_an_interpreter_is_found_beside_the_file_from_wherever_the_gateway_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    monkeypatch.chdir(tmp_path)
+    site = load(Path(), written(more="sidecar: {python: bin/python}\n"), K="a")
+    assert site.sidecar is not None
+    assert site.sidecar.python == str(tmp_path / "bin" / "python")
+
+
 BROKEN = {
     "a model without its provider": (written(target=TARGET.replace("openai/m", "m")), "targets.t.upstream_id: is not"),
     "no name of the model": (
