@@ -81,6 +81,8 @@ def client(backend: Backend, plan: dialects.Plan, timeout_s: float, auth: Opened
         proxy=backend.proxy,
         trust_env=False,
         follow_redirects=False,
+        # A server may close a kept connection just as it is used again: that must not look like a failing target.
+        limits=httpx.Limits(max_keepalive_connections=0),
     )
 
 

@@ -465,3 +465,15 @@ def free_port() -> int:
 )
 def test_the_window_is_read_off_a_refusal(body: Any, window: int | None) -> None:
     assert length_in(json.dumps(body).encode()) == window
+
+
+def test_a_server_that_closes_kept_connections_at_any_time_is_no_failure(tmp_path: Path) -> None:
+    server = Server()
+
+    def closes(conn: socket.socket, request: Received) -> bool:
+        return server(conn, request) and False
+
+    path, ups = site(tmp_path, {"up": server})
+    ups["up"].scripts[:] = [closes]
+    assert probed(path)[0] == 0
+    assert ups["up"].connections == len(ups["up"].requests)
