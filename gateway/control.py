@@ -153,7 +153,7 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     async def decision(request_id: str, tenant: Annotated[Tenant, Depends(may_explain)]) -> Response:
         """How a recent request of this key was decided."""
         entry = runtime.recall(request_id)
-        if entry is None or not hmac.compare_digest(entry.record.key, tenant.key):
+        if entry is None or not hmac.compare_digest(entry.record.routing.key, tenant.key):
             raise NotFound("not_found", "No recent request of this key has that id.")
         return _json(explain_record(entry))
 

@@ -7,7 +7,7 @@ request that was served, from the inputs that were kept. Nothing here sends anyt
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -93,9 +93,9 @@ def explain(
 def explain_record(entry: Remembered) -> dict[str, Any]:
     """The trace of a request that was served, beside what came of it."""
     site = entry.serving.site
-    policy = site.policies[entry.record.policy.partition("@")[0]]
+    policy = site.policies[entry.record.routing.policy.partition("@")[0]]
     signals = Signals.given(entry.signals)
     drawn = draw(entry.record.request_id, entry.signals.get("conversation"))
     snapshot = Snapshot(entry.record.wall, drawn, entry.available, entry.latency_s, entry.serving.doubted)
     told = trace(policy, signals, snapshot, pinned=entry.pinned)
-    return {"record": asdict(entry.record), "trace": told.to_dict()}
+    return {"record": entry.record.to_dict(), "trace": told.to_dict()}

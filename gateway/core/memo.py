@@ -21,7 +21,7 @@ from gateway.core.policy import Policy
 from gateway.core.rank import coarse
 from gateway.core.signals import EXPECTED, Signals
 from gateway.core.sizes import expected_of
-from gateway.core.types import Decision, Tenant
+from gateway.core.types import Decision, Routing, Tenant
 from gateway.core.wire import Envelope
 
 #: Entries kept before starting over; a client can make up names, so there must be a bound.
@@ -56,7 +56,7 @@ class Kept:
     decision: Decision
     limit: int  # tokens; a request whose quick bound is above may come out differently
     values: dict[str, Any]
-    lines: dict[str, bytes] = field(default_factory=dict)  # answer headers by target, for the server's use
+    routings: dict[str, Routing] = field(default_factory=dict)  # by target, for the server's use
 
     def told(self, signals: Signals) -> dict[str, Any]:
         """The signal values of a later request that this decision was kept for: its own, where they were looked at."""

@@ -308,35 +308,55 @@ class Attempt:
     replica: int = 0  # how many endpoints of this target were tried before in this request: take another one
 
 
-@dataclass
-class Record:
-    """What is kept of one finished request: for metrics, the access log and `/v1/decisions`. Never a prompt.
+class Routing(msgspec.Struct, eq=False):
+    """Who asked for what, what was decided and who answers: what a request shares with others that are decided alike.
 
-    Fields that are not given start as class attributes, so that making one costs little. Times are seconds; `*_at` on
-    the monotonic clock of the process, `wall` is Unix time of arrival.
+    Kept with a remembered decision, so that what headers, metrics and log make of it is made once for all of them.
     """
 
-    request_id: str
     key: str  # name of the key, from configuration
     team: str  # tenant fact `team`, "" where not set
     model_asked: str  # as the client sent it: unbounded, so never a metrics label
     stream: bool
+    policy: str = ""  # name@digest
+    rule: str = ""
+    chosen: str = ""  # the target that the decision put first
+    target: str = ""  # the one that answered, or the last one tried
+    model: str = ""  # catalogue id behind that target
+    thinking: str = ""
+    because: str = ""
+    headers: bytes = b""  # of the answer, whole lines
+    cell: Any = None  # where metrics count the good answers among these requests
+    line: Any = None  # what the log says of all of them
+
+
+class Record(msgspec.Struct, eq=False, gc=False):
+    """What is kept of one finished request: for metrics, the access log and `/v1/decisions`. Never a prompt.
+
+    Times are seconds; `*_at` on the monotonic clock of the process, `wall` is Unix time of arrival.
+    """
+
+    request_id: str
     wall: float
     started_at: float
-    status: int = field(default=0, init=False)  # 499: the client left
-    code: str = field(default="ok", init=False)  # "ok", "client_gone" or a code of core.errors.CODES
-    policy: str = field(default="", init=False)  # name@digest
-    rule: str = field(default="", init=False)
-    chosen: str = field(default="", init=False)  # the target that the decision put first
-    target: str = field(default="", init=False)  # the one that answered, or the last one tried
-    model: str = field(default="", init=False)  # catalogue id behind that target
-    thinking: str = field(default="", init=False)
-    attempts: int = field(default=0, init=False)
-    sent_at: float = field(default=0.0, init=False)  # first attempt's request was written
-    first_event_at: float = field(default=0.0, init=False)  # first meaningful event (streams) or complete answer
-    ended_at: float = field(default=0.0, init=False)
-    usage: Usage | None = field(default=None, init=False)
-    cost_nano: int = field(default=0, init=False)  # nano-USD over all attempts
-    priced: bool = field(default=False, init=False)  # False: at least one attempt had no price
-    thought_unasked: bool = field(default=False, init=False)  # reasoning arrived although thinking was `never`
-    because: str = field(default="", init=False)
+    routing: Routing
+    status: int = 0  # 499: the client left
+    code: str = "ok"  # "ok", "client_gone" or a code of core.errors.CODES
+    attempts: int = 0
+    sent_at: float = 0.0  # first attempt's request was written
+    first_event_at: float = 0.0  # first meaningful event (streams) or complete answer
+    ended_at: float = 0.0
+    usage: Usage | None = None
+    cost_nano: int = 0  # nano-USD over all attempts
+    priced: bool = False  # False: at least one attempt had no price
+    thought_unasked: bool = False  # reasoning arrived although thinking was `never`
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON can hold it, the routing's fields among the others."""
+        routing = self.routing
+        shared = {name: getattr(routing, name) for name in _TOLD}
+        own = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("routing", "usage")}
+        return own | shared | {"usage": self.usage and msgspec.structs.asdict(self.usage)}
+
+
+_TOLD = tuple(name for name in Routing.__struct_fields__ if name not in ("headers", "cell", "line"))

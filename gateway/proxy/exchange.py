@@ -26,12 +26,13 @@ from gateway.core.respell import respell_answer
 from gateway.core.signals import Signals
 from gateway.core.sizes import NeedsCount
 from gateway.core.trace import Trace, trace
-from gateway.core.types import EMPTY, NANO_PER_USD, Attempt, Decision, Outcome, Record, Snapshot, Usage
+from gateway.core.types import EMPTY, NANO_PER_USD, Attempt, Decision, Outcome, Record, Routing, Snapshot, Usage
 from gateway.core.wire import Envelope
 from gateway.proxy import bulk
 from gateway.proxy.clocks import NEVER
 from gateway.proxy.heads import AnswerHead
 from gateway.proxy.pool import Pool, Waiting
+from gateway.proxy.routing import asking_of, routing_of
 from gateway.proxy.runtime import Remembered, Route, Runtime
 from gateway.proxy.upstream import UpstreamConnection
 
@@ -53,6 +54,7 @@ _BROKEN = {
 }
 
 
+NOBODY = Routing("", "", "", stream=False)
 EMPTY_LATENCIES: Mapping[str, float] = MappingProxyType({})
 logger = logging.getLogger("pointsman")
 
@@ -81,7 +83,7 @@ class Exchange:
     received = 0  # bytes of it
 
     # Set on the way to the step that first reads them.
-    envelope: Envelope
+    envelope: Envelope = None  # type: ignore[assignment]  # until the body was parsed
     ends_at: float  # monotonic
     attempt: Attempt
     route: Route
@@ -94,17 +96,8 @@ class Exchange:
         self.serving = asked.serving  # what the request began with, should a reload come in between
         self.connection = connection
         self.asked = asked
-        tenant = asked.tenant
         wall = time.time()
-        self.record = Record(
-            runtime.request_id(wall),
-            tenant.key,
-            tenant.facts.get("team", ""),
-            "",
-            False,
-            wall,
-            time.monotonic(),
-        )
+        self.record = Record(runtime.request_id(wall), wall, time.monotonic(), NOBODY)
 
     # -- deciding --
 
@@ -141,8 +134,6 @@ class Exchange:
                 envelope = wire.parse(body)
             self.envelope = envelope
             record = self.record
-            record.model_asked = envelope.model_asked
-            record.stream = envelope.stream
             serving = self.serving
             site = serving.site
             asked = self.asked
@@ -162,7 +153,7 @@ class Exchange:
                 kept = memo.get(key, envelope)
                 if kept is not None:
                     self.values = kept.values
-                    self._start(kept.decision, kept.lines)
+                    self._start(kept.decision, kept.routings)
                     return
             self._decide(policy, key)
         except GatewayError as error:
@@ -205,7 +196,7 @@ class Exchange:
             kept = None if key is None else self.serving.memo.follow(key, self.envelope, self.signals)
             if kept is not None:
                 self.values = kept.told(self.signals)
-                self._start(kept.decision, kept.lines)
+                self._start(kept.decision, kept.routings)
                 return
         snapshot = Snapshot(
             now=record.wall,
@@ -234,26 +225,26 @@ class Exchange:
         kept = None if key is None else self.serving.memo.put(key, policy, decision, self.envelope, self.signals)
         if kept is not None:
             self.values = kept.values
-            self._start(decision, kept.lines)
+            self._start(decision, kept.routings)
             return
         self.values = self.signals.computed()
         self._start(decision, {})
 
-    def _start(self, decision: Decision, lines: dict[str, bytes]) -> None:
+    def _start(self, decision: Decision, routings: dict[str, Routing]) -> None:
         """Begin with the first candidate; who comes after it is only worked out when it fails."""
         self.decision = decision
-        self.lines = lines  # headers that tell of the decision, by target
-        record = self.record
-        record.policy = decision.policy
-        record.rule = decision.rule or ""
-        record.thinking = decision.thinking.mode if decision.thinking.budget is None else str(decision.thinking)
-        record.because = decision.because
+        self.routings = routings
         if decision.refusal is not None:
+            self.record.routing = routing_of(self._asking(), decision, None)
             raise of_code(*decision.refusal)
-        first = decision.candidates[0]
-        record.chosen = first.name
-        route = self.serving.routes[first.index]
+        route = self.serving.routes[decision.candidates[0].index]
         self._send(route, route.first)
+
+    def _asking(self) -> Routing:
+        envelope = self.envelope
+        if envelope is None:  # the body was refused
+            return asking_of(self.asked.tenant, "", stream=False)
+        return asking_of(self.asked.tenant, envelope.model_asked, stream=envelope.stream)
 
     def _counted(self, policy: Policy, done: Future[object]) -> None:
         if self.over:
@@ -273,8 +264,10 @@ class Exchange:
         self.route = route
         record = self.record
         record.attempts = attempt.number
-        record.target = route.name
-        record.model = route.model_id
+        routing = self.routings.get(route.name)
+        if routing is None:
+            routing = self.routings[route.name] = routing_of(self._asking(), self.decision, attempt.target)
+        record.routing = routing
         runtime = self.runtime
         chosen = route.pick(self.tried if attempt.replica else (), runtime.board, record.started_at)
         if chosen < 0:
@@ -310,7 +303,7 @@ class Exchange:
         else:
             length = sum(map(len, pieces))
             request = [b"%b%d\r\nX-Request-Id: %b\r\n\r\n" % (head, length, record.request_id.encode()), *pieces]
-        if record.stream:
+        if self.envelope.stream:
             self.relay = self._new_relay()
         if attempt.number > 1:
             self.status = 0
@@ -339,7 +332,7 @@ class Exchange:
         """The present attempt is over; ask what follows. `relayed` is the upstream's own refusal, if it gave one."""
         self._release()
         runtime = self.runtime
-        name = self.record.target
+        name = self.route.name
         now = time.monotonic()
         runtime.metrics.attempt(name, outcome)
         jitter = float.fromhex("0x." + self.record.request_id[-6:])
@@ -378,7 +371,7 @@ class Exchange:
             record.sent_at = time.monotonic()
         route = self.route
         # A non-streamed answer begins when it is complete, so its head has first_event's time.
-        connection.clock(route.headers_s if record.stream else route.answer_s, Outcome.HEADERS_TIMEOUT)
+        connection.clock(route.headers_s if self.relay is not None else route.answer_s, Outcome.HEADERS_TIMEOUT)
 
     def on_whole(self, head: AnswerHead, body: bytes) -> None:
         """A complete answer that came in one read; its connection is back in the pool or closed."""
@@ -538,8 +531,7 @@ class Exchange:
     def _succeeded(self, reported: Usage | None, output_chars: int, reasoned: bool) -> None:
         runtime = self.runtime
         record = self.record
-        name = record.target
-        runtime.metrics.attempt(name, Outcome.OK)
+        name = self.route.name
         if runtime.board.entries:
             runtime.board.record(name, Outcome.OK, record.first_event_at, endpoint=self.endpoint)
         if self.serving.ranks_by_latency:
@@ -646,8 +638,8 @@ class Exchange:
         if upstream is not None:
             upstream.abort()
         if self.record.attempts:
-            self.runtime.metrics.attempt(self.record.target, outcome)
-            self.runtime.board.record(self.record.target, outcome, time.monotonic(), endpoint=self.endpoint)
+            self.runtime.metrics.attempt(self.route.name, outcome)
+            self.runtime.board.record(self.route.name, outcome, time.monotonic(), endpoint=self.endpoint)
             if book and self.relay is not None and self.relay.committed:
                 self._book(self.relay.usage, self.relay.output_chars)
         if self.tries is not None:
@@ -664,6 +656,8 @@ class Exchange:
         record.ended_at = time.monotonic()
         record.cost_nano = self.cost_nano
         record.priced = self.priced
+        if self.decision is None:
+            record.routing = self._asking()
         runtime.metrics.finished(record)
         if runtime.log is not None:
             runtime.log(record)
@@ -677,14 +671,11 @@ class Exchange:
         decision = self.decision
         if decision is None:
             return b"x-request-id: %b\r\nx-pointsman-origin: %b\r\n" % (record.request_id.encode(), origin)
-        lines = self.lines.get(record.target)
-        if lines is None:
-            lines = self.lines[record.target] = self.serving.decision_headers(record.target, decision)
         return b"x-request-id: %b\r\nx-pointsman-origin: %b\r\nx-pointsman-attempts: %d\r\n%b" % (
             record.request_id.encode(),
             origin,
             record.attempts,
-            lines,
+            record.routing.headers,
         )
 
 

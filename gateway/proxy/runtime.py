@@ -25,11 +25,12 @@ from gateway.core.lexicon import Lexicon
 from gateway.core.memo import Memo
 from gateway.core.promises import Promises
 from gateway.core.tokens import Tokenizers
-from gateway.core.types import Attempt, Backend, Decision, Endpoint, Outcome, Record, Secret, Target, Tenant
+from gateway.core.types import Attempt, Backend, Endpoint, Outcome, Record, Secret, Target, Tenant
 from gateway.proxy.clocks import Wheel
 from gateway.proxy.doors import Bearer, Door, Opening, Signed
 from gateway.proxy.outbox import Outbox
 from gateway.proxy.pool import Pool
+from gateway.proxy.routing import asking_of
 from gateway.proxy.tokens import TokenSource
 from gateway.sidecarproc import Sidecar
 from gateway.site import Site
@@ -56,7 +57,6 @@ class Route:
         "headers_s",
         "heads",
         "idle_s",
-        "model_id",
         "name",
         "openings",
         "plan",
@@ -65,7 +65,6 @@ class Route:
 
     def __init__(self, target: Target, pools: tuple[Pool, ...], door: Door | None = None) -> None:
         self.name = target.name
-        self.model_id = target.model.id
         self.first = Attempt(target, 1)
         self.plan = dialects.prepare(target)
         self.pools = pools
@@ -126,23 +125,6 @@ class Serving:
     doubted: int = 0  # mask of targets whose promise not to think is not believed, see `promises`
     memo: Memo = field(default_factory=Memo)
     known_keys: dict[bytes, tuple[Tenant, float]] = field(default_factory=dict, repr=False)  # see `asked`
-
-    def decision_headers(self, target: str, decision: Decision) -> bytes:
-        """The `x-pointsman-*` lines that tell of a decision and of the target that answers."""
-        model = next((t.model.id for t in self.site.fleet.targets if t.name == target), "")
-        because = decision.because
-        if decision.candidates and target not in ("", decision.candidates[0].name):
-            because = f"fallback: {decision.candidates[0].name} failed ({because})"
-        told = {
-            "target": target,
-            "model": model,
-            "rule": decision.rule,
-            "policy": decision.policy,
-            "thinking": str(decision.thinking),
-            "because": because,
-        }
-        lines = [f"x-pointsman-{name}: {_header_safe(value)}\r\n" for name, value in told.items() if value]
-        return "".join(lines).encode("latin-1")
 
 
 class Remembered(NamedTuple):
@@ -339,16 +321,9 @@ class Runtime:
     def refused(self, asked: Asked | None, error: GatewayError) -> None:
         """Count and log a request that was refused before it became an Exchange."""
         now = time.monotonic()
+        wall = time.time()
         tenant = asked.tenant if asked is not None else Tenant(key="")
-        record = Record(
-            request_id=self.request_id(time.time()),
-            key=tenant.key,
-            team=tenant.facts.get("team", ""),
-            model_asked="",
-            stream=False,
-            wall=time.time(),
-            started_at=now,
-        )
+        record = Record(self.request_id(wall), wall, now, asking_of(tenant, "", stream=False))
         record.ended_at = now
         record.status = error.status
         record.code = error.code
@@ -364,13 +339,6 @@ class Runtime:
         for pool in self.pools.values():
             pool.close()
         self.executor.shutdown(wait=False, cancel_futures=True)
-
-
-def _header_safe(value: str) -> str:
-    """Printable ASCII only: nothing in a header value may end the line or start another."""
-    if value.isascii() and value.isprintable():
-        return value
-    return "".join(c if " " <= c <= "~" else "?" for c in value)
 
 
 def _host(endpoint: Endpoint) -> str:

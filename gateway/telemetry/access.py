@@ -16,14 +16,11 @@ from typing import Literal
 
 import msgspec
 
-from gateway.core.types import NANO_PER_USD, Record, Usage
+from gateway.core.types import NANO_PER_USD, Record, Routing, Usage
 
 Form = Literal["json", "text"]
 #: Characters of a client's own text that a line may hold.
 CLIENT_TEXT_MAX = 128
-
-
-_NO_USAGE = Usage()
 
 
 def writer(descriptor: int) -> Callable[[bytes], int]:
@@ -46,16 +43,11 @@ def writer(descriptor: int) -> Callable[[bytes], int]:
     return write
 
 
-class _Line(msgspec.Struct, omit_defaults=True, gc=False):
-    """The fields of a JSON line, in their order; what a request never had is left out."""
+class _Shared(msgspec.Struct, omit_defaults=True):
+    """The fields of a JSON line that are the same for all requests of a routing, in their order."""
 
-    time: str
-    request_id: str
     key: str
-    status: int
-    code: str
     model_asked: str
-    duration_ms: float
     team: str = ""
     stream: bool = False
     policy: str = ""
@@ -63,16 +55,6 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
     target: str = ""
     model: str = ""
     thinking: str = ""
-    attempts: int = 0
-    overhead_ms: float | None = None
-    first_event_ms: float | None = None
-    input_tokens: int | None = None
-    cached_tokens: int = 0
-    output_tokens: int | None = None
-    reasoning_tokens: int = 0
-    usage_estimated: bool = False
-    cost_usd: float | None = None
-    thought_unasked: bool = False
     because: str = ""
 
 
@@ -116,9 +98,8 @@ class AccessLog:
         self._line = self._json if form == "json" else self._text
         self._max_lines = max_lines
         self._waiting: list[Record] = []
-        self._encode = msgspec.json.Encoder().encode
         self._second = -1
-        self._second_text = ""
+        self._second_bytes = b""
 
     def add(self, record: Record) -> None:
         """HOT. Log a request that has ended; the record must not change any more."""
@@ -143,56 +124,55 @@ class AccessLog:
             self.lost += lines.count(b"\n")
 
     def _json(self, record: Record) -> bytes:
-        begun, sent, first = record.started_at, record.sent_at, record.first_event_at
-        asked, because = record.model_asked, record.because
-        usage = record.usage or _NO_USAGE
-        stated = usage is not _NO_USAGE
-        line = _Line(
-            self._time(record.wall),
-            record.request_id if record.request_id.isprintable() else printable(record.request_id),
-            record.key,
+        routing = record.routing
+        shared = routing.line
+        if shared is None:
+            shared = routing.line = _shared(routing)
+        begun, sent, first, wall = record.started_at, record.sent_at, record.first_event_at, record.wall
+        second = int(wall)
+        if second != self._second:
+            self._take(second)
+        line = b'{"time":"%b.%03dZ","request_id":"%b","status":%d,"code":"%b",%b,"duration_ms":%.3f' % (
+            self._second_bytes,
+            (wall - second) * 1000,
+            record.request_id.encode(),
             record.status,
-            record.code,
-            asked if len(asked) <= CLIENT_TEXT_MAX and asked.isprintable() else printable(asked),
-            int((record.ended_at - begun) * 1e6 + 0.5) / 1e3,  # milliseconds to the microsecond; round() is slow
-            record.team,
-            record.stream,
-            record.policy,
-            record.rule,
-            record.target,
-            record.model,
-            record.thinking,
-            record.attempts,
-            int((sent - begun) * 1e6 + 0.5) / 1e3 if sent else None,
-            int((first - begun) * 1e6 + 0.5) / 1e3 if first else None,
-            usage.input if stated else None,
-            usage.cached,
-            usage.output if stated else None,
-            usage.reasoning,
-            usage.estimated,
-            record.cost_nano / NANO_PER_USD if record.priced and sent else None,
-            record.thought_unasked,
-            because if because.isprintable() else printable(because, 512),
+            record.code.encode(),
+            shared,
+            (record.ended_at - begun) * 1000,
         )
-        return self._encode(line) + b"\n"
+        if sent:
+            line += b',"attempts":%d,"overhead_ms":%.3f' % (record.attempts, (sent - begun) * 1000)
+            if first:
+                line += b',"first_event_ms":%.3f' % ((first - begun) * 1000)
+            usage = record.usage
+            if usage is not None:
+                line += b',"input_tokens":%d,"output_tokens":%d' % (usage.input, usage.output)
+                if usage.cached or usage.reasoning or usage.estimated:
+                    line += _unusual(usage)
+            if record.priced:
+                line += b',"cost_usd":%.9f' % (record.cost_nano / NANO_PER_USD)
+            if record.thought_unasked:
+                line += b',"thought_unasked":true'
+        return line + b"}\n"
 
     def _text(self, record: Record) -> bytes:
-        usage = record.usage
+        routing, usage = record.routing, record.usage
         parts = [
             self._time(record.wall),
             record.request_id,
             str(record.status),
             record.code,
             f"{(record.ended_at - record.started_at) * 1000:.1f}ms",
-            record.key,
-            f"{record.model_asked or '-'} -> {record.target or '-'}",
+            routing.key,
+            f"{routing.model_asked or '-'} -> {routing.target or '-'}",
         ]
-        if record.rule:
-            parts.append(f"rule={record.rule}")
-        if record.stream:
+        if routing.rule:
+            parts.append(f"rule={routing.rule}")
+        if routing.stream:
             parts.append("stream")
-        if record.thinking:
-            parts.append(f"thinking={record.thinking}")
+        if routing.thinking:
+            parts.append(f"thinking={routing.thinking}")
         if record.attempts > 1:
             parts.append(f"attempts={record.attempts}")
         if record.sent_at:
@@ -203,14 +183,40 @@ class AccessLog:
             parts.append(f"tokens={'~' if usage.estimated else ''}{usage.input}+{usage.output}")
         if record.priced and record.sent_at:
             parts.append(f"cost=${record.cost_nano / NANO_PER_USD:.6f}")
-        if record.because:
-            parts.append(f"because {printable(record.because, 512)}")
+        if routing.because:
+            parts.append(f"because {printable(routing.because, 512)}")
         return (" ".join([printable(part, 640) for part in parts]) + "\n").encode("utf-8", "backslashreplace")
 
     def _time(self, wall: float) -> str:
-        """RFC 3339 in UTC with milliseconds; the text of a second is made once."""
+        """RFC 3339 in UTC with milliseconds."""
         second = int(wall)
         if second != self._second:
-            self._second = second
-            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        return f"{self._second_text}.{int((wall - second) * 1000):03d}Z"
+            self._take(second)
+        return f"{self._second_bytes.decode()}.{int((wall - second) * 1000):03d}Z"
+
+    def _take(self, second: int) -> None:
+        """Make the text of a second, once."""
+        self._second = second
+        self._second_bytes = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+
+
+def _shared(routing: Routing) -> bytes:
+    line = _Shared(
+        key=routing.key,
+        model_asked=printable(routing.model_asked),
+        team=routing.team,
+        stream=routing.stream,
+        policy=routing.policy,
+        rule=routing.rule,
+        target=routing.target,
+        model=routing.model,
+        thinking=routing.thinking,
+        because=printable(routing.because, 512),
+    )
+    return msgspec.json.encode(line)[1:-1]
+
+
+def _unusual(usage: Usage) -> bytes:
+    """What most usages do not have."""
+    told = {"cached_tokens": usage.cached, "reasoning_tokens": usage.reasoning, "usage_estimated": usage.estimated}
+    return b"," + msgspec.json.encode({name: value for name, value in told.items() if value})[1:-1]

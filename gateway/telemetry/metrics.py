@@ -105,7 +105,8 @@ class Cell:
         self.cost_nano = self.unpriced = self.violations = 0
 
 
-_RawKey = tuple[str, str, str, str, str, str, str, str, bool]
+_RawKey = tuple[object, ...]
+_LABELLED = ("policy", "rule", "chosen", "target", "model", "model_asked", "team", "stream")
 
 
 class Metrics:
@@ -140,8 +141,6 @@ class Metrics:
         """Take the names of a new configuration. Counters go on where they were."""
         self.names = names
         self._fast.clear()  # holds policies with their digest, and is what a reload must not let grow
-        for target in names.targets:
-            self._attempts.setdefault((target, Outcome.OK), 0)
 
     def reloaded(self, ok: bool) -> None:
         """Count one attempt to reload the configuration."""
@@ -155,7 +154,10 @@ class Metrics:
         self.doubted = tuple((str(one["target"]), bool(one.get("thinking_doubted"))) for one in states)
 
     def attempt(self, target: str, outcome: Outcome) -> None:
-        """HOT. Count one attempt by how it ended. `target` is the name of a Target, so it needs no check."""
+        """Count one attempt that went wrong, by how. `target` is the name of a Target, so it needs no check.
+
+        One that went well ended its request, and is counted by `finished`.
+        """
         attempts = self._attempts
         key = (target, outcome)
         try:
@@ -166,13 +168,9 @@ class Metrics:
     def finished(self, record: Record) -> None:
         """HOT. Count one request that has ended, in whatever way; call it once per request."""
         usage = record.usage
-        try:
-            cell = self._fast[
-                record.policy, record.rule, record.chosen, record.target, record.model,
-                record.model_asked, record.team, record.code, record.stream,
-            ]  # fmt: skip
-        except KeyError:
-            cell = self._cell(record)
+        cell = record.routing.cell
+        if cell is None or record.code != "ok":
+            cell = self._find(record)
         cell.requests += 1
         begun = record.started_at
         took = record.ended_at - begun
@@ -209,16 +207,27 @@ class Metrics:
         if record.thought_unasked:
             cell.violations += 1
         if record.code == "ok":
-            if record.chosen and record.target != record.chosen:
+            if record.routing.chosen and record.routing.target != record.routing.chosen:
                 cell.fallbacks += 1
         elif record.code != "client_gone":
             if not record.sent_at:
                 cell.refused += 1
-            elif record.stream and record.first_event_at:
+            elif record.routing.stream and record.first_event_at:
                 cell.broken += 1
 
-    def _cell(self, record: Record) -> Cell:
+    def _find(self, record: Record) -> Cell:
+        """The cell of a request whose routing does not name it."""
+        key = (record.code, *[getattr(record.routing, name) for name in _LABELLED])
+        cell = self._fast.get(key)
+        if cell is None:
+            cell = self._cell(record, key)
+        if record.code == "ok":
+            record.routing.cell = cell
+        return cell
+
+    def _cell(self, record: Record, key: _RawKey) -> Cell:
         """The cell of a combination that is new, or that holds a name configuration does not know."""
+        routing = record.routing
         names, known = self.names, True
 
         def checked(value: str, allowed: Iterable[str]) -> str:
@@ -231,15 +240,15 @@ class Metrics:
             return _OTHER
 
         labels = _Labels(
-            policy=checked(record.policy.partition("@")[0], names.policies or ()),
-            rule=record.rule if record.rule == PIN else checked(record.rule, names.rules),
-            chosen=checked(record.chosen or record.target, names.targets),
-            target=checked(record.target, names.targets),
-            model=checked(record.model, names.models),
-            asked=checked(record.model_asked, names.asked),
-            team=checked(record.team, names.teams),
+            policy=checked(routing.policy.partition("@")[0], names.policies or ()),
+            rule=routing.rule if routing.rule == PIN else checked(routing.rule, names.rules),
+            chosen=checked(routing.chosen or routing.target, names.targets),
+            target=checked(routing.target, names.targets),
+            model=checked(routing.model, names.models),
+            asked=checked(routing.model_asked, names.asked),
+            team=checked(routing.team, names.teams),
             code=checked(record.code, _CODES),
-            stream="true" if record.stream else "false",
+            stream="true" if routing.stream else "false",
         )
         cell = self._cells.get(labels)
         if cell is None:
@@ -250,10 +259,6 @@ class Metrics:
                 self._histogram("gateway_overhead_seconds", OVERHEAD_BUCKETS_S, labels.rule),
             )
         if known:  # else the raw key holds a value that a client chose, and the dictionary would be its to fill
-            key = (
-                record.policy, record.rule, record.chosen, record.target, record.model,
-                record.model_asked, record.team, record.code, record.stream,
-            )  # fmt: skip
             self._fast[key] = cell
         return cell
 
@@ -284,7 +289,13 @@ class Metrics:
 
     def attempts(self) -> list[tuple[str, str, int]]:
         """(target, outcome, count) of every pair that was counted."""
-        return [(target, outcome.value, count) for (target, outcome), count in list(self._attempts.items())]
+        good = dict.fromkeys(sorted(self.names.targets), 0)
+        for cell in self.cells():
+            if cell.labels.code == "ok":
+                good[cell.labels.target] = good.get(cell.labels.target, 0) + cell.requests
+        return [(target, Outcome.OK.value, count) for target, count in good.items()] + [
+            (target, outcome.value, count) for (target, outcome), count in list(self._attempts.items())
+        ]
 
     def histograms(self, family: str) -> list[tuple[tuple[str, ...], Histogram]]:
         """(label values, histogram) of one family."""

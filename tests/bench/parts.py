@@ -114,7 +114,7 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("settle: access log", ("telemetry.access:AccessLog.add", "telemetry.access:AccessLog.flush")),
     ("settle: keep for /v1/decisions", ("proxy.runtime:Runtime.remember",)),
     ("settle: the rest", ("proxy.exchange:Exchange._settle",)),
-    ("client's answer: headers", ("proxy.exchange:Exchange._headers", "proxy.runtime:Serving.decision_headers")),
+    ("client's answer: headers", ("proxy.exchange:Exchange._headers", "proxy.routing:routing_of")),
     ("client's answer: write, next message", (
         "proxy.downstream:ClientConnection.respond",
         "proxy.downstream:ClientConnection._next",

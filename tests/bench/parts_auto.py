@@ -29,10 +29,12 @@ from gateway.core.signals import Signals
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Snapshot, Tenant
 from gateway.core.wire import Envelope, parse
+from gateway.proxy.routing import asking_of, routing_of
 from gateway.proxy.runtime import Serving
 from gateway.site import load_lexicon, load_site
 
 TENANT = Tenant("bench", {"team": "bench"})
+ASKING = asking_of(TENANT, "auto", stream=False)
 
 
 def measured(work: Callable[[Any], object], inputs: Sequence[Any], rounds: int) -> float:
@@ -88,20 +90,20 @@ class Parts:
         def run(envelope: Envelope) -> None:
             key = Memo.key(envelope, self.policy, None, TENANT, NO_HINTS, self.snapshot.available, self.snapshot.now)
             if key is not None and (kept := memo.get(key, envelope)) is not None:
-                decision, lines = kept.decision, kept.lines
+                decision, routings = kept.decision, kept.routings
             else:
                 signals = self.signals(envelope)
                 kept = None if key is None else memo.follow(key, envelope, signals)
                 if kept is not None:
-                    decision, lines = kept.decision, kept.lines
+                    decision, routings = kept.decision, kept.routings
                     kept.told(signals)
                 else:
-                    decision, lines = decide(self.policy, signals, self.snapshot), {}
+                    decision, routings = decide(self.policy, signals, self.snapshot), {}
                     if key is None or memo.put(key, self.policy, decision, envelope, signals) is None:
                         signals.computed()
             name = decision.candidates[0].name
-            if name not in lines:
-                lines[name] = self.serving.decision_headers(name, decision)
+            if name not in routings:
+                routings[name] = routing_of(ASKING, decision, decision.candidates[0])
 
         return run
 
@@ -128,7 +130,7 @@ def main() -> None:
         ("what the trace needs (computed)", lambda known: known.computed(), done),
         (
             "headers of the answer",
-            lambda _: parts.serving.decision_headers(decided.candidates[0].name, decided),
+            lambda _: routing_of(ASKING, decided, decided.candidates[0]),
             parts.envelopes,
         ),
         ("all from the parsed body to the headers", parts.whole(Memo()), parts.envelopes),

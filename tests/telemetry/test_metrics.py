@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.core.types import Outcome, Record, Usage
+from gateway.core.types import Outcome, Record, Routing, Usage
 from gateway.telemetry.metrics import DURATION_BUCKETS_S, Metrics, Names
 
 NAMES = Names(
@@ -30,11 +30,8 @@ def record(**changes: Any) -> Record:
         "priced": True,
     }  # fmt: skip
     values |= changes
-    begun = ("request_id", "key", "team", "model_asked", "stream", "wall", "started_at")
-    made = Record(**{name: values.pop(name) for name in begun})
-    for name, told in values.items():
-        setattr(made, name, told)
-    return made
+    routing = Routing(**{name: values.pop(name) for name in Routing.__struct_fields__ if name in values})
+    return Record(routing=routing, **values)
 
 
 @pytest.fixture
@@ -160,7 +157,6 @@ def test_only_a_stream_broken_after_its_first_event_counts_as_interrupted(
 def test_attempts_unpriced_estimates_and_unasked_reasoning_are_counted(metrics: Metrics) -> None:
     metrics.attempt("scout-eu", Outcome.RATE_LIMITED)
     metrics.attempt("scout-eu", Outcome.RATE_LIMITED)
-    metrics.attempt("qwen-plus", Outcome.OK)
     metrics.finished(record(priced=False, thought_unasked=True, usage=Usage(1, 1, estimated=True)))
     assert value(metrics, "attempts_total", target="scout-eu", outcome="rate_limited") == 2
     assert value(metrics, "attempts_total", target="qwen-plus", outcome="ok") == 1
