@@ -213,7 +213,8 @@ class Familiar:
                 continue
             end = line.find(b":") + 1
             name = line[: end - 1]
-            if name not in self._free or not old.startswith(line[:end]) or not _VALUE.fullmatch(line, end):
+            # Without a colon `end` is 0, and all but the last letter of the line would pass for its name.
+            if not end or name not in self._free or not old.startswith(line[:end]) or not _VALUE.fullmatch(line, end):
                 return None
             if name == self._length_name:
                 digits = line[end:].lstrip(b" \t")

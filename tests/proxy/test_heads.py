@@ -259,6 +259,9 @@ def test_a_head_read_by_its_differences_is_read_as_from_the_start(changes: list[
         (6, b"Accept : */*", None),
         (6, b"Expect: 100-continue", None),
         (6, b" folded", None),
+        (0, b"Acceptx", None),  # no header at all, though all but its last letter is the name of one
+        (2, b"Acceptx", None),
+        (5, b"X-Request-Id;", None),
     ],
 )
 def test_only_what_nobody_judges_by_may_differ_from_a_familiar_head(at: int, line: bytes, length: int | None) -> None:
