@@ -26,12 +26,15 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
 
 # Typed as loosely as the facts allow: a member we do not need may be of any type without costing us the answer.
+_NOTHING = msgspec.Raw()
+
+
 class _Message(msgspec.Struct, gc=False):
-    content: msgspec.Raw = msgspec.Raw()
-    reasoning: msgspec.Raw = msgspec.Raw()
-    reasoning_content: msgspec.Raw = msgspec.Raw()
-    tool_calls: msgspec.Raw = msgspec.Raw()
-    refusal: msgspec.Raw = msgspec.Raw()
+    content: msgspec.Raw = _NOTHING
+    reasoning: msgspec.Raw = _NOTHING
+    reasoning_content: msgspec.Raw = _NOTHING
+    tool_calls: msgspec.Raw = _NOTHING
+    refusal: msgspec.Raw = _NOTHING
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -91,23 +94,28 @@ def _unusual(body: bytes) -> Answer | None:
 def _facts(choices: list[_Choice], usage: Usage | None) -> Answer | None:
     if not choices:
         return None
-    size = 0
-    reasoned = False
+    size = thought = 0
     for choice in choices:
         message = choice.message
-        for part in (message.content, message.refusal, message.tool_calls):
-            if len(part) > 2 and part != _NULL:  # more than an empty text or list
-                size += len(part) - 2
-        for part in (message.reasoning, message.reasoning_content):
-            if len(part) > 2 and part != _NULL:
-                size += len(part) - 2
-                reasoned = True
+        size += _length(message.content)
+        if message.refusal is not _NOTHING:
+            size += _length(message.refusal)
+        if message.tool_calls is not _NOTHING:
+            size += _length(message.tool_calls)
+        if message.reasoning is not _NOTHING or message.reasoning_content is not _NOTHING:
+            thought += _length(message.reasoning) + _length(message.reasoning_content)
     finish = choices[0].finish_reason
     if not isinstance(finish, str):
         finish = None
     elif finish in GAVE_UP:
         return None
-    return Answer(usage, reasoned, finish, size)
+    return Answer(usage, thought > 0, finish, size + thought)
+
+
+def _length(part: msgspec.Raw) -> int:
+    """Bytes of JSON inside a text's quotes or a list's brackets; 0 for null and for what is not there."""
+    length = len(part)
+    return length - 2 if length > 2 and part != _NULL else 0
 
 
 def _lenient(body: bytes) -> _Completion | None:

@@ -146,7 +146,7 @@ def prepare(target: Target) -> Plan:
         unusual |= thoughts.MEMBERS | dialect.thinking.beside.keys() | dialect.thinking.heads
         if target.thinking_needs_stream:
             unusual |= {"messages"}  # in every request: each has to be looked at for whether it is streamed
-        nothing = wire.Envelope({}, {"model": ""}, 0)
+        nothing = wire.Envelope({"model": ""}, b"{}")
         for mode in ("never", "always"):
             said = thoughts.write(thoughts.settle(nothing, Thinking(mode)), dialect.thinking, nothing)
             fixed[mode] = {name: value for name, value in said.items() if value is not None}
@@ -197,7 +197,7 @@ def request_body(
     overrides = plan.base.copy()
     if envelope.stream and not envelope.include_usage:
         overrides["stream_options"] = _with_usage(envelope)
-    if plan.unusual.isdisjoint(envelope.members):
+    if plan.unusual.isdisjoint(envelope.tree):
         said = plan.fixed.get(thinking.mode)
         if said is not None:
             overrides.update(said)
@@ -223,7 +223,7 @@ def request_pieces(envelope: Envelope, plan: Plan, thinking: Thinking) -> list[b
 
 
 def _with_usage(envelope: Envelope) -> bytes:
-    options = envelope.get("stream_options") if "stream_options" in envelope.members else None
+    options = envelope.get("stream_options") if "stream_options" in envelope.tree else None
     if not isinstance(options, dict) or not options:
         return _INCLUDE_USAGE
     return msgspec.json.encode({**options, "include_usage": True})

@@ -37,7 +37,6 @@ _COMPLEX = frozenset(
     {"tools", "functions", "response_format", "metadata", "reasoning", "enable_thinking", "chat_template_kwargs"}
 )
 _TELLING = _COMPLEX | NEUTRAL.keys()
-_VALUED = ("max_tokens", "max_completion_tokens", "reasoning_effort", "service_tier")
 #: Signals told from the text, which become nodes of the tree. All others are held by the key, or prevent keeping.
 _TEXTUAL = frozenset({"language", "target_language", "task", "difficulty"})
 _ASKED = _TEXTUAL | {EXPECTED}
@@ -110,7 +109,10 @@ class Memo:
             available,
             int(now) // 60,  # retirements
             envelope.stream,
-            *[get(name) for name in _VALUED],
+            get("max_tokens"),
+            get("max_completion_tokens"),
+            get("reasoning_effort"),
+            get("service_tier"),
             *tree,
             idle,
             envelope.model_asked,

@@ -271,7 +271,7 @@ def _max_output_tokens(request: Request) -> int | None:
 
 def _parameters(request: Request) -> frozenset[str]:
     get = request.envelope.get
-    return frozenset(name for name in request.envelope.members if not asks_nothing(name, get(name)))
+    return frozenset(name for name in request.envelope.tree if not asks_nothing(name, get(name)))
 
 
 _COMPUTE: Mapping[str, Callable[[Request], Any]] = MappingProxyType(

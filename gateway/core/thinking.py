@@ -76,7 +76,7 @@ class Spelling:
 def _find(envelope: Envelope, names: tuple[str, ...], kind: type) -> Any:
     for name in names:
         head, _, nested = name.partition(".")
-        if head in envelope.members:
+        if head in envelope.tree:
             value = envelope.get(head)
             if nested:
                 value = value.get(nested) if isinstance(value, dict) else None
@@ -135,7 +135,7 @@ def write(wish: Wish, spelling: Spelling, envelope: Envelope) -> dict[str, bytes
     """
     nested: dict[str, dict[str, Any]] = {}
     overrides: dict[str, bytes | None] = {
-        name: None for name in MEMBERS if name in envelope.members and name != "chat_template_kwargs"
+        name: None for name in MEMBERS if name in envelope.tree and name != "chat_template_kwargs"
     }
     for name, value in _fields(wish, spelling).items():
         head, _, inner = name.partition(".")
@@ -168,7 +168,7 @@ def _fields(wish: Wish, spelling: Spelling) -> dict[str, Any]:
 
 
 def _merged(envelope: Envelope, head: str, ours: Mapping[str, Any]) -> dict[str, bytes | None]:
-    theirs = envelope.get(head) if head in envelope.members else None
+    theirs = envelope.get(head) if head in envelope.tree else None
     kept = {}
     if isinstance(theirs, dict):
         kept = {k: v for k, v in theirs.items() if f"{head}.{k}" not in _SPELLINGS}

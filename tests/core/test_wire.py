@@ -274,8 +274,8 @@ def test_the_envelope_says_what_routing_needs() -> None:
 def test_unknown_members_pass_through_and_no_digit_is_lost() -> None:
     body = raw_chat(b'"seed": 123456789012345678901234567890, "x": 1.10000000000000000000001, "y": {"z" : [ 1E5 ]}')
     sent = emit(parse(body), {"model": b'"qwen"'})
-    assert b'"seed":123456789012345678901234567890,' in sent
-    assert b'"x":1.10000000000000000000001,' in sent
+    assert b'"seed": 123456789012345678901234567890,' in sent
+    assert b'"x": 1.10000000000000000000001,' in sent
     assert b"1E5" in sent
     assert sent.startswith(b'{"model":"qwen","messages":[')
 
@@ -392,3 +392,23 @@ def test_both_ways_of_reading_come_to_the_same(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(wire, "WHOLE_BYTES", 30)  # longer than any number made here
             assert read(body) == whole
+
+
+@pytest.mark.parametrize(
+    ("body", "overrides", "sent"),
+    [
+        (b'{"model":"auto","messages":[],"n":1}', {"model": b'"q"'}, b'{"model":"q","messages":[],"n":1}'),
+        (b'{"model":"auto","messages":[]}', {"model": b'"q"', 'a"': b"1"}, b'{"model":"q","messages":[],"a\\"":1}'),
+        (b'{"model":"auto","messages":[],"n":1}', {"model": b'"q"', "n": None}, b'{"model":"q","messages":[]}'),
+        (b'{"model":"auto","messages":[],"n":1}', {"model": b'"q"', "n": b"2"}, b'{"model":"q","messages":[],"n":2}'),
+        (b'{"messages":[],"model":"auto"}', {"model": b'"q"'}, b'{"messages":[],"model":"q"}'),
+        (b'{"model":"auto","messages":[]} ', {"model": b'"q"', "n": b"2"}, b'{"model":"q","messages":[],"n":2}'),
+        (b'{"model":"\\u0061uto","messages":[]}', {"model": b'"q"'}, b'{"model":"q","messages":[]}'),
+        (b'{"model":"auto","messages":[]}', {"seed": b"1"}, b'{"model":"auto","messages":[],"seed":1}'),
+    ],
+)
+def test_a_body_is_emitted_alike_whether_edited_or_put_together(
+    body: bytes, overrides: dict[str, bytes | None], sent: bytes
+) -> None:
+    turn = b'[{"role":"user","content":"hi"}]'
+    assert emit(parse(body.replace(b"[]", turn)), overrides) == sent.replace(b"[]", turn)
