@@ -1,4 +1,4 @@
-"""The documentation is run: every block of the README by what its marker says, every link, every test it names."""
+"""The documentation is run: every block of the README and of docs/ by its marker, every link, every test it names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from gateway.site import load_site
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-DOCUMENTS = sorted(ROOT.glob("*.md"))
+DOCS = ROOT / "docs"
+PAGES = (README, *sorted(DOCS.glob("*.md")))
+DOCUMENTS = sorted({*ROOT.glob("*.md"), *PAGES, *ROOT.glob("policies/**/*.md"), *ROOT.glob("tests/**/README.md")})
 KINDS = {
     "demo",
     "demo output",
@@ -41,6 +43,8 @@ KINDS = {
     "clouds",
     "provider",
     "sidecar",
+    "file",
+    "background",
 }
 
 needs_model = pytest.mark.skipif(
@@ -51,24 +55,29 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of the README and the marker in the line above it."""
+    """A fenced block of a page and the marker in the line above it."""
 
     kind: str
     detail: str
     text: str
-    line: int
+    at: str
 
 
-def blocks() -> list[Block]:
+def blocks(*pages: Path) -> list[Block]:
+    return [block for page in pages or PAGES for block in blocks_of(page)]
+
+
+def blocks_of(page: Path) -> list[Block]:
     found = []
-    lines = README.read_text(encoding="utf-8").splitlines()
+    lines = page.read_text(encoding="utf-8").splitlines()
     at = 0
     while at < len(lines):
         if lines[at].startswith("```"):
             end = lines.index("```", at + 1)
             marker = re.fullmatch(r"<!-- ([a-z ]+?)(?:: (.+))? -->", lines[at - 1])
-            assert marker, f"README.md:{at + 1}: a block without a marker is run by nobody"
-            found.append(Block(marker[1], marker[2] or "", "\n".join(lines[at + 1 : end]) + "\n", at + 1))
+            place = f"{page.name}:{at + 1}"
+            assert marker, f"{place}: a block without a marker is run by nobody"
+            found.append(Block(marker[1], marker[2] or "", "\n".join(lines[at + 1 : end]) + "\n", place))
             at = end
         at += 1
     return found
@@ -96,20 +105,34 @@ def matches(expected: str, printed: str) -> None:
 
 
 def test_every_block_has_a_marker_that_means_something() -> None:
-    assert {block.kind for block in blocks()} <= KINDS | {"file", "background", "provider"}
+    assert {block.kind for block in blocks()} <= KINDS
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_lead_to_files(document: Path) -> None:
-    for link in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+def anchors(page: Path) -> set[str]:
+    """What links may name after `#`: GitHub's form of each heading."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(document: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
         if not link.startswith("http"):
-            assert (document.parent / link).exists(), f"{document.name}: {link}"
+            path, _, heading = link.partition("#")
+            page = document.parent / path if path else document
+            assert page.exists(), f"{document.name}: {link}"
+            assert not heading or heading in anchors(page), f"{document.name}: {link}"
+
+
+def test_every_page_of_docs_is_a_click_away() -> None:
+    text = README.read_text(encoding="utf-8")
+    for page in PAGES[1:]:
+        assert f"](docs/{page.name})" in text, page.name
 
 
 def test_every_guarantee_names_a_test_that_exists() -> None:
-    text = README.read_text(encoding="utf-8")
-    section = text[text.index("## What is guaranteed") : text.index("## What is not done yet")]
-    rows = [row for row in section.splitlines() if row.startswith("| ") and not row.startswith("| Guarantee")]
+    text = (DOCS / "guarantees.md").read_text(encoding="utf-8")
+    rows = [row for row in text.splitlines() if row.startswith("| ") and not row.startswith("| Guarantee")]
     assert len(rows) >= 8
     for row in rows:
         named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
@@ -120,7 +143,7 @@ def test_every_guarantee_names_a_test_that_exists() -> None:
 
 def test_the_table_of_dialects_lists_those_that_exist_as_they_are() -> None:
     """Whoever adds a dialect adds its row, and says there no more than tests/wire and `core.rows` do."""
-    text = README.read_text(encoding="utf-8")
+    text = (DOCS / "backends.md").read_text(encoding="utf-8")
     table = text[text.index("| Dialect |") : text.index("`live`: recorded")]
     rows = [[cell.strip() for cell in row.split(" | ")] for row in table.splitlines()[2:] if row.startswith("| `")]
     listed = {row[0].strip("|` "): row for row in rows}
@@ -157,6 +180,14 @@ def test_the_backends_of_the_clouds_load_as_written(tmp_path: Path) -> None:
     told = str(caught.value)
     for missing in ("AWS_ACCESS_KEY_ID is not set", "service-account.json cannot be read", "AZURE_API_KEY is not set"):
         assert missing in told
+
+
+def test_the_sidecar_s_backend_loads_as_written(tmp_path: Path) -> None:
+    (tmp_path / "pointsman.yaml").write_text(the("sidecar"), encoding="utf-8")
+    site = load_site(tmp_path / "pointsman.yaml", {}, secrets=False, tests=False)
+    [target] = site.fleet.targets
+    assert (target.backend.dialect, target.model.id) == ("litellm", "llama-3.3-70b")
+    assert target.window, "the catalogue's, by the provider that the backend names"
 
 
 def test_ci_runs_the_test_command_as_the_readme_has_it() -> None:
@@ -288,7 +319,7 @@ class Folder:
                 check=False,
             )
             self.printed = run.stdout + run.stderr
-            assert (run.returncode != 0) == (block.kind == "run fails"), f"README.md:{block.line}\n{self.printed}"
+            assert (run.returncode != 0) == (block.kind == "run fails"), f"{block.at}\n{self.printed}"
         elif block.kind == "background":
             self.start(text, self.ports[block.detail])
         elif block.kind == "output":
@@ -327,10 +358,11 @@ class Folder:
 
 @needs_curl
 @needs_model
-def test_the_first_rule_works_as_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", [README, DOCS / "init-and-probe.md"], ids=lambda path: path.name)
+def test_what_a_page_does_from_top_to_bottom_works_as_written(page: Path, tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     try:
-        for block in blocks():
+        for block in blocks(page):
             folder.follow(block)
     finally:
         folder.end()

@@ -1,4 +1,4 @@
-"""A provider that is YAML alone: the README's example, through a running gateway to the bytes that are sent."""
+"""A provider that is YAML alone: the one of docs/backends.md, through a running gateway to the bytes that are sent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REFUSED = plain(400, json.dumps({"error": {"code": "model_retired", "message": "
 
 
 def example() -> dict[str, Any]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "backends.md").read_text(encoding="utf-8")
     block = re.search(r"<!-- provider -->\n```yaml\n(.*?)```", text, re.S)
     assert block is not None
     assert block[1].count("\n") <= 10
@@ -33,7 +33,7 @@ def example() -> dict[str, Any]:
 
 
 class Acme:
-    """The README's provider, with a spare beside it that speaks vLLM's dialect."""
+    """The documented provider, with a spare beside it that speaks vLLM's dialect."""
 
     def __init__(self) -> None:
         self.upstreams = {"acme": Upstream([plain()]), "spare": Upstream([plain()])}
