@@ -21,6 +21,7 @@ from gateway.core.policy import Policy
 from gateway.core.rank import coarse
 from gateway.core.signals import EXPECTED, Signals
 from gateway.core.sizes import expected_of
+from gateway.core.thinking import MEMBERS as THINKING
 from gateway.core.types import Decision, Routing, Tenant
 from gateway.core.wire import Envelope
 
@@ -33,9 +34,7 @@ MOST_MEMBERS = 64
 LONGEST_NAME = 64
 
 #: Members whose value, not only whose presence, some signal reads, and that are not plain numbers or strings.
-_COMPLEX = frozenset(
-    {"tools", "functions", "response_format", "metadata", "reasoning", "enable_thinking", "chat_template_kwargs"}
-)
+_COMPLEX = frozenset({"tools", "functions", "response_format", "metadata"}) | (THINKING - {"reasoning_effort"})
 _TELLING = _COMPLEX | NEUTRAL.keys()
 #: Signals told from the text, which become nodes of the tree. All others are held by the key, or prevent keeping.
 _TEXTUAL = frozenset({"language", "target_language", "task", "difficulty"})

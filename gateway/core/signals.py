@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gateway.core import language as languages
+from gateway.core import thinking as thoughts
 from gateway.core import translation
 from gateway.core.hints import Hints
 from gateway.core.language import Language
@@ -190,17 +191,20 @@ def _compute(request: Request, name: str) -> Any:
 
 
 def _effort(request: Request) -> str | None:
-    """How much thinking the client asks for, in the words of OpenAI; servers' own switches count as well."""
-    get = request.envelope.get
-    effort = get("reasoning_effort")
-    if effort is None and isinstance(reasoning := get("reasoning"), dict):
-        effort = reasoning.get("effort")
-    if effort is None:
-        switch = get("enable_thinking")
-        if switch is None and isinstance(arguments := get("chat_template_kwargs"), dict):
-            switch = arguments.get("enable_thinking")
-        effort = {True: "medium", False: "none"}.get(switch) if isinstance(switch, bool) else None
-    return effort if isinstance(effort, str) and effort in _EFFORTS else None
+    """How much thinking the client asks for, in the words of OpenAI; servers' own switches and budgets count as well.
+
+    By `thinking.wish_of`, which also says what a target is told: what is promised and what is sent must be one thing.
+    """
+    envelope = request.envelope
+    if thoughts.MEMBERS.isdisjoint(envelope.members):
+        return None
+    wish = thoughts.wish_of(envelope)
+    effort = wish.effort
+    if wish.on is None or effort is None:
+        return {True: "medium", False: "none", None: None}[wish.on]
+    if (effort not in thoughts.LITTLE) != wish.on:  # a switch beside it says otherwise
+        return "medium" if wish.on else "none"
+    return effort if effort in _EFFORTS else None
 
 
 def _structured_output(request: Request) -> str | None:

@@ -27,14 +27,14 @@ _BUDGETS = (
     "reasoning.max_tokens",
     "thinking.budget_tokens",  # Anthropic's, beside `type: enabled`
 )
-_EFFORTS = ("reasoning_effort", "reasoning.effort")
+_EFFORTS = ("reasoning_effort", "reasoning.effort", "think")  # the last: Ollama's, which also takes true and false
 
 #: Every top-level member that says something of thinking, whatever the dialect.
 _SPELLINGS = frozenset((*_SWITCHES, *_BUDGETS, *_EFFORTS))
 MEMBERS = frozenset(name.split(".")[0] for name in _SPELLINGS)
 
 #: Efforts at which a model that can only be switched on or off is switched off.
-_LITTLE = ("none", "minimal")
+LITTLE = ("none", "minimal")
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -93,7 +93,7 @@ def wish_of(envelope: Envelope) -> Wish:
     if on is None and (word := _find(envelope, ("thinking.type",), str)) in ("enabled", "disabled"):
         on = word == "enabled"
     if on is None and effort is not None:
-        on = effort not in _LITTLE
+        on = effort not in LITTLE
     if on is None and budget is not None:
         on = budget > 0
     return Wish(on, budget if on and budget and budget > 0 else None, effort)
@@ -107,7 +107,7 @@ def settle(envelope: Envelope, thinking: Thinking) -> Wish:
     asked = wish_of(envelope)
     if mode == "client":
         return asked
-    effort = None if asked.effort in _LITTLE else asked.effort
+    effort = None if asked.effort in LITTLE else asked.effort
     return Wish(True, thinking.budget if mode == "budget" else asked.budget, effort)
 
 
@@ -119,7 +119,7 @@ def effort_of(wish: Wish) -> str | None:
     """
     if wish.on is None:
         return None
-    if wish.effort is not None and (wish.effort not in _LITTLE) == wish.on:
+    if wish.effort is not None and (wish.effort not in LITTLE) == wish.on:
         return wish.effort
     if not wish.on:
         return "none"

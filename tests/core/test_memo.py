@@ -279,6 +279,8 @@ DIFFERENT: list[tuple[Any, Asked, Asked]] = [
     ({"stream": True}, Asked(), Asked(members={"stream": True})),
     ({"stream": True}, Asked(members={"stream": False}), Asked(members={"stream": True})),
     ({"effort": "none"}, Asked(members={"reasoning_effort": "minimal"}), Asked(members={"reasoning_effort": "none"})),
+    ({"effort": "none"}, Asked(members={"think": True}), Asked(members={"think": False})),
+    ({"effort": "none"}, Asked(members={"thinking_budget": 100}), Asked(members={"thinking_budget": 0})),
     ({"cost_sensitive": True}, Asked(members={"service_tier": "auto"}), Asked(members={"service_tier": "flex"})),
     ({"cost_sensitive": True}, Asked(), Asked(hints={"cost": "low"})),
     ({"cost_sensitive": True}, Asked(), Asked(tenant=TENANTS[2])),
