@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from gateway import __version__, catalogcli
 
 if TYPE_CHECKING:
-    from gateway.core.analyse import Finding
     from gateway.core.errors import ConfigError
     from gateway.core.types import Tenant
     from gateway.site import Site
@@ -31,7 +30,11 @@ CONFIG = Path("pointsman.yaml")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser.print_help(sys.stderr)
+        return BROKEN
+    given = parser.parse_args(arguments)
     try:
         code: int = given.run(given)
         sys.stdout.flush()
@@ -174,13 +177,6 @@ def _broken(error: ConfigError, *, as_json: bool = False) -> int:
     return BROKEN
 
 
-def _found(policy: str, finding: Finding) -> str:
-    """One line about a policy, which a finding about the whole of it need not name again."""
-    told = str(finding)
-    whole = finding.id == policy and "[" not in finding.path
-    return f"policy {policy}: " + (told.replace(f"{finding.id}: ", "", 1) if whole else told)
-
-
 def _count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
@@ -247,29 +243,24 @@ def _sidecar(given: argparse.Namespace) -> int:
 
 
 def _check(given: argparse.Namespace) -> int:
-    from gateway.core.analyse import analyse
     from gateway.core.errors import ConfigError
+    from gateway.judge import judge, lines
     from gateway.site import load_site
 
     try:
         site = load_site(given.config or CONFIG, os.environ, secrets=not given.no_keys)
     except ConfigError as error:
         return _broken(error, as_json=given.json)
-    now = time.time()
-    findings = [(policy.name, one) for policy in site.policies.values() for one in analyse(policy, now=now)]
-    wrong = [finding for _, finding in findings if finding.severity in ("error", "warning")]
+    judged = judge(site, time.time())
     if given.json:
-        told = [{"policy": name, **asdict(finding)} for name, finding in findings]
+        told = [{"policy": name, **asdict(one)} for name, found in judged.findings.items() for one in found]
         _print({"ok": True, "config": site.digest, "warnings": list(site.warnings), "findings": told})
     else:
-        for warning in site.warnings:
-            print(f"warning: {warning}")
-        for name, finding in findings:
-            print(_found(name, finding))
+        print(*lines(site, judged), sep="\n")
         counted = f"{_count(len(site.fleet.targets), 'target', 'targets')}, "
         counted += _count(len(site.policies), "policy", "policies")
         print(f"ok: {counted}, configuration {site.digest}")
-    return NO if given.strict and (wrong or site.warnings) else OK
+    return NO if given.strict and judged.wrong(site) else OK
 
 
 def _probe(given: argparse.Namespace) -> int:

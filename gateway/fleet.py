@@ -84,6 +84,8 @@ class FleetBuilder:
             model_id = self.catalogue.names.get(target.model)
             if model_id is None:
                 valid = suggest(target.model, self.catalogue.names)
+                if not valid.startswith("did you mean"):
+                    valid = "`pointsman catalog` lists them, a file named by `catalog:` adds one of your own"
                 self._note(f"{path}.model", f"no model {target.model!r:.80} in the catalogue", valid)
             if target.backend not in doc.backends:
                 valid = suggest(target.backend, doc.backends)

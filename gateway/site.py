@@ -293,7 +293,7 @@ class _Loader:
         except ConfigError as error:
             if self.path.exists():
                 raise
-            valid = "name another file with --config, or begin with a copy of pointsman.example.yaml"
+            valid = "name another file with --config, or write one with `pointsman init`"
             raise ConfigError([replace(problem, valid=valid) for problem in error.problems]) from None
 
     # -- the fleet and the listeners --

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("pointsman 0.")
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["explain"], ["demo", "--port", "70000"]])
+@pytest.mark.parametrize("arguments", [["nonsense"], ["explain"], ["demo", "--port", "70000"]])
 def test_a_command_line_that_means_nothing_exits_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
@@ -95,7 +96,7 @@ def test_check_of_a_sound_site_says_what_it_holds(site: Path, capsys: pytest.Cap
     told = capsys.readouterr().out
     assert "ok: 2 targets, 1 policy, configuration " in told
     assert "policy first: holds: every request is covered by a rule\n" in told
-    assert "policy first: warning: shop: its fallbacks never leave" in told
+    assert "policy first: warning: all targets it may use are of one family, qwen: no fallback leaves it" in told
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])
@@ -132,7 +133,33 @@ def test_without_a_configuration_one_is_told_where_to_begin(
     told = capsys.readouterr().err
     assert told.startswith("pointsman.yaml: cannot be read: No such file or directory: ")
     assert "--config" in told
-    assert "pointsman.example.yaml" in told
+    assert "`pointsman init`" in told
+
+
+def test_check_says_the_same_of_several_rules_in_one_line(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("all its targets stand on one backend, local") == 1
+    assert "policy first: info: shop, code, default: all its targets stand on one backend, local\n" in told
+
+
+def test_check_leaves_out_what_came_along_and_nothing_names(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (site / "pointsman.yaml").read_text()
+    bundled = re.sub(r"^policies:.*$", "policies: {default: default}", text, flags=re.M)
+    (site / "pointsman.yaml").write_text(bundled)
+    assert main(["check"]) == 0
+    told = capsys.readouterr().out
+    assert "policy demo: not shown: " in told
+    assert "policy demo: warning" not in told
+    assert "policy default: holds: " in told
+    (site / "pointsman.yaml").write_text(bundled + "unknown_model: demo\n")
+    assert main(["check"]) == 0
+    assert "policy demo: holds: " in capsys.readouterr().out
+
+
+def test_without_a_command_one_sees_which_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "Run the gateway." in capsys.readouterr().err
 
 
 def test_a_failing_test_of_a_policy_keeps_it_from_being_served(site: Path, capsys: pytest.CaptureFixture[str]) -> None:

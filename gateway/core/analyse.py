@@ -170,12 +170,17 @@ def _least_tokens(policy: Policy, number: int) -> int | None:
 
 def _families(policy: Policy) -> Iterator[Finding]:
     """Fallbacks that never leave a family, or a backend."""
-    crossing = True
+    open_to_it = policy.fleet.mask() & ~policy.capabilities.closed
+    everywhere = {policy.fleet.targets[index].model.family for index in bits(open_to_it)}
+    crossing = len(everywhere) > 1
+    if len(everywhere) == 1:
+        what = f"all targets it may use are of one family, {min(everywhere)}: no fallback leaves it"
+        yield Finding("warning", policy.name, "rules", what, "a target of another family")
     for i, rule in enumerate(policy.rules):
         targets = [policy.fleet.targets[index] for index in bits(rule.mask & ~policy.capabilities.closed)]
         families = {target.model.family for target in targets}
         backends = {target.backend.name for target in targets}
-        if len(families) == 1:
+        if len(families) == 1 and len(everywhere) > 1:
             crossing = False
             what = f"its fallbacks never leave the family {families.pop()}"
             yield Finding("warning", rule.id, f"rules[{i}].use", what, 'end with {family: "*"}')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -156,6 +157,15 @@ def test_fallbacks_that_never_leave_a_family_are_told() -> None:
     assert about(found, "a") == ["its fallbacks never leave the family llama"]
     assert "the fallbacks of every rule cross families" not in about(found, "test", "holds")
     assert "the fallbacks of every rule cross families" in about(findings(rules=[rule("z")]), "test", "holds")
+
+
+def test_a_fleet_of_one_family_is_told_once_and_not_by_rule() -> None:
+    llamas = [one for one in FLEET.targets if one.model.family == "llama"]
+    fewer = Fleet(tuple(replace(one, index=index) for index, one in enumerate(llamas)), FLEET.models)
+    found = findings(fewer, rules=[rule("a", [{"family": "llama"}], tools=True), rule("z")])
+    assert about(found, "test") == ["all targets it may use are of one family, llama: no fallback leaves it"]
+    assert about(found, "a") == []
+    assert "the fallbacks of every rule cross families" not in about(found, "test", "holds")
 
 
 def test_a_family_that_is_closed_does_not_count_as_a_way_out() -> None:
