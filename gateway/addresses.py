@@ -59,12 +59,11 @@ def endpoint(url: str) -> Endpoint:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise Invalid(f"{url!r:.200} is not a URL", valid) from None
+        raise Invalid(f"{_shown(url)!r:.200} is not a URL", valid) from None
     scheme, host = parts.scheme, parts.hostname
     clean = re.fullmatch(r"[A-Za-z0-9._-]+|[0-9a-fA-F:.]+", host or "") and re.fullmatch(r"[!-~]*", parts.path)
     if scheme not in ("http", "https") or not host or not clean or "@" in parts.netloc or parts.query or parts.fragment:
-        shown = re.sub(r"//[^@/]*@", "//***@", url)
-        raise Invalid(f"{shown!r:.200} is not a URL of a server", valid)
+        raise Invalid(f"{_shown(url)!r:.200} is not a URL of a server", valid)
     path = parts.path.rstrip("/")
     https = scheme == "https"
     return Endpoint(
@@ -74,6 +73,16 @@ def endpoint(url: str) -> Endpoint:
         port=port or (443 if https else 80),
         path=path,
     )
+
+
+def _shown(url: str) -> str:
+    """What may be shown of an address that is none: where people write credentials is blotted out, well formed or not.
+
+    >>> _shown("https://me:pa/ss@host/v1?key=1")
+    'https://***@host/v1?***'
+    """
+    url = re.sub(r"^([^/]*//)?.*@", lambda found: f"{found[1] or ''}***@", url, flags=re.DOTALL)
+    return re.sub(r"([?#]).*", r"\1***", url, flags=re.DOTALL)
 
 
 def _url(value: str) -> str:
@@ -114,8 +123,7 @@ def _proxy_url(url: str) -> str:
     except ValueError:
         fine = False
     if not fine:
-        shown = re.sub(r"//[^@/]*@", "//***@", url)
-        raise Invalid(f"{shown!r:.120} is not a proxy", "env, none or http://host:port")
+        raise Invalid(f"{_shown(url)!r:.120} is not a proxy", "env, none or http://host:port")
     return url
 
 
