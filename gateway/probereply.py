@@ -44,10 +44,10 @@ PARAMETERS: Mapping[str, tuple[Any, Callable[[Mapping[str, Any]], bool] | None]]
 _LENGTHS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        r"maximum context length (?:is|of) ([0-9][0-9,]*)",
-        r"context (?:size|window|length)\D{0,40}?([0-9][0-9,]{2,})",
-        r"input length should be \[\s*[0-9]+\s*,\s*([0-9]+)",
-        r"maximum (?:model length|input length|number of tokens)\D{0,20}([0-9][0-9,]{2,})",
+        r"maximum context length (?:is|of) ([0-9][0-9,]{0,15})",
+        r"context (?:size|window|length)\D{0,40}?([0-9][0-9,]{2,15})",
+        r"input length should be \[\s*[0-9]+\s*,\s*([0-9]{1,12})",
+        r"maximum (?:model length|input length|number of tokens)\D{0,20}([0-9][0-9,]{2,15})",
     )
 )
 
@@ -79,7 +79,7 @@ class Reply:
         return found if isinstance(found, dict) else {}
 
     def said(self) -> str:
-        """How a refusal is told: outcome, status and the server's own words, short and on one line."""
+        """How a refusal is told: outcome, status and the server's own words, on one line, however long."""
         words = self.error
         if not words and self.status != 200:
             told = servers.Answer(self.status, self.body).json()
@@ -87,7 +87,7 @@ class Reply:
             words = str(inner.get("message", inner) if isinstance(inner, dict) else inner or "")
         outcome = self.outcome.value if self.outcome is not None else "no answer"
         status = f" (status {self.status})" if self.status else ""
-        return " ".join(f"{outcome}{status}: {words}".split())[:240].rstrip(": ")
+        return " ".join(f"{outcome}{status}: {words}".split()).rstrip(": ")
 
 
 def filler(tokens: int) -> str:
@@ -140,7 +140,7 @@ def length_in(body: bytes) -> int | None:
     told = servers.Answer(400, body).json()
     error = told.get("error", told) if isinstance(told, dict) else None
     if isinstance(error, dict):
-        if type(error.get("n_ctx")) is int:
+        if type(error.get("n_ctx")) is int and error["n_ctx"] > 0:
             return int(error["n_ctx"])
         words = str(error.get("message") or error.get("detail") or "")
         for pattern in _LENGTHS:

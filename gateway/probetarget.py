@@ -27,6 +27,7 @@ OUTPUT = 96  # tokens that an answer may have: enough to see whether it begins w
 THOUGHTS = 1024  # where thinking cannot be switched off, and the answer comes after it
 OVER = 1.1  # how much longer than the window the prompt is that must be refused
 ROUNDS = 8  # of a bisection
+MOST_SHOWN = 240  # characters of a cell: servers' words have no end
 #: A refusal of a prompt that long, and a bisection's prompts, are only worth it where tokens cost no money.
 FREE_WINDOW = 262_144
 _NEVER, _ALWAYS, _CLIENT = Thinking("never"), Thinking("always"), Thinking("client")
@@ -342,12 +343,13 @@ class Probe:
         self, check: str, configured: str, seen: str, verdict: Verdict, note: str = "", record: Any = None
     ) -> None:
         secrets = self.secrets()
-        seen, note = _scrubbed(seen, secrets), _scrubbed(note, secrets)
+        # Scrubbed before it is cut: what is left of a secret at a cut would no longer be known for one.
+        seen, note = _scrubbed(seen, secrets)[:MOST_SHOWN], _scrubbed(note, secrets)[:MOST_SHOWN]
         self.rows.append(Row(check, configured, seen, verdict, note, record or {}))
 
 
 def _scrubbed(text: str, secrets: Sequence[str]) -> str:
-    for secret in secrets:
+    for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     return "".join(char if char.isprintable() else "?" for char in text)
 

@@ -6,6 +6,7 @@ command line (`init`, `probe`), never for serving. What a server *does* is `prob
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import httpx
 
 LONGEST_S = 300.0
 _MOST_BYTES = 8 << 20
+_LONGEST_NAME = 256
 #: Where servers and hosts put the window in an entry of their model list.
 _WINDOWS = ("max_model_len", "context_length", "context_window", "max_context_length", "max_context_window", "n_ctx")
 #: Parts of an entry in which they nest it. llama.cpp's `meta` is not one: it tells what the model was trained with.
@@ -75,7 +77,7 @@ def models(client: httpx.Client, dialect: str, base_url: str) -> tuple[Answer, t
     return answer, tuple(
         Listed(entry["id"], _window(entry))
         for entry in entries
-        if isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"]
+        if isinstance(entry, dict) and isinstance(entry.get("id"), str) and _is_name(entry["id"])
     )
 
 
@@ -94,6 +96,11 @@ def window(client: httpx.Client, dialect: str, base_url: str, model: str) -> int
     if dialect == "ollama":
         return _ollama(client, root, model)
     return None
+
+
+def _is_name(text: str) -> bool:
+    """A name is shown on a terminal and written into files: what no model is called is none."""
+    return 0 < len(text) <= _LONGEST_NAME and text.isprintable()
 
 
 def _window(entry: Mapping[str, Any]) -> int | None:
@@ -124,8 +131,8 @@ def _ollama(client: httpx.Client, root: str, model: str) -> int | None:
     parameters = shown.get("parameters") if isinstance(shown, dict) else None
     for line in parameters.splitlines() if isinstance(parameters, str) else ():
         name, _, value = line.strip().partition(" ")
-        if name == "num_ctx" and value.strip().isdigit():
-            return _positive(int(value.strip()))
+        if name == "num_ctx" and re.fullmatch(r"[0-9]{1,10}", value.strip()):
+            return _positive(int(value))
     return None
 
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from gateway import servers
 from gateway.cli import main
 from gateway.probe import Options, run
 from gateway.probereply import length_in
@@ -459,12 +461,34 @@ def free_port() -> int:
         ({"error": {"message": "the request exceeds", "n_ctx": 8192, "n_prompt_tokens": 9000}}, 8192),
         ({"error": {"message": "Range of input length should be [1, 98304]"}}, 98_304),
         ({"message": "the input is longer than the model's context length (32,768 tokens)"}, 32_768),
+        ({"error": {"n_ctx": -1}}, None),
         ({"error": "no"}, None),
         ([], None),
     ],
 )
 def test_the_window_is_read_off_a_refusal(body: Any, window: int | None) -> None:
     assert length_in(json.dumps(body).encode()) == window
+
+
+def test_a_number_too_long_to_be_read_breaks_nothing_off() -> None:
+    words = "This model's maximum context length is " + "9" * 5_000
+    assert length_in(json.dumps({"error": {"message": words}}).encode()) is not None
+
+
+@pytest.mark.parametrize("before", range(150, 250, 7))
+def test_no_part_of_a_key_is_left_where_a_server_s_words_are_cut(tmp_path: Path, before: int) -> None:
+    path, _ = site(tmp_path, {"up": lambda conn, _: refusal(400, "-" * before + KEY)(conn, _)})
+    _, told = probed(path)
+    assert KEY[:8] not in told
+
+
+def test_a_server_cannot_name_a_model_what_moves_a_terminal(tmp_path: Path) -> None:
+    names = ["\x1b]0;owned\x07", "a\nb", "x" * 5_000, ""]
+    listing = json.dumps({"data": [{"id": name} for name in names]}).encode()
+    up = Upstream([plain(body=listing)])
+    with httpx.Client() as client:
+        assert servers.models(client, "vllm", up.url)[1] == ()
+    up.close()
 
 
 def test_a_server_that_closes_kept_connections_at_any_time_is_no_failure(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from gateway.core.types import Outcome
 
 #: An upstream's error message is relayed up to this many characters.
 MESSAGE_MAX = 8192
+_WORD_MAX = 256  # of the error's other texts
 # Addresses in a message helped an attacker once (CVE-2026-22778).
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
 
@@ -129,18 +130,23 @@ def relayed_error(status: int, body: bytes, secrets: Iterable[str] = ()) -> tupl
         ours = "context_length_exceeded"
     elif status == 413:
         ours = "request_too_large"
-    kind, code, param = error.get("type"), error.get("code"), error.get("param")
-    told: dict[str, str | None] = {
-        "message": _ADDRESS.sub("0x*", text[: 2 * MESSAGE_MAX]),
-        "type": kind[:256] if isinstance(kind, str) and kind else "invalid_request_error",
-        "param": param[:256] if isinstance(param, str) else None,
-        "code": code[:256] if isinstance(code, str) and code else ours,
+    # Blotted out before anything is cut: what is left of a secret at a cut would no longer be known for one.
+    longest_first = sorted(filter(None, secrets), key=len, reverse=True)
+
+    def blotted(name: str, limit: int) -> str | None:
+        value = text if name == "message" else error.get(name)
+        if not isinstance(value, str):
+            return None
+        for secret in longest_first:
+            value = value.replace(secret, "***")
+        return _ADDRESS.sub("0x*", value)[:limit]
+
+    told = {
+        "message": blotted("message", MESSAGE_MAX),
+        "type": blotted("type", _WORD_MAX) or "invalid_request_error",
+        "param": blotted("param", _WORD_MAX),
+        "code": blotted("code", _WORD_MAX) or ours,
     }
-    for secret in secrets:
-        for name, value in told.items():
-            if value is not None and secret:
-                told[name] = value.replace(secret, "***")
-    told["message"] = (told["message"] or "")[:MESSAGE_MAX]
     return status, ours, msgspec.json.encode({"error": told})
 
 

@@ -65,6 +65,20 @@ def test_the_message_is_bounded_and_holds_no_secret_and_no_address() -> None:
     assert error["code"] == "***"
 
 
+@pytest.mark.parametrize("name", ["message", "type", "param", "code"])
+@pytest.mark.parametrize("before", [0, 200, 8_100, 16_300])
+def test_no_part_of_a_secret_is_left_where_a_text_is_cut(name: str, before: int) -> None:
+    secret = "ya29." + "s3" * 400
+    for many in (1, 40):
+        body = json.dumps({"error": {"message": "no", name: "-" * before + secret * many}})
+        assert "s3" not in json.dumps(told(400, body.encode(), (secret,)))
+
+
+def test_a_secret_that_begins_another_leaves_nothing_of_it() -> None:
+    body = b'{"error":{"message":"Bearer abcdefgh"}}'
+    assert told(400, body, ("abcd", "abcdefgh"))[2]["message"] == "Bearer ***"
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"<html>", b"{}", b"[]", b"17", b'{"error":{}}', b'{"error":{"message":""}}', b"\xff"]
 )
