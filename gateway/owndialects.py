@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, JsonValue
 
+from gateway.core.dialects import joined
 from gateway.core.quantities import Invalid
 from gateway.core.rows import DIALECTS, Dialect
 from gateway.core.thinking import Spelling
@@ -141,6 +142,8 @@ class SwitchDoc(Strict):
 class DialectDoc(Strict):
     """A dialect of your own: what differs from the one it is `like`. What is given replaces what that one has.
 
+    Not replaced are members by which a client would choose another model than was authorised, what Ollama's API cannot
+    say, and `body`, which is joined with that one's.
     `refuses` are members that mean something: a request that needs one goes to another target. `drops` are members an
     answer can do without. `errors` says what the provider's own error codes mean, beside those that all have in common.
     `body` is put into every request, over the client's. A `strict` one refuses what it does not know, such as thinking
@@ -172,11 +175,13 @@ class DialectDoc(Strict):
         if self.headers is not None:
             changes["headers"] = MappingProxyType(self.headers)
         if self.body is not None:
-            changes["members"] = MappingProxyType(self.body)
+            changes["members"] = MappingProxyType(joined(base.members, self.body))
         if self.drops is not None:
             changes["drops"] = frozenset(self.drops)
         if self.refuses is not None:
-            changes["refuses"] = frozenset(self.refuses)
+            # What has no words in an API of its own would be dropped in silence, whatever this says.
+            unspoken = base.refuses if base.write is not None else frozenset()
+            changes["refuses"] = unspoken.union(self.refuses)
         if self.limit is not None:
             changes["limit"] = self.limit
         if self.strict is not None:

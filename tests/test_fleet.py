@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from gateway.config import FleetDoc
+from gateway.core.dialects import prepare, request_body
 from gateway.core.errors import ConfigError
 from gateway.core.pricing import cost
-from gateway.core.types import NANO_PER_USD, Target, Timeouts, Usage
+from gateway.core.types import NANO_PER_USD, Target, Thinking, Timeouts, Usage
+from gateway.core.wire import parse
 from gateway.fleet import FleetBuilder
 from gateway.policyfile import load_catalogue, validated
 from gateway.yamlfile import loads
@@ -166,3 +169,45 @@ def test_that_thinking_needs_a_stream_is_a_fact_of_the_server_and_can_be_put_rig
     assert not target(ALIBABA, "model: qwen3.5-27b, thinking_needs_stream: false").thinking_needs_stream
     assert not target(OWN, "model: qwen3.5-27b, window: 100k, price: none").thinking_needs_stream
     assert target(OWN, "model: qwen3.5-27b, window: 100k, thinking_needs_stream: true").thinking_needs_stream
+
+
+# -- dialects of one's own --
+
+
+def own(like: str, says: str) -> Target:
+    backend = "dialect: mine, base_url: http://10.0.0.7:8000"
+    return target(
+        backend, "model: qwen3.5-9b, window: 8192, price: none", f"dialects: {{mine: {{like: {like}, {says}}}}}\n"
+    )
+
+
+def body(one: Target, **members: Any) -> dict[str, Any]:
+    asked = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], **members}
+    made = request_body(parse(json.dumps(asked).encode()), prepare(one), Thinking("client"))
+    return dict(json.loads(made))
+
+
+@pytest.mark.parametrize(
+    ("like", "member"),
+    [("openrouter", "models"), ("openrouter", "preset"), ("sglang", "lora_path"), ("sglang", "custom_logit_processor")],
+)
+def test_what_a_client_could_choose_another_model_by_is_left_out_of_a_dialect_like_one_that_has_it(
+    like: str, member: str
+) -> None:
+    sent = body(own(like, "drops: [seed]"), **{member: "x"}, seed=1, store=False)
+    assert member not in sent
+    assert "seed" not in sent
+    assert sent["store"] is False
+
+
+def test_a_body_of_ones_own_is_joined_with_that_of_the_dialect_it_is_like() -> None:
+    sent = body(own("openrouter", "body: {provider: {order: [acme]}, user: gateway}"))
+    assert sent["provider"] == {"require_parameters": True, "order": ["acme"]}
+    assert sent["plugins"] == [{"id": "context-compression", "enabled": False}]
+    assert sent["user"] == "gateway"
+
+
+def test_what_ollama_has_no_words_for_goes_elsewhere_whatever_a_dialect_like_it_refuses() -> None:
+    one = own("ollama", "refuses: [seed]")
+    assert one.unsupported >= {"seed", "tool_choice", "n", "logit_bias"}
+    assert own("groq", "refuses: [seed]").unsupported.isdisjoint({"n", "logprobs"})

@@ -35,6 +35,7 @@ __all__ = [
     "classify",
     "classify_answer",
     "classify_in_band",
+    "joined",
     "prepare",
     "relayed_error",
     "request_body",
@@ -117,18 +118,17 @@ def takes(dialect: Dialect, thinking: ThinkingSupport) -> frozenset[str] | None:
     """
     if dialect.takes is None:
         return None
-    return (
-        dialect.takes | dialect.drops | HOST_MEMBERS | (thoughts.MEMBERS if thinking == "switchable" else frozenset())
-    )
+    left_out = dialect.drops | dialect.steers | HOST_MEMBERS
+    return dialect.takes | left_out | (thoughts.MEMBERS if thinking == "switchable" else frozenset())
 
 
 def prepare(target: Target) -> Plan:
     """The plan for a target. Raises KeyError for a dialect that is not in `DIALECTS`."""
     backend = target.backend
     dialect = backend.own_dialect or DIALECTS[backend.dialect]
-    constant = _over(dialect.members, backend.members)
+    constant = joined(dialect.members, backend.members)
     # A request that means something by a member the target does not support never gets there.
-    dropped = (HOST_MEMBERS | dialect.drops | target.unsupported) - constant.keys()
+    dropped = (HOST_MEMBERS | dialect.drops | dialect.steers | target.unsupported) - constant.keys()
     if dialect.strict:
         dropped |= thoughts.MEMBERS - dialect.thinking.heads - constant.keys()
     unusual = dropped | {"metadata"}
@@ -174,8 +174,8 @@ def _path(dialect: Dialect, target: Target) -> str:
     return path if backend.api_version is None else f"{path}?api-version={backend.api_version}"
 
 
-def _over(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Members with what a backend adds or replaces; objects are joined member by member."""
+def joined(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Members with what configuration adds or replaces; objects are joined member by member."""
     both = {**base, **more}
     for name in base.keys() & more.keys():
         if isinstance(base[name], dict) and isinstance(more[name], dict):

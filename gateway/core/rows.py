@@ -36,6 +36,9 @@ class Dialect:
     paths: Mapping[str, str] = field(default_factory=lambda: _NOTHING)  # the same where an endpoint's path ends so
     drops: frozenset[str] = frozenset()  # members it refuses, or takes for something else, and that an answer can miss
     refuses: frozenset[str] = frozenset()  # members it refuses or ignores: a request that needs one goes elsewhere
+    # Members by which a client would choose what it was not authorised for: another model, another's session, its own
+    # code. They are left out whatever a dialect like this one says.
+    steers: frozenset[str] = frozenset()
     strict: bool = False  # it refuses what it does not know: other servers' spellings of thinking are left out
     members: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)  # put into every body, over the client's
     limit: str | None = None  # the one name it knows for the output limit; None: both of OpenAI's
@@ -94,10 +97,12 @@ _ROWS = (
         # Answers to any model name. It says neither what a model's context is nor that it does not hold the prompt by
         # code, see `refusals.WORDS`.
         "sglang",
+        drops=_OPENAI_ONLY,
         # A client's own code, another client's session, another adapter than was authorised, a worker of its choice.
-        drops=_OPENAI_ONLY
-        | {"custom_logit_processor", "custom_params", "disagg_prefill_dp_rank", "lora_path", "rid", "routed_dp_rank"}
-        | {"session_id", "session_params"},
+        steers=frozenset(
+            {"custom_logit_processor", "custom_params", "disagg_prefill_dp_rank", "lora_path", "rid", "routed_dp_rank"}
+            | {"session_id", "session_params"}
+        ),
         structured=True,
         reasoning="reasoning_content",
         thinking=Spelling(switch="chat_template_kwargs.enable_thinking", effort="reasoning_effort"),
@@ -179,8 +184,8 @@ _ROWS = (
     ),
     Dialect(
         "openrouter",
-        # Other models, providers and presets than were authorised.
-        drops=_OPENAI_ONLY | {"models", "preset", "provider", "route"},
+        drops=_OPENAI_ONLY,
+        steers=frozenset({"models", "preset", "provider", "route"}),  # to others than were authorised
         refuses=frozenset({"plugins", "transforms"}),
         # Left to itself it shortens prompts that do not fit, and ignores what a provider cannot do.
         members=MappingProxyType(
