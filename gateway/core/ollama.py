@@ -122,8 +122,9 @@ def _options(envelope: Envelope, window: int) -> dict[str, Any]:
     options: dict[str, Any] = {}
     own = envelope.get("options")
     if own is not None:
-        # Its others are the server's affairs: memory, devices, threads. A change of one loads the model anew.
-        unknown = own.keys() - _SAMPLING - {"num_ctx", "num_predict", "stop"} if isinstance(own, dict) else {"options"}
+        # Its others are the server's affairs: memory, devices, threads. A change of one loads the model anew. How long
+        # an answer may be is said by max_tokens, by which targets are chosen.
+        unknown = own.keys() - _SAMPLING - {"num_ctx", "stop"} if isinstance(own, dict) else {"options"}
         if unknown:
             _cannot(f"The option {min(unknown)!r:.60} cannot be set by a request.")
         options.update(own)

@@ -181,6 +181,7 @@ def test_formats_are_translated() -> None:
         {"response_format": {"type": "json_schema"}},
         {"tools": [{"type": "custom", "custom": {"name": "x"}}]},
         {"options": {"num_gpu": 0}},
+        {"options": {"num_predict": 100_000}},
         {"options": []},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://a/b.png"}}]}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
