@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from gateway import yamlfile
+from gateway import bundled, yamlfile
 from gateway.catalogfacts import Change, Fact, Facts, Knowledge, changes, merge, offer_name
 from gateway.catalogquery import Found, Query, Row, find, read_layers, unknown_names, value
 from gateway.core.types import NANO_PER_USD
@@ -125,6 +125,10 @@ def _offer_row(row: Row, known: Knowledge, today: date) -> tuple[str, ...]:
     )
 
 
+def _many(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def _tokens(number: int | None) -> str:
     return "?" if number is None else f"{number:,}"
 
@@ -161,12 +165,15 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
 
 
 def _counted(found: Found, *, offers: bool) -> str:
-    counted = f"{len(found.offers)} offers of {len(found.models)} models" if offers else f"{len(found.models)} models"
+    counted = _many(len(found.models), "model")
+    if offers:
+        counted = f"{_many(len(found.offers), 'offer')} of {counted}"
     if found.hidden:
         counted += f"; {found.hidden} withdrawn left out (--withdrawn shows them)"
     if found.silent:
         names = ", ".join(found.silent[:4]) + (", ..." if len(found.silent) > 4 else "")
-        counted += f"; {len(found.silent)} models publish no list of languages ({names})"
+        verb = "publishes" if len(found.silent) == 1 else "publish"
+        counted += f"; {_many(len(found.silent), 'model')} {verb} no list of languages ({names})"
     return counted
 
 
@@ -182,7 +189,7 @@ def _show_sources(found: Found, known: Knowledge, *, offers: bool) -> None:
         print(thing)
         for name, fact in facts.items():
             told = f"  {name}: {_shown(name, fact.value)}"
-            print(f"{told:<60}  {fact.source} {fact.as_of}, {fact.confidence}, {fact.place}")
+            print(f"{told:<60}  {fact.source} {fact.as_of}, {fact.confidence}, {_near(fact.place)}")
             used[fact.source] = None
     for source in used:
         print(f"{source}: {known.sources[source].kind}, {known.sources[source].ref}")
@@ -215,12 +222,19 @@ def _show_changes(asked: Asked, told: list[Change], found: Found, known: Knowled
             print(change.thing)
             last = change.thing
         print(f"  {change.fact}: {_side(change.fact, change.old)} -> {_side(change.fact, change.new)}")
-    print(f"{len(told)} facts differ from the shipped catalogue")
+    print(f"{_many(len(told), 'fact')} differ{'s' if len(told) == 1 else ''} from the shipped catalogue")
     return OK
 
 
 def _side(name: str, fact: Fact | None) -> str:
-    return "not known" if fact is None else f"{_shown(name, fact.value)} ({fact.source} {fact.as_of}, {fact.place})"
+    return (
+        "not known" if fact is None else f"{_shown(name, fact.value)} ({fact.source} {fact.as_of}, {_near(fact.place)})"
+    )
+
+
+def _near(place: str) -> str:
+    """Where a fact stands; of what came along, only where among it."""
+    return place.removeprefix(f"{bundled.policies().parent}/")
 
 
 # -- JSON --

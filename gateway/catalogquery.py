@@ -103,7 +103,10 @@ def unknown_names(query: Query, known: Knowledge) -> list[str]:
     ):
         for name in asked:
             if name not in there:
-                wrong.append(f"no {what} {name!r:.80}: {suggest(name, sorted(there))}")
+                valid = suggest(name, sorted(there))
+                if what == "model" and not valid.startswith("did you mean"):
+                    valid = "`pointsman catalog` without it lists all"
+                wrong.append(f"no {what} {name!r:.80}: {valid}")
     return wrong
 
 

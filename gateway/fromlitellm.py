@@ -18,6 +18,7 @@ from gateway import yamlfile
 from gateway.addresses import endpoint
 from gateway.catalog import Catalogue
 from gateway.core.quantities import Invalid
+from gateway.core.types import Timeouts
 from gateway.draft import Draft
 from gateway.fromkeys import target_name
 from gateway.litellmgroups import Groups
@@ -29,7 +30,11 @@ _REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
 #: What people write where a server asks for no key.
 _NO_KEY = frozenset({"", "none", "null", "empty", "fake-key", "fake-api-key", "dummy", "not-needed", "anything", "na"})
 #: Families whose models exist only behind an API.
-_CLOSED = re.compile(r"(?:gpt-(?!oss)|chatgpt|o[1-9](?:-|$)|claude|gemini|command|mistral-large|grok|nova|sonar)")
+_CLOSED = re.compile(
+    r"(?:^|[^a-z])(?:gpt-?(?!-?oss)[0-9]|chatgpt|o[1-9](?:-|$)|claude|gemini|command|mistral-large|grok|nova|sonar)"
+)
+#: Families that a name may tell, besides those of the catalogue.
+_FAMILIES = frozenset({"gpt", "claude", "gemini", "mistral", "command", "grok", "nova", "sonar"})
 
 #: Parameters of a deployment that are read; every other one is told.
 _READ = frozenset(
@@ -186,7 +191,7 @@ class Conversion:
             made["key"] = key
         seconds = params.get("timeout")
         if _number(seconds) and 0 < seconds <= 604_800:
-            made["timeouts"] = {"total": f"{seconds:g}s"}
+            made["timeouts"] = _clocks(seconds)
         for name, known in self.draft.backends.items():
             if known == made:
                 return name
@@ -218,12 +223,15 @@ class Conversion:
         base = info.get("base_model")
         named = [base.split("/", 1)[-1]] if isinstance(base, str) else []
         model = next(filter(None, (recognise(self.catalogue, one) for one in (*named, reached.upstream_id))), None)
+        model = model or _rented_as(self.catalogue, reached)
         known = model is not None
         if model is None:
             model = self._unknown(named[0] if named else reached.upstream_id, info)
         made: dict[str, Any] = {"model": model, "backend": backend, "upstream_id": reached.upstream_id}
         region = self.catalogue.regions.get(reached.provider)
-        offer = self.catalogue.offer(model, reached.provider, region) if known and reached.provider else None
+        offer = None
+        if known and reached.provider:
+            offer = self.catalogue.offer(model, reached.provider, region, _provider_s_id(reached))
         window = next((info[name] for name in ("max_input_tokens", "max_tokens") if _count(info.get(name))), None)
         if window is None and (offer is None or offer.window is None):
             window = self.window
@@ -271,13 +279,18 @@ class Conversion:
         """A model that is not in the catalogue, put into a file over it with what the file says of it."""
         name = model_name(sent, self.catalogue)
         if name not in self.draft.unknown_models:
-            family = (re.match(r"[a-z]+", name) or [name])[0]
-            entry: dict[str, Any] = {"family": family}
-            if _CLOSED.match(name):
+            entry: dict[str, Any] = {"family": self._family(name)}
+            if _CLOSED.search(name):
                 entry["open_weights"] = False
             entry["modalities"] = ["text"] if info.get("supports_vision") is False else ["text", "image"]
             self.draft.unknown_models[name] = {**entry, "source": "init"}
         return name
+
+    def _family(self, name: str) -> str:
+        """The family that a name tells, wherever in it; else its first word."""
+        known = sorted({one.family for one in self.catalogue.models.values()} | _FAMILIES, key=len, reverse=True)
+        told = next((family for family in known if family in name), None)
+        return told or (re.match(r"[a-z]+", name) or [name])[0]
 
     def _price(self, params: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, float] | None:
         """A price that the file states, in USD per million tokens."""
@@ -310,7 +323,7 @@ class Conversion:
                 elif key == "num_retries" and type(value) is int and 0 <= value <= 15:
                     self.draft.more["max_attempts"] = value + 1
                 elif key in ("timeout", "request_timeout") and _number(value) and 0 < value <= 604_800:
-                    self.draft.more["timeouts"] = {"total": f"{value:g}s"}
+                    self.draft.more["timeouts"] = _clocks(value)
                 else:
                     self.note(path, _why(key))
         self._general(data.get("general_settings"))
@@ -347,6 +360,30 @@ def convert(
     conversion = Conversion(yamlfile.load(file), catalogue, environ, draft, window)
     conversion.run()
     return conversion.said
+
+
+def _provider_s_id(reached: Reached) -> str:
+    """What the provider itself calls the model: litellm's names have the provider's before it."""
+    return reached.upstream_id.partition("/")[2] if reached.dialect == "litellm" else reached.upstream_id
+
+
+def _rented_as(catalogue: Catalogue, reached: Reached) -> str | None:
+    """The model that a provider rents out, or did, by this very id."""
+    found = (
+        model
+        for (model, provider), offers in catalogue.offers.items()
+        if provider == reached.provider and any(one.upstream_id == _provider_s_id(reached) for one in offers)
+    )
+    return next(found, None)
+
+
+def _clocks(seconds: float) -> dict[str, str]:
+    """A timeout of the whole request, and those of its parts that would not fit into it."""
+    usual = Timeouts()
+    parts = {"connect": usual.connect_s, "headers": usual.headers_s, "first_event": usual.first_event_s}
+    return {
+        name: f"{seconds:g}s" for name, usually in (*parts.items(), ("total", 0)) if usually > seconds or not usually
+    }
 
 
 def _why(key: str) -> str:

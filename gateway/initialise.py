@@ -171,9 +171,10 @@ def _drafted(
     if not draft.targets:
         names = ", ".join(one.key_env for one in hosted(catalogue).values())
         raise Invalid(
-            "; ".join([*said, "there is nothing to begin with"]),
-            f"--backend llama.cpp=http://127.0.0.1:8082/v1 (or vllm=, openai=, ...), a provider's key in the "
-            f"environment ({names}), or --from-litellm FILE",
+            "".join(f"{one}\n" for one in said) + "there is nothing to begin with",
+            "one of\n  a server: --backend llama.cpp=http://127.0.0.1:8082/v1 (or vllm=, ollama=, openai=, ...)"
+            f"\n  a provider's key in the environment: {names}"
+            "\n  a LiteLLM proxy's file: --from-litellm config.yaml",
         )
     for name in ("public", "admin"):
         if getattr(wishes, name) is not None:
@@ -217,6 +218,8 @@ def _tell(terminal: Terminal, draft: Draft, laid: Laid, said: list[str], environ
     if refused is not None:
         name = laid.site.default_policy.name
         terminal.say(f"warning: policy {name} would refuse a plain request here: {refused}")
+        if any(target.thinking == "unknown" for target in laid.site.fleet.targets):
+            terminal.say("note: `pointsman probe --write` finds out whether they think, or say it: --thinking never")
     for target in laid.site.fleet.targets:
         terminal.say(f"target {target.name}: {target.model.id}, {target.window:,} tokens, thinking {target.thinking}")
 

@@ -100,7 +100,8 @@ class Adding:
             listed = () if self.offline else self._listed(client, server.dialect, where)
             wanted = server.models or [Wanted(one.id) for one in listed[:MOST_MODELS]]
             if not wanted:
-                name = self.ask(f"Which model does {where.url} serve", "--model NAME", _text)
+                tried = "" if self.offline else f"{self.said.pop()}. "
+                name = self.ask(f"{tried}Which model does {where.url} serve", "--model NAME", _text)
                 wanted = [Wanted(name)]
             if len(listed) > MOST_MODELS and not server.models:
                 self.said.append(f"{where.url} lists {len(listed)} models, the first {MOST_MODELS} are taken: --model")

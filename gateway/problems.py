@@ -53,11 +53,34 @@ def suggest(word: object, known: Iterable[str]) -> str:
             return f"did you mean {' or '.join(near)}?"
     if not names:
         return ""
+    if isinstance(word, str) and len(word) > 2:
+        inside = sorted((name for name in names if word.lower() in name.lower()), key=len)
+        if inside:
+            return f"did you mean {' or '.join(inside[:2])}?"
     if len(names) > 24:
         return f"one of {len(names)} names, such as {', '.join(names[:5])}"
     return f"one of {', '.join(names)}" if len(names) > 1 else names[0]
 
 
+#: What keys that must be there may say.
+_EXAMPLES = {
+    "as_of": "2026-11-21",
+    "backend": "a name under backends",
+    "catalogue": "1",
+    "dialect": "vllm, or another that docs/backends.md lists",
+    "expect": "{rule: code}",
+    "kind": "operator",
+    "model": "a name that `pointsman catalog` lists",
+    "output": "0.6, in USD per million tokens",
+    "input": "0.2, in USD per million tokens",
+    "provider": "a name that `pointsman catalog --offers` lists",
+    "ref": "where it was read",
+    "rules": "[{id: default, use: [{family: '*'}]}]",
+    "set": "never, always, client or {budget: 4k}",
+    "source": "a name under sources",
+    "tokens_per_hour": "40M",
+    "use": "[{family: '*'}]",
+}
 _EXPECTED = {
     "string_type": ("text", "quotes around it"),
     "bool_type": ("true or false", "true or false"),
@@ -73,7 +96,8 @@ _EXPECTED = {
 def _say(item: dict[str, Any], value: Any, model: type[BaseModel] | None) -> tuple[str, str]:
     kind, context = item["type"], item.get("ctx", {})
     if kind == "missing":
-        return "is missing", ""
+        key = item["loc"][-1]
+        return "is missing", f"{key}: {_EXAMPLES.get(str(key), '...')}"
     if kind == "extra_forbidden":
         key = item["loc"][-1]
         return f"there is no key {key!r:.80} here", suggest(key, _keys_at(model, item["loc"][:-1]) if model else ())

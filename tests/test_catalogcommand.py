@@ -202,6 +202,8 @@ def test_the_configurations_catalogue_counts_and_a_folder_may_hold_it(capsys: py
     ("arguments", "says"),
     [
         (["--model", "qwen3.5-plsu"], "no model 'qwen3.5-plsu': did you mean qwen3.5-plus"),
+        (["--model", "scout"], "no model 'scout': did you mean llama-4-scout"),
+        (["--model", "gpt-4o"], "no model 'gpt-4o': `pointsman catalog` without it lists all"),
         (["--provider", "grok"], "no provider 'grok': did you mean groq?"),
         (["--family", "lama"], "no family 'lama': did you mean llama"),
         (["--license", "apache"], "no license 'apache'"),
@@ -215,6 +217,15 @@ def test_a_name_that_means_nothing_is_answered_with_one_that_does(
     assert says in capsys.readouterr().err
 
 
+def test_what_came_along_is_placed_from_where_it_came_along(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["catalog", "--model", "llama-4-scout", "--provider", "deepinfra", "--source"]) == 0
+    told = capsys.readouterr().out
+    assert ", policies/catalog/models/llama.yaml:" in told
+    assert "site-packages" not in told
+    assert main(["catalog", "--model", "llama-4-scout", "--provider", "deepinfra"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("1 offer of 1 model")
+
+
 def test_nothing_found_is_a_no(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["catalog", "--model", "llama-4-scout", "--fits", "9M"]) == 1
     assert "0 offers" in capsys.readouterr().out
@@ -223,7 +234,7 @@ def test_nothing_found_is_a_no(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_overlay_that_does_not_load_is_told_with_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     overlay("models:\n  a: {family: f}\n")
     assert main(["catalog", "--overlay", "own.yaml"]) == 2
-    assert "own.yaml:6: models.a.source: is missing" in capsys.readouterr().err
+    assert "own.yaml:6: models.a.source: is missing: source: a name under sources" in capsys.readouterr().err
     assert main(["catalog", "--overlay", "none.yaml", "--json"]) == 2
     assert "cannot be read" in json.loads(capsys.readouterr().out)["problems"][0]["what"]
 

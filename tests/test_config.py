@@ -135,7 +135,7 @@ def test_a_backend_is_judged_as_strictly(backend: str, says: str) -> None:
     [
         ("{model: m, backend: a, window: big}", "targets.t.window: 'big' is not a number of tokens: a whole number"),
         ("{model: m, backend: a, price: cheap}", "targets.t.price: 'cheap' is not a price: catalog, none, {input"),
-        ("{model: m, backend: a, price: {input: 1}}", "targets.t.price.output: is missing"),
+        ("{model: m, backend: a, price: {input: 1}}", "targets.t.price.output: is missing: output: 0.6, in USD"),
         (
             "{model: m, backend: a, price: {input: 1, ouput: 2}}",
             "there is no key 'ouput' here: did you mean output or input?",
@@ -151,7 +151,7 @@ def test_a_backend_is_judged_as_strictly(backend: str, says: str) -> None:
             "{model: m, backend: a, tools: yes}",
             "targets.t.tools: yes is text in YAML 1.2, not a truth value: true or false",
         ),
-        ("{model: m}", "targets.t.backend: is missing"),
+        ("{model: m}", "targets.t.backend: is missing: backend: a name under backends"),
         ("{model: 3.5, backend: a}", "targets.t.model: 3.5 is not text: quotes around it"),
         ("{model: m, backend: a, weight: 1.5}", "targets.t.weight: 1.5 is not a whole number"),
     ],

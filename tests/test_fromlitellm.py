@@ -154,6 +154,45 @@ def test_a_window_nobody_states_is_asked_for(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
+    ("sent", "family", "closed"),
+    [
+        ("my-gpt4o", "gpt", True),
+        ("gpt-oss-7b-tuned", "gpt-oss", False),
+        ("prod-claude-3-5", "claude", True),
+        ("team-llama-tuned", "llama", False),
+        ("rocket-7b", "rocket", False),
+    ],
+)
+def test_a_deployment_s_own_name_tells_its_family_wherever_it_stands(sent: str, family: str, closed: bool) -> None:
+    assert imported(one({"model": f"openai/{sent}", "api_base": "http://10.0.0.1/v1"}), "--window", "32k") == 0
+    [target] = site().fleet.targets
+    assert target.model.family == family
+    assert (target.model.open_weights is False) == closed
+
+
+def test_what_was_withdrawn_is_known_by_its_id_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert imported(one({"model": "groq/llama-3.3-70b-versatile"}), "--window", "128k") == 0
+    [target] = site().fleet.targets
+    assert (target.model.id, target.upstream_id) == ("llama-3.3-70b", "llama-3.3-70b-versatile")
+    assert "was withdrawn" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "clocks"),
+    [(600, {"total": 600}), (60, {"first_event": 60, "total": 60}), (10, {"headers": 10, "first_event": 10})],
+)
+def test_a_short_timeout_leaves_no_longer_clock_inside_it(
+    seconds: int, clocks: dict[str, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployment = {"model": "openai/x", "api_base": "http://10.0.0.1/v1", "timeout": seconds}
+    assert imported(one(deployment, litellm_settings={"request_timeout": seconds}), "--window", "32k") == 0
+    assert "shorter clocks" not in capsys.readouterr().out
+    for timeouts in (site().timeouts, site().fleet.targets[0].backend.timeouts):
+        assert timeouts is not None
+        assert {name: getattr(timeouts, f"{name}_s") for name in clocks} == clocks
+
+
+@pytest.mark.parametrize(
     ("model", "base", "params", "dialect", "sent", "url"),
     [
         ("gpt-4o", None, {}, "openai", "gpt-4o", "https://api.openai.com/v1"),

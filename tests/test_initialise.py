@@ -122,6 +122,27 @@ def test_a_server_that_is_away_leaves_its_window_to_be_said(capsys: pytest.Captu
     assert main(["init", "--backend", f"vllm={gone.url}", "--model", "qwen3.5-9b", "--window", "32k"]) == 0
 
 
+def test_a_server_that_is_away_and_whose_model_nobody_says_is_told_to_be_away(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gone = Upstream([plain()])
+    gone.close()
+    assert main(["init", "--backend", f"vllm={gone.url}"]) == 2
+    told = capsys.readouterr().err
+    assert "was asked for its models and named none (ConnectError" in told
+    assert told.rstrip().endswith("say it with --model NAME")
+
+
+def test_a_target_of_which_nobody_knows_whether_it_thinks_names_the_next_step(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server = ("--backend", "openai=http://10.0.0.7/v1", "--model", "qwen3.5-9b", "--window", "32k", "--offline")
+    assert main(["init", *server]) == 0
+    told = capsys.readouterr().out
+    assert "would refuse a plain request here" in told
+    assert "`pointsman probe --write` finds out whether they think, or say it: --thinking never" in told
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"[1, null]", b'{"data": 7}', b'{"data": [{"id": 3}]}', b"[" * 100_000, b"\xff", b'{"data": [{"id": ""}]}'],
