@@ -32,6 +32,10 @@ def problems(document: Document, error: ValidationError, model: type[BaseModel] 
             what, valid = _say_secret(dict(item), steps)
             if item["type"] == "extra_forbidden":
                 steps = steps[:-1]  # the key itself may be what was pasted
+        elif _may_be_secret(steps):
+            what, valid = _say(dict(item), _HIDDEN, model)
+            if item["type"] == "extra_forbidden":
+                what, steps = "there is no such key here", steps[:-1]
         else:
             what, valid = _say(dict(item), value, model)
         problem = Problem(document.name, document.line(steps), dotted(steps), what, valid)
@@ -111,6 +115,8 @@ def _say(item: dict[str, Any], value: Any, model: type[BaseModel] | None) -> tup
         return f"{_shown(value)} is not known here", suggest(value, names)
     if kind in _EXPECTED:
         want, valid = _EXPECTED[kind]
+        if context.get("class_name") == "SecretRef":
+            valid = _SECRETS["key"]
         if kind == "bool_type" and isinstance(value, str) and value.lower() in ("on", "off", "yes", "no", "y", "n"):
             return f"{value} is text in YAML 1.2, not a truth value", valid
         return f"{_shown(value)} is not {want}", valid
@@ -134,6 +140,15 @@ def _is_secret(steps: Sequence[str | int]) -> bool:
     return inside or (bool(steps) and steps[0] == "keys" and steps[-1] == "sha256")
 
 
+#: Where secrets are referred to beside other settings, of which more can be told: all but what was found there.
+_BESIDE_SECRETS = frozenset({"auth", "headers", "options"})
+_HIDDEN = object()
+
+
+def _may_be_secret(steps: Sequence[str | int]) -> bool:
+    return steps[:1] in (["backends"], ["dialects"]) and not _BESIDE_SECRETS.isdisjoint(steps[2:])
+
+
 def _say_secret(item: dict[str, Any], steps: Sequence[str | int]) -> tuple[str, str]:
     cause = item.get("ctx", {}).get("error")
     if isinstance(cause, Invalid):
@@ -148,6 +163,8 @@ def _say_secret(item: dict[str, Any], steps: Sequence[str | int]) -> tuple[str, 
 
 def _shown(value: Any) -> str:
     """A value as the file has it; containers only by kind, and long text cut."""
+    if value is _HIDDEN:
+        return "what stands here, not shown as it may be a secret,"
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
     if value is None or isinstance(value, bool):

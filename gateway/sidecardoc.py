@@ -5,11 +5,12 @@ Only what is written; what the process is told of it is `sidecarspec`.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from gateway.addresses import Url
+from gateway.core.quantities import Invalid
 from gateway.fields import Strict
 from gateway.secretref import SecretRef
 
@@ -29,11 +30,22 @@ LitellmOption = Literal[
 ]
 
 
+_SECRETS = ("aws_secret_access_key", "aws_session_token")
+Options = dict[LitellmOption, str | SecretRef]
+
+
+def _options(value: Options) -> Options:
+    for name, one in value.items():
+        if isinstance(one, str) and (name in _SECRETS or (name == "vertex_credentials" and "{" in one)):
+            raise Invalid(f"{name} is a secret, which no file may hold", "{env: NAME} or {file: path}")
+    return value
+
+
 class LitellmDoc(Strict):
     """What litellm is told of a provider besides its key: an address other than its own, and what else it asks for."""
 
     api_base: Url | None = None
-    options: dict[LitellmOption, str | SecretRef] = Field(default_factory=dict)
+    options: Annotated[Options, AfterValidator(_options)] = Field(default_factory=dict)
 
 
 class SidecarDoc(Strict):
