@@ -16,6 +16,8 @@ from gateway.core.answers import Answer, parse_answer
 from gateway.core.respell import Respelling
 
 _FINISH = {"length": "length"}
+_MODEL_MAX = 256  # characters
+_MOMENT_MAX = 64
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -202,7 +204,9 @@ def _frame(line: _Line, kind: str) -> dict[str, Any]:
         created = int(datetime.fromisoformat(line.created_at).timestamp())
     except (ValueError, OverflowError, OSError):
         created = 0
-    return {"id": f"chatcmpl-{_digest(line.created_at)}", "object": kind, "created": created, "model": line.model}
+    # Every chunk repeats it, so a long one would make megabytes of a line of twenty bytes.
+    model = line.model[:_MODEL_MAX]
+    return {"id": f"chatcmpl-{_digest(line.created_at)}", "object": kind, "created": created, "model": model}
 
 
 def _calls(calls: list[_Call], began: str, first: int) -> list[dict[str, Any]]:
@@ -233,4 +237,4 @@ def _usage(line: _Line) -> dict[str, Any] | None:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+    return hashlib.sha256(text[:_MOMENT_MAX].encode()).hexdigest()[:24]

@@ -167,6 +167,15 @@ def test_a_line_is_bounded() -> None:
     assert relay.failure is Outcome.EVENT_TOO_LARGE
 
 
+def test_what_a_server_calls_itself_cannot_make_much_of_little() -> None:
+    relay = Relay(keep_usage=True)
+    relay.feed(line({"content": "Hi"}, model="m" * 3_000_000, created_at="2" * 500_000))
+    for more in ({"content": "x"}, {"tool_calls": [{"function": {"name": "f"}}]}):
+        lines = b"".join(json.dumps({"message": more}).encode() + b"\n" for _ in range(200))
+        assert len(relay.feed(lines)) < 200 * 1_000
+    assert relay.failure is None
+
+
 def test_a_complete_answer_becomes_a_chat_completion() -> None:
     body = line(
         {"content": "", "thinking": "hm", "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]},
