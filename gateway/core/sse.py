@@ -43,6 +43,8 @@ _BLANK = _BOM + b" \t\r\n"
 # escaped, so a mention is not taken for one.
 _COMPACT = (b'"choices":[', b'"finish_reason":"', b'"usage":{', b'"finish_reason": "')
 _SPACED = (b'"choices": [', b'"finish_reason": "', b'"usage": {', b'"finish_reason":"')
+# A search looks for the last byte of what it seeks first, and stops at each: these end in one that JSON has few of.
+_USAGE_HINT, _DONE_HINT = b'"usag', b"[DON"
 
 
 class State(enum.Enum):
@@ -231,10 +233,10 @@ class Relay:
             self._flowing
             and data[-2:] == b"\n\n"
             and data.find(self._finish_needle) < 0  # not `in`, which tries an integer first and pays for the failure
-            and data.find(self._usage_needle) < 0
             and data.find(self._other_finish) < 0
+            and (data.find(_USAGE_HINT) < 0 or data.find(self._usage_needle) < 0)
             and data.find(b"error") < 0
-            and data.find(b"[DONE]") < 0
+            and data.find(_DONE_HINT) < 0
             and size <= self._max_event
         ):
             self._passed += data.count(b"data:")
@@ -264,8 +266,12 @@ class Relay:
     def _plain(self, whole: bytes, start: int) -> int:
         """Where the run of whole, plain events that begins at `start` ends; `start` where the next one is not plain."""
         limit = min(len(whole), start + _WINDOW, start + self._max_event)  # what fits in there is not oversize
-        for needle in (self._finish_needle, self._usage_needle, self._other_finish, b"error", b"[DONE]", b"\r"):
+        for needle in (self._finish_needle, self._other_finish, b"error", _DONE_HINT, b"\r"):
             found = whole.find(needle, start, limit)
+            if found >= 0:
+                limit = found
+        if whole.find(_USAGE_HINT, start, limit) >= 0:
+            found = whole.find(self._usage_needle, start, limit)
             if found >= 0:
                 limit = found
         end = whole.rfind(b"\n\n", start, limit) + 2
