@@ -131,7 +131,8 @@ def lay(draft: Draft, environ: Mapping[str, str], day: date, directory: Path | N
             site = load_site(place / "pointsman.yaml", environ, secrets=False, today=day)
         except ConfigError as error:
             raise ConfigError([_renamed(one, place, directory) for one in error.problems]) from None
-    return Laid(replace(site, warnings=tuple(one.replace(f"{place}/", "") for one in site.warnings)), texts)
+    there = "" if directory is None or directory == Path() else f"{directory}/"
+    return Laid(replace(site, warnings=tuple(one.replace(f"{place}/", there) for one in site.warnings)), texts)
 
 
 def _renamed(problem: Problem, place: Path, directory: Path | None) -> Problem:

@@ -131,7 +131,7 @@ _SECRETS = {
     "admin_key": "{sha256: ...}, {env: NAME} or {file: path}",
     "env": "the name of an environment variable: letters, digits and _",
     "file": "a path",
-    "sha256": '64 hexadecimal digits, as `printf %s "$KEY" | sha256sum` prints them',
+    "sha256": '64 hexadecimal digits, the first word that `printf %s "$KEY" | sha256sum` prints',
 }
 
 

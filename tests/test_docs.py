@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -43,6 +44,7 @@ KINDS = {
     "clouds",
     "provider",
     "sidecar",
+    "keys",
     "file",
     "background",
 }
@@ -188,6 +190,14 @@ def test_the_sidecar_s_backend_loads_as_written(tmp_path: Path) -> None:
     [target] = site.fleet.targets
     assert (target.backend.dialect, target.model.id) == ("litellm", "llama-3.3-70b")
     assert target.window, "the catalogue's, by the provider that the backend names"
+
+
+def test_a_key_loads_as_written(tmp_path: Path) -> None:
+    servers = "backends: {a: {dialect: vllm, base_url: 'http://10.0.0.7/v1'}}\n"
+    targets = "targets: {q: {model: qwen3.5-9b, backend: a, window: 32k, price: none}}\n"
+    (tmp_path / "pointsman.yaml").write_text(servers + targets + the("keys"), encoding="utf-8")
+    site = load_site(tmp_path / "pointsman.yaml", {}, tests=False)
+    assert hashlib.sha256(b"sk-example-change-me").digest() in site.keys
 
 
 def test_ci_runs_the_test_command_as_the_readme_has_it() -> None:
