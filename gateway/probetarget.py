@@ -30,6 +30,7 @@ ROUNDS = 8  # of a bisection
 MOST_SHOWN = 240  # characters of a cell: servers' words have no end
 #: A refusal of a prompt that long, and a bisection's prompts, are only worth it where tokens cost no money.
 FREE_WINDOW = 262_144
+_SAID_NO = (Outcome.CLIENT_ERROR, Outcome.INEXPRESSIBLE)
 _NEVER, _ALWAYS, _CLIENT = Thinking("never"), Thinking("always"), Thinking("client")
 
 _QUESTION = "A pen costs 3 euros and a book costs 4 times as much. What do 2 pens and 1 book cost? Answer in one word."
@@ -197,7 +198,7 @@ class Probe:
         self._ability("structured_output", self.target.structured_output, held, reply, note)
 
     def _ability(self, name: str, configured: bool, seen: bool, reply: Reply, note: str) -> None:
-        if not reply.ok and reply.outcome not in (Outcome.CLIENT_ERROR, Outcome.SERVER_ERROR):
+        if not reply.ok and reply.outcome not in (*_SAID_NO, Outcome.SERVER_ERROR):
             self._row(name, _yes(configured), "not known", "failed", note)
         else:
             self._compare(name, configured, seen, note)
@@ -211,7 +212,7 @@ class Probe:
         if not reply.ok:
             for name, value in every.items():
                 one = self._chat({**body, name: value}, self._quiet())
-                if one.outcome is Outcome.CLIENT_ERROR or (one.ok and unheeded(one, [name])):
+                if one.outcome in _SAID_NO or (one.ok and unheeded(one, [name])):
                     found.add(name)
                 elif not one.ok:
                     self._row("unsupported", _names(self.target.unsupported), "not known", "failed", one.said())
@@ -232,7 +233,7 @@ class Probe:
         modalities = sorted(self.target.modalities)
         if reply.ok:
             self._row("image", "yes", "yes", "same")
-        elif reply.outcome in (Outcome.CLIENT_ERROR, Outcome.SERVER_ERROR):
+        elif reply.outcome in (*_SAID_NO, Outcome.SERVER_ERROR):
             left = [name for name in modalities if name != "image"]
             self._row("image", "yes", "no", "differs", reply.said(), {"modalities": left})
         else:

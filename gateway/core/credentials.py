@@ -152,7 +152,7 @@ def read_token(status: int, body: bytes, now: float) -> AccessToken:
         told = f" ({word})" if isinstance(word, str) and word.replace("_", "").isalpha() and len(word) <= 40 else ""
         raise NoToken(f"the token endpoint answered {status}{told}")
     token, lasts = found.get("access_token"), found.get("expires_in")
-    if isinstance(lasts, str) and lasts.isascii() and lasts.isdigit():
+    if isinstance(lasts, str) and lasts.isascii() and lasts.isdigit() and len(lasts) <= 10:
         lasts = int(lasts)
     if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable() or " " in token:
         raise NoToken("the token endpoint's answer holds no access_token")

@@ -269,6 +269,8 @@ _ROWS = (
         "litellm",  # our own sidecar, before every provider that has no row here
         drops=_OPENAI_ONLY,
         takes=_LITELLM_TAKES,
+        # A 400 for what a provider, or litellm, cannot be told: another target may.
+        codes=MappingProxyType({"unsupported_parameter": Outcome.INEXPRESSIBLE}),
         reasoning="reasoning_content",
         thinking=Spelling(effort="reasoning_effort", sure=False),
     ),

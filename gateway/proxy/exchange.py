@@ -563,7 +563,7 @@ class Exchange:
 
     def _as_refusal(self, outcome: Outcome, body: bytes) -> tuple[int, str, bytes] | None:
         """The upstream's own words, where the request is to blame."""
-        if outcome not in (Outcome.CLIENT_ERROR, Outcome.CONTEXT_LENGTH):
+        if outcome not in (Outcome.CLIENT_ERROR, Outcome.CONTEXT_LENGTH, Outcome.INEXPRESSIBLE):
             return None
         return dialects.relayed_error(self.status, body, self.route.secrets())
 

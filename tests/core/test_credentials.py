@@ -90,6 +90,7 @@ def test_a_token_is_read_with_its_end() -> None:
         (200, b'{"access_token":"canary"}', "expires_in"),
         (200, b'{"access_token":"canary","expires_in":true}', "expires_in"),
         (200, b'{"access_token":"canary","expires_in":0}', "expires_in"),
+        (200, b'{"access_token":"canary","expires_in":"' + b"9" * 5_000 + b'"}', "expires_in"),
         (200, b'{"access_token":"canary","expires_in":1e9}', "expires_in"),
         (200, b'{"access_token":"canary","expires_in":NaN}', "no access_token"),
     ],

@@ -132,3 +132,17 @@ def test_a_call_that_groq_refuses_itself_is_left_to_another_model_and_blames_nob
         answer = providers.gateway.post(chat(MODEL))
         assert (answer.status_code, answer.headers["x-pointsman-target"]) == (200, "spare")
         assert len(providers.upstreams["groq"].requests) == attempt
+
+
+def test_what_a_sidecar_cannot_say_is_left_to_another_target_and_told_in_its_words_where_there_is_none(
+    stack: ExitStack, tmp_path: Path
+) -> None:
+    said = "Several choices are not streamed through this provider."
+    error = {"message": said, "type": "invalid_request_error", "param": "n", "code": "unsupported_parameter"}
+    refused = [plain(400, json.dumps({"error": error}).encode())]
+    upstreams = {"far": ("litellm", refused), "spare": ("vllm", [raw(recorded("vllm", "stream"))])}
+    providers = Providers(stack, tmp_path, upstreams)
+    answer = providers.gateway.post(chat(MODEL, stream=True, n=2))
+    assert (answer.status_code, answer.headers["x-pointsman-target"]) == (200, "spare")
+    answer = providers.gateway.post(chat("far", stream=True, n=2))
+    assert (answer.status_code, answer.json()["error"]) == (400, error)
