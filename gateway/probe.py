@@ -123,7 +123,7 @@ def run(options: Options, environ: Mapping[str, str], out: IO[str] | None = None
             print(f"{error}\npointsman probe: {options.config} is left as it was", file=sys.stderr)
             return BROKEN
     elif changes and not options.as_json:
-        print("pointsman probe --write puts these differences into the file", file=out)
+        print(f"pointsman probe --config {options.config} --write puts these differences into the file", file=out)
     left = [row for one in reports for row in one.rows if _SHOWN[row.verdict] and not (options.write and row.record)]
     return DIFFERS if left else OK
 

@@ -63,7 +63,7 @@ def suggest(word: object, known: Iterable[str]) -> str:
             return f"did you mean {' or '.join(inside[:2])}?"
     if len(names) > 24:
         return f"one of {len(names)} names, such as {', '.join(names[:5])}"
-    return f"one of {', '.join(names)}" if len(names) > 1 else names[0]
+    return f"one of {', '.join(names)}" if len(names) > 1 else f"there is {names[0]}"
 
 
 #: What keys that must be there may say.

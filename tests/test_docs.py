@@ -132,6 +132,14 @@ def test_every_page_of_docs_is_a_click_away() -> None:
         assert f"](docs/{page.name})" in text, page.name
 
 
+def test_metrics_that_pages_name_exist() -> None:
+    exported = (ROOT / "gateway" / "telemetry" / "families.py").read_text(encoding="utf-8")
+    named = {name for page in PAGES for name in re.findall(r"`pointsman_(\w+)`", page.read_text(encoding="utf-8"))}
+    assert "cost_usd_total" in named
+    for name in named:
+        assert f'"{name.removesuffix("_total")}"' in exported, name
+
+
 def test_every_guarantee_names_a_test_that_exists() -> None:
     text = (DOCS / "guarantees.md").read_text(encoding="utf-8")
     rows = [row for row in text.splitlines() if row.startswith("| ") and not row.startswith("| Guarantee")]
