@@ -151,6 +151,15 @@ def test_every_guarantee_names_a_test_that_exists() -> None:
             assert re.search(rf"^\s*(?:async )?def {test}\(", (ROOT / path).read_text(encoding="utf-8"), re.M), test
 
 
+def test_the_readme_says_of_every_dialect_whether_it_was_seen_live() -> None:
+    rows = re.findall(r"^\| (live|documented): [^|]*\| ([^|]*)\|$", README.read_text(encoding="utf-8"), re.M)
+    told = {name: seen for seen, names in rows for name in re.findall(r"`([^`]+)`", names)}
+    assert told.keys() == DIALECTS.keys()
+    for name, seen in told.items():
+        index = json.loads((ROOT / "tests" / "wire" / name / "index.json").read_text(encoding="utf-8"))
+        assert {case["seen"] for case in index["cases"].values()} == {seen}, name
+
+
 def test_the_table_of_dialects_lists_those_that_exist_as_they_are() -> None:
     """Whoever adds a dialect adds its row, and says there no more than tests/wire and `core.rows` do."""
     text = (DOCS / "backends.md").read_text(encoding="utf-8")
