@@ -303,8 +303,9 @@ def test_no_condition_is_answered_from_a_request_that_differs_in_it(when: Any, n
     for first, second in ((no, yes), (yes, no)):
         served = Served()
         for asked in (first, first, second, second, first):
-            expected = "scout" if asked is yes else "maverick"
-            assert served(same, asked).candidates[0].name == expected
+            first_choice = [target.name for target in served(same, asked).candidates[:1]]
+            # The second target cannot think, so who wishes it to is refused.
+            assert first_choice in ([["scout"]] if asked is yes else [["maverick"], []])
 
 
 @pytest.mark.parametrize("when", [{"headers.x-team": "red"}, {"metadata.team": "red"}])
