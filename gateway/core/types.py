@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Modality = Literal["text", "image", "audio", "video", "file"]
 ThinkingSupport = Literal["switchable", "always", "never", "unknown"]
 EMPTY: Mapping[str, str] = MappingProxyType({})
+NOBODY_SLOW: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 NANO_PER_USD = 1_000_000_000
 
@@ -213,12 +214,23 @@ class Thinking:
 
 
 @dataclass(frozen=True, slots=True)
+class Previous:
+    """Where the conversation of a request was answered last, for `sticky`."""
+
+    target: str  # its name; it may not exist any more
+    tokens: int = 0  # of prompt that its server has probably cached
+    at: float = 0.0  # Unix seconds of that answer
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All a decision may know of the world outside the request.
 
     `available`: mask of targets that health does not hold back. `latency_s`: recent time to first event by target
     name, for `rank: fastest`. `draw` in [0, 1) is a hash of the request or conversation id. `now` is Unix seconds.
-    `doubted`: mask of targets whose promise not to think is not believed, see `promises`.
+    `doubted`: mask of targets whose promise not to think is not believed, see `promises`. `previous`: None for a
+    request of no conversation, or of a new one. `slow`: id of a latency target of the policy -> names of the targets
+    that miss it now and are not being tried again by this request.
     """
 
     now: float
@@ -226,6 +238,16 @@ class Snapshot:
     available: int
     latency_s: Mapping[str, float] = field(default_factory=dict)
     doubted: int = 0
+    previous: Previous | None = None
+    slow: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: NOBODY_SLOW)
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """A second target that gets a copy of the request; its answer is measured and dropped."""
+
+    id: str  # of the policy's entry
+    target: Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +255,8 @@ class Decision:
     """Which targets may serve a request, best first, and under what rule. A refusal is a Decision too.
 
     `candidates` are in the order in which the failover tries them; each satisfied every `forbid` and every capability
-    filter. `refusal` is set exactly when `candidates` is empty: a `code` of `errors.CODES` and a message.
+    filter, and so did the target of `shadow`. `refusal` is set exactly when `candidates` is empty: a `code` of
+    `errors.CODES` and a message.
     """
 
     policy: str  # name@digest
@@ -242,6 +265,7 @@ class Decision:
     thinking: Thinking
     because: str  # one readable line
     refusal: tuple[str, str] | None = None
+    shadow: Shadow | None = None
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):  # made for every answer: a tenth of what a frozen dataclass takes
