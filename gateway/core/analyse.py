@@ -15,7 +15,7 @@ from gateway.core.capabilities import retired
 from gateway.core.conditions import Condition
 from gateway.core.facts import FACTS
 from gateway.core.matchers import Either, Leaf, Matcher, Problems, Spelling, parse
-from gateway.core.policy import Policy, Rule, Rung, clock
+from gateway.core.policy import Constraint, Policy, Rule, Rung, clock
 from gateway.core.rank import bits
 from gateway.core.space import Undecided, describe, edges, find, members
 
@@ -196,7 +196,8 @@ def _constraints(policy: Policy) -> Iterator[Finding]:
         path = f"constraints[{i}]"
         constraint = next(one for one in (*policy.forbids, *policy.avoids) if one.id == entry.id)
         if not constraint.select.possible:
-            yield Finding("info", entry.id, path, "concerns no target of this fleet")
+            every = "holds of every target of this fleet" if constraint.effect == "require" else ""
+            yield Finding("info", entry.id, path, every or "concerns no target of this fleet")
             continue
         if not constraint.hard:
             continue
@@ -205,16 +206,31 @@ def _constraints(policy: Policy) -> Iterator[Finding]:
             slips = [target.name for target in policy.fleet.targets if fact.read(target) is None]
             what = f"does not reach targets whose {name} is not known: {', '.join(slips)}"
             yield Finding("warning", entry.id, path, what, f"add {{{name}: {{known: false}}}} to the list")
-        if (
-            entry.when is None
-            and constraint.select.resolve is None
-            and constraint.select.possible == policy.fleet.mask()
-        ):
-            yield Finding("warning", entry.id, path, "forbids every target of this fleet, always")
+        if constraint.select.resolve is None and constraint.select.possible == policy.fleet.mask():
+            always = entry.when is None
+            if constraint.effect == "require":
+                what = "what it requires is known to hold of no target of this fleet: "
+                what += "every request is refused" if always else "every request it applies to is refused"
+                yield Finding("warning" if always else "info", entry.id, path, what)
+            elif always:
+                yield Finding("warning", entry.id, path, "forbids every target of this fleet, always")
+        if constraint.effect == "require":
+            yield from _unknown(policy, constraint, path)
     if policy.forbids:
         names = ", ".join(constraint.id for constraint in policy.forbids)
         what = f"no rule, fallback or pin can leak past {names}: they remove candidates after all of these"
         yield Finding("holds", policy.name, "constraints", what)
+
+
+def _unknown(policy: Policy, constraint: Constraint, path: str) -> Iterator[Finding]:
+    """Targets that a requirement removes only because nobody said what they are."""
+    for name in sorted(constraint.select.facts):
+        fact = FACTS[name]
+        lost = [policy.fleet.targets[index] for index in bits(constraint.select.possible)]
+        dumb = [target.name for target in lost if fact.read(target) is None]
+        if dumb:
+            what = f"removes targets whose {name} is not known: {', '.join(dumb)}"
+            yield Finding("info", constraint.id, path, what, "say it where they are declared, if it holds")
 
 
 def _names(policy: Policy) -> Iterator[Finding]:
@@ -257,7 +273,7 @@ def _selectors(policy: Policy) -> Iterator[tuple[str, str, Mapping[str, object]]
             if isinstance(raw, Mapping):
                 yield rule.id, f"rules[{i}].use[{j}]", raw
     for i, entry in enumerate(policy.doc.constraints):
-        key, raw = ("forbid", entry.forbid) if entry.forbid is not None else ("avoid", entry.avoid)
+        key, raw = entry.effect, entry.selector
         for number, part in enumerate(raw if isinstance(raw, list) else [raw]):
             if isinstance(part, Mapping):
                 at = f"[{number}]" if isinstance(raw, list) else ""

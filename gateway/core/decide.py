@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.core.filters import FILTERS
+from gateway.core.filters import FILTERS, last_straw
 from gateway.core.rank import Costs, order
 from gateway.core.types import Decision, Snapshot, Target, Thinking
 
@@ -68,11 +68,10 @@ def decide(policy: Policy, signals: Signals, snapshot: Snapshot, *, pinned: int 
     for each in FILTERS:
         lost = each.lost(policy, signals, snapshot, left)
         if lost & left:
+            if not left & ~lost:
+                why = f"{says}; {last_straw(each, policy, signals, left)} drops the last target"
+                return _refused(policy, rule_id, why, (each.code, each.message))
             left &= ~lost
-            if not left:
-                return _refused(
-                    policy, rule_id, f"{says}; {each.name} drops the last target", (each.code, each.message)
-                )
     choice = choose_thinking(policy, signals, snapshot, pinned is not None)
     if choice.able is not None and choice.binding:
         left &= choice.able

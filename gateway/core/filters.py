@@ -39,6 +39,18 @@ def _forbidden(policy: Policy, signals: Signals, snapshot: Snapshot, left: int) 
     return lost
 
 
+def last_straw(each: Filter, policy: Policy, signals: Signals, left: int) -> str:
+    """What to name as the reason for a refusal: the filter, or of the constraints the one that took what was left."""
+    if each.lost is not _forbidden:
+        return each.name
+    for constraint in policy.forbids:
+        if constraint.when is None or constraint.when.test(signals):
+            left &= ~constraint.select.mask(signals)
+            if not left:
+                return constraint.id
+    return each.name
+
+
 def _closed(policy: Policy, signals: Signals, snapshot: Snapshot, left: int) -> int:
     return policy.capabilities.closed
 

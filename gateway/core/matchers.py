@@ -200,7 +200,7 @@ def _operand(raw: object, spelling: Spelling, path: str, problems: Problems) -> 
 
 def _variable(signal: str, spelling: Spelling, path: str, problems: Problems) -> Variable | None:
     if spelling.variables is None:
-        problems.add(path, f"${signal} cannot stand here", "variables are for forbid and avoid")
+        problems.add(path, f"${signal} cannot stand here", "variables are for constraints")
         return None
     kind = spelling.variables.get(signal)
     if kind is None and signal.partition(".")[0] in ("tenant", "headers", "metadata"):
@@ -268,15 +268,16 @@ def compile_matcher(matcher: Matcher) -> Callable[[Value | Language | None], boo
         return lambda value: any(test(value) for test in tests)
     op, operand = matcher.op, matcher.operand
     if op == "known":
-        return lambda value: _known(value)
+        return lambda value: known(value)
     if op == "unknown":
-        return lambda value: not _known(value)
+        return lambda value: not known(value)
     if isinstance(operand, Variable):
         raise TypeError("a matcher with a variable is resolved by its selector")
     return _comparison(op, operand)
 
 
-def _known(value: Value | Language | None) -> bool:
+def known(value: Value | Language | None) -> bool:
+    """Whether there is a value; a language that could not be told is none."""
     return value is not None and getattr(value, "main", value) is not None
 
 

@@ -22,7 +22,7 @@ from gateway.core.facts import SIGNALS, Kind
 from gateway.core.matchers import Problems, parse_date, suggest
 from gateway.core.quantities import Invalid, tokens
 from gateway.core.rank import Prices, RankName
-from gateway.core.selectors import Names, Selector, compile_selector, describe
+from gateway.core.selectors import Names, Selector, all_but, compile_selector, describe
 from gateway.core.types import Fleet, Thinking
 
 RANKS: tuple[RankName, ...] = ("listed", "cheapest", "fastest", "balanced", "weighted")
@@ -54,20 +54,35 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
 
+Effect = Literal["forbid", "require", "avoid"]
+EFFECTS: tuple[Effect, ...] = ("forbid", "require", "avoid")
+
+
 class ConstraintDoc(_Strict):
-    """What holds under every rule: `forbid` removes targets, `avoid` puts them behind all others."""
+    """What holds under every rule: `forbid` and `require` remove targets, `avoid` puts them behind all others."""
 
     id: Id
     because: str = ""
     when: When = None
     forbid: Select = None
+    require: Select = None
     avoid: Select = None
 
     @model_validator(mode="after")
     def _one_of(self) -> ConstraintDoc:
-        if (self.forbid is None) == (self.avoid is None):
-            raise Invalid("a constraint does one thing", "either forbid or avoid")
+        if sum(getattr(self, effect) is not None for effect in EFFECTS) != 1:
+            raise Invalid("a constraint does one thing", "one of forbid, require and avoid")
         return self
+
+    @property
+    def effect(self) -> Effect:
+        """Which of the three it does."""
+        return next(effect for effect in EFFECTS if getattr(self, effect) is not None)
+
+    @property
+    def selector(self) -> Any:
+        """The selector as it is written."""
+        return getattr(self, self.effect)
 
 
 class RuleDoc(_Strict):
@@ -159,13 +174,22 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """A compiled constraint: `hard` ones forbid, the others avoid."""
+    """A compiled constraint.
+
+    `select` holds the targets it acts against: those it forbids or avoids, or those of which what it requires is not
+    known to hold.
+    """
 
     id: str
     because: str
     when: Condition | None
     select: Selector
-    hard: bool
+    effect: Effect
+
+    @property
+    def hard(self) -> bool:
+        """Does it remove targets, rather than put them behind others?"""
+        return self.effect != "avoid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +213,7 @@ class Policy:
     doc: PolicyDoc
     fleet: Fleet
     rules: tuple[Rule, ...]
-    forbids: tuple[Constraint, ...]  # cheapest condition first: they commute
+    forbids: tuple[Constraint, ...]  # all that remove, `require` too; cheapest condition first: they commute
     avoids: tuple[Constraint, ...]
     thinking: tuple[ThinkingRule, ...]
     forced: tuple[ThinkingRule, ...]  # the entries with `force`: all that binds a pinned request
@@ -333,13 +357,13 @@ def _rung(reading: _Reading, raw: object, path: str) -> Rung | None:
 
 
 def _constraint(reading: _Reading, entry: ConstraintDoc, path: str) -> Constraint | None:
-    hard = entry.forbid is not None
-    raw, key = (entry.forbid, "forbid") if hard else (entry.avoid, "avoid")
     when = _when(reading, entry.when, path)
-    select = compile_selector(
-        raw, reading.fleet, reading.names, f"{path}.{key}", reading.problems, variables=_VARIABLES
-    )
-    return None if select is None else Constraint(entry.id, entry.because, when, select, hard)
+    at = f"{path}.{entry.effect}"
+    select = compile_selector(entry.selector, reading.fleet, reading.names, at, reading.problems, variables=_VARIABLES)
+    if select is None:
+        return None
+    acted_on = all_but(select, reading.fleet) if entry.effect == "require" else select
+    return Constraint(entry.id, entry.because, when, acted_on, entry.effect)
 
 
 def _thinking(reading: _Reading, entry: ThinkingDoc, path: str) -> ThinkingRule:

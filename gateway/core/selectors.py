@@ -180,6 +180,16 @@ def _merge(parts: Sequence[Selector], text: str) -> Selector:
     return Selector(possible, resolve, tuple(listed), text, facts, signals_read, loose)
 
 
+def all_but(select: Selector, fleet: Fleet) -> Selector:
+    """Every target that a selector does not select: with what is not known, since that is never selected."""
+    everything = fleet.mask()
+    text = f"all but ({select.text})"
+    if select.resolve is None:
+        return Selector(everything & ~select.possible, None, (), text, select.facts)
+    within = select.resolve
+    return Selector(everything, lambda signals: everything & ~within(signals), (), text, select.facts, select.signals)
+
+
 def facts_settled(parts: Sequence[Selector]) -> frozenset[str]:
     """Facts for which one alternative of a list says `known: false`, so that ignorance is dealt with."""
     return frozenset(fact for part in parts for fact in part.facts if f"{fact}: {{known: false}}" == part.text)

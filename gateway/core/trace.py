@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from gateway.core.capabilities import lies_in, refused, residency
 from gateway.core.conditions import Condition, Group, Member
 from gateway.core.decide import PIN, choose_thinking, decide, fits
+from gateway.core.facts import FACTS
 from gateway.core.filters import FILTERS
 from gateway.core.flips import Flip, nearest
+from gateway.core.matchers import known
 from gateway.core.rank import bits, cost_nano
 from gateway.core.types import Decision, Snapshot, Target
 
@@ -35,8 +37,8 @@ class EntryTrace:
     matched: bool
     why: str
     because: str = ""
-    effect: str = ""  # "forbid" or "avoid" for constraints, the mode for thinking entries
-    targets: tuple[str, ...] = ()  # what a constraint that matched selects
+    effect: str = ""  # "forbid", "require" or "avoid" for constraints, the mode for thinking entries
+    targets: tuple[str, ...] = ()  # what the selector of a constraint that matched selects
     chosen: bool = False  # the rule or thinking entry that decided
 
 
@@ -209,10 +211,12 @@ def _constraints(policy: Policy, signals: Signals) -> tuple[EntryTrace, ...]:
     found = []
     for constraint in (*policy.forbids, *policy.avoids):
         matched, why = explain(constraint.when, signals, policy.tokens_by)
-        selected = bits(constraint.select.mask(signals)) if matched else []
-        names = tuple(policy.fleet.targets[index].name for index in selected)
-        effect = "forbid" if constraint.hard else "avoid"
-        found.append(EntryTrace(constraint.id, matched, why, constraint.because, effect, names))
+        selected = 0
+        if matched:
+            selected = constraint.select.mask(signals)
+            selected = policy.fleet.mask() & ~selected if constraint.effect == "require" else selected
+        names = tuple(policy.fleet.targets[index].name for index in bits(selected))
+        found.append(EntryTrace(constraint.id, matched, why, constraint.because, constraint.effect, names))
     return tuple(found)
 
 
@@ -267,13 +271,7 @@ def _selected(policy: Policy, decision: Decision, pinned: int | None) -> int:
 def _why(name: str, policy: Policy, signals: Signals, target: Target) -> str:
     """The words of one filter for one target that it drops."""
     if name == "forbidden":
-        ids = [
-            constraint.id
-            for constraint in policy.forbids
-            if (constraint.when is None or constraint.when.test(signals))
-            and constraint.select.mask(signals) >> target.index & 1
-        ]
-        return "forbidden by " + ", ".join(ids)
+        return _against(policy, signals, target)
     if name == "place":
         return _place(signals, target)
     if name == "content":
@@ -291,6 +289,25 @@ def _why(name: str, policy: Policy, signals: Signals, target: Target) -> str:
         "stream": "only answers as a stream",
         "output": f"gives at most {target.max_output or 0:,} output tokens",
     }[name]
+
+
+def _against(policy: Policy, signals: Signals, target: Target) -> str:
+    """The constraints that remove a target, and of what they require, which facts or signals are not known."""
+    against = [
+        constraint
+        for constraint in policy.forbids
+        if constraint.select.mask(signals) >> target.index & 1
+        and (constraint.when is None or constraint.when.test(signals))
+    ]
+    forbidding = [constraint.id for constraint in against if constraint.effect == "forbid"]
+    said = ["forbidden by " + ", ".join(forbidding)] if forbidding else []
+    for constraint in against:
+        if constraint.effect == "require":
+            facts = [name for name in sorted(constraint.select.facts) if FACTS[name].read(target) is None]
+            asked = [name for name in sorted(constraint.select.signals) if not known(signals.get(name))]
+            unknown = f" ({', '.join(facts + asked)} not known)" if facts or asked else ""
+            said.append(f"not what {constraint.id} requires{unknown}")
+    return ", ".join(said)
 
 
 def _place(signals: Signals, target: Target) -> str:

@@ -46,6 +46,8 @@ def _entries(title: str, entries: Sequence[EntryTrace]) -> Iterator[str]:
         mark = ">" if entry.chosen else "+" if entry.matched else "-"
         effect = f" {entry.effect}" if entry.effect else ""
         names = f": {', '.join(entry.targets)}" if entry.targets else ""
+        if entry.effect == "require" and entry.matched:
+            names = f": only {', '.join(entry.targets) or 'targets that are not here'}"
         yield f"  {mark} {entry.id:<{width}}{effect}  {entry.why}{names}"
         if entry.because and (entry.chosen or entry.targets):
             yield f"    {'':<{width}}  because {entry.because}"

@@ -197,6 +197,23 @@ def test_a_constraint_that_forbids_everything_or_nothing_is_told() -> None:
     assert "concerns no target of this fleet" in about(found, "none", "info")
 
 
+def test_a_requirement_says_what_it_removes_out_of_ignorance() -> None:
+    found = findings(constraints=[{"id": "west", "require": {"target.region": {"prefix": "us"}}}])
+    (message,) = about(found, "west", "info")
+    assert message == "removes targets whose target.region is not known: scout-small, llama70, gpt"
+    assert about(found, "west") == []
+    assert any("can leak past west" in said for said in about(found, "test", "holds"))
+
+
+def test_a_requirement_that_holds_of_all_or_of_nothing_is_told() -> None:
+    mars = {"require": {"target.region": {"in": ["mars"]}}}
+    found = findings(constraints=[{"id": "all", "require": "*"}, {"id": "none", **mars},
+                                  {"id": "some", "when": {"tools": True}, **mars}])  # fmt: skip
+    assert about(found, "all", "info") == ["holds of every target of this fleet"]
+    assert "known to hold of no target of this fleet: every request is refused" in about(found, "none")[0]
+    assert "every request it applies to is refused" in about(found, "some", "info")[0]
+
+
 # Names and targets
 
 

@@ -200,6 +200,29 @@ def test_a_variable_constraint_forbids_by_the_value_of_the_request() -> None:
     assert len(names(choose(made))) == 5  # without a residency only what says nothing of its own is forbidden
 
 
+def test_a_requirement_keeps_only_what_it_is_known_to_hold_of() -> None:
+    home = {"id": "home", "when": {"tenant.home": {"known": True}}, "require": {"target.processing": "$tenant.home"}}
+    made = policy(constraints=[home])
+    assert names(choose(made, tenant_home="us")) == ["scout", "maverick", "coder", "oss"]
+    assert len(names(choose(made))) == 9
+    away = policy(constraints=[{"id": "away", "require": {"target.region": {"not": {"prefix": "us"}}}}])
+    assert names(choose(away)) == ["qwen122", "qwen35", "plus"]  # not those whose region nobody knows
+
+
+@pytest.mark.parametrize("pinned", [None, "plus", "scout-small"])
+def test_a_requirement_that_asks_for_what_is_not_known_leaves_nothing(pinned: str | None) -> None:
+    made = policy(constraints=[{"id": "home", "require": {"target.processing": "$tenant.home"}}])
+    decision = choose(made, None if pinned is None else mask(FLEET, pinned))
+    assert decision.refusal is not None
+    assert decision.refusal[0] == "policy_denied"
+    assert decision.because.endswith("; home drops the last target")
+
+
+def test_requirements_add_up() -> None:
+    both = [{"id": "a", "require": {"target.self_hosted": True}}, {"id": "b", "require": {"family": "qwen"}}]
+    assert names(choose(policy(constraints=both))) == ["qwen122", "qwen35", "coder"]
+
+
 # What orders
 
 

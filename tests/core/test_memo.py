@@ -17,7 +17,7 @@ from gateway.core.decide import decide
 from gateway.core.hints import Hints
 from gateway.core.lexicon import Lexicon
 from gateway.core.memo import LIMIT, Kept, Memo
-from gateway.core.policy import Policy
+from gateway.core.policy import EFFECTS, Policy
 from gateway.core.signals import Signals
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Decision, Snapshot, Tenant
@@ -173,7 +173,7 @@ def policies(draw: st.DrawFn) -> Policy:
         {
             "id": f"c{number}",
             "when": draw(conditions),
-            draw(st.sampled_from(["forbid", "avoid"])): draw(st.sampled_from(SELECTORS)),
+            draw(st.sampled_from(EFFECTS)): draw(st.sampled_from(SELECTORS)),
         }
         for number in range(draw(st.integers(0, 2)))
     ]

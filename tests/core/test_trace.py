@@ -14,7 +14,7 @@ from hypothesis import given as example_of
 from hypothesis import strategies as st
 
 from gateway.core.decide import decide
-from gateway.core.policy import Policy
+from gateway.core.policy import EFFECTS, Policy
 from gateway.core.trace import Trace, trace
 from gateway.core.tracetext import render
 from gateway.core.types import Fleet, Snapshot, Target
@@ -95,6 +95,22 @@ def test_all_reasons_are_told_not_only_the_first() -> None:
     reasons = told(tenant_domicile="DE", tools=True, effort="high", context_tokens=150_000, held_back=("oss",)).reasons
     assert reasons["oss"] == ("has no tools", "window 131,072 < 150,000 + 500 tokens", "held back by health")
     assert reasons["maverick"] == ("forbidden by eu", "cannot promise thinking: client")
+
+
+def test_what_a_requirement_removes_says_what_was_not_known() -> None:
+    home = {"id": "home", "when": {"tools": True}, "require": {"target.region": {"prefix": "us"}}}
+    made = policy(constraints=[home, {"id": "speaks", "require": {"model.languages": {"has": "$language"}}}])
+    found = told(made, tools=True, language="vi")
+    required, speaks = sorted(found.constraints, key=lambda entry: entry.id)
+    assert (required.effect, required.targets) == ("require", ("scout", "maverick", "coder", "oss", "gone"))
+    assert speaks.targets == ("scout", "scout-small", "maverick")
+    assert found.reasons["qwen122"] == ("not what home requires, not what speaks requires (model.languages not known)",)
+    assert found.reasons["scout-small"] == ("not what home requires (target.region not known)",)
+    assert "home   require  tools: true (is true): only scout, maverick, coder, oss, gone\n" in render(found)
+    assert "not what speaks requires (language not known)" in told(made).reasons["maverick"][0]
+    nowhere = told(policy(constraints=[{"id": "mars", "require": {"target.region": "mars"}}]))
+    assert "mars require  always: only targets that are not here\n" in render(nowhere)
+    assert nowhere.decision.because == "all: no earlier rule applies; mars drops the last target"
 
 
 def test_a_language_that_is_asked_for_puts_models_back_and_is_named() -> None:
@@ -226,7 +242,7 @@ def policies(draw: st.DrawFn) -> dict[str, Any]:
             {"id": f"r{i}", "use": draw(RUNGS), "when": draw(CONDITIONS)} for i in range(draw(st.integers(1, 4)))
         ],
         "constraints": [
-            {"id": f"c{i}", "when": draw(CONDITIONS), draw(st.sampled_from(["forbid", "avoid"])): draw(AFFECTED)}
+            {"id": f"c{i}", "when": draw(CONDITIONS), draw(st.sampled_from(EFFECTS)): draw(AFFECTED)}
             for i in range(draw(count))
         ],
         "thinking": [
@@ -303,6 +319,8 @@ def test_the_trace_and_the_decision_agree_on_any_policy(
     for constraint in explained.constraints:
         if constraint.effect == "forbid" and constraint.matched:
             assert not candidates & set(constraint.targets)
+        if constraint.effect == "require" and constraint.matched:
+            assert candidates <= set(constraint.targets)
     judge(decision.candidates, request, seen, compiled)
     assert decision.refusal is None or decision.refusal[0] != "no_target_available" or ~seen.available & made.mask()
 
