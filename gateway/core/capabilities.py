@@ -53,6 +53,9 @@ class Capabilities:
     thinks_streamed: int  # of these, the ones that refuse to unless the answer is streamed
     needs_stream: int  # targets that take no request at all unless the answer is streamed: they cannot but think
     fits: tuple[FitGroup, ...]
+    rooms: tuple[tuple[int, int], ...]  # tokens of prompt that a target holds before a usual answer
+    windows: tuple[tuple[int, int], ...]
+    inputs: tuple[tuple[int, int], ...]  # as targets cap the prompt by itself
 
     @staticmethod
     def of(fleet: Fleet, allow_closed: Iterable[str]) -> Capabilities:
@@ -89,6 +92,9 @@ class Capabilities:
             thinks_streamed=where(lambda t: t.thinking_needs_stream and t.thinking in ("switchable", "always")),
             needs_stream=where(lambda t: t.thinking_needs_stream and t.thinking == "always"),
             fits=_fit_groups(fleet),
+            rooms=_limits(fleet, _room),
+            windows=_limits(fleet, lambda t: t.window),
+            inputs=_limits(fleet, lambda t: t.max_input),
         )
 
 
@@ -133,6 +139,14 @@ def above(limits: Iterable[tuple[float, int]], amount: float) -> int:
     return lost
 
 
+def least(limits: Iterable[tuple[int, int]], mask: int) -> int | None:
+    """The smallest limit that a target of the mask has; None where none of them has any."""
+    for limit, held in limits:
+        if held & mask:
+            return limit
+    return None
+
+
 def retired(retirements: Iterable[tuple[float, int]], now: float) -> int:
     """The targets that are withdrawn at `now`."""
     return _union(mask for moment, mask in retirements if now >= moment)
@@ -154,6 +168,11 @@ def _group(fleet: Fleet, key: Callable[[Target], K]) -> dict[K, int]:
 
 def _limits(fleet: Fleet, limit: Callable[[Target], N | None]) -> tuple[tuple[N, int], ...]:
     return tuple(sorted((value, mask) for value, mask in _group(fleet, limit).items() if value is not None))
+
+
+def _room(target: Target) -> int:
+    room = target.window - target.typical_output_tokens
+    return room if target.max_input is None else min(room, target.max_input)
 
 
 def _fit_groups(fleet: Fleet) -> tuple[FitGroup, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.core.facts import OPEN_SIGNALS, SIGNALS, signal_named
-from gateway.core.matchers import Either, Leaf, Matcher, Problems, Spelling, compile_matcher, parse, suggest
+from gateway.core.matchers import Either, Leaf, Matcher, Problems, Spelling, combine, compile_matcher, parse, suggest
 from gateway.core.selectors import describe
 
 if TYPE_CHECKING:
@@ -107,27 +107,18 @@ def _group(parts: Sequence[Condition | None], every: bool) -> Condition | None:
         f"({part.text})" if isinstance(part, Group) else part.text for part in known
     )
     ordered = tuple(known)
-    return Group(every, ordered, _combine([part.test for part in ordered], every), ordered[-1].cost, text)
-
-
-def _combine(tests: Sequence[Test], every: bool) -> Test:
-    if len(tests) == 2:
-        first, second = tests
-        if every:
-            return lambda signals: first(signals) and second(signals)
-        return lambda signals: first(signals) or second(signals)
-    if every:
-        return lambda signals: all(test(signals) for test in tests)
-    return lambda signals: any(test(signals) for test in tests)
+    return Group(every, ordered, combine([part.test for part in ordered], every), ordered[-1].cost, text)
 
 
 def _test(name: str, matcher: Matcher) -> Test:
     """The predicate of one member. HOT when it runs: the common single value costs one lookup and one comparison."""
     if isinstance(matcher, Leaf) and matcher.op == "in" and name != "language":
         operand = matcher.operand
-        if isinstance(operand, frozenset) and len(operand) == 1:
-            (only,) = operand
-            return lambda signals: signals.get(name) == only
+        if isinstance(operand, frozenset):
+            if len(operand) == 1:
+                (only,) = operand
+                return lambda signals: signals.get(name) == only
+            return lambda signals: signals.get(name) in operand
     holds = compile_matcher(matcher)
     return lambda signals: holds(signals.get(name))
 
@@ -135,7 +126,7 @@ def _test(name: str, matcher: Matcher) -> Test:
 def _token_test(matcher: Matcher, tokens_by: str | None) -> Test:
     """`context_tokens` is asked as "more than n?", which bounds often settle without counting."""
     if isinstance(matcher, Either):
-        return _combine([_token_test(part, tokens_by) for part in matcher.parts], matcher.every)
+        return combine([_token_test(part, tokens_by) for part in matcher.parts], matcher.every)
     if matcher.op == "known":
         return lambda signals: True
     if matcher.op == "unknown":

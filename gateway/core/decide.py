@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gateway.core.capabilities import least
 from gateway.core.filters import FILTERS, last_straw
 from gateway.core.rank import Costs, order
 from gateway.core.types import Decision, Snapshot, Target, Thinking
 
 if TYPE_CHECKING:
+    from gateway.core.capabilities import Capabilities
     from gateway.core.policy import Constraint, Policy, Rung
     from gateway.core.signals import Signals
 
@@ -141,7 +143,19 @@ def _able(policy: Policy, signals: Signals, snapshot: Snapshot, *, never: bool) 
 
 
 def fits(policy: Policy, signals: Signals, mask: int) -> int:
-    """The targets of a mask whose window holds the request, asked from the smallest window of each group up."""
+    """The targets of a mask whose window holds the request, asked from the smallest window of each group up.
+
+    Most requests are so short that the size of their bodies shows at once that they fit all of them.
+    """
+    output = signals.get("max_output_tokens")
+    if output:
+        for window, held in policy.capabilities.windows:
+            if window >= output:
+                break
+            mask &= ~held
+    narrowest = room(policy.capabilities, output, mask)
+    if narrowest is None or signals.surely_within(narrowest):
+        return mask
     fitting = 0
     for group in policy.capabilities.fits:
         wanted = group.mask & mask
@@ -151,6 +165,17 @@ def fits(policy: Policy, signals: Signals, mask: int) -> int:
                     fitting |= onwards & wanted
                     break
     return fitting
+
+
+def room(able: Capabilities, output: int | None, mask: int) -> int | None:
+    """Tokens of prompt that every target of a mask holds beside this much output; None for an empty mask. HOT."""
+    if not output:
+        return least(able.rooms, mask)
+    window = least(able.windows, mask)
+    if window is None:
+        return None
+    most = least(able.inputs, mask)
+    return window - output if most is None else min(window - output, most)
 
 
 def holds(signals: Signals, target: Target) -> bool:

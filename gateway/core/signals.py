@@ -32,6 +32,7 @@ from gateway.core.wire import Envelope
 REQUEST_TASKS = frozenset({"agentic", "extraction"})
 _EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})
 _MOST_KEPT = 64  # names of members that `computed` lists, and characters of one: they are the client's to make up
+_UNASKED: Any = object()
 #: Name under which `computed` tells how long the input was thought to be.
 EXPECTED = "expected_tokens"
 
@@ -84,12 +85,10 @@ class Signals:
 
     def get(self, name: str) -> Any:
         """The value of a signal, or None where it is not known. HOT."""
-        try:
-            return self._memo[name]
-        except KeyError:
-            pass
-        value = None if self._request is None else _compute(self._request, name)
-        self._memo[name] = value
+        memo = self._memo
+        value = memo.get(name, _UNASKED)
+        if value is _UNASKED:
+            value = memo[name] = None if self._request is None else _compute(self._request, name)
         return value
 
     def exceeds(self, tokenizer: str | None, limit: int) -> bool:
@@ -107,6 +106,10 @@ class Signals:
         """
         output = self.get("max_output_tokens") or target.typical_output_tokens
         return not self._sizes.more_than(target.model.tokenizer, target.window - output, self._blocking)
+
+    def surely_within(self, limit: int) -> bool:
+        """Whether the input is at most `limit` tokens, as far as is known at no cost: False proves nothing. HOT."""
+        return self._sizes.surely_within(limit)
 
     def tokens(self, tokenizer: str | None) -> Bounds:
         """The best bounds of the input known so far, without counting more."""

@@ -41,6 +41,13 @@ class Sizes:
         """Whether the input is longer than a limit. Raises `NeedsCount` where that takes long and may not block."""
         raise NotImplementedError
 
+    def surely_within(self, limit: int) -> bool:
+        """Whether what is known at no cost shows that the input is at most this long for every tokenizer. HOT.
+
+        False means nothing: `more_than` may find out that it is.
+        """
+        raise NotImplementedError
+
     def expected(self, tokenizer: str | None) -> int:
         """About how long the input is. Bounds that nobody has narrowed are bytes, of which four make a token."""
         bounds = self.known(tokenizer)[0]
@@ -78,6 +85,10 @@ class GivenSizes(Sizes):
         """As in `Sizes`. HOT."""
         return self.known(tokenizer)[0].hi > limit
 
+    def surely_within(self, limit: int) -> bool:
+        """As in `Sizes`."""
+        return self._all[0].hi <= limit and all(bounds.hi <= limit for bounds, _ in self._by.values())
+
     def computed(self) -> dict[str, Any]:
         """As in `Sizes`."""
         by = {name: [bounds.lo, bounds.hi, bounds.exact, basis] for name, (bounds, basis) in self._by.items()}
@@ -103,6 +114,15 @@ class RequestSizes(Sizes):
             plain = all(type(m.get("content")) is str for m in self._request.messages)
             self._quick = self._request.envelope.quick_tokens if plain else _MUCH
         return self._quick
+
+    def surely_within(self, limit: int) -> bool:
+        """As in `Sizes`. By the size of the body, and only far below the limit: near it, `more_than` has more to do."""
+        quick = self.quick()
+        if quick * 4 > limit * 3:
+            return False
+        if limit < self.least:
+            self.least = limit
+        return True
 
     @property
     def quick_sufficed(self) -> bool:
@@ -155,6 +175,8 @@ class RequestSizes(Sizes):
 
     def more_than(self, tokenizer: str | None, limit: int, blocking: bool) -> bool:
         """As in `Sizes`. HOT."""
+        if limit < 0:
+            return True  # whatever the length is
         quick = self.quick()
         if quick <= limit:
             if limit < self.least:

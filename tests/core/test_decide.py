@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fleets import FLEET, Watched, fleet, given, mask, policy, snapshot, target
 
-from gateway.core.decide import decide
+from gateway.core.decide import decide, fits, holds
 from gateway.core.policy import Policy
 from gateway.core.sizes import NeedsCount
 from gateway.core.trace import trace
@@ -453,7 +453,7 @@ def test_what_would_put_back_all_or_none_of_the_candidates_is_not_asked() -> Non
 
 def test_abilities_that_every_candidate_has_are_not_asked_for() -> None:
     made = policy(rules=[rule("r", [{"model": "qwen3.5-122b-a10b"}])])
-    assert not {"tools", "structured_output", "parameters", "images", "max_output_tokens"} & set(asked(made))
+    assert not {"tools", "structured_output", "parameters", "images"} & set(asked(made))
 
 
 def test_the_client_s_wish_spares_the_thinking_list() -> None:
@@ -513,3 +513,14 @@ def test_a_target_that_cannot_but_think_and_only_streamed_takes_nothing_else() -
     assert refused.refusal[0] == "unsupported_capability"
     told = trace(made, given(stream=False), snapshot(STREAMED))
     assert next(one for one in told.targets if one.target == "deep").reasons == ("only answers as a stream",)
+
+
+@pytest.mark.parametrize("output", [None, 1_000, 70_000, 131_072, 131_073, 2_000_000])
+@pytest.mark.parametrize(
+    "input_tokens", [0, 100, 60_000, 130_571, 130_572, 130_573, 327_180, 900_000, 900_001, 999_500]
+)
+def test_what_is_seen_at_a_glance_to_fit_is_what_fits_one_by_one(input_tokens: int, output: int | None) -> None:
+    made = policy()
+    signals = given(context_tokens=input_tokens + (output or 0), max_output_tokens=output)
+    expected = sum(1 << one.index for one in made.fleet.targets if holds(signals, one))
+    assert fits(made, signals, made.fleet.mask()) == expected
