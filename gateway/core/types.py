@@ -79,7 +79,7 @@ class Model:
     images_max: int | None = None
     license: str = "unknown"  # SPDX id, or the catalogue's own id of a community licence
     open_weights: bool = True  # False: API only, "closed" in policies
-    eu_domiciled_licensee_excluded: bool = False
+    eu_domiciled_licensee_excluded: bool | None = None  # its licence excludes licensees domiciled in the EU
     tokenizer: str | None = None  # key of the tokenizer registry; None: only the bytes bound is safe
     purpose: str = "general"  # general, code, vision, omni, embedding
     typical_output_tokens: int = 500
