@@ -111,6 +111,12 @@ def _parser() -> argparse.ArgumentParser:
 
     one = command("test", _test, "Run the tests that policies carry, on the reference fleet.")
     one.add_argument("paths", nargs="*", type=Path, metavar="POLICY", help="files or folders (default: the bundled)")
+    one.add_argument(
+        "--mutants", action="store_true", help="change one thing of a policy at a time; show what no test notices"
+    )
+    one.add_argument(
+        "--time-limit", type=_seconds, default=60.0, metavar="S", help="seconds for --mutants (default 60)"
+    )
     _json(one)
 
     one = command("explain", _explain, "Say what would become of a request, and why. Nothing is sent.")
@@ -279,39 +285,14 @@ def _probe(given: argparse.Namespace) -> int:
 
 
 def _test(given: argparse.Namespace) -> int:
-    from gateway import bundled
-    from gateway.config import cache_dir
-    from gateway.core.errors import ConfigError, Problem
-    from gateway.policyfile import load_policy, policy_files, reference_fleet
+    from gateway.core.errors import ConfigError
+    from gateway.testing.command import Options, run
 
-    cache = cache_dir(os.environ)
-    files: list[Path] = []
-    told = []
+    options = Options(paths=given.paths, as_json=given.json, mutants=given.mutants, time_limit_s=given.time_limit)
     try:
-        for path in given.paths or [bundled.policies()]:
-            files += policy_files(path) if path.is_dir() else [path]
-        if not files:
-            raise ConfigError([Problem(str(given.paths[0]), 0, "", "holds no policy", "a folder of *.yaml files")])
-        reference = reference_fleet(cache=cache)
-        for path in files:
-            policy = load_policy(path, cache=cache)
-            results = policy.run_tests(reference)
-            told += [(path, policy.document.line(result.path), result) for result in results]
-            if not given.json:
-                print(f"{path}: {_count(len(results), 'test', 'tests')}")
-                for result in results:
-                    if not result.passed:
-                        print(f"  FAILED {result.name} (line {policy.document.line(result.path)})")
-                        print("".join(f"         {failure}\n" for failure in result.failures), end="")
+        return run(options, os.environ)
     except ConfigError as error:
         return _broken(error, as_json=given.json)
-    failed = sum(not result.passed for _, _, result in told)
-    if given.json:
-        rows = [{"file": str(path), "line": line, "passed": one.passed, **asdict(one)} for path, line, one in told]
-        _print({"ok": not failed, "passed": len(told) - failed, "failed": failed, "tests": rows})
-    else:
-        print(f"{len(told) - failed} passed, {failed} failed")
-    return NO if failed else OK
 
 
 def _catalog(given: argparse.Namespace) -> int:

@@ -219,6 +219,16 @@ def test_results_as_json(site: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert told["tests"][0]["name"] == "code goes to the coder"
 
 
+def test_what_no_test_notices_is_told_by_line_and_exits_with_1(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["test", "--mutants", "policies"]) == 1
+    told = capsys.readouterr().out
+    assert "  NOT NOTICED shop: without this rule (line 4: rules[0])\n" in told
+    assert "code: without this rule" not in told
+    assert main(["test", "--mutants", "--json", "policies"]) == 1
+    (found,) = json.loads(capsys.readouterr().out)["mutants"]
+    assert {"line": 4, "path": "rules[0]", "id": "shop", "change": "without this rule"} in found["survivors"]
+
+
 def test_a_folder_without_policies_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["test", str(tmp_path)]) == 2
     assert "holds no policy" in capsys.readouterr().err

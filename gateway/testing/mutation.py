@@ -1,0 +1,49 @@
+"""Running a policy's tests on its mutants, within a time that whoever asks can wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from gateway.core.errors import ConfigError
+from gateway.core.mutate import Mutant, Survey, effect, mutants
+from gateway.core.policytest import noticed_by, prepare
+from gateway.core.types import Fleet
+from gateway.policyfile import PolicyFile
+
+
+def survey(
+    file: PolicyFile,
+    fleet: Fleet,
+    *,
+    time_is_up: Callable[[], bool] = lambda: False,
+    step: Callable[[int, int], None] = lambda done, total: None,
+) -> Survey:
+    """Change one thing at a time and see which changes no test of the file notices.
+
+    The tests must pass on the policy as it is. `step` is told how many mutants of how many are done. Raises
+    `ConfigError` for a policy that does not load.
+    """
+    policy = file.bind(fleet)
+    cases = prepare(policy)
+    whole = effect(policy)
+    every = list(mutants(file.doc))
+    noticed = 0
+    survivors: list[Mutant] = []
+    idle: list[Mutant] = []
+    for done, mutant in enumerate(every):
+        step(done, len(every))
+        if time_is_up():
+            return Survey(noticed, tuple(survivors), tuple(idle), len(every) - done)
+        try:
+            changed = replace(file, doc=mutant.doc).bind(fleet)
+        except ConfigError:  # it would not even load: that is noticed
+            noticed += 1
+            continue
+        if effect(changed) == whole:
+            idle.append(mutant)
+        elif noticed_by(changed, cases, mutant.removed_rule) is None:
+            survivors.append(mutant)
+        else:
+            noticed += 1
+    return Survey(noticed, tuple(survivors), tuple(idle))
