@@ -35,7 +35,7 @@ from gateway.front import App, Front, admin_pages, public_pages
 from gateway.proxy.downstream import ClientConnection
 from gateway.proxy.runtime import Runtime
 from gateway.reload import Reloader
-from gateway.sidecarproc import Reserved, Sidecar
+from gateway.sidecar.process import Reserved, Sidecar
 from gateway.site import Site, load_lexicon, load_site
 from gateway.telemetry.access import AccessLog, writer
 from gateway.telemetry.metrics import Metrics

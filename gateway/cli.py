@@ -17,7 +17,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from gateway import __version__, catalogcli
+from gateway import __version__
+from gateway.catalog import cli as catalogcli
 
 if TYPE_CHECKING:
     from gateway.core.errors import ConfigError
@@ -200,15 +201,15 @@ def _serve(given: argparse.Namespace) -> int:
 
 
 def _demo(given: argparse.Namespace) -> int:
-    from gateway.demo import run
+    from gateway.demo.command import run
 
     return run(given.port, given.admin_port, once=given.once)
 
 
 def _init(given: argparse.Namespace) -> int:
     from gateway.core.quantities import Invalid
-    from gateway.initialise import Wishes, run, said
-    from gateway.ownserver import tokens
+    from gateway.init.command import Wishes, run, said
+    from gateway.init.ownserver import tokens
 
     options = getattr(given, "said", [])
     window = None
@@ -238,7 +239,7 @@ def _init(given: argparse.Namespace) -> int:
 def _sidecar(given: argparse.Namespace) -> int:
     from gateway.addresses import parse_address
     from gateway.core.quantities import Invalid
-    from gateway.sidecarproc import run_alone
+    from gateway.sidecar.process import run_alone
 
     try:
         address = parse_address(given.listen)
@@ -270,7 +271,7 @@ def _check(given: argparse.Namespace) -> int:
 
 
 def _probe(given: argparse.Namespace) -> int:
-    from gateway.probe import Options, run
+    from gateway.probe.command import Options, run
 
     options = Options(
         config=given.config or CONFIG,

@@ -36,7 +36,7 @@ SHIPPED = _PACKAGE / "compiled"
 
 
 def key_of(*parts: bytes | str, code: Sequence[str] = ()) -> str:
-    """The key of a result: what it is made from, and the modules (`"catalog.py"`) whose code makes it."""
+    """The key of a result: what it is made from, and the modules (`"catalog/doc.py"`) whose code makes it."""
     digest = hashlib.sha256(f"{_FORMAT} {__version__}".encode())
     for name in code:
         digest.update(_code(name))

@@ -21,7 +21,7 @@ from gateway.core.types import Modality, ThinkingSupport, Timeouts
 from gateway.fields import Bytes, Currency, Day, Name, NanoUsd, Rates, Seconds, Strict, Tiers, Tokens
 from gateway.owndialects import Body, DialectDoc, header_names, header_value
 from gateway.secretref import SecretRef, read_secret
-from gateway.sidecardoc import LitellmDoc, SidecarDoc
+from gateway.sidecar.doc import LitellmDoc, SidecarDoc
 
 
 class ListenDoc(Strict):

@@ -1,4 +1,4 @@
-"""Types of fields in the files people write, shared by `gateway.config` and `gateway.catalog`.
+"""Types of fields in the files people write, shared by `gateway.config` and `gateway.catalog.catalogue`.
 
 Each is a plain Python value with a validator that says what would have been valid, and the JSON Schema of what may be
 written in the file. Fields only; what a file consists of stands in the two modules named above.

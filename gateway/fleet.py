@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from gateway.addresses import egress_proxy, endpoint
 from gateway.auth import credential, references
-from gateway.catalog import Catalogue, Offer
+from gateway.catalog.catalogue import Catalogue, Offer
 from gateway.clouds import check_addresses, region_of
 from gateway.config import BackendDoc, FleetDoc, GpuPrice, TargetDoc
 from gateway.core.credentials import Credential

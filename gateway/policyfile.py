@@ -15,8 +15,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from gateway import bundled, catalog, yamlfile
-from gateway.catalog import Catalogue
+from gateway import bundled, yamlfile
+from gateway.catalog import catalogue as catalog
+from gateway.catalog.catalogue import Catalogue
 from gateway.config import FleetDoc
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.lexicon import Lexicon

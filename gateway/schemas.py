@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from gateway.catalogdoc import CatalogueDoc
+from gateway.catalog.doc import CatalogueDoc
 from gateway.config import ConfigDoc, FleetDoc
 from gateway.core.policy import PolicyDoc
 

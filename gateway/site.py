@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 from gateway import bundled, yamlfile
 from gateway.addresses import Address
-from gateway.catalog import Catalogue
-from gateway.catalog import files_of as catalogue_files
+from gateway.catalog.catalogue import Catalogue
+from gateway.catalog.catalogue import files_of as catalogue_files
 from gateway.config import ConfigDoc, KeyDoc, LimitsDoc, admin_digest, cache_dir
 from gateway.core.analyse import analyse
 from gateway.core.errors import BadRequest, ConfigError, Denied, NotFound, Problem
@@ -34,7 +34,7 @@ from gateway.fleet import NO_DOOR, Door, FleetBuilder
 from gateway.naming import Grant, Route, grant, routes
 from gateway.policyfile import load_catalogue, load_policy, placed, policy_files, reference_fleet, validated
 from gateway.problems import suggest
-from gateway.sidecarspec import SidecarSpec, SpecReader
+from gateway.sidecar.spec import SidecarSpec, SpecReader
 from gateway.telemetry.metrics import Names
 
 _NOT_ENFORCED = "is part of the file format, but this version does not enforce it yet"

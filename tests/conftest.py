@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from gateway import demo_model
+from gateway.demo import model as demo_model
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,7 +28,7 @@ def model_server() -> Iterator[str]:
     if lacking := demo_model.missing():
         pytest.skip(f"needs {' and '.join(lacking)}: {demo_model.INSTALL}")
     process = subprocess.Popen(
-        [sys.executable, "-m", "gateway.demo_model"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-m", "gateway.demo.model"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     assert process.stdin is not None
     assert process.stdout is not None

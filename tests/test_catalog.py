@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway import bundled
-from gateway.catalog import Catalogue, build, load_catalogue
+from gateway.catalog.catalogue import Catalogue, build, load_catalogue
 from gateway.core.errors import ConfigError
 from gateway.yamlfile import load, loads
 

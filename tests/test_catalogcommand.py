@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gateway.catalogcommand import Asked, answer
-from gateway.catalogquery import Query
+from gateway.catalog.command import Asked, answer
+from gateway.catalog.query import Query
 from gateway.cli import main
 
 DAY = date(2026, 11, 21)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from gateway import bundled, compiled, precompile, yamlfile
-from gateway.catalog import load_catalogue
+from gateway.catalog import catalogue
+from gateway.catalog.catalogue import load_catalogue
 from gateway.policyfile import reference_fleet
 
 ROOT = Path(__file__).parent.parent
@@ -19,7 +20,7 @@ def test_a_key_holds_everything_a_result_is_made_from() -> None:
     keys = {
         compiled.key_of("a", "b"),
         compiled.key_of("ab"),
-        compiled.key_of("a", b"b", code=("catalog.py",)),
+        compiled.key_of("a", b"b", code=("catalog/doc.py",)),
         compiled.key_of("a", b"b", code=("fields.py",)),
         compiled.key_of("", "a", "b"),
     }
@@ -54,7 +55,7 @@ def test_a_file_that_is_not_whole_is_not_there(tmp_path: Path, damage: bytes) ->
 def test_the_kept_catalogue_is_the_one_that_was_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layers = [bundled.catalogue()]
     first = load_catalogue(layers, cache_dir=tmp_path / "cache")
-    monkeypatch.setattr("gateway.catalog._keep", None)  # so that merging again would fail
+    monkeypatch.setattr("gateway.catalog.catalogue._keep", None)  # so that merging again would fail
     again = load_catalogue(layers, cache_dir=tmp_path / "cache")
     assert again == first
     assert dict(again.offers) == dict(first.offers)
@@ -86,7 +87,7 @@ def test_a_cache_beside_the_code_serves_who_has_none_of_their_own(
 ) -> None:
     before = reference_fleet()
     monkeypatch.setattr(yamlfile, "_Builder", None)  # so that parsing would fail
-    monkeypatch.setattr("gateway.catalog._keep", None)
+    monkeypatch.setattr("gateway.catalog.catalogue._keep", None)
     assert reference_fleet() == before
 
 
@@ -112,7 +113,7 @@ def test_a_warm_start_imports_no_parser_no_framework_and_no_exporter(tmp_path: P
         "from gateway.site import load_site\n"
         "from gateway.config import cache_dir\n"
         f"load_site(Path({str(config)!r}), os.environ)\nload_lexicon(cache=cache_dir(os.environ))\n"
-        "heavy = {'fastapi', 'starlette', 'ruamel', 'prometheus_client', 'httpx', 'litellm', 'gateway.catalogfacts'}\n"
+        "heavy = {'fastapi', 'starlette', 'ruamel', 'prometheus_client', 'httpx', 'litellm', 'gateway.catalog.facts'}\n"
         "print(sorted(heavy & sys.modules.keys()))\n"
     )
     environ = {"XDG_CACHE_HOME": str(tmp_path), "PATH": "/usr/bin"}
@@ -123,3 +124,9 @@ def test_a_warm_start_imports_no_parser_no_framework_and_no_exporter(tmp_path: P
         )
         told = done.stdout.strip()
     assert told == "[]"
+
+
+def test_the_modules_that_make_a_kept_result_are_all_there() -> None:
+    """A name that leads nowhere would be passed over in silence, and results of older code be taken for new ones."""
+    package = Path(compiled.__file__).parent
+    assert [name for name in catalogue._CODE if not (package / name).is_file()] == []

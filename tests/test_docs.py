@@ -20,9 +20,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway import demo_model
 from gateway.core.errors import ConfigError
 from gateway.core.rows import DIALECTS
+from gateway.demo import model as demo_model
 from gateway.site import load_site
 
 ROOT = Path(__file__).parent.parent

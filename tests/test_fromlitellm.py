@@ -13,9 +13,9 @@ from gateway.cli import main
 from gateway.core.decide import decide
 from gateway.core.signals import Signals
 from gateway.core.types import Snapshot
-from gateway.litellmhosts import reach
+from gateway.init.litellmhosts import reach
+from gateway.init.providers import hosted
 from gateway.policyfile import load_catalogue
-from gateway.providers import hosted
 from gateway.site import Site, load_site
 
 TEAM = Path(__file__).parent / "litellm" / "team.yaml"

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from gateway import fromkeys, yamlfile
+from gateway import yamlfile
 from gateway.cli import main
-from gateway.initialise import Terminal, Wishes, run, said
-from gateway.ownserver import recognise
+from gateway.init import fromkeys
+from gateway.init.command import Terminal, Wishes, run, said
+from gateway.init.ownserver import recognise
+from gateway.init.providers import hosted
 from gateway.policyfile import load_catalogue
-from gateway.providers import hosted
 from gateway.site import Site, load_site
 from tests.harness import Received, Upstream, plain
 

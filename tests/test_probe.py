@@ -17,8 +17,8 @@ import pytest
 
 from gateway import servers
 from gateway.cli import main
-from gateway.probe import Options, run
-from gateway.probereply import length_in
+from gateway.probe.command import Options, run
+from gateway.probe.reply import length_in
 from gateway.site import load_site
 from tests.harness import COMPLETION, DONE, ROLE, STOP, Received, Script, Upstream, chat, chunk, plain, running, stream
 
@@ -394,7 +394,7 @@ def test_what_would_not_load_is_not_written(
 ) -> None:
     path, _ = site(tmp_path, {"up": Server(window=4096)})
     before = path.read_bytes()
-    monkeypatch.setattr("gateway.probe.edited", lambda text, _: text.replace("window: 8192", "window: soon"))
+    monkeypatch.setattr("gateway.probe.command.edited", lambda text, _: text.replace("window: 8192", "window: soon"))
     assert probed(path, write=True)[0] == 2
     assert "is left as it was" in capsys.readouterr().err
     assert path.read_bytes() == before

@@ -11,8 +11,17 @@ from typing import Any
 import pytest
 
 from gateway.core.dialects import DIALECTS
-from gateway.sidecar import EXIT_REFUSED, MESSAGE_MAX, Refused, bad_version, checked, error_of, event_of, stated_usage
-from gateway.sidecarspec import PROGRAM
+from gateway.sidecar.server import (
+    EXIT_REFUSED,
+    MESSAGE_MAX,
+    Refused,
+    bad_version,
+    checked,
+    error_of,
+    event_of,
+    stated_usage,
+)
+from gateway.sidecar.spec import PROGRAM
 
 TAKES = DIALECTS["litellm"].takes or frozenset()
 MESSAGES = [{"role": "user", "content": "hi"}]

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from gateway import sidecarproc
-from gateway.sidecarspec import SidecarSpec
+from gateway.sidecar import process as sidecarproc
+from gateway.sidecar.spec import SidecarSpec
 from tests.harness import Gateway, Upstream, chat, eventually, plain, running, settled
 from tests.sidecars import settings
 

@@ -12,7 +12,7 @@ import pytest
 from gateway.core.errors import ConfigError
 from gateway.core.types import Secret
 from gateway.fleet import Door
-from gateway.sidecarspec import environment
+from gateway.sidecar.spec import environment
 from gateway.site import Site, load_site
 from tests.test_docs import the
 

@@ -32,7 +32,7 @@ from gateway.proxy.outbox import Outbox
 from gateway.proxy.pool import Pool
 from gateway.proxy.routing import asking_of
 from gateway.proxy.tokens import TokenSource
-from gateway.sidecarproc import Sidecar
+from gateway.sidecar.process import Sidecar
 from gateway.site import Site
 from gateway.telemetry.metrics import Metrics
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway import demo, demo_model
+from gateway.demo import command as demo
+from gateway.demo import model as demo_model
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "gateway.cli", "demo", "--port", "0", "--admin-port", "0"]
@@ -156,7 +157,7 @@ def test_children_do_not_outlive_a_demo_that_was_killed(begun: subprocess.Popen[
 def test_a_model_server_that_dies_is_reported_and_all_else_ends(begun: subprocess.Popen[str]) -> None:
     process = begun
     below = descendants(process.pid)
-    model = next(pid for pid in below if b"demo_model" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    model = next(pid for pid in below if b"gateway.demo.model" in Path(f"/proc/{pid}/cmdline").read_bytes())
     os.kill(model, signal.SIGKILL)
     _, err = process.communicate(timeout=10)
     assert process.returncode == 1
@@ -230,7 +231,7 @@ def test_weights_that_are_not_the_expected_ones_are_refused(tmp_path: Path) -> N
 @needs_model
 def test_a_model_server_whose_input_ends_says_so_and_ends() -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "gateway.demo_model"],
+        [sys.executable, "-m", "gateway.demo.model"],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway import demo_model
 from gateway.cli import main
+from gateway.demo import model as demo_model
 from gateway.site import load_site
 from tests.harness import chat, serving
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 def model() -> Iterator[str]:
     """Where the model server listens."""
     with subprocess.Popen(
-        [sys.executable, "-m", "gateway.demo_model"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "gateway.demo.model"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -21,7 +21,7 @@ import httpx
 import pytest
 from ruamel.yaml import YAML
 
-from gateway import demo_model
+from gateway.demo import model as demo_model
 from tests.harness import (
     KEY,
     ROOT,
@@ -517,7 +517,7 @@ def test_a_target_behind_it_can_be_probed(tmp_path: Path) -> None:
 @pytest.mark.skipif(bool(demo_model.missing()), reason=f"needs {' and '.join(demo_model.missing())}")
 def test_a_real_model_answers_through_it(tmp_path: Path) -> None:
     model = subprocess.Popen(
-        [sys.executable, "-m", "gateway.demo_model"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "gateway.demo.model"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         assert model.stdout is not None

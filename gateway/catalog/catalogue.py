@@ -1,7 +1,7 @@
 """The catalogue: what is publicly known of models, who serves them, and on what terms.
 
 Reads `policies/catalog/` and the operator's files over it into `Model`s and `Offer`s. Every fact has a source and
-every source a date; an entry without one does not load (`gateway.catalogfacts`). What *this* installation serves is
+every source a date; an entry without one does not load (`gateway.catalog.facts`). What *this* installation serves is
 not a catalogue matter: targets are built in `gateway.fleet`, which asks here for what they leave out.
 
 Merging some hundreds of offers takes a hundred times as long as reading the result back, so the result is kept
@@ -26,10 +26,13 @@ from gateway.core.types import Model, Price, ThinkingSupport
 from gateway.yamlfile import Document
 
 if TYPE_CHECKING:
-    from gateway.catalogfacts import Facts, Knowledge
+    from gateway.catalog.facts import Facts, Knowledge
 
 #: Modules that the result hangs on besides the files: another version of one makes another catalogue.
-_CODE = ("catalog.py", "catalogdoc.py", "catalogfacts.py", "fields.py", "core/types.py", "core/quantities.py")
+_CODE = tuple(
+    f"{one}.py"
+    for one in ["catalog/catalogue", "catalog/doc", "catalog/facts", "fields", "core/types", "core/quantities"]
+)
 _NOT_OF_MODEL = frozenset({"released", "memory"})
 _AS_SETS = frozenset({"modalities", "languages"})
 
@@ -189,7 +192,7 @@ def _together(texts: Sequence[bytes]) -> bytes:
 
 
 def _keep(layers: Sequence[Sequence[Document]]) -> _Kept:
-    from gateway.catalogfacts import merge  # noqa: PLC0415 - only needed where nothing is kept yet
+    from gateway.catalog.facts import merge  # noqa: PLC0415 - only needed where nothing is kept yet
 
     return _kept(merge(layers))
 

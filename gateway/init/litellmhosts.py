@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from gateway.catalog import Catalogue
+from gateway.catalog.catalogue import Catalogue
 from gateway.core.quantities import Invalid
 from gateway.core.rows import DIALECTS
-from gateway.providers import hosted
+from gateway.init.providers import hosted
 
 #: LiteLLM's name of a provider -> the catalogue's.
 _CATALOGUE = {

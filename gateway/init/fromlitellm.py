@@ -16,14 +16,14 @@ from typing import Any, TypeGuard
 
 from gateway import yamlfile
 from gateway.addresses import endpoint
-from gateway.catalog import Catalogue
+from gateway.catalog.catalogue import Catalogue
 from gateway.core.quantities import Invalid
 from gateway.core.types import Timeouts
-from gateway.draft import Draft
-from gateway.fromkeys import target_name
-from gateway.litellmgroups import Groups
-from gateway.litellmhosts import Reached, reach
-from gateway.ownserver import OWN, free, model_name, private, recognise
+from gateway.init.draft import Draft
+from gateway.init.fromkeys import target_name
+from gateway.init.litellmgroups import Groups
+from gateway.init.litellmhosts import Reached, reach
+from gateway.init.ownserver import OWN, free, model_name, private, recognise
 from gateway.yamlfile import Document
 
 _REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")

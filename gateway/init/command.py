@@ -16,16 +16,16 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from gateway import fromkeys, ownserver
-from gateway.catalog import Catalogue
+from gateway.catalog.catalogue import Catalogue
 from gateway.config import cache_dir
 from gateway.core.errors import ConfigError
 from gateway.core.quantities import Invalid
-from gateway.draft import Draft, Laid, lay, occupied, write
-from gateway.fromlitellm import convert
-from gateway.ownserver import Adding, Server
+from gateway.init import fromkeys, ownserver
+from gateway.init.draft import Draft, Laid, lay, occupied, write
+from gateway.init.fromlitellm import convert
+from gateway.init.ownserver import Adding, Server
+from gateway.init.providers import hosted, incomplete
 from gateway.policyfile import load_catalogue
-from gateway.providers import hosted, incomplete
 
 OK, NO, BROKEN = 0, 1, 2
 

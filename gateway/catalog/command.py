@@ -1,7 +1,7 @@
 """The command `pointsman catalog`: what is known of models and offers, from where, and what an overlay changes.
 
-Here belong its words and tables. Which models and offers are meant is `gateway.catalogquery`; merging is
-`gateway.catalogfacts`. Nothing is asked of anybody: all of it stands in files.
+Here belong its words and tables. Which models and offers are meant is `gateway.catalog.query`; merging is
+`gateway.catalog.facts`. Nothing is asked of anybody: all of it stands in files.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway import bundled, yamlfile
-from gateway.catalogfacts import Change, Fact, Facts, Knowledge, changes, merge, offer_name
-from gateway.catalogquery import Found, Query, Row, find, read_layers, unknown_names, value
+from gateway.catalog.facts import Change, Fact, Facts, Knowledge, changes, merge, offer_name
+from gateway.catalog.query import Found, Query, Row, find, read_layers, unknown_names, value
 from gateway.core.types import NANO_PER_USD
 from gateway.fields import Rates
 

@@ -27,12 +27,12 @@ from gateway.core.errors import ConfigError
 from gateway.core.quantities import Invalid
 from gateway.core.types import Target
 from gateway.policyfile import validated
-from gateway.probeauth import client, opened, revealed
-from gateway.proberecord import difference, edited, record
-from gateway.probetarget import Probe, Row
+from gateway.probe.auth import client, opened, revealed
+from gateway.probe.record import difference, edited, record
+from gateway.probe.target import Probe, Row
 from gateway.problems import suggest
 from gateway.secretref import SecretRef, read_secret
-from gateway.sidecarproc import Reserved, beside
+from gateway.sidecar.process import Reserved, beside
 from gateway.site import Site, load_site
 
 OK, DIFFERS, BROKEN = 0, 1, 2

@@ -1,7 +1,7 @@
 """Catalogue files put over one another, fact by fact, each fact with where it was read, when, and how sure it is.
 
 Here belong the merge, and everything that does not hold together between files. What is made of the facts for deciding
-is `gateway.catalog`; what files may say is `gateway.catalogdoc`. A layer is one or more files of equal rank: the
+is `catalogue`; what files may say is `doc`. A layer is one or more files of equal rank: the
 shipped ones are the lowest, an operator's go over them in the order in which the configuration names them.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gateway.catalogdoc import CatalogueDoc, Confidence, ModelDoc, OfferDoc, ProviderDoc, SourceDoc
+from gateway.catalog.doc import CatalogueDoc, Confidence, ModelDoc, OfferDoc, ProviderDoc, SourceDoc
 from gateway.core.errors import ConfigError, Problem
 from gateway.problems import problems, suggest
 from gateway.yamlfile import Document

@@ -1,6 +1,6 @@
 """The arguments of `pointsman catalog`, and the question they make. Light: every command's parser imports it.
 
-What the command does is `gateway.catalogcommand`, which is imported when it runs.
+What the command does is `gateway.catalog.command`, which is imported when it runs.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def run(given: argparse.Namespace, default: Path | None, environ: Mapping[str, s
     """
     from datetime import UTC, datetime
 
-    from gateway.catalogcommand import Asked, answer, overlays_of
-    from gateway.catalogquery import Query
+    from gateway.catalog.command import Asked, answer, overlays_of
+    from gateway.catalog.query import Query
     from gateway.config import cache_dir
 
     cache = cache_dir(environ)

@@ -4,7 +4,7 @@ The only file that imports litellm. It is run by its path, by the interpreter of
 needs nothing of the gateway there: only the standard library, litellm, and aiohttp, which litellm brings. All it may
 do comes as one line of JSON on standard input (see `sidecarspec`): models, keys, addresses. Nothing of that comes from
 a request, nothing from the environment. It tries nothing twice, keeps nothing, tells nobody, and ends when its standard
-input does. Starting and watching it is `sidecarproc`.
+input does. Starting and watching it is `process`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The pydantic models of catalogue files: what the shipped files and an operator's own may say.
 
-Only the form. How files go over one another is `gateway.catalogfacts`, what is made of them `gateway.catalog`; a start
-with a warm cache needs none of this.
+Only the form. How files go over one another is `facts`, what is made of them `catalogue`; a start with a warm cache
+needs none of this.
 """
 
 from __future__ import annotations

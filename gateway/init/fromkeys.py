@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 
-from gateway.catalog import Catalogue, Offer
+from gateway.catalog.catalogue import Catalogue, Offer
 from gateway.core.capabilities import Capabilities
 from gateway.core.decide import decide
 from gateway.core.policy import Policy, Rung
 from gateway.core.signals import Signals
 from gateway.core.types import NANO_PER_USD, Fleet, Snapshot, Target
-from gateway.draft import Draft, lay
-from gateway.providers import Hosted, hosted
+from gateway.init.draft import Draft, lay
+from gateway.init.providers import Hosted, hosted
 
 #: Targets kept of every rule: the one it wants, and one to fall back to.
 KEPT = 2

@@ -1,6 +1,6 @@
 """`pointsman demo`: a real gateway in front of a real, small model, and four requests that take four routes.
 
-Here: what the demo starts, asks and prints, and how it ends whatever happens. The model server is `demo_model`; the
+Here: what the demo starts, asks and prints, and how it ends whatever happens. The model server is `model`; the
 gateway is `pointsman serve`, started as a process of its own with a configuration written for the occasion, so that
 what is shown is what a user gets. Nothing else of the gateway is imported.
 """
@@ -25,7 +25,7 @@ from typing import IO, Any, NoReturn, cast
 
 import httpx
 
-from gateway.demo_model import ALIAS, INSTALL, WINDOW_TOKENS, missing
+from gateway.demo.model import ALIAS, INSTALL, WINDOW_TOKENS, missing
 
 HOST = "127.0.0.1"
 START_S = 60.0  # a model of 98 MB loads in under a second; a cold, slow disk is what the rest is for
@@ -66,7 +66,7 @@ class Question:
 
 def questions() -> tuple[Question, ...]:
     """The four requests. Each is only what a client would send: `model: auto`, and no word of where it should go."""
-    document = Path(__file__).with_name("demo_document.txt").read_text(encoding="utf-8")
+    document = Path(__file__).with_name("document.txt").read_text(encoding="utf-8")
     ask = "Which rule is about long trains?"
     return (
         Question(
@@ -232,7 +232,7 @@ def _demonstrate(
     began = time.monotonic()
     screen.write("Loading the model (98 MB, llama.cpp, no GPU, no network) ")
     threads = max(1, min(4, (os.cpu_count() or 2) - 1))  # one too many on a busy machine is ten times slower
-    model = Child("model", ["gateway.demo_model", "--threads", str(threads)], directory)
+    model = Child("model", ["gateway.demo.model", "--threads", str(threads)], directory)
     children.append(model)
     url = _model_url(model, screen)
     screen.line(f" ready in {time.monotonic() - began:.1f} s")

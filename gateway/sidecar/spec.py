@@ -2,7 +2,7 @@
 
 A value, compared to see whether a reload concerns the process, and written as one line of JSON to its standard input:
 never to its arguments, which every user of the machine can read, nor to its environment, which litellm searches for
-keys when it has none, and would find another provider's. Running the process is `sidecarproc`.
+keys when it has none, and would find another provider's. Running the process is `process`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gateway.core.types import Secret, Timeouts
 from gateway.secretref import SecretRef, read_secret
 from gateway.yamlfile import Document
 
-PROGRAM = Path(__file__).with_name("sidecar.py")
+PROGRAM = Path(__file__).with_name("server.py")
 
 #: All of the gateway's environment that the process gets. No key is among them, and no place where keys lie.
 ENVIRONMENT = ("LANG", "LC_ALL", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "TZ")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.catalog import Catalogue
+from gateway.catalog.catalogue import Catalogue
 from gateway.core.rows import DIALECTS
 
 #: Where an account may answer elsewhere: the variable that their own tools read the address from.

@@ -16,15 +16,15 @@ import httpx
 
 from gateway import servers
 from gateway.addresses import endpoint
-from gateway.catalog import Catalogue
+from gateway.catalog.catalogue import Catalogue
 from gateway.core import quantities
 from gateway.core.dialects import DIALECTS
 from gateway.core.quantities import Invalid
 from gateway.core.types import Endpoint
-from gateway.draft import Draft
-from gateway.fromkeys import target_name
+from gateway.init.draft import Draft
+from gateway.init.fromkeys import target_name
+from gateway.init.providers import hosted
 from gateway.problems import suggest
-from gateway.providers import hosted
 from gateway.secretref import SecretRef, read_secret
 
 #: Kinds of server that people run themselves, wherever they stand.

@@ -1,7 +1,7 @@
 """The demo's model server: llama.cpp with SmolLM2-135M, both from wheels, as a process of its own.
 
-`python -m gateway.demo_model` starts it and prints one JSON line once it answers. It ends when its standard input
-does, so that it cannot outlive whoever started it, not even one that was killed. Only `gateway.demo` and the tests
+`python -m gateway.demo.model` starts it and prints one JSON line once it answers. It ends when its standard input
+does, so that it cannot outlive whoever started it, not even one that was killed. Only `command` and the tests
 start it, and it needs nothing of the gateway.
 """
 
@@ -92,7 +92,7 @@ def _end() -> None:
 def main() -> int:
     """Serve until told to stop; one JSON line on standard output says where."""
     says = f"{__doc__.splitlines()[0]} It ends when its standard input does: in a script, keep that open."
-    parser = argparse.ArgumentParser(prog="python -m gateway.demo_model", description=says)
+    parser = argparse.ArgumentParser(prog="python -m gateway.demo.model", description=says)
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()

@@ -19,7 +19,18 @@ import httpx
 from gateway import servers
 from gateway.core import dialects, wire
 from gateway.core.types import Outcome, Target, Thinking
-from gateway.probereply import PARAMETERS, SCHEMA, TOOL, Reply, filler, holds_schema, length_in, png, unheeded, usage_in
+from gateway.probe.reply import (
+    PARAMETERS,
+    SCHEMA,
+    TOOL,
+    Reply,
+    filler,
+    holds_schema,
+    length_in,
+    png,
+    unheeded,
+    usage_in,
+)
 
 Verdict = Literal["same", "differs", "wrong", "note", "failed"]
 

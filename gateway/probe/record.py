@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.core.errors import ConfigError, Problem
-from gateway.draft import replace_file
+from gateway.init.draft import replace_file
 from gateway.site import load_site
 
 _WIDE = 4096  # never break a line that a person left whole

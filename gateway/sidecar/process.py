@@ -27,7 +27,7 @@ from gateway.core.errors import ConfigError, Problem
 from gateway.core.types import Secret
 from gateway.fleet import Door
 from gateway.policyfile import validated
-from gateway.sidecarspec import SidecarSpec, SpecReader, environment
+from gateway.sidecar.spec import SidecarSpec, SpecReader, environment
 from gateway.yamlfile import load
 
 logger = logging.getLogger("pointsman")

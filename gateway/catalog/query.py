@@ -1,7 +1,7 @@
 """Questions to the catalogue: which models and offers there are of a kind.
 
 Here belong the filters of `pointsman catalog` and the layers it reads. How answers are printed is
-`gateway.catalogcommand`. A fact that is not known never satisfies a filter: what might be so is told apart.
+`gateway.catalog.command`. A fact that is not known never satisfies a filter: what might be so is told apart.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway import bundled, yamlfile
-from gateway.catalog import files_of
-from gateway.catalogfacts import Facts, Knowledge, Layer, OfferKey, merge
+from gateway.catalog.catalogue import files_of
+from gateway.catalog.facts import Facts, Knowledge, Layer, OfferKey, merge
 from gateway.core.capabilities import lies_in
 from gateway.problems import suggest
 

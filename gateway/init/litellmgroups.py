@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.draft import Draft
+from gateway.init.draft import Draft
 from gateway.yamltext import comment, entry, flow
 
 _HEAD = "# yaml-language-server: $schema=../schemas/policy.json\n#\n"

@@ -1,0 +1,1 @@
+"""What is publicly known of models and offers: read by `doc`, `facts` and `catalogue`, asked by `query`."""
