@@ -43,7 +43,6 @@ LAYERS |= dict.fromkeys(["app", "control", "front", "explain", "reload", "cli", 
 LINES = 450
 LONG_ON_PURPOSE = {
     "gateway/proxy/downstream.py": "one protocol: a client's connection, whose callbacks share its state",
-    "gateway/proxy/exchange.py": "one state machine: all ways in which a request can end, with one place to end it",
     "gateway/sidecar/server.py": "one program: it runs by its path, where nothing else of the gateway can be imported",
 }
 

@@ -19,7 +19,7 @@ GatewayError                      answered to a client
 ConfigError                       a file people wrote: what is wrong, where, and what would be valid
 
 `code` is a closed set: clients switch on it and it is the metrics label. Texts that a client can see are constants of
-the gateway; the one exception is an upstream's own 4xx, which is relayed (see `proxy.exchange`).
+the gateway; the one exception is an upstream's own 4xx, which is relayed (see `proxy.relaying`).
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("exchange: begin, record, request id, clocks", (
         "proxy.downstream:ClientConnection._serve",
         "proxy.exchange:Exchange.begin",
-        "proxy.exchange:Exchange.__init__",
+        "proxy.relaying:Relaying.__init__",
         "proxy.runtime:Runtime.request_id",
         "proxy.downstream:ClientConnection.request_clock",
     )),
@@ -87,7 +87,7 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("upstream: connection from the pool, hand over", (
         "proxy.pool:Pool.send",
         "proxy.upstream:UpstreamConnection.start",
-        "proxy.exchange:Exchange.on_sent",
+        "proxy.relaying:Relaying.on_sent",
         "proxy.upstream:UpstreamConnection.clock",
     )),
     ("answer: read, head", ("proxy.upstream:UpstreamConnection.data_received", "proxy.pool:Pool.answer_head")),
@@ -98,13 +98,13 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     )),
     (CHECK, ()),  # a target's plan holds the function; `time_plans` finds it there
     ("answer: steps between", (
-        "proxy.exchange:Exchange.on_whole",
-        "proxy.exchange:Exchange._answer",
-        "proxy.exchange:Exchange._release",
+        "proxy.relaying:Relaying.on_whole",
+        "proxy.relaying:Relaying._answer",
+        "proxy.relaying:Relaying._release",
     )),
     ("settle: health, usage, cost", (
-        "proxy.exchange:Exchange._succeeded",
-        "proxy.exchange:Exchange._book",
+        "proxy.relaying:Relaying._succeeded",
+        "proxy.relaying:Relaying._book",
         "core.usage:settle",
         "core.usage:add",
         "core.pricing:cost",
@@ -113,8 +113,8 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("settle: metrics", ("telemetry.metrics:Metrics.attempt", "telemetry.metrics:Metrics.finished")),
     ("settle: access log", ("telemetry.access:AccessLog.add", "telemetry.access:AccessLog.flush")),
     ("settle: keep for /v1/decisions", ("proxy.runtime:Runtime.remember",)),
-    ("settle: the rest", ("proxy.exchange:Exchange._settle",)),
-    ("client's answer: headers", ("proxy.exchange:Exchange._headers", "proxy.routing:routing_of")),
+    ("settle: the rest", ("proxy.relaying:Relaying._settle",)),
+    ("client's answer: headers", ("proxy.relaying:Relaying._headers", "proxy.routing:routing_of")),
     ("client's answer: write, next message", (
         "proxy.downstream:ClientConnection.respond",
         "proxy.downstream:ClientConnection._next",

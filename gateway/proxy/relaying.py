@@ -1,0 +1,388 @@
+"""An attempt's answer on its way to the client, and the one end of every request.
+
+What an upstream says is checked, counted and relayed here; `core.sse` says what of a stream may be shown. Everything
+that must happen at the end happens in `_settle`, which every way out goes through exactly once. Who is asked, and who
+next, is `exchange`'s business; bytes of the client's connection are `downstream`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from gateway.core import dialects, pricing, sse, usage
+from gateway.core.errors import GatewayError, StreamBroken
+from gateway.core.failover import Ended
+from gateway.core.respell import respell_answer
+from gateway.core.signals import Signals
+from gateway.core.types import EMPTY, NANO_PER_USD, Attempt, Decision, Outcome, Record, Routing, Usage
+from gateway.core.wire import Envelope
+from gateway.proxy.clocks import NEVER
+from gateway.proxy.heads import AnswerHead
+from gateway.proxy.pool import Pool, Waiting
+from gateway.proxy.routing import asking_of
+from gateway.proxy.runtime import Remembered, Route, Runtime
+from gateway.proxy.upstream import UpstreamConnection
+
+if TYPE_CHECKING:
+    from gateway.proxy.asked import Asked
+    from gateway.proxy.downstream import ClientConnection
+
+#: A non-streamed answer, and an error body, may be this long; more is not an answer.
+MAX_ANSWER = 32 << 20
+MAX_ERROR = 65_536
+_NO_COMPLETION = ("text/html", "text/event-stream")
+_BROKEN = {
+    Outcome.IDLE_TIMEOUT: ("upstream_timeout", "The upstream stopped sending."),
+    Outcome.TOTAL_TIMEOUT: ("upstream_timeout", "The time for this request is used up."),
+    Outcome.EVENT_TOO_LARGE: ("event_too_large", "The upstream sent an event that is too large to relay."),
+    Outcome.DRAINING: ("draining", "The gateway is shutting down."),
+}
+
+
+NOBODY = Routing("", "", "", stream=False)
+EMPTY_LATENCIES: Mapping[str, float] = MappingProxyType({})
+
+
+class Relaying:
+    """What of a request begins with its first attempt's answer. Callbacks come from its upstream's connection."""
+
+    # What a request starts with. Class attributes, so that making an Exchange costs only what differs.
+    over = False
+    committed = False  # the client has been sent something: no other target may speak
+    upstream: UpstreamConnection | Waiting | None = None  # while an attempt has hold of one
+    pool: Pool | None = None
+    relay: sse.Relay | None = None  # of the present attempt, if it streams
+    tries: Generator[Attempt, Outcome | Ended, GatewayError | None] | None = None  # from the first failure on
+    signals: Signals | None = None  # where a decision had to be made
+    decision: Decision = None  # type: ignore[assignment]  # None: none was made
+    pinned: int | None = None
+    available = 0
+    latency_s: Mapping[str, float] = EMPTY_LATENCIES  # by target, where the decision rests on it
+    values: Mapping[str, Any] = EMPTY  # of the signals that were computed
+    endpoint = ""  # of the present attempt, where its target has several
+    tried: tuple[int, ...] = ()  # endpoints of the present target that were tried
+    cost_nano = 0
+    priced = True
+    status = 0  # of the present attempt's answer
+    received = 0  # bytes of it
+
+    # Set on the way to the step that first reads them.
+    envelope: Envelope = None  # type: ignore[assignment]  # until the body was parsed
+    ends_at: float  # monotonic
+    attempt: Attempt
+    route: Route
+    link: UpstreamConnection
+    upstream_head: AnswerHead
+    parts: list[bytes]
+
+    def __init__(self, runtime: Runtime, connection: ClientConnection, asked: Asked) -> None:
+        self.runtime = runtime
+        self.serving = asked.serving  # what the request began with, should a reload come in between
+        self.connection = connection
+        self.asked = asked
+        wall = time.time()
+        self.record = Record(runtime.request_id(wall), wall, time.monotonic(), NOBODY)
+
+    # -- what the upstream connection says --
+
+    def on_sent(self, connection: UpstreamConnection) -> None:
+        """The request is on its way."""
+        self.upstream = self.link = connection
+        record = self.record
+        if not record.sent_at:
+            record.sent_at = time.monotonic()
+        route = self.route
+        # A non-streamed answer begins when it is complete, so its head has first_event's time.
+        connection.clock(route.headers_s if self.relay is not None else route.answer_s, Outcome.HEADERS_TIMEOUT)
+
+    def on_whole(self, head: AnswerHead, body: bytes) -> None:
+        """A complete answer that came in one read; its connection is back in the pool or closed."""
+        attempt = self.attempt
+        self.upstream = None
+        self.status = head.status
+        self.upstream_head = head
+        if head.status != 200:
+            self.parts = [body]
+            self._upstream_said_no()
+        elif self.relay is not None and head.kind.startswith(self.relay.kind) and not head.encoded:
+            self.on_data(body, None)
+            if not self.over and self.attempt is attempt:
+                self.on_end()
+        elif head.encoded or head.kind.startswith(_NO_COMPLETION) or self.relay is not None:
+            self._failed(Outcome.INVALID)
+        else:
+            self._answer(body)
+
+    def on_head(self, head: AnswerHead) -> None:
+        """The head of an answer that comes in more than one read."""
+        self.status = head.status
+        self.upstream_head = head
+        self.parts = []
+        if head.status != 200:
+            return
+        if head.encoded:
+            self._abandon(Outcome.INVALID)
+        elif self.relay is not None:
+            if head.kind.startswith(self.relay.kind):
+                self.link.clock(self.route.first_event_s, Outcome.FIRST_EVENT_TIMEOUT)
+            else:
+                self._abandon(Outcome.INVALID)
+        elif head.kind.startswith(_NO_COMPLETION):
+            self._abandon(Outcome.INVALID)
+        else:
+            self.link.clock(self.route.idle_s, Outcome.RESET)
+
+    def on_data(self, payload: bytes, raw: bytes | None) -> None:
+        """Bytes of the answer's body."""
+        relay = self.relay
+        if relay is None or self.status != 200:
+            self._collect(payload)
+            return
+        out = relay.feed(payload)
+        if self.committed:
+            if out:
+                if out is payload and raw is not None:
+                    self.connection.write_raw(raw, payload)
+                else:
+                    self.connection.write_chunk(out)
+                if relay.failure is None and self.upstream is not None and not self.connection.paused:
+                    self.link.due = self.runtime.wheel.now + self.route.idle_s  # an event: the idle clock starts anew
+            if relay.failure is not None:
+                self._abandon(relay.failure)
+            elif relay.done:
+                self._finish_stream(relay, b"")
+            return
+        if relay.committed:
+            self._commit(relay, out)
+        if relay.failure is not None:  # perhaps behind a first event that came in the same read
+            self._abandon(self._blame(relay))
+
+    def on_end(self) -> None:
+        """The answer's body is complete; its connection is back in the pool or closed."""
+        self.upstream = None
+        relay = self.relay
+        if self.status != 200:
+            self._upstream_said_no()
+        elif relay is None:
+            self._answer(b"".join(self.parts))
+        else:
+            tail = relay.end()
+            if relay.committed and not self.committed:
+                self._commit(relay, tail)
+                tail = b""
+            if relay.failure is not None:
+                if tail and self.committed:
+                    self.connection.write_chunk(tail)
+                self._failed(self._blame(relay))
+            elif not self.over:
+                self._finish_stream(relay, tail)
+
+    def on_failed(self, outcome: Outcome) -> None:
+        """The attempt ended without a complete answer."""
+        if self.committed and outcome in (Outcome.RESET, Outcome.PROTOCOL):
+            outcome = Outcome.INTERRUPTED
+        self._failed(outcome)
+
+    def _abandon(self, outcome: Outcome) -> None:
+        """Close the upstream ourselves, because of what it sent."""
+        upstream = self.upstream
+        self.upstream = None
+        if upstream is not None:
+            upstream.abort()
+        self._failed(outcome)
+
+    def _blame(self, relay: sse.Relay) -> Outcome:
+        """What a stream's failure means; an error inside a 200 often says as much as a status would."""
+        outcome = relay.failure or Outcome.INVALID
+        return dialects.classify_in_band(self.route.plan, relay) if outcome is Outcome.IN_BAND_ERROR else outcome
+
+    def _collect(self, payload: bytes) -> None:
+        self.parts.append(payload)
+        self.received += len(payload)
+        if self.received > (MAX_ANSWER if self.status == 200 else MAX_ERROR):
+            self._abandon(Outcome.TOO_LARGE)
+        elif self.status == 200:
+            self.link.clock(self.route.idle_s, Outcome.RESET)
+
+    # -- answers --
+
+    def _commit(self, relay: sse.Relay, first: bytes) -> None:
+        """The first meaningful event: from here on the client has a 200 and no other target may speak."""
+        self.committed = True
+        self.record.first_event_at = time.monotonic()
+        self.connection.start_stream(self._headers(), first)
+        if relay.done:
+            self._finish_stream(relay, b"")
+        elif self.upstream is not None:
+            self.link.clock(self.route.idle_s, Outcome.IDLE_TIMEOUT)
+            if self.connection.paused:
+                self.pause()
+
+    def _finish_stream(self, relay: sse.Relay, tail: bytes) -> None:
+        """The stream ended as it should."""
+        if self.upstream is not None:  # the answer is whole, its connection has more to read
+            self.link.detach()
+        self._release()
+        self._succeeded(relay.usage, relay.output_chars, relay.reasoned)
+        self._settle(200, "ok")
+        self.connection.end_stream(tail)
+
+    def _answer(self, body: bytes) -> None:
+        """A complete non-streamed answer: check it, then send it in one write."""
+        record = self.record
+        record.first_event_at = received = time.monotonic()
+        facts = self.route.plan.parse(body)
+        if facts is None:
+            outcome = dialects.classify_answer(self.route.plan, body)
+            self._failed(outcome, relayed=self._as_refusal(outcome, body))
+            return
+        self._release()
+        self._succeeded(facts.usage, facts.output_chars, facts.reasoned)
+        self.committed = True
+        headers = b"content-type: application/json\r\n%bx-pointsman-overhead-ms: %.3f\r\n" % (
+            self._headers(),
+            (record.sent_at - record.started_at + time.monotonic() - received) * 1000,
+        )
+        if self.priced:
+            headers += b"x-pointsman-cost-usd: %.9f\r\n" % (self.cost_nano / NANO_PER_USD)
+        self._settle(200, "ok")
+        answer = body if facts.body is None else facts.body
+        spelling = self.asked.tenant.reasoning
+        self.connection.respond(200, headers, answer if spelling is None else respell_answer(answer, spelling))
+
+    def _succeeded(self, reported: Usage | None, output_chars: int, reasoned: bool) -> None:
+        runtime = self.runtime
+        record = self.record
+        name = self.route.name
+        if runtime.board.entries:
+            runtime.board.record(name, Outcome.OK, record.first_event_at, endpoint=self.endpoint)
+        if self.serving.ranks_by_latency:
+            runtime.board.latency(name, record.first_event_at - record.sent_at)
+        self._book(reported, output_chars)
+        if reasoned and self.decision.thinking.mode == "never":
+            record.thought_unasked = True
+            runtime.thought_unasked(self.attempt.target)
+
+    def _book(self, reported: Usage | None, output_chars: int) -> None:
+        """Add what the attempt used and cost to the record; estimated where the upstream did not say."""
+        used = usage.settle(reported, self.envelope.size // usage.BYTES_PER_TOKEN, output_chars)
+        record = self.record
+        record.usage = used if record.usage is None else usage.add(record.usage, used)
+        price = self.attempt.target.price
+        if price is None:
+            self.priced = False
+        else:
+            self.cost_nano += pricing.cost(price, used, self.decision.thinking.mode in ("always", "budget"))
+
+    def _upstream_said_no(self) -> None:
+        """A complete answer that is not a 200."""
+        body = b"".join(self.parts)
+        outcome = dialects.classify(self.route.plan, self.status, body)
+        if outcome is Outcome.AUTH and self.route.openings:
+            self.route.openings[0].door.refused()
+        retry_after_s = _retry_after(self.upstream_head.headers.get(b"retry-after"))
+        self._failed(outcome, retry_after_s=retry_after_s, relayed=self._as_refusal(outcome, body))
+
+    def _as_refusal(self, outcome: Outcome, body: bytes) -> tuple[int, str, bytes] | None:
+        """The upstream's own words, where the request is to blame."""
+        if outcome not in (Outcome.CLIENT_ERROR, Outcome.CONTEXT_LENGTH, Outcome.INEXPRESSIBLE):
+            return None
+        return dialects.relayed_error(self.status, body, self.route.secrets())
+
+    def _relay_error(self, status: int, code: str, body: bytes) -> None:
+        headers = b"content-type: application/json\r\n" + self._headers(origin=b"upstream")
+        self._settle(status, code)
+        self.connection.respond(status, headers, body)
+
+    def _failed(
+        self, outcome: Outcome, *, retry_after_s: float | None = None, relayed: tuple[int, str, bytes] | None = None
+    ) -> None:
+        """The present attempt is over; ask what follows. `relayed` is the upstream's own refusal, if it gave one."""
+        raise NotImplementedError
+
+    def _release(self) -> None:
+        """Let go of the present attempt's connection, in whatever state it is."""
+        pool, self.pool = self.pool, None
+        if pool is not None:
+            pool.finished()
+        self.upstream = None
+
+    # -- the ends --
+
+    def _refuse(self, error: GatewayError, *, exhausted: bool = False) -> None:
+        """Answer with the gateway's own error; nothing has been sent yet."""
+        if self.over:
+            return
+        self._settle(error.status, error.code)
+        extra = b"x-should-retry: false\r\n" if exhausted or error.status == 403 else b""
+        self.connection.respond_error(error, self._headers(origin=b"gateway") + extra)
+
+    def _break(self, outcome: Outcome) -> None:
+        """End a committed stream with exactly one error event and a clean end of the body."""
+        relay = self.relay
+        if relay is not None:
+            self._book(relay.usage, relay.output_chars)
+        code, message = _BROKEN.get(outcome, ("upstream_stream_interrupted", "The upstream broke off its answer."))
+        self._settle(200, code)
+        self.connection.end_stream(sse.error_event(StreamBroken(code, message)))
+
+    def pause(self) -> None:
+        """The client does not keep up: stop reading from the upstream, which is not to blame for the silence."""
+        if isinstance(self.upstream, UpstreamConnection):
+            self.upstream.pause()
+            self.upstream.due = NEVER
+
+    def resume(self) -> None:
+        """The client has caught up."""
+        if isinstance(self.upstream, UpstreamConnection):
+            self.upstream.resume()
+            self.upstream.clock(self.route.idle_s, Outcome.IDLE_TIMEOUT if self.committed else Outcome.RESET)
+
+    def _settle(self, status: int, code: str) -> None:
+        """The one end of every request."""
+        self.over = True
+        runtime = self.runtime
+        runtime.exchanges.discard(self)
+        record = self.record
+        record.status = status
+        record.code = code
+        record.ended_at = time.monotonic()
+        record.cost_nano = self.cost_nano
+        record.priced = self.priced
+        if self.decision is None:
+            record.routing = self._asking()
+        runtime.metrics.finished(record)
+        if runtime.log is not None:
+            runtime.log(record)
+        if self.decision is not None:
+            runtime.remember(Remembered(record, self.values, self.available, self.latency_s, self.pinned, self.serving))
+
+    def _asking(self) -> Routing:
+        envelope = self.envelope
+        if envelope is None:  # the body was refused
+            return asking_of(self.asked.tenant, "", stream=False)
+        return asking_of(self.asked.tenant, envelope.model_asked, stream=envelope.stream)
+
+    # -- headers of the answer --
+
+    def _headers(self, origin: bytes = b"upstream") -> bytes:
+        record = self.record
+        decision = self.decision
+        if decision is None:
+            return b"x-request-id: %b\r\nx-pointsman-origin: %b\r\n" % (record.request_id.encode(), origin)
+        return b"x-request-id: %b\r\nx-pointsman-origin: %b\r\nx-pointsman-attempts: %d\r\n%b" % (
+            record.request_id.encode(),
+            origin,
+            record.attempts,
+            record.routing.headers,
+        )
+
+
+def _retry_after(value: bytes | None) -> float | None:
+    """Seconds in a Retry-After header; dates are rare from model servers and read as absent."""
+    if value is None or not value.strip().isdigit():
+        return None
+    return min(float(value), 300.0)
