@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from gateway import bundled, yamlfile
+from gateway import bundled, fixtures, yamlfile
 from gateway.catalog import catalogue as catalog
 from gateway.catalog.catalogue import Catalogue
 from gateway.config import FleetDoc
@@ -24,6 +24,7 @@ from gateway.core.lexicon import Lexicon
 from gateway.core.policy import Policy, PolicyDoc, compile_policy
 from gateway.core.policytest import Result, run_tests
 from gateway.core.signals import REQUEST_TASKS
+from gateway.core.testrequest import Reader
 from gateway.core.types import Fleet, Timeouts
 from gateway.fleet import FleetBuilder
 from gateway.problems import problems
@@ -42,6 +43,7 @@ class PolicyFile:
     document: Document
     doc: PolicyDoc
     tasks: frozenset[str] = frozenset()  # what a `task` can be; empty: anything
+    cache: Path | None = None  # where parsed files are kept
 
     def bind(self, fleet: Fleet) -> Policy:
         """The policy on this fleet. Raises `ConfigError` with lines."""
@@ -51,8 +53,13 @@ class PolicyFile:
     def run_tests(self, reference: Fleet) -> tuple[Result, ...]:
         """The file's own tests, on the reference fleet. Raises `ConfigError` for a test that means nothing."""
         policy = self.bind(reference)
+        reader = self.reader(reference)
         with placed(self.document):
-            return run_tests(policy)
+            return run_tests(policy, reader)
+
+    def reader(self, reference: Fleet) -> Reader | None:
+        """What the requests of its tests are read with; None where no test has one. Raises `ConfigError`."""
+        return fixtures.reader(self.document, self.doc, reference, cache=self.cache)
 
     def failures(self, reference: Fleet) -> list[Problem]:
         """The tests that fail, as problems of the file. Raises `ConfigError`."""
@@ -66,7 +73,7 @@ class PolicyFile:
 def load_policy(path: Path, *, cache: Path | None = None) -> PolicyFile:
     """Read one policy file. Raises `ConfigError`."""
     document = yamlfile.load(path, cache_dir=cache)
-    return PolicyFile(document, validated(document, PolicyDoc), known_tasks(cache=cache))
+    return PolicyFile(document, validated(document, PolicyDoc), known_tasks(cache=cache), cache)
 
 
 def known_tasks(*, cache: Path | None = None) -> frozenset[str]:

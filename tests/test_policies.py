@@ -91,7 +91,7 @@ PARTS = ("sets", "constraints", "rules", "thinking", "tests", "rank", "allow_clo
 
 def example(text: str) -> PolicyFile:
     """A policy of an example: what it leaves out is what makes it whole."""
-    document = yamlfile.loads(text, "README.md")
+    document = yamlfile.loads(text, str(README))
     base = {"policy": "example", "as_of": "2026-11-21", "rules": [{"id": "default", "use": ["*"]}]}
     document.data.update({key: value for key, value in base.items() if key not in document.data})
     return PolicyFile(document, validated(document, PolicyDoc))

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from gateway.core.policy import Policy, PolicyDoc, Rule
+from gateway.core.policy import Constraint, Policy, PolicyDoc, Rule
 from gateway.core.selectors import describe
 
 #: Lists of a policy whose entries have an id and may have a `when`, and what one entry is called.
@@ -158,18 +158,19 @@ def effect(policy: Policy) -> Hashable:
     return (
         tuple(_rule_effect(rule) for rule in policy.rules),
         frozenset(
-            (entry.when.text if entry.when else "", entry.hard, _selected(entry.select))
+            (entry.when.text if entry.when else "", entry.hard, _selected(entry))
             for entry in (*policy.forbids, *policy.avoids)
             if entry.select.possible
         ),
         tuple((entry.when.text if entry.when else "", entry.thinking, entry.force) for entry in policy.thinking),
         policy.capabilities.closed,
-        policy.everything.rank,
+        repr([policy.everything.rank, *(getattr(policy.doc, name, None) for name in ("sticky", "latency", "shadow"))]),
     )
 
 
-def _selected(select: Any) -> Hashable:
-    return select.possible if select.resolve is None else (select.possible, select.text)
+def _selected(constraint: Constraint) -> Hashable:
+    select = constraint.select
+    return select.possible if select.resolve is None else (select.possible, select.text, constraint.effect)
 
 
 def _rule_effect(rule: Rule) -> Hashable:

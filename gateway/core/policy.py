@@ -111,13 +111,24 @@ class ThinkingDoc(_Strict):
 
 
 class TestDoc(_Strict):
-    """A test: `given` these signals, `expect` this decision."""
+    """A test: `given` these signals, or a `request` as a client sends it, `expect` this decision."""
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
 
     name: str = Field(min_length=1)
+    request: Annotated[str, Field(min_length=1)] | dict[str, Any] | None = None
+    headers: dict[str, str] = Field(default_factory=dict)
+    tenant: dict[str, str] = Field(default_factory=dict)
     given: Annotated[dict[str, Any], WithJsonSchema(schema.part("Given"))] = Field(default_factory=dict)
     expect: Annotated[dict[str, Any], WithJsonSchema(schema.part("Expectation"))] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _whose(self) -> TestDoc:
+        if self.request is None and (self.headers or self.tenant):
+            raise Invalid(
+                "headers and tenant belong to a request", "request: a file or a body; or given: {tenant.team: shop}"
+            )
+        return self
 
 
 def _unique(entries: Sequence[Any]) -> Sequence[Any]:

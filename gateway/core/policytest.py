@@ -1,4 +1,4 @@
-"""Running the tests that a policy carries: given signals, expect a decision.
+"""Running the tests that a policy carries: given signals or a request, expect a decision.
 
 They run on the bundled reference fleet, so they hold everywhere; whoever calls compiles the policy on that fleet. What
 `given` may say is checked here like every other literal of the file, what `expect` may say in `expectations`. Printing
@@ -17,6 +17,7 @@ from gateway.core.facts import parse_size, signal_named
 from gateway.core.matchers import Problems, Spelling, scalar, suggest
 from gateway.core.policy import Policy, TestDoc, clock
 from gateway.core.signals import Signals
+from gateway.core.testrequest import Reader, named, read_request
 from gateway.core.trace import Trace, trace
 from gateway.core.types import Decision, Snapshot
 
@@ -68,22 +69,25 @@ class Case:
         return Snapshot(now=clock(policy), draw=self.draw, available=self.available)
 
 
-def run_tests(policy: Policy) -> tuple[Result, ...]:
+def run_tests(policy: Policy, reader: Reader | None = None) -> tuple[Result, ...]:
     """Run every test of a policy on the fleet it is compiled for, at its own `as_of`.
 
-    Raises `ConfigError` with every literal of a test that means nothing: an unknown signal, rule, model or code.
+    `reader` is needed where a test has a request. Raises `ConfigError` with every literal of a test that means
+    nothing: an unknown signal, rule, model or code, a request that serving would not read.
     """
-    return tuple(run(policy, case) for case in prepare(policy))
+    return tuple(run(policy, case) for case in prepare(policy, reader))
 
 
-def prepare(policy: Policy) -> tuple[Case, ...]:
+def prepare(policy: Policy, reader: Reader | None = None) -> tuple[Case, ...]:
     """Read a policy's tests. Raises `ConfigError` with every literal that means nothing."""
     problems = Problems()
     if policy.doc.tests and policy.doc.as_of is None:
         problems.add("tests", "need a clock to run on", "as_of: a date such as 2026-11-21")
     cases = []
     for i, test in enumerate(policy.doc.tests):
-        cases.append(_case(policy, test, f"tests[{i}]", problems))
+        case = _case(policy, test, f"tests[{i}]", reader, problems)
+        if case is not None:
+            cases.append(case)
         check(policy, test, f"tests[{i}]", problems)
     problems.raise_any()
     return tuple(cases)
@@ -130,38 +134,56 @@ def read_given(given: Mapping[str, Any], path: str, problems: Problems, tasks: t
     return values
 
 
-def _case(policy: Policy, test: TestDoc, path: str, problems: Problems) -> Case:
+def _case(policy: Policy, test: TestDoc, path: str, reader: Reader | None, problems: Problems) -> Case | None:
+    """One test, ready; None after a noted problem."""
+    before = len(problems.found)
     given = dict(test.given)
     at = f"{path}.given"
     world = {name: given.pop(name) for name in WORLD if name in given}
-    signals = read_given(given, at, problems, policy.tasks)
-    hint = world.get("thinking_hint")
-    if hint is not None:
-        signals["thinking_hint"] = hint if hint in ("never", "always") else parse_size(hint)
-        if signals["thinking_hint"] is None:
-            problems.add(f"{at}.thinking_hint", f"{hint!r} is no wish", "never, always or a budget such as 4k")
     available = policy.fleet.mask()
     for name in listed(world.get("unavailable", [])):
-        held = _mask(policy, name)
+        held = named(policy, name)
         if not held:
             problems.add(f"{at}.unavailable", f"no target {name!r} in the fleet of the tests", _targets(policy, name))
         available &= ~held
-    pinned = None
-    if "pinned" in world:
-        pinned = _mask(policy, world["pinned"])
-        if not pinned:
-            what = f"no model or target {world['pinned']!r} in the fleet of the tests"
-            problems.add(f"{at}.pinned", what, _targets(policy, str(world["pinned"])))
     draw = world.get("draw", 0.5)
     if isinstance(draw, bool) or not isinstance(draw, int | float) or not 0 <= draw < 1:
         problems.add(f"{at}.draw", f"{draw!r} is no draw", "a number from 0 up to, not including, 1")
         draw = 0.5
-    return Case(test, path, Signals.given(signals), pinned, available, draw)
+    if test.request is not None:
+        for name in (*given, *(word for word in ("pinned", "thinking_hint") if word in world)):
+            valid = "unavailable and draw; headers and tenant stand beside the request"
+            problems.add(f"{at}.{name}", "the request says this itself", valid)
+        asked = read_request(policy, test, path, reader, problems)
+        if asked is None or len(problems.found) > before:
+            return None
+        return Case(test, path, asked.signals, asked.pinned, available, draw)
+    pinned = _pinned(policy, world, at, problems)
+    signals = _signals(policy, given, world, at, problems)
+    return None if signals is None else Case(test, path, signals, pinned, available, draw)
 
 
-def _mask(policy: Policy, name: object) -> int:
-    """The targets of that name, or of the model of that name."""
-    return sum(1 << t.index for t in policy.fleet.targets if name in (t.name, t.model.id, *t.model.aliases))
+def _pinned(policy: Policy, world: Mapping[str, Any], path: str, problems: Problems) -> int | None:
+    if "pinned" not in world:
+        return None
+    pinned = named(policy, world["pinned"])
+    if not pinned:
+        what = f"no model or target {world['pinned']!r} in the fleet of the tests"
+        problems.add(f"{path}.pinned", what, _targets(policy, str(world["pinned"])))
+    return pinned
+
+
+def _signals(
+    policy: Policy, given: Mapping[str, Any], world: Mapping[str, Any], path: str, problems: Problems
+) -> Signals | None:
+    before = len(problems.found)
+    values = read_given(given, path, problems, policy.tasks)
+    hint = world.get("thinking_hint")
+    if hint is not None:
+        values["thinking_hint"] = hint if hint in ("never", "always") else parse_size(hint)
+        if values["thinking_hint"] is None:
+            problems.add(f"{path}.thinking_hint", f"{hint!r} is no wish", "never, always or a budget such as 4k")
+    return None if len(problems.found) > before else Signals.given(values)
 
 
 def _targets(policy: Policy, name: str) -> str:

@@ -9,7 +9,7 @@ from gateway.core.errors import ConfigError
 from gateway.core.mutate import Mutant, Survey, effect, mutants
 from gateway.core.policytest import noticed_by, prepare
 from gateway.core.types import Fleet
-from gateway.policyfile import PolicyFile
+from gateway.policyfile import PolicyFile, placed
 
 
 def survey(
@@ -25,7 +25,8 @@ def survey(
     `ConfigError` for a policy that does not load.
     """
     policy = file.bind(fleet)
-    cases = prepare(policy)
+    with placed(file.document):
+        cases = prepare(policy, file.reader(fleet))
     whole = effect(policy)
     every = list(mutants(file.doc))
     noticed = 0
