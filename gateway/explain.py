@@ -14,11 +14,11 @@ from typing import Any
 from gateway.core import dialects, wire
 from gateway.core.hints import Hints
 from gateway.core.lexicon import Lexicon
+from gateway.core.rank import draw
 from gateway.core.signals import Signals
 from gateway.core.tokens import Tokenizers
 from gateway.core.trace import Trace, trace
 from gateway.core.types import Snapshot, Tenant
-from gateway.proxy.exchange import draw
 from gateway.proxy.runtime import Remembered
 from gateway.site import Site
 

@@ -6,6 +6,7 @@ answer; it compares targets and is never booked.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -133,3 +134,10 @@ def _weighted(chosen: list[int], fleet: Fleet, draw: float) -> list[int]:
         left.remove(index)
         draw = min(point / weight, 1.0)
     return picked + [index for index in chosen if fleet.targets[index].weight <= 0]
+
+
+def draw(request_id: str, conversation: str | None) -> float:
+    """A number in [0, 1) that stays the same over a conversation."""
+    if conversation is None:
+        return int(request_id[24:32], 16) / 0x1_0000_0000
+    return zlib.crc32(conversation.encode()) / 0x1_0000_0000

@@ -304,3 +304,5 @@ _COMPUTE: Mapping[str, Callable[[Request], Any]] = MappingProxyType(
         "parameters": _parameters,
     }
 )
+#: Every signal that a request has by itself, lengths, headers, metadata and tenant facts aside.
+NAMES = tuple(_COMPUTE)

@@ -28,6 +28,11 @@ class NeedsCount(Exception):
         self.run = run
 
 
+def far_within(quick: int, limit: int) -> bool:
+    """Whether the bound from a body's size is so far below a limit that nothing else need be known. HOT."""
+    return quick * 4 <= limit * 3
+
+
 class Sizes:
     """How long the input is, by each tokenizer."""
 
@@ -60,7 +65,12 @@ class Sizes:
 
 def expected_of(envelope: Envelope) -> int:
     """About how many tokens a request without parts has, by the size of its body."""
-    return envelope.size // 4
+    return expected_tokens(envelope.size)
+
+
+def expected_tokens(body_bytes: int) -> int:
+    """About how many tokens a body without parts has."""
+    return body_bytes // 4
 
 
 class GivenSizes(Sizes):
@@ -118,7 +128,7 @@ class RequestSizes(Sizes):
     def surely_within(self, limit: int) -> bool:
         """As in `Sizes`. By the size of the body, and only far below the limit: near it, `more_than` has more to do."""
         quick = self.quick()
-        if quick * 4 > limit * 3:
+        if not far_within(quick, limit):
             return False
         if limit < self.least:
             self.least = limit

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-import zlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from gateway.core.failover import Ended, failover
 from gateway.core.largetree import Steps
 from gateway.core.memo import Key
 from gateway.core.policy import Policy
+from gateway.core.rank import draw
 from gateway.core.signals import Signals
 from gateway.core.sizes import NeedsCount
 from gateway.core.trace import Trace, trace
@@ -336,10 +336,3 @@ class Exchange(Relaying):
 def _detailed(message: str, told: Trace) -> str:
     """A refusal's text with every candidate's reason, for keys that may see them."""
     return f"{message} {told.refusal_detail()}."
-
-
-def draw(request_id: str, conversation: str | None) -> float:
-    """A number in [0, 1) that stays the same over a conversation."""
-    if conversation is None:
-        return int(request_id[24:32], 16) / 0x1_0000_0000
-    return zlib.crc32(conversation.encode()) / 0x1_0000_0000

@@ -1,0 +1,345 @@
+"""Deciding recorded requests again, by the policy that decided them or by another, without sending anything.
+
+Here belongs what `decide` may be told of a record, and remembering decisions over a million of them. How decisions
+differ and what that costs stands in `worth` and `gateway.replay`; what a record holds in `records`.
+
+A replay is never wrong in silence: whatever a policy asks that the record does not hold, and that no bound settles,
+makes the record undecided. Decisions are remembered in a tree like that of `memo`: what was asked, in its order, with
+every answer a branch. Nothing is guessed about what a policy looks at, so a new word of the language is at worst slow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from gateway.core.decide import decide
+from gateway.core.facts import signal_named
+from gateway.core.rank import coarse
+from gateway.core.records import Recorded, Spoken, Unreadable
+from gateway.core.signals import EXPECTED, Signals
+from gateway.core.sizes import Sizes, expected_tokens, far_within
+from gateway.core.tokens import Bounds
+from gateway.core.types import Decision, Previous, Snapshot
+from gateway.core.wire import quick_tokens
+
+if TYPE_CHECKING:
+    from gateway.core.policy import Policy
+
+#: Decisions kept before starting over.
+LIMIT = 200_000
+_DAY_S = 86_400
+#: Branches that no value of a signal is.
+_UNRECORDED = object()
+_SEEN_BY_SIZE = object()
+
+
+class NotRecorded(Exception):
+    """A policy asked for something that the record does not hold. `name` says what, in words for people."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is not recorded")
+        self.name = name
+
+
+Reader = Callable[[Recorded], Hashable]
+
+
+class RecordedSizes(Sizes):
+    """The lengths of a record. A question that its bounds do not settle raises `NotRecorded`."""
+
+    __slots__ = ("_answers", "_asked", "_recorded", "_within", "walked")
+
+    def __init__(self, recorded: Recorded, asked: list[Reader]) -> None:
+        self._recorded = recorded
+        self._asked = asked
+        self._answers: dict[tuple[str | None, int], bool] = {}
+        self._within: dict[int, bool] = {}
+        self.walked = not recorded.text_bytes  # the size of the body did not settle every question so far
+
+    def known(self, tokenizer: str | None) -> tuple[Bounds, str]:
+        """As in `Sizes`."""
+        return _bounds(self._recorded, tokenizer), "as recorded"
+
+    def more_than(self, tokenizer: str | None, limit: int, blocking: bool) -> bool:
+        """As in `Sizes`; never blocks."""
+        if limit < 0:
+            return True
+        known = self._answers.get((tokenizer, limit))
+        if known is not None:
+            return known
+
+        def read(recorded: Recorded) -> Hashable:
+            if recorded.text_bytes and quick_tokens(recorded.text_bytes) <= limit:
+                return _SEEN_BY_SIZE
+            bounds = _bounds(recorded, tokenizer)
+            if bounds.hi <= limit:
+                return False
+            return True if bounds.lo > limit or bounds.exact else _UNRECORDED
+
+        self._asked.append(read)
+        found = read(self._recorded)
+        if found is _UNRECORDED:
+            raise NotRecorded("the exact length" + (f" by {tokenizer}" if tokenizer else ""))
+        self.walked = self.walked or found is not _SEEN_BY_SIZE
+        answer = self._answers[tokenizer, limit] = found is True
+        return answer
+
+    def surely_within(self, limit: int) -> bool:
+        """As in `Sizes`: by the size of the body, as it was asked when the request was served."""
+
+        def read(recorded: Recorded) -> bool:
+            return recorded.text_bytes > 0 and far_within(quick_tokens(recorded.text_bytes), limit)
+
+        if limit not in self._within:
+            self._asked.append(read)
+            self._within[limit] = read(self._recorded)
+        return self._within[limit]
+
+    def computed(self) -> dict[str, Any]:
+        """As in `Sizes`."""
+        told = {name: [lo, hi, exact, "as recorded"] for name, (lo, hi, exact) in self._recorded.tokens.items()}
+        return {"tokens": told}
+
+
+def _bounds(recorded: Recorded, tokenizer: str | None) -> Bounds:
+    """By a tokenizer that was asked about then; for any other, what bounds it for all, which counting would narrow."""
+    found = recorded.tokens.get(tokenizer or "")
+    if found is not None:
+        return Bounds(*found)
+    found = recorded.tokens.get("")
+    return Bounds(found[0], found[1]) if found is not None else Bounds(0, 1 << 60)
+
+
+class RecordedSignals(Signals):
+    """The signals of a record, as `decide` and `trace` ask for them; whatever is asked may raise `NotRecorded`."""
+
+    __slots__ = ("_asked", "_policy", "_recorded", "_recorded_sizes")
+
+    def __init__(self, recorded: Recorded, policy: Policy, asked: list[Reader] | None = None) -> None:
+        self._asked: list[Reader] = [] if asked is None else asked
+        self._recorded = recorded
+        self._policy = policy
+        self._recorded_sizes = RecordedSizes(recorded, self._asked)
+        super().__init__({}, None, self._recorded_sizes, True)
+
+    def get(self, name: str) -> Any:
+        """As in `Signals`."""
+        try:
+            return self._memo[name]
+        except KeyError:
+            pass
+        self._asked.append(lambda recorded: _answer(recorded, name))
+        value = self._memo[name] = _signal(self._recorded, name)
+        return value
+
+    def expected_input(self, tokenizer: str | None) -> int:
+        """As in `Signals`: by the size of the body where that sufficed, which is certain for any policy.
+
+        Else it hangs on what was counted until then. Every value that it can have had must compare prices alike.
+        """
+        if EXPECTED in self._memo:
+            return int(self._memo[EXPECTED])
+        policy, walked = self._policy, self._recorded_sizes.walked
+        output = self.get("max_output_tokens")
+
+        def read(recorded: Recorded) -> Hashable:
+            stated = recorded.signals.get(EXPECTED)
+            if type(stated) is int and recorded.policy == policy.label:
+                return stated
+            if not walked:
+                return coarse(expected_tokens(recorded.text_bytes))
+            sizes = _expectations(recorded)
+            orders = {policy.prices.at(size, output).order for size in sizes}
+            return (
+                max(sizes) if len(sizes) == 1 or (len(orders) == 1 and "balanced" not in policy.ranks) else _UNRECORDED
+            )
+
+        self._asked.append(read)
+        found = read(self._recorded)
+        if found is _UNRECORDED:
+            raise NotRecorded("its size class, where prices cross,")
+        self._memo[EXPECTED] = found
+        return cast("int", found)
+
+
+def _expectations(recorded: Recorded) -> set[int]:
+    """The size classes that a request can have been taken for: uncounted by any template, or counted."""
+    stated = recorded.signals.get(EXPECTED)
+    found = {stated} if type(stated) is int else set()
+    for lo, hi, exact in recorded.tokens.values():
+        likely = lo + (hi - lo) // 4
+        found |= {coarse(hi)} if exact and lo == hi else {coarse(likely), coarse(likely * 9 // 10)}
+    return found or {0}
+
+
+def _signal(recorded: Recorded, name: str) -> Any:
+    """A signal as the value it had. Raises `NotRecorded`, and `Unreadable` for what it can never have been."""
+    try:
+        value = recorded.signals[name]
+    except KeyError:
+        if name.startswith(_TENANT):
+            return recorded.tenant.get(name[len(_TENANT) :])
+        raise NotRecorded(f"signal {name}") from None
+    if value is None:
+        return None
+    kind = signal.kind if (signal := signal_named(name)) is not None else None
+    if kind is not None and type(value) not in _KINDS[kind]:
+        raise Unreadable(f"has a signal {name} that is no {kind}")
+    if isinstance(value, Spoken):
+        return value.language()
+    return frozenset(value) if isinstance(value, list) else value
+
+
+_TENANT = "tenant."
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "number": (int, float),
+    "boolean": (bool,),
+    "text": (str,),
+    "set": (list,),
+    "language": (Spoken,),
+    "date": (str,),
+}
+
+
+def _answer(recorded: Recorded, name: str) -> Hashable:
+    """A signal's value as far as any policy can tell it from another."""
+    try:
+        value = recorded.signals[name]
+    except KeyError:
+        return recorded.tenant.get(name[len(_TENANT) :]) if name.startswith(_TENANT) else _UNRECORDED
+    if type(value) is Spoken:
+        language = value.language()
+        verdict = language.verdict
+        if verdict is not None:
+            return verdict
+        shares = tuple(language.shares.items())
+        return shares, language.undetermined, language.letters > 0, language.scripted, language.edges
+    return frozenset(value) if isinstance(value, list) else value
+
+
+#: What of a Snapshot a decision can be remembered by, as it is recorded; all else makes a decision one of its kind.
+_WORLD: Mapping[str, Reader] = {
+    "available": lambda recorded: recorded.world.held,
+    "doubted": lambda recorded: recorded.world.doubted,
+    "now": lambda recorded: int(recorded.at) // _DAY_S,  # what is withdrawn is withdrawn at midnight
+    "slow": lambda recorded: tuple(sorted(recorded.world.slow.items())),
+}
+
+
+class _World:
+    """A Snapshot that notes what is read of it, and raises `NotRecorded` for what is not there."""
+
+    __slots__ = ("_asked", "_recorded", "_seen", "_snapshot", "one_of_its_kind")
+
+    def __init__(self, snapshot: Snapshot, recorded: Recorded, asked: list[Reader]) -> None:
+        self._snapshot = snapshot
+        self._recorded = recorded
+        self._asked = asked
+        self._seen: set[str] = set()
+        self.one_of_its_kind = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._seen:
+            return getattr(self._snapshot, name)
+        self._seen.add(name)
+        reader = _WORLD.get(name)
+        if reader is not None:
+            self._asked.append(reader)
+        elif name == "previous" and self._recorded.world.previous is None:
+            self._asked.append(lambda recorded: recorded.world.previous is None or _UNRECORDED)
+        else:
+            self.one_of_its_kind = True
+        if name == "latency_s" and self._recorded.world.latency_s is None:
+            raise NotRecorded("how fast targets were")
+        return getattr(self._snapshot, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """What the policy would do cannot be told from the record, because it `lacks` something: words for people."""
+
+    lacks: str
+
+
+@dataclass(slots=True)
+class _Ask:
+    """What a decision asks next, and where each answer leads."""
+
+    read: Reader
+    branches: dict[Hashable, _Ask | Decision | Undecided] = field(default_factory=dict)
+
+
+class Replay:
+    """Recorded requests decided by one policy. Never another decision than `decide` makes of the same inputs.
+
+    >>> replay = Replay(policy)                        # doctest: +SKIP
+    >>> decision = replay.decide(records.read(line))   # doctest: +SKIP
+    """
+
+    __slots__ = ("_bits", "_count", "_roots", "policy")
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._bits = {target.name: 1 << target.index for target in policy.fleet.targets}
+        self._roots: dict[Hashable, _Ask | Decision | Undecided] = {}
+        self._count = 0
+
+    def decide(self, recorded: Recorded) -> Decision | Undecided:
+        """What the policy does with a recorded request. HOT. Raises `Unreadable` for a record that cannot be true."""
+        node = self._roots.get(recorded.pinned)
+        while type(node) is _Ask:
+            node = node.branches.get(node.read(recorded))
+        return self._afresh(recorded) if node is None else node  # type: ignore[return-value]
+
+    def snapshot(self, recorded: Recorded) -> Snapshot:
+        """The world as it was, on this fleet. A target that was not there then counts as available."""
+        world = recorded.world
+        previous = world.previous
+        return Snapshot(
+            now=recorded.at,
+            draw=world.draw,
+            available=self.policy.fleet.mask() & ~self.mask(world.held),
+            latency_s=world.latency_s or {},
+            doubted=self.mask(world.doubted),
+            previous=None if previous is None else Previous(previous.target, previous.tokens, previous.at),
+            slow=world.slow,
+        )
+
+    def mask(self, names: Iterable[str]) -> int:
+        """The targets of these names that are in the fleet."""
+        found = 0
+        for name in names:
+            found |= self._bits.get(name, 0)
+        return found
+
+    def pinned(self, recorded: Recorded) -> int | None:
+        """The targets that the client named, None where it named a policy."""
+        return None if recorded.pinned is None else self.mask(recorded.pinned)
+
+    def _afresh(self, recorded: Recorded) -> Decision | Undecided:
+        asked: list[Reader] = []
+        signals = RecordedSignals(recorded, self.policy, asked)
+        world = _World(self.snapshot(recorded), recorded, asked)
+        made: Decision | Undecided
+        try:
+            made = decide(self.policy, signals, cast("Snapshot", world), pinned=self.pinned(recorded))
+        except NotRecorded as lack:
+            made = Undecided(lack.name)
+        if not world.one_of_its_kind:
+            self._keep(recorded, asked, made)
+        return made
+
+    def _keep(self, recorded: Recorded, asked: list[Reader], made: Decision | Undecided) -> None:
+        if self._count >= LIMIT:
+            self._roots.clear()
+            self._count = 0
+        self._count += 1
+        branches, at = self._roots, cast("Hashable", recorded.pinned)
+        for read in asked:
+            node = branches.get(at)
+            if type(node) is not _Ask:
+                node = branches[at] = _Ask(read)
+            branches, at = node.branches, node.read(recorded)
+        branches[at] = made

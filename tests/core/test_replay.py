@@ -1,0 +1,194 @@
+"""Replays: a record decides as its request did, by any policy, or says what it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings, target
+from hypothesis import strategies as st
+
+from gateway.core import records
+from gateway.core.decide import decide
+from gateway.core.hints import Hints
+from gateway.core.memo import Memo
+from gateway.core.policy import Policy
+from gateway.core.rank import draw
+from gateway.core.records import Recorded, Recording, Settled, Unreadable
+from gateway.core.replay import Replay, Undecided
+from gateway.core.tokens import Tokenizers
+from gateway.core.types import Decision, Previous, Record, Routing, Snapshot
+from gateway.core.wire import parse
+from tests.core.fleets import FLEET, mask, policy
+from tests.core.test_memo import LEXICON, NOW, PYTHON, Asked, Served, alike, policies, words
+
+ID = "0199a7b1c2d3" + "0" * 12
+TOKENIZERS = Tokenizers({"qwen3.5": words})
+
+
+def world(asked: Asked) -> Snapshot:
+    """As served: what is drawn by is the request's id, or its conversation."""
+    drawn = draw(request_id(asked), asked.hints.get("conversation"))
+    return replace(Served.snapshot(asked), draw=drawn)
+
+
+def request_id(asked: Asked) -> str:
+    return f"{ID}{int(asked.draw * 0x1_0000_0000):08x}"
+
+
+class Serving:
+    """What serving does, up to the hand-over of what is to be recorded."""
+
+    def __init__(self) -> None:
+        self.memo = Memo()
+        self.kept = 0
+
+    def __call__(self, rules: Policy, asked: Asked) -> tuple[Decision, Settled]:
+        envelope = parse(asked.body())
+        hints = Hints.parse({f"x-pointsman-{name}": value for name, value in asked.hints.items()})
+        key = self.memo.key(envelope, rules, asked.pinned, asked.tenant, hints, asked.available, asked.now)
+        signals = snapshot = None
+        kept = None if key is None else self.memo.get(key, envelope)
+        if kept is None:
+            signals = Served.signals(asked)
+            kept = None if key is None else self.memo.follow(key, envelope, signals)
+        if kept is not None:
+            self.kept += 1
+            decision, values = kept.decision, kept.values if signals is None else kept.told(signals)
+        else:
+            assert signals is not None
+            snapshot = world(asked)
+            decision = decide(rules, signals, snapshot, pinned=asked.pinned)
+            if key is not None:
+                self.memo.put(key, rules, decision, envelope, signals)
+            values = signals.computed()
+        routing = Routing(asked.tenant.key, "", envelope.model_asked, envelope.stream, decision.policy)
+        record = Record(request_id(asked), asked.now, 5.0, routing, ended_at=6.0)
+        settled = Settled(record, decision, snapshot, asked.available, 0, asked.pinned, values, signals, envelope,
+                          FLEET, asked.tenant, hints)  # fmt: skip
+        return decision, settled
+
+
+def line(settled: Settled, *, reading: bool = True) -> Recorded:
+    """A record as it comes back from a file."""
+    using = Recording(records.fleet_digest(FLEET), "qwen3.5", TOKENIZERS, LEXICON, reading=reading)
+    return records.read(records.write(records.recorded(settled, using)))
+
+
+def afresh(rules: Policy, asked: Asked) -> Decision:
+    return decide(rules, Served.signals(asked), world(asked), pinned=asked.pinned)
+
+
+@settings(max_examples=100)
+@given(policies(), alike(), st.booleans())
+def test_a_record_replayed_under_its_own_policy_gives_its_own_decision(
+    rules: Policy, requests: list[Asked], reading: bool
+) -> None:
+    serving, replay = Serving(), Replay(rules)
+    for asked in [*requests, *requests]:
+        decision, settled = serving(rules, asked)
+        recorded = line(settled, reading=reading)
+        assert recorded.decided == records.decided(decision)
+        assert replay.decide(recorded) == decision
+        assert replay.decide(recorded) == decision, "remembered"
+        light = replay.decide(line(records.lightened(settled)))
+        assert light == decision or (settled.snapshot is None and isinstance(light, Undecided)), "without its text"
+    target(float(serving.kept))
+
+
+@settings(max_examples=150)
+@given(policies(), policies(), alike(), st.booleans())
+def test_a_record_replayed_under_another_policy_gives_what_that_would_have_decided_or_nothing(
+    serves: Policy, other: Policy, requests: list[Asked], reading: bool
+) -> None:
+    serving, replay = Serving(), Replay(other)
+    decided = 0
+    for asked in [*requests, *requests]:
+        _, settled = serving(serves, asked)
+        found = replay.decide(line(settled, reading=reading))
+        if isinstance(found, Undecided):
+            assert found.lacks
+        else:
+            decided += 1
+            assert found == afresh(other, asked)
+    target(float(decided))
+
+
+def recorded(asked: Asked | None = None, rules: Policy | None = None, **more: Any) -> Recorded:
+    """A record of a request that anything may serve."""
+    return line(Serving()(rules or policy(), asked or Asked())[1], **more)
+
+
+def by(when: Mapping[str, Any]) -> Policy:
+    return policy(
+        rules=[
+            {"id": "when", "when": when, "use": [{"target.name": "scout"}]},
+            {"id": "else", "use": [{"target.name": "maverick"}]},
+        ],
+        tokens_by="qwen3.5",
+    )
+
+
+def rule(found: Decision | Undecided) -> str | None:
+    return found.lacks if isinstance(found, Undecided) else found.rule
+
+
+@pytest.mark.parametrize(
+    ("when", "reading", "says"),
+    [
+        ({"task": "code"}, True, "when"),
+        ({"task": "code"}, False, "signal task"),
+        ({"workload": {"known": False}}, False, "when"),
+        ({"headers.x-team": "red"}, True, "signal headers.x-team"),
+        ({"metadata.team": "red"}, True, "signal metadata.team"),
+        ({"tenant.domicile": {"known": False}}, False, "when"),
+        ({"context_tokens": {"gt": "100k"}}, False, "else"),
+        ({"context_tokens": {"gt": 8}}, False, "the exact length by qwen3.5"),
+    ],
+)
+def test_what_was_not_recorded_leaves_a_record_undecided_and_says_what_it_lacks(
+    when: Mapping[str, Any], reading: bool, says: str
+) -> None:
+    assert rule(Replay(by(when)).decide(recorded(Asked(PYTHON), reading=reading))) == says
+
+
+def test_a_rank_by_speed_needs_speeds_that_were_recorded() -> None:
+    fast = policy(rank="fastest")
+    served = recorded(Asked(latency_s={"qwen35": 0.1, "scout": 0.2}), fast)
+    [first, *_] = Replay(fast).decide(served).candidates  # type: ignore[union-attr]
+    assert first.name == "qwen35"
+    kept = Serving()
+    kept(policy(), Asked())
+    assert Replay(fast).decide(line(kept(policy(), Asked())[1])) == Undecided("how fast targets were")
+
+
+def test_targets_go_by_name_on_another_fleet() -> None:
+    rules = policy(rules=[{"id": "all", "use": [{"family": "llama"}]}])
+    served = recorded(Asked(available=FLEET.mask() & ~mask(FLEET, "scout")), rules)
+    assert served.world.held == ("scout",)
+    assert next(one.name for one in Replay(rules).decide(served).candidates) == "scout-small"  # type: ignore[union-attr]
+    served.world.held = ("scout", "never-heard-of")
+    assert Replay(rules).snapshot(served).available == FLEET.mask() & ~mask(FLEET, "scout")
+
+
+def test_what_a_decision_may_know_of_a_conversation_comes_back() -> None:
+    rules = policy()
+    seen = Snapshot(NOW, 0.5, FLEET.mask(), {}, 0, Previous("scout", 900, NOW - 5), {"quick": ("oss",)})
+    settled = Serving()(rules, Asked())[1]._replace(snapshot=seen)
+    assert Replay(rules).snapshot(line(settled)) == seen
+
+
+def test_a_signal_of_the_wrong_kind_is_no_signal_of_ours() -> None:
+    served = recorded()
+    served.signals["max_output_tokens"] = "many"
+    with pytest.raises(Unreadable, match="has a signal max_output_tokens that is no number"):
+        Replay(policy()).decide(served)
+
+
+def test_decisions_are_remembered_over_records_that_differ_in_nothing_that_was_asked() -> None:
+    replay = Replay(by({"stream": True}))
+    first = replay.decide(recorded(Asked("Tell me of the sea.")))
+    assert replay.decide(recorded(Asked("Tell me of the hills, please.", members={"seed": 3}))) is first
+    assert replay.decide(recorded(Asked(members={"stream": True}))) is not first
