@@ -112,6 +112,12 @@ def _parser() -> argparse.ArgumentParser:
 
     one = command("test", _test, "Run the tests that policies carry, on the reference fleet.")
     one.add_argument("paths", nargs="*", type=Path, metavar="POLICY", help="files or folders (default: the bundled)")
+    one.add_argument("-k", metavar="TEXT", help="only tests whose name holds this")
+    one.add_argument("--junit", type=Path, metavar="FILE", help="also write the results as JUnit XML")
+    one.add_argument("--coverage", action="store_true", help="show rules, rungs, constraints that no test reaches")
+    one.add_argument(
+        "--min-coverage", type=_percent, metavar="PERCENT", help="exit with 1 if a file's coverage is less"
+    )
     one.add_argument(
         "--mutants", action="store_true", help="change one thing of a policy at a time; show what no test notices"
     )
@@ -162,6 +168,13 @@ def _seconds(text: str) -> float:
     if not 0 < seconds <= 3600:
         raise argparse.ArgumentTypeError(f"{text} is out of range: more than 0, at most 3600")
     return seconds
+
+
+def _percent(text: str) -> float:
+    percent = float(text.removesuffix("%"))
+    if not 0 <= percent <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: 0 to 100")
+    return percent
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -289,11 +302,23 @@ def _test(given: argparse.Namespace) -> int:
     from gateway.core.errors import ConfigError
     from gateway.testing.command import Options, run
 
-    options = Options(paths=given.paths, as_json=given.json, mutants=given.mutants, time_limit_s=given.time_limit)
+    options = Options(
+        paths=given.paths,
+        as_json=given.json,
+        chosen=given.k,
+        junit=given.junit,
+        coverage=given.coverage,
+        min_coverage=given.min_coverage,
+        mutants=given.mutants,
+        time_limit_s=given.time_limit,
+    )
     try:
         return run(options, os.environ)
     except ConfigError as error:
         return _broken(error, as_json=given.json)
+    except OSError as error:
+        print(f"pointsman test: {error}", file=sys.stderr)
+        return BROKEN
 
 
 def _catalog(given: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as XML
 
 import pytest
 
@@ -215,8 +216,8 @@ def test_a_failing_test_shows_what_was_expected_and_what_came(site: Path, capsys
 def test_results_as_json(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["test", "--json", "policies/first.yaml"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["passed"], told["failed"]) == (1, 0)
-    assert told["tests"][0]["name"] == "code goes to the coder"
+    assert (told["ok"], told["passed"], told["failed"]) == (True, 1, 0)
+    assert told["files"][0]["tests"][0]["name"] == "code goes to the coder"
 
 
 def test_what_no_test_notices_is_told_by_line_and_exits_with_1(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,8 +226,48 @@ def test_what_no_test_notices_is_told_by_line_and_exits_with_1(site: Path, capsy
     assert "  NOT NOTICED shop: without this rule (line 4: rules[0])\n" in told
     assert "code: without this rule" not in told
     assert main(["test", "--mutants", "--json", "policies"]) == 1
-    (found,) = json.loads(capsys.readouterr().out)["mutants"]
-    assert {"line": 4, "path": "rules[0]", "id": "shop", "change": "without this rule"} in found["survivors"]
+    (found,) = json.loads(capsys.readouterr().out)["files"]
+    survivor = {"line": 4, "path": "rules[0]", "id": "shop", "change": "without this rule"}
+    assert survivor in found["mutants"]["survivors"]
+
+
+def test_what_no_test_reaches_is_told_by_line(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["test", "--coverage", "policies"]) == 0
+    told = capsys.readouterr().out
+    assert "  NOT REACHED rule shop (line 4: rules[0])\n" in told
+    assert "rung 1 of code" not in told
+    assert main(["test", "--min-coverage", "90%", "policies"]) == 1
+    assert "is less than 90 %" in capsys.readouterr().out
+
+
+def test_tests_are_chosen_by_a_part_of_their_name(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["test", "-k", "CODE goes", "policies"]) == 0
+    assert "1 passed, 0 failed" in capsys.readouterr().out
+    assert main(["test", "-k", "nothing like it", "policies"]) == 2
+    assert "no test has 'nothing like it' in its name" in capsys.readouterr().err
+
+
+def test_a_broken_file_hides_no_results_of_the_others(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (site / "policies" / "another.yaml").write_text("policy: another\nruels: []\n", encoding="utf-8")
+    assert main(["test", "policies"]) == 2
+    told = capsys.readouterr()
+    assert "first.yaml: 1 test\n" in told.out
+    assert "another.yaml:2" in told.err
+
+
+def test_results_as_junit(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    break_policy(site, "expect: {rule: code,", "expect: {rule: default,")
+    (site / "policies" / "another.yaml").write_text("policy: another\nruels: []\n", encoding="utf-8")
+    assert main(["test", "--junit", "results.xml", "policies"]) == 2
+    first, second = XML.parse(site / "results.xml").getroot()
+    assert (first.get("name"), first.get("tests"), first.get("failures")) == ("first", "1", "1")
+    assert first[0].get("name") == "code goes to the coder"
+    assert first[0].get("line") == "13"
+    assert first[0][0].get("message") == "rule: expected default, got code"
+    assert "coder-next-us" in (first[0][0].text or "") or "candidates:" in (first[0][0].text or "")
+    assert second.get("errors") == "1"
+    assert main(["test", "--junit", "nowhere/results.xml", "policies/first.yaml"]) == 2
+    assert "nowhere" in capsys.readouterr().err
 
 
 def test_a_folder_without_policies_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

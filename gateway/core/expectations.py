@@ -113,7 +113,8 @@ def _judge_order(name: str, wanted: tuple[str, ...], decision: Decision) -> Mism
     got = tuple(dict.fromkeys(subject(_ORDERS[name], target) for target in decision.candidates))
     if got[: len(wanted)] == wanted:
         return None
-    return Mismatch(name, ", ".join(wanted), ", ".join(got), wanted=wanted)
+    shown = ", ".join(got[: len(wanted)]) or "nothing"
+    return Mismatch(name, ", ".join(wanted), shown + (", ..." if len(got) > len(wanted) else ""), wanted=wanted)
 
 
 def _judge_subject(name: str, wanted: list[str], decision: Decision) -> Mismatch | None:

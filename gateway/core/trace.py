@@ -19,7 +19,7 @@ from gateway.core.filters import FILTERS
 from gateway.core.flips import Flip, nearest
 from gateway.core.matchers import known
 from gateway.core.rank import bits, cost_nano
-from gateway.core.types import Decision, Snapshot, Target
+from gateway.core.types import Decision, Fleet, Snapshot, Target
 
 if TYPE_CHECKING:
     from gateway.core.policy import Policy
@@ -60,6 +60,7 @@ class Trace:
     """Everything that can be said about one decision."""
 
     decision: Decision
+    fleet: Fleet
     signals: Mapping[str, Any]
     tokens: str
     rules: tuple[EntryTrace, ...]
@@ -141,6 +142,7 @@ def trace(policy: Policy, signals: Signals, snapshot: Snapshot, *, pinned: int |
     reasons = _reasons(policy, signals, snapshot, decision, pinned)
     return Trace(
         decision,
+        policy.fleet,
         signals.computed(),
         tokens_text(policy.tokens_by, signals),
         rules,

@@ -1,6 +1,7 @@
-"""Runs the tests of policy files, tells how they went, and returns the exit code.
+"""Runs the tests of policy files, has it told how they went, and returns the exit code.
 
-Exit codes: 0 every test passed (and under `--mutants` every change was noticed); 1 one did not; 2 a file is broken.
+Exit codes: 0 every test passed; 1 one did not, the coverage is less than was asked for, or under `--mutants` a change
+was not noticed or not tried; 2 a file does not load, or no test was chosen.
 """
 
 from __future__ import annotations
@@ -8,143 +9,114 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gateway import bundled
 from gateway.config import cache_dir
+from gateway.core.coverage import coverage
 from gateway.core.errors import ConfigError, Problem
-from gateway.core.mutate import Mutant, Survey
-from gateway.core.policytest import Result
+from gateway.core.policytest import run as run_case
+from gateway.core.types import Fleet
 from gateway.policyfile import PolicyFile, load_policy, policy_files, reference_fleet
 from gateway.progress import Progress
-from gateway.testing.mutation import survey
+from gateway.testing.junit import junit
+from gateway.testing.mutation import ready, survey
+from gateway.testing.told import FileResult, as_json, counted, lines, share
+
+OK, NO, BROKEN = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line asks for."""
+    """What the command line asks for. `chosen`: only tests whose names hold this, whatever the case."""
 
-    paths: list[Path]
+    paths: Sequence[Path] = ()
     as_json: bool = False
+    chosen: str | None = None
+    junit: Path | None = None
+    coverage: bool = False
+    min_coverage: float | None = None  # percent, of every file
     mutants: bool = False
     time_limit_s: float = 60.0  # for the mutants of all files together
 
 
-@dataclass(frozen=True, slots=True)
-class Tested:
-    """One file and what came of it."""
-
-    path: Path
-    file: PolicyFile
-    results: tuple[Result, ...]
-    survey: Survey | None = None
-
-    @property
-    def failed(self) -> int:
-        """How many tests did not pass."""
-        return sum(not result.passed for result in self.results)
-
-    def line(self, path: str) -> int:
-        """The line of a path in the file."""
-        return self.file.document.line(path)
-
-
-@dataclass(slots=True)
-class Clock:
-    """Says when the time for mutants is up."""
-
-    until: float = field(default_factory=lambda: float("inf"))
-
-    def is_up(self) -> bool:
-        """Whether it is."""
-        return time.monotonic() >= self.until
-
-
 def run(options: Options, environ: Mapping[str, str]) -> int:
-    """Test every file. Raises `ConfigError` for one that does not load."""
+    """Test every file. Raises `ConfigError` where no file or no test is meant, OSError where it cannot write."""
     cache = cache_dir(environ)
+    files = _files(options.paths)
+    fleet = reference_fleet(cache=cache)
+    ends = time.monotonic() + options.time_limit_s
+    told: list[FileResult] = []
+    broken: list[Problem] = []
+    for path in files:
+        try:
+            tested = _test(path, load_policy(path, cache=cache), fleet, options, ends)
+        except ConfigError as error:
+            broken += error.problems
+            continue
+        told.append(tested)
+        if not options.as_json and (tested.results or options.chosen is None):
+            print(*lines(tested), sep="\n")
+    if options.chosen is not None and not broken and not any(tested.results for tested in told):
+        what = f"no test has {options.chosen!r} in its name"
+        raise ConfigError([Problem("-k", 0, "", what, "a part of a test's name")])
+    if options.junit is not None:
+        options.junit.write_bytes(junit(told, broken))
+    return _close(told, broken, options)
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
-    for path in options.paths or [bundled.policies()]:
+    for path in paths or [bundled.policies()]:
         files += policy_files(path) if path.is_dir() else [path]
     if not files:
-        raise ConfigError([Problem(str(options.paths[0]), 0, "", "holds no policy", "a folder of *.yaml files")])
-    fleet = reference_fleet(cache=cache)
-    clock = Clock(time.monotonic() + options.time_limit_s)
-    told = []
-    for path in files:
-        file = load_policy(path, cache=cache)
-        tested = Tested(path, file, file.run_tests(fleet))
-        if options.mutants and not tested.failed:
-            bar = Progress(f"{path.name}: mutants", sys.stderr)
-            tested = Tested(path, file, tested.results, survey(file, fleet, time_is_up=clock.is_up, step=bar.at))
-            bar.done()
-        told.append(tested)
-        if not options.as_json:
-            print(*_lines(tested), sep="\n")
+        raise ConfigError([Problem(str(paths[0]), 0, "", "holds no policy", "a folder of *.yaml files")])
+    return files
+
+
+def _test(path: Path, file: PolicyFile, fleet: Fleet, options: Options, ends: float) -> FileResult:
+    policy, cases = ready(file, fleet)
+    if options.chosen is not None:
+        cases = tuple(case for case in cases if options.chosen.casefold() in case.test.name.casefold())
+    tested = FileResult(path, file, tuple(run_case(policy, case) for case in cases))
+    if options.coverage or options.min_coverage is not None:
+        tested = replace(tested, coverage=coverage(policy, cases))
+    if options.mutants and not tested.failed:
+        bar = Progress(f"{path.name}: mutants", sys.stderr)
+        found = survey(file, fleet, cases, time_is_up=lambda: time.monotonic() >= ends, step=bar.at)
+        bar.done()
+        tested = replace(tested, survey=found)
+    return tested
+
+
+def _close(told: Sequence[FileResult], broken: Sequence[Problem], options: Options) -> int:
+    """The last lines, or all of the JSON; and the exit code."""
     failed = sum(tested.failed for tested in told)
     passed = sum(len(tested.results) for tested in told) - failed
     surveys = [tested.survey for tested in told if tested.survey is not None]
+    noticed = sum(one.noticed for one in surveys)
     unnoticed = sum(len(one.survivors) + one.untried for one in surveys)
+    least = options.min_coverage or 0.0
+    thin = [tested for tested in told if tested.coverage is not None and share(tested.coverage) < least]
+    code = BROKEN if broken else NO if failed or unnoticed or thin else OK
     if options.as_json:
-        print(json.dumps(_json(told, passed, failed, unnoticed), indent=2, ensure_ascii=False))
-    else:
-        print(f"{passed} passed, {failed} failed")
-        if surveys:
-            print(f"{sum(one.noticed for one in surveys)} changes noticed, {unnoticed} not")
-    return 1 if failed or unnoticed else 0
-
-
-def _lines(tested: Tested) -> list[str]:
-    count = len(tested.results)
-    lines = [f"{tested.path}: {count} {'test' if count == 1 else 'tests'}"]
-    for result in tested.results:
-        if not result.passed:
-            lines.append(f"  FAILED {result.name} (line {tested.line(result.path)})")
-            lines += [f"         {failure}" for failure in result.failures]
-    if tested.survey is not None:
-        lines += [f"  NOT NOTICED {_place(tested, one)}" for one in tested.survey.survivors]
-        lines += [f"  no effect   {_place(tested, one)}" for one in tested.survey.idle]
-        if tested.survey.untried:
-            lines.append(f"  time was up: {tested.survey.untried:,} changes were not tried (--time-limit)")
-    return lines
-
-
-def _place(tested: Tested, mutant: Mutant) -> str:
-    return f"{mutant} (line {tested.line(mutant.path)}: {mutant.path})"
-
-
-def _json(told: list[Tested], passed: int, failed: int, unnoticed: int) -> dict[str, Any]:
-    rows = [
-        {
-            "file": str(tested.path),
-            "line": tested.line(result.path),
-            "name": result.name,
-            "path": result.path,
-            "passed": result.passed,
-            "failures": list(result.failures),
-            "mismatches": [asdict(one) for one in result.mismatches],
-        }
-        for tested in told
-        for result in tested.results
-    ]
-    made: dict[str, Any] = {"ok": not failed and not unnoticed, "passed": passed, "failed": failed, "tests": rows}
-    surveys = [(tested, tested.survey) for tested in told if tested.survey is not None]
+        made: dict[str, Any] = {"ok": code == OK, "passed": passed, "failed": failed}
+        made["files"] = [as_json(tested) for tested in told]
+        if broken:
+            made["problems"] = [asdict(problem) for problem in broken]
+        print(json.dumps(made, indent=2, ensure_ascii=False))
+        return code
+    print(f"{passed:,} passed, {failed:,} failed")
+    for tested in thin:
+        reached = 0.0 if tested.coverage is None else share(tested.coverage)
+        print(f"{tested.path}: coverage of {reached:.0f} % is less than {least:g} %")
     if surveys:
-        made["mutants"] = [
-            {
-                "file": str(tested.path),
-                "noticed": found.noticed,
-                "untried": found.untried,
-                "survivors": [_mutant(tested, one) for one in found.survivors],
-                "no_effect": [_mutant(tested, one) for one in found.idle],
-            }
-            for tested, found in surveys
-        ]
-    return made
-
-
-def _mutant(tested: Tested, mutant: Mutant) -> dict[str, Any]:
-    return {"line": tested.line(mutant.path), "path": mutant.path, "id": mutant.id, "change": mutant.change}
+        print(f"{counted(noticed, 'change')} noticed, {unnoticed:,} not")
+    if broken:
+        sys.stdout.flush()
+        print(*broken, sep="\n", file=sys.stderr)
+        print(f"{len(broken)} to put right", file=sys.stderr)
+    return code

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from gateway.core.errors import ConfigError
 from gateway.core.mutate import Mutant, Survey, effect, mutants
-from gateway.core.policytest import noticed_by, prepare
+from gateway.core.policy import Policy
+from gateway.core.policytest import Case, noticed_by, prepare
 from gateway.core.types import Fleet
 from gateway.policyfile import PolicyFile, placed
+
+
+def ready(file: PolicyFile, fleet: Fleet) -> tuple[Policy, tuple[Case, ...]]:
+    """A policy on a fleet, and its tests ready to run. Raises `ConfigError` with lines."""
+    policy = file.bind(fleet)
+    reader = file.reader(fleet)
+    with placed(file.document):
+        return policy, prepare(policy, reader)
 
 
 def survey(
     file: PolicyFile,
     fleet: Fleet,
+    cases: Sequence[Case] | None = None,
     *,
     time_is_up: Callable[[], bool] = lambda: False,
     step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Survey:
-    """Change one thing at a time and see which changes no test of the file notices.
+    """Change one thing at a time and see which changes none of the cases (by default all tests of the file) notices.
 
-    The tests must pass on the policy as it is. `step` is told how many mutants of how many are done. Raises
+    The cases must pass on the policy as it is. `step` is told how many mutants of how many are done. Raises
     `ConfigError` for a policy that does not load.
     """
-    policy = file.bind(fleet)
-    with placed(file.document):
-        cases = prepare(policy, file.reader(fleet))
+    policy, every_case = ready(file, fleet)
+    cases = every_case if cases is None else cases
     whole = effect(policy)
     every = list(mutants(file.doc))
     noticed = 0
