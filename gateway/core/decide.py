@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gateway.core.canary import drawn
 from gateway.core.capabilities import least
 from gateway.core.filters import FILTERS, last_straw
+from gateway.core.latency import slowness
 from gateway.core.rank import Costs, order
-from gateway.core.types import Decision, Snapshot, Target, Thinking
+from gateway.core.sticky import stay
+from gateway.core.types import Decision, Shadow, Snapshot, Target, Thinking
 
 if TYPE_CHECKING:
     from gateway.core.capabilities import Capabilities
@@ -90,12 +93,13 @@ def decide(policy: Policy, signals: Signals, snapshot: Snapshot, *, pinned: int 
             fitting &= choice.able
         else:
             thinking = CLIENT
-    if not fitting & (fitting - 1):  # a single candidate: nothing to order
-        only = policy.fleet.targets[fitting.bit_length() - 1]
-        return Decision(policy.label, rule_id, (only,), thinking, says + _place(rungs, fitting))
-    chosen, because = _order(policy, signals, snapshot, rungs, fitting, says)
     targets = policy.fleet.targets
-    return Decision(policy.label, rule_id, tuple([targets[index] for index in chosen]), thinking, because)
+    if not fitting & (fitting - 1):  # a single candidate: nothing to order
+        chosen, because = [fitting.bit_length() - 1], says + _place(rungs, fitting)
+    else:
+        chosen, because = _order(policy, signals, snapshot, rungs, fitting, says)
+    shadow = _shadow(policy, signals, snapshot, choice, chosen[0]) if policy.shadows else None
+    return Decision(policy.label, rule_id, tuple([targets[index] for index in chosen]), thinking, because, None, shadow)
 
 
 def _refused(policy: Policy, rule: str | None, because: str, refusal: tuple[str, str]) -> Decision:
@@ -195,12 +199,27 @@ def _order(
     avoided = avoidance(policy, signals, mask)
     chosen = in_rungs(policy, signals, snapshot, rungs, mask)
     first = chosen[0]
+    slow = slowness(policy, signals, snapshot, mask) if snapshot.slow else []
+    if slow:
+        chosen.sort(key=lambda index: any(held >> index & 1 for _, held in slow))  # stable
+        if chosen[0] != first:
+            entry = next(entry for entry, held in slow if held >> first & 1)
+            says = f"{policy.fleet.targets[first].name} is slower than {entry.id} asks"
     if avoided:
         chosen.sort(key=lambda index: sum([held >> index & 1 for _, held in avoided]))  # stable
         for constraint, held in avoided:
             if held >> first & 1 and chosen[0] != first:
                 says = _avoids(policy, signals, constraint, first)
                 break
+    if policy.sticky is not None and snapshot.previous is not None:
+        front = chosen[0]
+        levels = [held for _, held in (*avoided, *slow)]
+        peers = [index for index in chosen if all(held >> index & 1 == held >> front & 1 for held in levels)]
+        keeps, why = stay(policy, signals, snapshot, rungs, peers)
+        says += why and f"; {why}"
+        if keeps is not None:
+            chosen.remove(keeps)
+            return [keeps, *chosen], says
     place = _place(rungs, 1 << chosen[0])
     for rung in rungs:
         if rung.mask >> chosen[0] & 1:
@@ -236,6 +255,28 @@ def avoidance(policy: Policy, signals: Signals, mask: int) -> list[tuple[Constra
     return found
 
 
+def _shadow(policy: Policy, signals: Signals, snapshot: Snapshot, choice: ThinkingChoice, first: int) -> Shadow | None:
+    """The second target that gets a copy: of the first entry that is drawn, applies and has a target left."""
+    for entry in policy.shadows:
+        if entry.drawn(snapshot.draw) and (entry.when is None or entry.when.test(signals)):
+            left = shadowing(policy, signals, snapshot, choice, entry.mask & ~(1 << first))
+            if left:
+                index = in_rungs(policy, signals, snapshot, entry.rungs, left)[0]
+                return Shadow(entry.id, policy.fleet.targets[index])
+    return None
+
+
+def shadowing(policy: Policy, signals: Signals, snapshot: Snapshot, choice: ThinkingChoice, mask: int) -> int:
+    """The targets of a mask that may see the request: everything that removes candidates removes shadows as well."""
+    for each in FILTERS:
+        if not mask:
+            return 0
+        mask &= ~each.lost(policy, signals, snapshot, mask)
+    if choice.able is not None and choice.binding:
+        mask &= choice.able
+    return fits(policy, signals, mask & snapshot.available)
+
+
 def in_rungs(policy: Policy, signals: Signals, snapshot: Snapshot, rungs: Sequence[Rung], mask: int) -> list[int]:
     """Candidates rung by rung, ranked inside each; a target counts where it stands first."""
     chosen: list[int] = []
@@ -247,6 +288,9 @@ def in_rungs(policy: Policy, signals: Signals, snapshot: Snapshot, rungs: Sequen
         mask &= ~here
         if not here & (here - 1):
             chosen.append(here.bit_length() - 1)
+            continue
+        if rung.shares:
+            chosen += drawn(here, rung.shares, rung.listed, policy.fleet, snapshot.draw)
             continue
         if costs is None and rung.rank in ("cheapest", "balanced"):
             costs = policy.prices.at(signals.expected_input(policy.tokens_by), signals.get("max_output_tokens"))

@@ -25,6 +25,7 @@ EXPECTATIONS = (
     *(f"never_{name}" for name in _SUBJECTS),
     *_ORDERS,
     "thinking",
+    "shadow",
     "refused",
     "because",
 )
@@ -53,6 +54,7 @@ def check(policy: Policy, test: TestDoc, path: str, problems: Problems) -> None:
         "target": [target.name for target in policy.fleet.targets],
         "refused": list(CODES),
     }
+    known["shadow"] = ["none", *known["target"]]
     known |= {order: known[subject] for order, subject in _ORDERS.items()}
     for name, raw in test.expect.items():
         at = f"{path}.expect.{name}"
@@ -104,6 +106,9 @@ def _judge(name: str, raw: Any, decision: Decision) -> Mismatch | None:
     if name == "thinking":
         wanted, got = _thinking(raw, "", Problems()), str(decision.thinking)
         return None if got == wanted else Mismatch(name, wanted, got)
+    if name == "shadow":
+        copied = "none" if decision.shadow is None else decision.shadow.target.name
+        return None if copied in listed(raw) else Mismatch(name, " or ".join(listed(raw)), copied)
     if name in _ORDERS:
         return _judge_order(name, tuple(listed(raw)), decision)
     return _judge_subject(name, listed(raw), decision)

@@ -137,7 +137,7 @@ class Memo:
         limit = signals.quick_limit
         if limit is None or decision.refusal is not None:
             return None
-        if len(decision.candidates) > 1 and not policy.ranks <= _RANKS_BY_NOTHING_ELSE:
+        if (len(decision.candidates) > 1 or policy.shadows) and not policy.ranks <= _RANKS_BY_NOTHING_ELSE:
             return None
         path: list[tuple[str, Answer]] = []
         for name in signals.consulted:

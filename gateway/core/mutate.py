@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from gateway.core.policy import Constraint, Policy, PolicyDoc, Rule
+from gateway.core.policy import Constraint, Policy, PolicyDoc, Rule, Rung
 from gateway.core.selectors import describe
 
 #: Lists of a policy whose entries have an id and may have a `when`, and what one entry is called.
@@ -164,7 +164,13 @@ def effect(policy: Policy) -> Hashable:
         ),
         tuple((entry.when.text if entry.when else "", entry.thinking, entry.force) for entry in policy.thinking),
         policy.capabilities.closed,
-        repr([policy.everything.rank, *(getattr(policy.doc, name, None) for name in ("sticky", "latency", "shadow"))]),
+        policy.everything.rank,
+        policy.sticky,
+        tuple((entry.id, entry.when.text if entry.when else "", entry.limits) for entry in policy.latency),
+        tuple(
+            (entry.id, entry.when.text if entry.when else "", entry.share, _rungs_effect(entry.rungs))
+            for entry in policy.shadows
+        ),
     )
 
 
@@ -174,15 +180,21 @@ def _selected(constraint: Constraint) -> Hashable:
 
 
 def _rule_effect(rule: Rule) -> Hashable:
+    return rule.id, rule.when.text if rule.when else "", _rungs_effect(rule.rungs)
+
+
+def _rungs_effect(rungs: Sequence[Rung]) -> Hashable:
     seen = 0
-    rungs = []
-    for rung in rule.rungs:
+    found: list[Hashable] = []
+    for rung in rungs:
         here = rung.mask & ~seen
         seen |= rung.mask
-        if here:
+        if here & (here - 1):
             order = None if rung.rank == "cheapest" else tuple(i for i in rung.listed if here >> i & 1)
-            rungs.append((here, rung.rank if here & (here - 1) else None, order if here & (here - 1) else None))
-    return rule.id, rule.when.text if rule.when else "", tuple(rungs)
+            found.append((here, rung.rank, order, rung.shares))
+        elif here:
+            found.append((here, None, None, ()))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

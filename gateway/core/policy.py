@@ -9,31 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from gateway.core import schema
+from gateway.core.canary import Shares, read_weights
 from gateway.core.capabilities import Capabilities
 from gateway.core.conditions import Condition, Group, Scope, compile_condition
+from gateway.core.entries import Day, Id, RungForm, Select, Strict, When, unique
 from gateway.core.facts import SIGNALS, Kind
-from gateway.core.matchers import Problems, parse_date, suggest
+from gateway.core.latency import LatencyDoc, LatencyRule
+from gateway.core.matchers import Problems, suggest
 from gateway.core.quantities import Invalid, tokens
 from gateway.core.rank import Prices, RankName
 from gateway.core.selectors import Names, Selector, all_but, compile_selector, describe
+from gateway.core.shadow import ShadowDoc, ShadowRule
+from gateway.core.sticky import Sticky, StickyDoc
 from gateway.core.types import Fleet, Thinking
 
 RANKS: tuple[RankName, ...] = ("listed", "cheapest", "fastest", "balanced", "weighted")
+#: Members of a rung that do not select.
+_BESIDE = frozenset({"rank", "weights"})
 _VARIABLES: Mapping[str, Kind] = MappingProxyType({name: signal.kind for name, signal in SIGNALS.items()})
-
-
-def _date(raw: object) -> date:
-    day = parse_date(raw)
-    if day is None:
-        raise Invalid(f"{raw!r} is not a date", "a date such as 2026-11-21")
-    return day
 
 
 def _budget(raw: object) -> int:
@@ -43,22 +43,11 @@ def _budget(raw: object) -> int:
     return count
 
 
-Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-When = Annotated[Any, WithJsonSchema(schema.part("Condition"))]
-Select = Annotated[Any, WithJsonSchema(schema.part("Selector"))]
-RungForm = Annotated[Any, WithJsonSchema(schema.part("Rung"))]
-Day = Annotated[date, BeforeValidator(_date), WithJsonSchema({"type": "string", "format": "date"})]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
-
-
 Effect = Literal["forbid", "require", "avoid"]
 EFFECTS: tuple[Effect, ...] = ("forbid", "require", "avoid")
 
 
-class ConstraintDoc(_Strict):
+class ConstraintDoc(Strict):
     """What holds under every rule: `forbid` and `require` remove targets, `avoid` puts them behind all others."""
 
     id: Id
@@ -85,7 +74,7 @@ class ConstraintDoc(_Strict):
         return getattr(self, self.effect)
 
 
-class RuleDoc(_Strict):
+class RuleDoc(Strict):
     """One route: the first rule whose `when` holds decides, its rungs are tried in order."""
 
     id: Id
@@ -94,13 +83,13 @@ class RuleDoc(_Strict):
     use: list[RungForm] = Field(min_length=1)
 
 
-class BudgetDoc(_Strict):
+class BudgetDoc(Strict):
     """Think, but not longer than this many tokens."""
 
     budget: Annotated[int, BeforeValidator(_budget), WithJsonSchema(schema.SIZE)]
 
 
-class ThinkingDoc(_Strict):
+class ThinkingDoc(Strict):
     """One entry of the thinking list; the first whose `when` holds decides."""
 
     id: Id
@@ -110,7 +99,7 @@ class ThinkingDoc(_Strict):
     force: bool = False
 
 
-class TestDoc(_Strict):
+class TestDoc(Strict):
     """A test: `given` these signals, or a `request` as a client sends it, `expect` this decision."""
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -131,16 +120,7 @@ class TestDoc(_Strict):
         return self
 
 
-def _unique(entries: Sequence[Any]) -> Sequence[Any]:
-    seen: set[str] = set()
-    for entry in entries:
-        if entry.id in seen:
-            raise Invalid(f"the id {entry.id!r} stands here twice", "each id once")
-        seen.add(entry.id)
-    return entries
-
-
-class PolicyDoc(_Strict):
+class PolicyDoc(Strict):
     """A whole policy file."""
 
     policy: Id
@@ -149,10 +129,13 @@ class PolicyDoc(_Strict):
     tokens_by: str | None = None
     allow_closed: list[str] = Field(default_factory=lambda: ["qwen", "llama"])
     sets: dict[Id, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
-    constraints: Annotated[list[ConstraintDoc], AfterValidator(_unique)] = Field(default_factory=list)
-    rules: Annotated[list[RuleDoc], AfterValidator(_unique)] = Field(min_length=1)
+    constraints: Annotated[list[ConstraintDoc], AfterValidator(unique)] = Field(default_factory=list)
+    rules: Annotated[list[RuleDoc], AfterValidator(unique)] = Field(min_length=1)
     rank: RankName = "cheapest"
-    thinking: Annotated[list[ThinkingDoc], AfterValidator(_unique)] = Field(default_factory=list)
+    thinking: Annotated[list[ThinkingDoc], AfterValidator(unique)] = Field(default_factory=list)
+    sticky: StickyDoc | None = None
+    latency: Annotated[list[LatencyDoc], AfterValidator(unique)] = Field(default_factory=list)
+    shadow: Annotated[list[ShadowDoc], AfterValidator(unique)] = Field(default_factory=list)
     tests: list[TestDoc] = Field(default_factory=list)
 
     @classmethod
@@ -169,6 +152,7 @@ class Rung:
     rank: RankName
     listed: tuple[int, ...]
     text: str
+    shares: Shares = ()  # of `rank: weighted`, where the rung says its own weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +219,10 @@ class Policy:
     everything: Rung  # what a pinned request chooses from
     capabilities: Capabilities
     prices: Prices
+    sticky: Sticky | None
+    latency: tuple[LatencyRule, ...]
+    shadows: tuple[ShadowRule, ...]
+    watches: bool  # it asks for more of the outside than health: `previous`, `slow` or a draw for shadows
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +254,12 @@ def compile_policy(doc: PolicyDoc, fleet: Fleet, *, digest: str, tasks: Iterable
     rules = tuple(_rule(reading, rule, f"rules[{i}]") for i, rule in enumerate(doc.rules))
     constraints = [_constraint(reading, entry, f"constraints[{i}]") for i, entry in enumerate(doc.constraints)]
     thinking = tuple(_thinking(reading, entry, f"thinking[{i}]") for i, entry in enumerate(doc.thinking))
+    latency = tuple(
+        LatencyRule.of(entry, _when(reading, entry.when, f"latency[{i}]")) for i, entry in enumerate(doc.latency)
+    )
+    shadows = tuple(_shadow(reading, entry, f"shadow[{i}]") for i, entry in enumerate(doc.shadow))
     problems.raise_any()
+    every = [entry.rungs for entry in rules] + [entry.rungs for entry in shadows]
     kept = [constraint for constraint in constraints if constraint is not None]
     kept.sort(key=lambda entry: 0 if entry.when is None else entry.when.cost)
     return Policy(
@@ -283,10 +276,14 @@ def compile_policy(doc: PolicyDoc, fleet: Fleet, *, digest: str, tasks: Iterable
         tokens_by=doc.tokens_by,
         tasks=scope.tasks,
         rank=doc.rank,
-        ranks=frozenset({doc.rank, *(rung.rank for rule in rules for rung in rule.rungs)}),
+        ranks=frozenset({doc.rank, *(rung.rank for rungs in every for rung in rungs)}),
         everything=Rung(fleet.mask(), doc.rank, tuple(range(len(fleet.targets))), "*"),
         capabilities=Capabilities.of(fleet, doc.allow_closed),
         prices=Prices(fleet),
+        sticky=None if doc.sticky is None else Sticky.of(doc.sticky),
+        latency=latency,
+        shadows=shadows,
+        watches=bool(doc.sticky or latency or shadows),
     )
 
 
@@ -326,18 +323,21 @@ def _when(reading: _Reading, raw: object, path: str) -> Condition | None:
     return None if raw is None else compile_condition(raw, f"{path}.when", reading.scope)
 
 
-def _rule(reading: _Reading, rule: RuleDoc, path: str) -> Rule:
-    rungs = []
-    for i, raw in enumerate(rule.use):
-        rung = _rung(reading, raw, f"{path}.use[{i}]")
-        if rung is not None:
-            rungs.append(rung)
-    when = _when(reading, rule.when, path)
+def _rungs(reading: _Reading, use: Sequence[object], path: str) -> tuple[tuple[Rung, ...], int]:
+    """The rungs of a list, and every target of any."""
+    found = [_rung(reading, raw, f"{path}.use[{i}]") for i, raw in enumerate(use)]
+    rungs = tuple(rung for rung in found if rung is not None)
     mask = 0
     for rung in rungs:
         mask |= rung.mask
+    return rungs, mask
+
+
+def _rule(reading: _Reading, rule: RuleDoc, path: str) -> Rule:
+    rungs, mask = _rungs(reading, rule.use, path)
+    when = _when(reading, rule.when, path)
     says = f"{rule.id}: " + ("no earlier rule applies" if when is None else _asks(when))
-    return Rule(rule.id, rule.because, when, tuple(rungs), mask, _header_safe(says))
+    return Rule(rule.id, rule.because, when, rungs, mask, _header_safe(says))
 
 
 def _asks(when: Condition) -> str:
@@ -359,12 +359,25 @@ def _rung(reading: _Reading, raw: object, path: str) -> Rung | None:
             problems.add(f"{path}.rank", f"{asked!r} is no rank", suggest(str(asked), RANKS))
             return None
         chosen = asked
-        raw = {key: value for key, value in raw.items() if key != "rank"}
+    shares: Shares | None = ()
+    if isinstance(raw, Mapping) and "weights" in raw:
+        shares = read_weights(raw["weights"], reading.fleet, reading.names, f"{path}.weights", problems)
+        if chosen != "weighted":
+            problems.add(f"{path}.weights", f"means nothing with rank {chosen}", "rank: weighted beside it")
+    if isinstance(raw, Mapping) and not raw.keys().isdisjoint(_BESIDE):
+        raw = {key: value for key, value in raw.items() if key not in _BESIDE}
         if not raw:
             problems.add(path, "names no targets", 'a selector beside rank, such as {family: "*", rank: listed}')
             return None
     selector = compile_selector(raw, reading.fleet, reading.names, path, problems)
-    return None if selector is None else Rung(selector.possible, chosen, selector.listed, describe(raw))
+    if selector is None or shares is None:
+        return None
+    return Rung(selector.possible, chosen, selector.listed, describe(raw), shares)
+
+
+def _shadow(reading: _Reading, entry: ShadowDoc, path: str) -> ShadowRule:
+    rungs, mask = _rungs(reading, entry.use, path)
+    return ShadowRule(entry.id, entry.because, _when(reading, entry.when, path), rungs, mask, entry.share)
 
 
 def _constraint(reading: _Reading, entry: ConstraintDoc, path: str) -> Constraint | None:

@@ -8,7 +8,7 @@ results belongs to the command line.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.core.decide import decide
@@ -20,8 +20,9 @@ from gateway.core.signals import Signals
 from gateway.core.testrequest import Reader, named, read_request
 from gateway.core.trace import Trace, trace
 from gateway.core.types import Decision, Snapshot
+from gateway.core.world import OUTSIDE, read_outside
 
-WORLD = ("pinned", "unavailable", "draw", "thinking_hint")
+WORLD = ("pinned", "unavailable", "draw", *OUTSIDE, "thinking_hint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,11 @@ class Case:
     pinned: int | None
     available: int
     draw: float
+    outside: Mapping[str, Any] = field(default_factory=dict)  # other fields of the snapshot
 
     def snapshot(self, policy: Policy) -> Snapshot:
         """The world as this test wants it, at the policy's own `as_of`."""
-        return Snapshot(now=clock(policy), draw=self.draw, available=self.available)
+        return Snapshot(now=clock(policy), draw=self.draw, available=self.available, **self.outside)
 
 
 def run_tests(policy: Policy, reader: Reader | None = None) -> tuple[Result, ...]:
@@ -150,17 +152,18 @@ def _case(policy: Policy, test: TestDoc, path: str, reader: Reader | None, probl
     if isinstance(draw, bool) or not isinstance(draw, int | float) or not 0 <= draw < 1:
         problems.add(f"{at}.draw", f"{draw!r} is no draw", "a number from 0 up to, not including, 1")
         draw = 0.5
+    outside = read_outside(policy, world, clock(policy), at, problems)
     if test.request is not None:
         for name in (*given, *(word for word in ("pinned", "thinking_hint") if word in world)):
-            valid = "unavailable and draw; headers and tenant stand beside the request"
+            valid = "unavailable, draw, previous and slow; headers and tenant stand beside the request"
             problems.add(f"{at}.{name}", "the request says this itself", valid)
         asked = read_request(policy, test, path, reader, problems)
         if asked is None or len(problems.found) > before:
             return None
-        return Case(test, path, asked.signals, asked.pinned, available, draw)
+        return Case(test, path, asked.signals, asked.pinned, available, draw, outside)
     pinned = _pinned(policy, world, at, problems)
     signals = _signals(policy, given, world, at, problems)
-    return None if signals is None else Case(test, path, signals, pinned, available, draw)
+    return None if signals is None else Case(test, path, signals, pinned, available, draw, outside)
 
 
 def _pinned(policy: Policy, world: Mapping[str, Any], path: str, problems: Problems) -> int | None:

@@ -16,6 +16,12 @@ Part = Literal["Condition", "Selector", "Rung", "Given", "Expectation"]
 SIZE: Schema = {
     "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?(k|M|Ki|Mi)$"}]
 }
+_WEIGHTS: Schema = {
+    "type": "object",
+    "minProperties": 1,
+    "additionalProperties": {"type": "number", "minimum": 0},
+    "description": "model or target -> its part of this rung's requests, with rank: weighted",
+}
 _TEXT: Schema = {"type": "string", "minLength": 1}
 _ORDERED = ("gt", "gte", "lt", "lte")
 
@@ -64,7 +70,7 @@ def _definitions() -> dict[str, Schema]:
             "description": "all members must hold; a signal that is not known matches only `known: false`",
         },
         "Selector": {"anyOf": [{"const": "*"}, selector_map, {"type": "array", "items": selector_map, "minItems": 1}]},
-        "Rung": {"anyOf": [{"const": "*"}, _closed({**facts, "rank": rank})]},
+        "Rung": {"anyOf": [{"const": "*"}, _closed({**facts, "rank": rank, "weights": _WEIGHTS})]},
         "Given": _given(),
         "Expectation": _expectation(),
     }  # fmt: skip
@@ -118,11 +124,28 @@ def _given() -> Schema:
     world: dict[str, Schema] = {
         "unavailable": {"type": "array", "items": _TEXT, "description": "targets that health holds back"},
         "draw": {"type": "number", "minimum": 0, "exclusiveMaximum": 1, "description": "for rank: weighted"},
+        "previous": _previous(),
+        "slow": {
+            "anyOf": [
+                {"type": "array", "items": _TEXT},
+                {"type": "object", "additionalProperties": {"type": "array", "items": _TEXT}},
+            ],
+            "description": "targets that miss the policy's latency targets, or those of one entry",
+        },
         "thinking_hint": {"anyOf": [{"enum": ["never", "always"]}, SIZE], "description": "x-pointsman-thinking"},
     }
     return {
         **_closed({**given, **pinned, **world}),
         "patternProperties": {r"^(tenant|headers|metadata)\.": _TEXT},
+    }
+
+
+def _previous() -> Schema:
+    duration = {"type": "string", "pattern": r"^[0-9]{1,15}(\.[0-9]{1,9})? ?(us|ms|s|m|min|h|d)$"}
+    return {
+        **_closed({"target": _TEXT, "tokens": SIZE, "ago": duration}),
+        "required": ["target"],
+        "description": "where the conversation was answered last, how many tokens of its prompt, and when",
     }
 
 
@@ -140,6 +163,7 @@ def _expectation() -> Schema:
             "models": {**several, "description": "models in the order they are tried; more may follow"},
             "families": {**several, "description": "families in the order they are tried; more may follow"},
             "thinking": {"anyOf": [{"enum": ["never", "always", "client"]}, _closed({"budget": SIZE})]},
+            "shadow": {**names, "description": "the target that gets a copy, or none"},
             "refused": {**_TEXT, "description": "the error code"},
             "because": {**_TEXT, "description": "a part of the line that explains the decision"},
         }),

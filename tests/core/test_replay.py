@@ -159,9 +159,9 @@ def test_a_rank_by_speed_needs_speeds_that_were_recorded() -> None:
     served = recorded(Asked(latency_s={"qwen35": 0.1, "scout": 0.2}), fast)
     [first, *_] = Replay(fast).decide(served).candidates  # type: ignore[union-attr]
     assert first.name == "qwen35"
-    kept = Serving()
-    kept(policy(), Asked())
-    assert Replay(fast).decide(line(kept(policy(), Asked())[1])) == Undecided("how fast targets were")
+    kept, plain = Serving(), policy()
+    kept(plain, Asked())
+    assert Replay(fast).decide(line(kept(plain, Asked())[1])) == Undecided("how fast targets were")
 
 
 def test_targets_go_by_name_on_another_fleet() -> None:

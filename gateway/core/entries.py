@@ -1,0 +1,72 @@
+"""The field types that every part of a policy file is written with, shared by `policy` and the modules of its parts.
+
+Only how a thing is spelled in the file, for pydantic and the JSON Schema; what it means stands with the part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import date
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from gateway.core import schema
+from gateway.core.matchers import parse_date
+from gateway.core.quantities import Invalid, seconds
+
+_LONGEST_S = 86_400.0
+
+
+class Strict(BaseModel):
+    """Base of every model of a policy file: unknown keys are errors and nothing is converted silently."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
+
+
+def _date(raw: object) -> date:
+    day = parse_date(raw)
+    if day is None:
+        raise Invalid(f"{raw!r} is not a date", "a date such as 2026-11-21")
+    return day
+
+
+def _duration(raw: object) -> float:
+    number = seconds(raw)
+    if not 0 < number <= _LONGEST_S:
+        raise Invalid(f"{raw!r:.40} is out of range", "more than 0 and at most 24h")
+    return number
+
+
+def number(least: float, most: float, valid: str, *, whole: bool = False) -> Callable[[object], float]:
+    """A validator of numbers from `least` to `most`, both included. Booleans are none."""
+
+    def check(raw: object) -> float:
+        kinds = (int,) if whole else (int, float)
+        if isinstance(raw, bool) or not isinstance(raw, kinds) or not least <= raw <= most:
+            raise Invalid(f"{raw!r:.40} does not fit here", valid)
+        return raw
+
+    return check
+
+
+def unique(entries: Sequence[Any]) -> Sequence[Any]:
+    """A validator of lists whose entries have ids. Raises `Invalid` for one that stands there twice."""
+    seen: set[str] = set()
+    for entry in entries:
+        if entry.id in seen:
+            raise Invalid(f"the id {entry.id!r} stands here twice", "each id once")
+        seen.add(entry.id)
+    return entries
+
+
+Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+When = Annotated[Any, WithJsonSchema(schema.part("Condition"))]
+Select = Annotated[Any, WithJsonSchema(schema.part("Selector"))]
+RungForm = Annotated[Any, WithJsonSchema(schema.part("Rung"))]
+Day = Annotated[date, BeforeValidator(_date), WithJsonSchema({"type": "string", "format": "date"})]
+Duration = Annotated[
+    float,
+    BeforeValidator(_duration),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,15}(\.[0-9]{1,9})? ?(us|ms|s|m|min|h|d)$"}),
+]

@@ -1,0 +1,73 @@
+"""Shadows: which requests a second target gets a copy of. What a policy says of it, and the draw.
+
+Which targets may be a shadow is settled by the same removals as for a candidate, in `decide`; sending the copy and
+reading its answer is `gateway.proxy.shadow`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from gateway.core.entries import Id, RungForm, Strict, When
+from gateway.core.quantities import Invalid
+
+if TYPE_CHECKING:
+    from gateway.core.conditions import Condition
+    from gateway.core.policy import Rung
+
+
+def _share(raw: object) -> float:
+    valid = "a part of the requests such as 5% or 0.5%, at most 100%"
+    if not isinstance(raw, str) or not raw.endswith("%"):
+        raise Invalid(f"{raw!r:.40} is no share", valid)
+    digits = raw[:-1]
+    try:
+        share = float(digits) / 100 if digits.replace(".", "", 1).isdecimal() and digits.isascii() else 0.0
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise Invalid(f"{raw!r:.40} is no share", valid)
+    return share
+
+
+Share = Annotated[float, BeforeValidator(_share), WithJsonSchema({"type": "string", "pattern": r"^[0-9]*\.?[0-9]+%$"})]
+
+
+class ShadowDoc(Strict):
+    """One entry of `shadow`: of the requests for which `when` holds, a share is also sent to a target of `use`."""
+
+    id: Id
+    because: str = ""
+    when: When = None
+    use: list[RungForm] = Field(min_length=1)
+    share: Share
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowRule:
+    """A compiled entry of `shadow`."""
+
+    id: str
+    because: str
+    when: Condition | None
+    rungs: tuple[Rung, ...]
+    mask: int
+    share: float  # in (0, 1]
+
+    def drawn(self, draw: float) -> bool:
+        """Whether a request with this draw is of the share. Every entry draws anew, and apart from any `weights`."""
+        drawn = blake2b(b"%b %.17g" % (self.id.encode(), draw), digest_size=4).digest()
+        return int.from_bytes(drawn, "big") < self.share * 0x1_0000_0000
+
+
+def drawn(shadows: tuple[ShadowRule, ...], draw: float) -> int:
+    """Which entries a draw falls to, as bits: all that a decision takes of a draw for its shadow. HOT."""
+    found = 0
+    for place, shadow in enumerate(shadows):
+        if shadow.drawn(draw):
+            found |= 1 << place
+    return found
