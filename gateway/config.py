@@ -225,11 +225,14 @@ Spelt = Literal["reasoning", "reasoning_content"]
 class KeyDoc(Strict):
     """A key that clients hold, known here only by its hash: `printf %s "$KEY" | sha256sum`.
 
-    `reasoning` is how its answers spell what a model thought, before what the whole file says.
+    `policy` is its own default: what `auto` means for it, and what its pins are judged by. Unless `allow` says more, it
+    may then ask for no other policy. `reasoning` is how its answers spell what a model thought, before what the whole
+    file says.
     """
 
     name: Name
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    policy: Name | None = None
     tenant: Annotated[dict[Name, str], AfterValidator(_tenant)] = Field(default_factory=dict)
     allow: list[str] = Field(default_factory=lambda: ["*"], min_length=1)
     explain: bool = False

@@ -62,7 +62,7 @@ def explain(
     """
     envelope = wire.parse(body)
     hints = Hints.parse(headers)
-    policy, pinned = site.resolve(envelope.model_asked, hints.policy)
+    policy, pinned = site.resolve(envelope.model_asked, hints.policy, tenant.policy)
     site.allow(tenant, envelope.model_asked, policy, pinned)
     signals = Signals.of(
         envelope,

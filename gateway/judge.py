@@ -28,7 +28,7 @@ class Judged:
 
 def judge(site: Site, now: float) -> Judged:
     """Judge all policies of a site. `now` is Unix seconds."""
-    named = {route.policy for name, route in site.routes.items() if not name.startswith("auto/")}
+    named = {route.policy for name, route in site.routes.items() if not name.startswith("auto/")} | {*site.routes_of}
     shipped = {path.stem for path in site.files if path.parent == bundled.policies()}
     unnamed = shipped - named - {site.default_policy.name, site.unknown_policy}
     return Judged({policy.name: analyse(policy, now=now) for policy in site.policies.values()}, frozenset(unnamed))

@@ -98,6 +98,7 @@ class Site:
     default_policy: Policy
     keys: Mapping[bytes, KeyEntry]  # SHA-256 of a key -> whose it is; empty: no keys are asked for
     routes: Mapping[str, Route]  # every value of `model` that means something
+    routes_of: Mapping[str, Mapping[str, Route]]  # the same for keys whose default is this policy
     unknown_policy: str | None  # the policy for all others; None: they are refused
     listen_public: Address
     listen_admin: Address
@@ -117,16 +118,19 @@ class Site:
     released: Mapping[str, date] = field(default_factory=dict)
     _grants: Mapping[str, Grant] = field(default_factory=dict)
 
-    def resolve(self, model_asked: str, policy_asked: str | None = None) -> tuple[Policy, int | None]:
+    def resolve(
+        self, model_asked: str, policy_asked: str | None = None, own: str | None = None
+    ) -> tuple[Policy, int | None]:
         """The policy that decides, and the mask of targets a name pins the request to (None: no pin). HOT.
 
-        `policy_asked` is the client's hint. Raises NotFound for an unknown model, BadRequest for an unknown policy.
+        `policy_asked` is the client's hint, `own` the default policy of its key. Raises NotFound for an unknown model,
+        BadRequest for an unknown policy.
         """
-        route = self.routes.get(model_asked)
+        route = (self.routes if own is None else self.routes_of[own]).get(model_asked)
         if route is None:
             if self.unknown_policy is None:
                 raise NotFound("model_not_found", "There is no such model; GET /v1/models lists them.", param="model")
-            route = Route(self.unknown_policy)
+            route = Route(own or self.unknown_policy)
         policy = self.policies.get(policy_asked or route.policy)
         if policy is None:
             raise BadRequest("bad_request", "There is no such policy.", param="x-pointsman-policy")
@@ -135,7 +139,7 @@ class Site:
     def allow(self, tenant: Tenant, model_asked: str, policy: Policy, pinned: int | None) -> None:
         """Refuse what a key may not use, judged on what the name led to and never on the name. HOT. Raises Denied."""
         granted = self._grants.get(tenant.key)
-        if granted is None or not granted.covers(policy.name, pinned, self.default_policy.name):
+        if granted is None or not granted.covers(policy.name, pinned, tenant.policy or self.default_policy.name):
             raise Denied("model_not_allowed", "This key may not use that model.", param="model")
 
     def is_admin_key(self, key: bytes) -> bool:
@@ -150,10 +154,10 @@ class Site:
     def listing(self, tenant: Tenant) -> list[dict[str, Any]]:
         """What a key may send as `model`, in the shape of OpenAI's model list, with facts beside it."""
         granted = self._grants.get(tenant.key, Grant())
-        default = self.default_policy.name
+        default = tenant.policy or self.default_policy.name
         return [
             self._entry(name, route)
-            for name, route in self.routes.items()
+            for name, route in (self.routes_of.get(default) or self.routes).items()
             if granted.covers(route.policy, route.pinned, default)
         ]
 
@@ -257,7 +261,8 @@ class _Loader:
             raise ConfigError(self.found)
         policies = self._policies(doc, fleet, known)
         default = self._default(doc, policies)
-        keys, table, grants = self._names(doc, fleet, policies)
+        keys, tables, grants = self._names(doc, fleet, policies)
+        table = tables[doc.policies.default]
         if self.found or default is None:
             raise ConfigError(self.found)
         return Site(
@@ -267,6 +272,7 @@ class _Loader:
             default_policy=default,
             keys=MappingProxyType(keys),
             routes=table,
+            routes_of=MappingProxyType(tables),
             unknown_policy=None if doc.unknown_model == "reject" else doc.unknown_model,
             listen_public=doc.listen.public,
             listen_admin=doc.listen.admin,
@@ -367,8 +373,10 @@ class _Loader:
 
     def _names(
         self, doc: ConfigDoc, fleet: Fleet, policies: Mapping[str, Policy]
-    ) -> tuple[dict[bytes, KeyEntry], Mapping[str, Route], dict[str, Grant]]:
+    ) -> tuple[dict[bytes, KeyEntry], dict[str, Mapping[str, Route]], dict[str, Grant]]:
         table, wrong = routes(fleet, policies, doc.policies.default, doc.models)
+        tables = {one.policy: routes(fleet, policies, one.policy, doc.models)[0] for one in doc.keys if one.policy}
+        tables[doc.policies.default] = table
         for name, why in wrong:
             if self.unread and why.startswith("auto/"):
                 continue
@@ -386,7 +394,11 @@ class _Loader:
                 self._note(f"{path}.sha256", "is the hash of another key in this file", "one entry for each key")
             if one.name in grants or one.name == _ANONYMOUS.key:
                 self._note(f"{path}.name", f"{one.name!r} is another key's name", "a name for each key")
-            grants[one.name], unknown = grant(one.allow, table, policies)
+            if one.policy is not None and one.policy not in policies and not self.unread:
+                self._note(f"{path}.policy", f"no policy {one.policy!r:.80}", suggest(one.policy, policies))
+            grants[one.name], unknown = grant(one.allow, tables[one.policy or doc.policies.default], policies)
+            if one.policy is not None and "allow" not in one.model_fields_set:
+                grants[one.name] = Grant(policies=frozenset({one.policy}), mask=fleet.mask())
             for entry in unknown:
                 if self.unread and entry.startswith("auto/"):
                     continue
@@ -399,7 +411,7 @@ class _Loader:
                     self._warn(f"{path}.{limit}", _NOT_ENFORCED)
         if not doc.keys:
             grants[_ANONYMOUS.key] = Grant(everything=True)
-        return keys, table, grants
+        return keys, tables, grants
 
     def _note(self, path: str, what: str, valid: str = "") -> None:
         self.found.append(self.document.problem(path, what, valid))
@@ -410,7 +422,7 @@ class _Loader:
 
 def _key_entry(doc: KeyDoc, reasoning: str | None) -> KeyEntry:
     facts = MappingProxyType(dict(doc.tenant))
-    tenant = Tenant(doc.name, facts, tuple(doc.allow), doc.explain, doc.reasoning or reasoning)
+    tenant = Tenant(doc.name, facts, tuple(doc.allow), doc.explain, doc.reasoning or reasoning, doc.policy)
     day = doc.expires
     return KeyEntry(tenant, None if day is None else datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
 

@@ -283,6 +283,51 @@ def test_unknown_names_do_not_widen_a_key(files: Directory) -> None:
         site.allow(tenant(site, "auto-only"), "gpt-5", *site.resolve("gpt-5"))
 
 
+OWN = "".join(
+    f'\n  - {{name: {name}, sha256: "{hashlib.sha256(name.encode()).hexdigest()}", policy: second{more}}}'
+    for name, more in (("own", ""), ("own-and-first", ', allow: ["*"]'), ("own-auto", ", allow: [auto]"))
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "asked", "hint", "policy", "may"),
+    [
+        ("own", "auto", None, "second", True),
+        ("own", "gpt-4o", None, "second", True),  # another name for auto
+        ("own", "scout-us", None, "second", True),  # a pin is judged by the key's own policy
+        ("own", "scout-us", "first", "first", False),  # a hint does not get it out
+        ("own", "auto/first", None, "first", False),
+        ("own", "auto/second", None, "second", True),
+        ("own-and-first", "auto/first", None, "first", True),  # where the key says so
+        ("own-and-first", "auto", None, "second", True),
+        ("own-auto", "auto", None, "second", True),
+        ("own-auto", "scout-us", None, "second", False),
+    ],
+)
+def test_a_key_can_have_a_default_policy_of_its_own_that_it_does_not_get_out_of(
+    files: Directory, key: str, asked: str, hint: str | None, policy: str, may: bool
+) -> None:
+    files.change("\nkeys:", "\nkeys:" + OWN)
+    site = files.load(tests=False)
+    who = tenant(site, key)
+    found, pinned = site.resolve(asked, hint, who.policy)
+    assert found.name == policy
+    if may:
+        site.allow(who, asked, found, pinned)
+    else:
+        with pytest.raises(Denied):
+            site.allow(who, asked, found, pinned)
+    listed = {entry["id"]: entry["pointsman"] for entry in site.listing(who)}
+    assert listed["auto"]["policy"].startswith("second@")
+    assert ("auto/first" in listed) == (key == "own-and-first")
+
+
+def test_a_key_s_policy_must_exist(files: Directory) -> None:
+    files.change("\nkeys:", '\nkeys:\n  - {name: own, sha256: "' + "a" * 64 + '", policy: secnd}')
+    with pytest.raises(ConfigError, match=r"keys\[0\]\.policy: no policy 'secnd': .*second"):
+        files.load(tests=False)
+
+
 def test_a_key_this_site_does_not_know_may_nothing(site: Site) -> None:
     with pytest.raises(Denied):
         site.allow(Tenant("stranger"), "auto", *site.resolve("auto"))

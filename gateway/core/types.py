@@ -196,6 +196,7 @@ class Tenant:
     allow: tuple[str, ...] = ("*",)  # values of `model` this key may send: auto, auto/<policy>, names, or *
     explain: bool = False
     reasoning: str | None = None  # how answers are to spell it: reasoning, reasoning_content; None: as they come
+    policy: str | None = None  # its own default policy; None: that of the whole file
 
 
 ThinkingMode = Literal["never", "always", "client", "budget"]

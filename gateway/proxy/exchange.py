@@ -79,7 +79,7 @@ class Exchange(Relaying):
             asked = self.asked
             hints = asked.hints
             tenant = asked.tenant
-            policy, self.pinned = pinned = site.resolve(envelope.model_asked, hints.policy)
+            policy, self.pinned = pinned = site.resolve(envelope.model_asked, hints.policy, tenant.policy)
             site.allow(tenant, envelope.model_asked, *pinned)
             total_s = site.timeouts.total_s
             if hints.timeout_s is not None:
