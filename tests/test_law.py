@@ -172,7 +172,7 @@ def test_the_sidecar_runs_where_nothing_of_the_gateway_is_installed() -> None:
 
 def test_importing_the_gateway_is_quick_and_loads_no_heavy_library() -> None:
     script = (
-        "import json, sys, time; began = time.perf_counter(); import gateway; took = time.perf_counter() - began; "
+        "import json, sys, time; began = time.process_time(); import gateway; took = time.process_time() - began; "
         "print(json.dumps({'took': took, 'loaded': sorted({name.split('.')[0] for name in sys.modules})}))"
     )
     seen = json.loads(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
