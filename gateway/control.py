@@ -30,6 +30,7 @@ from gateway.core.errors import (
 from gateway.core.types import Tenant
 from gateway.explain import explain, explain_record
 from gateway.front import METRICS_TYPE, admits, alive, headers_of, readiness, scrape
+from gateway.listing import listing
 from gateway.proxy.asked import authenticate
 from gateway.proxy.heads import Headers
 from gateway.proxy.runtime import Runtime
@@ -116,12 +117,12 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     @keyed.get("/v1/models")
     async def models(tenant: Annotated[Tenant, Depends(tenant_of)]) -> Response:
         """What this key may send as `model`."""
-        return _json({"object": "list", "data": runtime.serving.site.listing(tenant)})
+        return _json({"object": "list", "data": listing(runtime.serving.site, tenant)})
 
     @keyed.get("/v1/models/{name:path}")
     async def model(name: str, tenant: Annotated[Tenant, Depends(tenant_of)]) -> Response:
         """One name of the list."""
-        for entry in runtime.serving.site.listing(tenant):
+        for entry in listing(runtime.serving.site, tenant):
             if entry["id"] == name:
                 return _json(entry)
         raise NotFound("model_not_found", "This key has no model of that name; see /v1/models.", param="model")

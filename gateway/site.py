@@ -12,12 +12,12 @@ import hashlib
 import hmac
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 from gateway import bundled, yamlfile
 from gateway.addresses import Address
@@ -151,39 +151,13 @@ class Site:
         """Files and directories whose change means that a reload is due."""
         return self.files
 
-    def listing(self, tenant: Tenant) -> list[dict[str, Any]]:
-        """What a key may send as `model`, in the shape of OpenAI's model list, with facts beside it."""
+    def granted(self, tenant: Tenant) -> Iterator[tuple[str, Route]]:
+        """Every name that a key may send as `model`, and where it leads."""
         granted = self._grants.get(tenant.key, Grant())
         default = tenant.policy or self.default_policy.name
-        return [
-            self._entry(name, route)
-            for name, route in (self.routes_of.get(default) or self.routes).items()
-            if granted.covers(route.policy, route.pinned, default)
-        ]
-
-    def _entry(self, name: str, route: Route) -> dict[str, Any]:
-        entry: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "pointsman"}
-        if route.pinned is None:
-            return entry | {"pointsman": {"policy": self.policies[route.policy].label}}
-        targets = [target for target in self.fleet.targets if route.pinned >> target.index & 1]
-        model = targets[0].model
-        released = self.released.get(model.id)
-        if released is not None:
-            entry["created"] = int(datetime(released.year, released.month, released.day, tzinfo=UTC).timestamp())
-        entry["owned_by"] = model.family
-        entry["pointsman"] = {
-            "model": model.id,
-            "targets": [target.name for target in targets],
-            "window_tokens": max(target.window for target in targets),
-            "modalities": sorted(set().union(*(target.modalities for target in targets))),
-            "tools": any(target.tools for target in targets),
-            "structured_output": any(target.structured_output for target in targets),
-            "thinking": sorted({target.thinking for target in targets}),
-            "license": model.license,
-        }
-        if any(target.stand_in for target in targets):
-            entry["pointsman"]["stand_in"] = True
-        return entry
+        for name, route in (self.routes_of.get(default) or self.routes).items():
+            if granted.covers(route.policy, route.pinned, default):
+                yield name, route
 
 
 def load_lexicon(directory: Path | None = None, *, cache: Path | None = None) -> Lexicon:
