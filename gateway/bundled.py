@@ -14,10 +14,11 @@ def policies() -> Path:
 
 
 def catalogue() -> list[Path]:
-    """The files of the shipped catalogue: sources and providers, models by family, offers by provider."""
+    """The files of the shipped catalogue: sources and providers, licences, models by family, offers by provider."""
     directory = policies() / "catalog"
     return [
         directory / "sources.yaml",
+        directory / "licenses.yaml",
         *sorted(directory.glob("models/*.yaml")),
         *sorted(directory.glob("offers/*.yaml")),
     ]

@@ -7,7 +7,6 @@ What the file may say, and what can be judged from the file and the environment 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,7 +17,22 @@ from gateway.addresses import Address, AddressField, Url
 from gateway.auth import AuthDoc
 from gateway.core.quantities import Invalid
 from gateway.core.types import Modality, ThinkingSupport, Timeouts
-from gateway.fields import Bytes, Currency, Day, Name, NanoUsd, Rates, Seconds, Strict, Tiers, Tokens
+from gateway.fields import (
+    Bytes,
+    Country,
+    Currency,
+    Day,
+    Gigabytes,
+    Name,
+    NanoUsd,
+    Quantization,
+    Rates,
+    Seconds,
+    Strict,
+    Tiers,
+    Tokens,
+    country,
+)
 from gateway.owndialects import Body, DialectDoc, header_names, header_value
 from gateway.secretref import SecretRef, read_secret
 from gateway.sidecar.doc import LitellmDoc, SidecarDoc
@@ -69,6 +83,8 @@ def _headers(written: dict[str, str | SecretRef]) -> dict[str, str | SecretRef]:
 class BackendDoc(Strict):
     """A kind of server: how it is spoken to, where it stands, whose key opens it.
 
+    `country` is where its machines stand, `jurisdiction` whose law its operator answers to, `memory_gb` what one
+    replica has for a model: a target whose weights alone need more does not load.
     `headers` and `body` are sent with every request there, `body` over what a client sends. `api_version` is for the
     dialect azure only, and for those of its addresses that need one. `litellm` is for the dialect of that name where no
     address is given: then a sidecar is started here.
@@ -80,6 +96,9 @@ class BackendDoc(Strict):
     region: Name | None = None
     processing: Name | None = None
     self_hosted: bool = False
+    country: Country | None = None
+    jurisdiction: Country | None = None
+    memory_gb: Gigabytes | None = None
     provider: Name | None = None
     key: SecretRef | None = None
     auth: AuthDoc | None = None
@@ -158,7 +177,10 @@ PriceDoc = Annotated[
 
 
 class TargetDoc(Strict):
-    """A model served by a backend. What is left out comes from the catalogue's offer, then from the model's facts."""
+    """A model served by a backend. What is left out comes from the catalogue's offer, then from the model's facts.
+
+    `quantization` is what its weights are served in, `tokens_per_s` what one answer gets, as you measured it.
+    """
 
     model: str
     backend: Name
@@ -176,6 +198,9 @@ class TargetDoc(Strict):
     retires_on: Day | None = None
     stand_in: bool = False
     weight: int = Field(1, ge=1, le=1000)
+    memory_gb: Gigabytes | None = None
+    quantization: Quantization | None = None
+    tokens_per_s: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     typical_output_tokens: Tokens | None = None
 
 
@@ -205,16 +230,13 @@ class BudgetDoc(Strict):
     mode: Literal["hard", "soft"] = "hard"
 
 
-#: Codes that the EU's own institutions use where ISO 3166-1 has another.
-_NOT_ISO = {"EL": "GR", "UK": "GB"}
-
-
 def _tenant(facts: dict[str, str]) -> dict[str, str]:
     """Where a licensee is domiciled decides what its licences allow, so a slip there must not pass as nowhere."""
-    domicile = facts.get("domicile")
-    if domicile is not None and (not re.fullmatch("[A-Z]{2}", domicile) or domicile in _NOT_ISO):
-        valid = _NOT_ISO.get(domicile.upper(), "a country's two capital letters, ISO 3166-1 alpha-2, such as SG")
-        raise Invalid(f"domicile {domicile!r:.40} is not a country", valid)
+    if "domicile" in facts:
+        try:
+            country(facts["domicile"])
+        except Invalid as error:
+            raise Invalid(f"domicile {error.what}", error.valid) from None
     return facts
 
 

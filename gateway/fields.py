@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 
 from gateway.core import quantities
+from gateway.core.memory import BITS
 from gateway.core.quantities import Invalid
 from gateway.core.types import Price, PriceTier
 
@@ -86,6 +87,33 @@ NanoUsd = Annotated[
     int,
     BeforeValidator(quantities.nano_usd),
     WithJsonSchema({"type": "number", "minimum": 0, "examples": [0.4]}),
+]
+
+
+def _quantization(value: str) -> str:
+    if value not in BITS:
+        raise Invalid(f"{value!r:.40} is no quantization that is known", "one of " + ", ".join(BITS))
+    return value
+
+
+Quantization = Annotated[
+    str, AfterValidator(_quantization), WithJsonSchema({"enum": list(BITS), "description": "what weights are kept in"})
+]
+Gigabytes = Annotated[float, Field(gt=0, le=1_000_000)]
+
+
+def country(value: str) -> str:
+    """A country's code. Where something stands decides what may go there, so a slip must not pass as nowhere."""
+    if not re.fullmatch("[A-Z]{2}", value) or value in _NOT_ISO:
+        valid = _NOT_ISO.get(value.upper(), "a country's two capital letters, ISO 3166-1 alpha-2, such as SG")
+        raise Invalid(f"{value!r:.40} is not a country", valid)
+    return value
+
+
+#: Codes that the EU's own institutions use where ISO 3166-1 has another.
+_NOT_ISO = {"EL": "GR", "UK": "GB"}
+Country = Annotated[
+    str, AfterValidator(country), WithJsonSchema({"type": "string", "pattern": "^[A-Z]{2}$", "examples": ["SG"]})
 ]
 
 

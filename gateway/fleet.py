@@ -20,6 +20,7 @@ from gateway.config import BackendDoc, FleetDoc, GpuPrice, TargetDoc
 from gateway.core.credentials import Credential
 from gateway.core.dialects import takes
 from gateway.core.errors import Problem
+from gateway.core.memory import BITS, USUAL, weights_gb
 from gateway.core.pricing import converted
 from gateway.core.quantities import Invalid
 from gateway.core.rows import DIALECTS, Dialect
@@ -73,15 +74,14 @@ class FleetBuilder:
         self.rates = doc.currencies
         self._dialects(doc)
         backends: dict[str, Backend] = {}
-        providers: dict[str, str | None] = {}
         for name, one in doc.backends.items():
-            backend, provider = self._backend(name, one)
-            if backend is not None:
-                backends[name], providers[name] = backend, provider
+            made = self._backend(name, one)
+            if made is not None:
+                backends[name] = made
         targets: list[Target] = []
         for name, target in doc.targets.items():
             path = f"targets.{name}"
-            model_id = self.catalogue.names.get(target.model)
+            model_id = self.catalogue.model_of(target.model)
             if model_id is None:
                 valid = suggest(target.model, self.catalogue.names)
                 if not valid.startswith("did you mean"):
@@ -92,9 +92,9 @@ class FleetBuilder:
                 self._note(f"{path}.backend", f"no backend {target.backend!r:.80}", valid)
             if model_id is not None and target.backend in backends:
                 model, backend = self.catalogue.models[model_id], backends[target.backend]
-                made = self._target(name, target, model, backend, providers[target.backend], len(targets))
-                if made is not None:
-                    targets.append(made)
+                served = self._target(name, target, model, backend, len(targets))
+                if served is not None:
+                    targets.append(served)
         for name in backends.keys() - {target.backend for target in doc.targets.values()}:
             self._warn(f"backends.{name}", "no target uses this backend")
         for name in self.own.keys() - {backend.dialect for backend in doc.backends.values()}:
@@ -114,13 +114,13 @@ class FleetBuilder:
                 self.own[name] = one.row(name)
                 self.alike[name] = one.like
 
-    def _backend(self, name: str, doc: BackendDoc) -> tuple[Backend | None, str | None]:
+    def _backend(self, name: str, doc: BackendDoc) -> Backend | None:
         path = f"backends.{name}"
         known = {**DIALECTS, **self.own}
         if doc.dialect not in known:
             valid = suggest(doc.dialect, known)
             self._note(f"{path}.dialect", f"no dialect {doc.dialect!r:.60}", valid)
-            return None, None
+            return None
         door = self.door() if doc.by_sidecar else None
         endpoints = (door.endpoint(name),) if door is not None else tuple(endpoint(url) for url in doc.urls())
         where = f"{path}.base_url" if doc.base_url is not None else f"{path}.endpoints"
@@ -139,13 +139,17 @@ class FleetBuilder:
         timeouts = doc.timeouts.over(self.timeouts)
         if timeouts.total_s < max(timeouts.connect_s, timeouts.headers_s, timeouts.first_event_s):
             self._warn(path, "its total timeout ends before its shorter clocks can")
-        backend = Backend(
+        return Backend(
             name=name,
             dialect=doc.dialect,
             endpoints=endpoints,
             region=doc.region or self._region(provider, endpoints) or _common(map(region_of, endpoints)),
             processing=doc.processing,
             self_hosted=doc.self_hosted,
+            provider=provider,
+            country=doc.country,
+            jurisdiction=doc.jurisdiction,
+            memory_gb=doc.memory_gb,
             key=door.token if door is not None else self._key(path, doc, endpoints),
             auth=self._auth(path, doc, endpoints),
             headers=self._headers(path, doc),
@@ -157,7 +161,6 @@ class FleetBuilder:
             max_inflight=doc.max_inflight,
             timeouts=timeouts,
         )
-        return backend, provider
 
     def _provider(self, path: str, doc: BackendDoc, endpoints: tuple[Endpoint, ...]) -> str | None:
         if doc.provider is not None:
@@ -214,11 +217,10 @@ class FleetBuilder:
 
     # -- targets --
 
-    def _target(
-        self, name: str, doc: TargetDoc, model: Model, backend: Backend, provider: str | None, index: int
-    ) -> Target | None:
+    def _target(self, name: str, doc: TargetDoc, model: Model, backend: Backend, index: int) -> Target | None:
         path = f"targets.{name}"
-        offer = self._offer(path, doc, model, backend, provider)
+        snapshot = doc.model if doc.model not in self.catalogue.names else None
+        offer = self._offer(path, doc, model, backend, snapshot)
         dialect = backend.own_dialect or DIALECTS[backend.dialect]
         window = doc.window or offer.window
         if window is None:
@@ -232,11 +234,11 @@ class FleetBuilder:
             index=index,
             model=model,
             backend=backend,
-            upstream_id=doc.upstream_id or offer.upstream_id,
+            upstream_id=doc.upstream_id or snapshot or offer.upstream_id,
             window=window,
             max_input=doc.max_input or offer.max_input,
             max_output=doc.max_output or offer.max_output,
-            price=self._price(path, doc, model, provider, offer),
+            price=self._price(path, doc, model, backend.provider, offer),
             modalities=self._modalities(path, doc, model, offer),
             tools=_first(doc.tools, offer.tools, model.tools, False),
             structured_output=_first(
@@ -253,7 +255,31 @@ class FleetBuilder:
             stand_in=doc.stand_in,
             weight=doc.weight,
             typical_output_tokens=doc.typical_output_tokens or model.typical_output_tokens,
+            memory_gb=doc.memory_gb or backend.memory_gb,
+            quantization=doc.quantization,
+            memory_needed_gb=self._judge_memory(path, doc, model, backend),
+            tokens_per_s=doc.tokens_per_s,
+            tokens_per_hour=doc.price.tokens_per_hour if isinstance(doc.price, GpuPrice) else None,
         )
+
+    def _judge_memory(self, path: str, doc: TargetDoc, model: Model, backend: Backend) -> float | None:
+        """GB that the weights need, after complaining of a place that does not have them."""
+        kept_in = doc.quantization or model.quantization
+        needed, there = weights_gb(model.params_total_b, kept_in), doc.memory_gb or backend.memory_gb
+        if there is None:
+            return needed
+        at = f"{path}.memory_gb" if doc.memory_gb is not None else path
+        if needed is None:
+            self._warn(
+                at, f"nobody says how many parameters {model.id} has: whether {there:g} GB hold it is not judged"
+            )
+        elif needed > there:
+            what = f"{model.id} needs {needed:g} GB for its weights alone ({kept_in or USUAL}), and has {there:g} GB"
+            smaller = [name for name in BITS if (weights_gb(model.params_total_b, name) or 0) <= there]
+            largest = max(smaller, key=lambda name: BITS[name], default=None)
+            kept = f"quantization: {largest} or smaller, if it is served so; " if largest else ""
+            self._note(at, what, f"{kept}a smaller model, or more memory")
+        return needed
 
     def _judge_window(self, path: str, doc: TargetDoc, model: Model) -> None:
         if doc.window is None or model.window is None or doc.window <= model.window:
@@ -263,11 +289,16 @@ class FleetBuilder:
             what += f"; up to {model.window_extended:,} its server must be configured for (rope scaling)"
         self._warn(f"{path}.window", what)
 
-    def _offer(self, path: str, doc: TargetDoc, model: Model, backend: Backend, provider: str | None) -> Offer:
+    def _offer(self, path: str, doc: TargetDoc, model: Model, backend: Backend, snapshot: str | None) -> Offer:
         """The catalogue's offer that a target takes up, or one of which nothing is known."""
+        provider = backend.provider
         if provider is None:
             return Offer(model.id, "", model.id)
-        found = self.catalogue.offer(model.id, provider, backend.region, _own_id(doc, backend), backend.processing)
+        region, processing = backend.region, backend.processing
+        own_id = _own_id(doc, backend)
+        found = self.catalogue.offer(model.id, provider, region, own_id or snapshot, processing)
+        if found is None and own_id is None:
+            found = self.catalogue.offer(model.id, provider, region, None, processing)
         if found is None:
             return Offer(model.id, provider, model.id)
         if found.processing is not None and found.processing != backend.processing:

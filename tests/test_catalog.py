@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from gateway import bundled
 from gateway.catalog.catalogue import Catalogue, build, load_catalogue
 from gateway.core.errors import ConfigError
+from gateway.core.types import Terms
 from gateway.yamlfile import load, loads
 
 SHIPPED = bundled.catalogue()
@@ -255,3 +257,100 @@ def test_a_source_without_a_date_does_not_load() -> None:
 def test_a_missing_overlay_is_told_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"mine\.yaml: cannot be read"):
         load_catalogue([SHIPPED, [tmp_path / "mine.yaml"]])
+
+
+# -- licences --
+
+
+def test_what_a_licence_says_holds_for_every_model_under_it(shipped: Catalogue) -> None:
+    scout, qwen, plus = (shipped.models[name] for name in ("llama-4-scout", "qwen3.5-9b", "qwen3.5-plus"))
+    assert (scout.terms.osi_approved, scout.terms.mau_clause, scout.terms.mau_limit) == (False, True, 700_000_000)
+    assert (scout.terms.acceptable_use_policy, scout.terms.attribution) == (True, True)
+    assert (qwen.terms.osi_approved, qwen.terms.mau_clause, qwen.terms.acceptable_use_policy) == (True, False, False)
+    assert qwen.eu_domiciled_licensee_excluded is False
+    assert plus.terms == Terms()  # a provider's terms: nothing is known, so nothing can be required of it
+    assert plus.eu_domiciled_licensee_excluded is None
+
+
+def test_only_licences_whose_terms_are_known_pass_for_free_of_clauses(shipped: Catalogue) -> None:
+    free = {model.license for model in shipped.models.values() if model.terms.mau_clause is False}
+    assert free == {"Apache-2.0", "MIT"}
+    assert shipped.models["qwen3.8-2.4t-a95b"].terms.mau_clause is True
+    assert shipped.models["qwen3.8-flash-next"].terms.mau_clause is None  # nobody here has read it
+
+
+def test_a_licence_of_ones_own_is_stated_once_for_its_models() -> None:
+    known = over(
+        "licenses:\n  house: {mau_clause: true, mau_limit: 5000, source: own}\n"
+        "models:\n  a: {family: x, license: house, source: own}\n  b: {base: qwen3.5-9b, license: house, source: own}\n"
+    )
+    assert [known.models[name].terms.mau_limit for name in "ab"] == [5000, 5000]
+    assert known.models["b"].terms.osi_approved is None
+
+
+def test_a_limit_of_users_needs_a_clause() -> None:
+    assert "licenses.l: has a mau_limit and no mau_clause" in told("licenses:\n  l: {mau_limit: 5, source: own}\n")
+    assert "there is no fact 'osi'" in told("licenses:\n  l: {source: own, sources: {osi: own}}\n")
+
+
+# -- fine-tunes --
+
+TUNES = """models:
+  tune: {base: Qwen/Qwen3.5-27B, lineage: [tickets], evals: {triage: 71.5, tone: 3}, source: own}
+  older: {base: tune, window: 8k, languages: [en, ja], license: MIT, source: own}
+  plain: {family: house, source: own}
+"""
+
+
+def test_a_fine_tune_has_what_its_base_has_unless_it_says_otherwise() -> None:
+    known = over(TUNES).models
+    base, tune, older = known["qwen3.5-27b"], known["tune"], known["older"]
+    assert (tune.family, tune.window, tune.tokenizer, tune.license) == ("qwen", base.window, "qwen3.5", "Apache-2.0")
+    assert (tune.language_count, tune.terms, tune.params_total_b) == (201, base.terms, 27)
+    assert (tune.aliases, tune.released, tune.base) == ((), None, "Qwen/Qwen3.5-27B")
+    assert (older.window, older.languages, older.license) == (8000, {"en", "ja"}, "MIT")
+    assert older.tokenizer == "qwen3.5"
+
+
+def test_scores_are_of_the_one_that_was_measured_and_none_is_built_in(shipped: Catalogue) -> None:
+    known = over(TUNES).models
+    assert known["tune"].evals == (("tone", 3.0), ("triage", 71.5))
+    assert known["older"].evals == ()
+    assert not any(model.evals for model in shipped.models.values())
+
+
+def test_a_lineage_names_labels_and_bases_nearest_first() -> None:
+    known = over(TUNES).models
+    assert known["tune"].lineage == ("tickets", "qwen3.5-27b")
+    assert known["older"].lineage == ("tune", "tickets", "qwen3.5-27b")
+    assert known["plain"].lineage is None
+
+
+def test_what_changes_at_the_base_changes_at_its_fine_tunes() -> None:
+    later = loads(HEAD + "models:\n  qwen3.5-27b: {window: 100k, source: own}\n", "later.yaml")
+    made = build([[load(path) for path in SHIPPED], [loads(HEAD + TUNES, "own.yaml")], [later]])
+    assert made.models["tune"].window == 100_000
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("models:\n  t: {base: qwen3.5-72b, source: own}\n", "own.yaml:6: models.t.base: no model 'qwen3.5-72b'"),
+        ("models:\n  t: {base: t, source: own}\n", "own.yaml:6: models.t.base: goes round in a circle: t from t"),
+        ("models:\n  a: {base: b, source: own}\n  b: {base: a, source: own}\n", "b.base: goes round in a circle"),
+        ("models:\n  t: {source: own}\n", "base: the model it was made from"),
+        ("models:\n  t: {base: qwen3.5-9b, evals: {'a b': 1}, source: own}\n", "models.t.evals"),
+        ("models:\n  t: {base: qwen3.5-9b, evals: {a: high}, source: own}\n", "own.yaml:6: models.t.evals.a"),
+        ("models:\n  t: {base: qwen3.5-9b, quantization: q9, source: own}\n", "'q9' is no quantization that is known"),
+    ],
+)  # fmt: skip
+def test_a_base_that_is_none_does_not_load(text: str, says: str) -> None:
+    assert says in told(text)
+
+
+def test_the_files_of_the_readme_load() -> None:
+    readme = (bundled.policies() / "catalog" / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```yaml\n(# yaml-language-server.*?)^```$", readme, re.M | re.S)
+    known = build([[load(path) for path in SHIPPED], [loads(example, "my-models.yaml")]])
+    assert known.models["support-27b"].lineage == ("tickets-2026", "qwen3.5-27b")
+    assert known.models["draft-3b"].terms.acceptable_use_policy is True

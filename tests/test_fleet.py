@@ -211,3 +211,66 @@ def test_what_ollama_has_no_words_for_goes_elsewhere_whatever_a_dialect_like_it_
     one = own("ollama", "refuses: [seed]")
     assert one.unsupported >= {"seed", "tool_choice", "n", "logit_bias"}
     assert own("groq", "refuses: [seed]").unsupported.isdisjoint({"n", "logprobs"})
+
+
+# -- what a place holds --
+
+
+def test_what_needs_more_memory_than_there_is_does_not_load() -> None:
+    (said,) = built(f"{OWN}, memory_gb: 8", "model: qwen3.5-27b, window: 32k").found
+    assert "pointsman.yaml:4: targets.t: qwen3.5-27b needs 54 GB for its weights alone (bf16), and has 8 GB" in said
+    assert "a smaller model, or more memory" in said
+    assert built(f"{OWN}, memory_gb: 8", "model: qwen3.5-27b, window: 32k, quantization: q2_k").found
+    assert (
+        "quantization: q6_k or smaller, if it is served so"
+        in built(f"{OWN}, memory_gb: 8", "model: qwen3.5-9b, window: 32k").found[0]
+    )
+
+
+@pytest.mark.parametrize("smaller", ["quantization: q4_k_m", "memory_gb: 80"])
+def test_smaller_weights_or_a_target_with_more_of_its_own_do(smaller: str) -> None:
+    one = target(f"{OWN}, memory_gb: 8", f"model: qwen3.5-9b, window: 32k, {smaller}")
+    assert (one.memory_gb, one.memory_needed_gb) in [(8, 5.4), (80, 18.0)]
+
+
+def test_what_is_published_small_is_small() -> None:
+    assert target(f"{OWN}, memory_gb: 80", "model: gpt-oss-120b, window: 32k").memory_needed_gb == 62.2
+
+
+def test_memory_that_cannot_be_judged_is_told() -> None:
+    made = built(f"{OWN}, memory_gb: 8", "model: qwen3.5-plus, window: 32k")
+    assert not made.found
+    assert any("nobody says how many parameters qwen3.5-plus has" in said for said in made.warnings)
+
+
+def test_throughput_comes_from_the_file_and_from_a_gpu_price() -> None:
+    one = target(OWN, "model: qwen3.5-9b, window: 8k, tokens_per_s: 85, price: {gpu_hour_usd: 2, tokens_per_hour: 40M}")
+    assert (one.tokens_per_s, one.tokens_per_hour) == (85, 40_000_000)
+
+
+# -- where it stands, and who it is --
+
+
+def test_a_backend_says_where_it_stands_and_whose_law_it_answers_to() -> None:
+    one = target(f"{OWN}, country: DE, jurisdiction: US", "model: qwen3.5-9b, window: 8k")
+    assert (one.backend.country, one.backend.jurisdiction, one.backend.provider) == ("DE", "US", None)
+    assert target(ALIBABA, "model: qwen3.5-plus").backend.provider == "dashscope-intl"
+
+
+@pytest.mark.parametrize("wrong", ["country: Germany", "jurisdiction: UK", "memory_gb: 0", "memory_gb: lots"])
+def test_a_place_that_is_none_is_refused(wrong: str) -> None:
+    with pytest.raises(ConfigError, match=r"pointsman.yaml:2: backends.b"):
+        built(f"{OWN}, {wrong}", "model: qwen3.5-9b, window: 8k")
+
+
+@pytest.mark.parametrize("snapshot", ["qwen3.5-plus-2026-02-15", "qwen3.5-plus@20260215"])
+def test_a_dated_snapshot_has_the_facts_of_its_model_and_is_asked_for_by_its_own_name(snapshot: str) -> None:
+    one = target(ALIBABA, f"model: {snapshot}")
+    plain = target(ALIBABA, "model: qwen3.5-plus")
+    assert (one.model, one.window, one.price) == (plain.model, plain.window, plain.price)
+    assert (one.upstream_id, plain.upstream_id) == (snapshot, "qwen3.5-plus")
+    assert target(ALIBABA, f"model: {snapshot}, upstream_id: own, window: 8k").upstream_id == "own"
+
+
+def test_a_number_is_no_date() -> None:
+    assert "no model 'qwen3.5-plus-2507'" in built(ALIBABA, "model: qwen3.5-plus-2507").found[0]

@@ -111,5 +111,14 @@ def test_the_readme_explains_every_key_signal_operator_and_expectation() -> None
     text = README.read_text(encoding="utf-8")
     words = set(re.findall(r"`([^`\n]+)`", text))
     operators = {name for names in matchers._OPERATORS.values() for name in names}
-    known = {*PARTS, *facts.SIGNALS, *facts.FACTS, *RANKS, *operators, *expectations.EXPECTATIONS, *policytest.WORLD}
+    known = {
+        *PARTS,
+        *facts.SIGNALS,
+        *facts.FACTS,
+        f"{facts.EVALS}<name>",
+        *RANKS,
+        *operators,
+        *expectations.EXPECTATIONS,
+        *policytest.WORLD,
+    }
     assert sorted(known - words) == []

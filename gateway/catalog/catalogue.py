@@ -22,7 +22,7 @@ import msgspec
 
 from gateway import compiled, yamlfile
 from gateway.core.capabilities import lies_in
-from gateway.core.types import Model, Price, ThinkingSupport
+from gateway.core.types import Model, Price, Terms, ThinkingSupport
 from gateway.yamlfile import Document
 
 if TYPE_CHECKING:
@@ -31,9 +31,13 @@ if TYPE_CHECKING:
 #: Modules that the result hangs on besides the files: another version of one makes another catalogue.
 _CODE = tuple(
     f"{one}.py"
-    for one in ["catalog/catalogue", "catalog/doc", "catalog/facts", "fields", "core/types", "core/quantities"]
+    for one in (
+        *("catalog/catalogue", "catalog/doc", "catalog/facts", "fields"),
+        *("core/facts", "core/memory", "core/types", "core/quantities"),
+    )
 )
-_NOT_OF_MODEL = frozenset({"released", "memory"})
+_NOT_OF_MODEL = frozenset({"memory"})
+_SNAPSHOT = re.compile(r"(.+)[-@]20[0-9]{2}(?:-[01][0-9]-[0-3][0-9]|[01][0-9][0-3][0-9])")
 _AS_SETS = frozenset({"modalities", "languages"})
 
 
@@ -101,6 +105,13 @@ class Catalogue:
     offers: Mapping[tuple[str, str], tuple[Offer, ...]]  # (model, provider), preferred offer first
     providers: Mapping[str, Provider]
     released: Mapping[str, date]
+
+    def model_of(self, name: str) -> str | None:
+        """The model that an id, an alias, or the dated snapshot of one (`-2026-02-15`, `@20260215`) stands for."""
+        model = self.names.get(name)
+        if model is None and (snapshot := _SNAPSHOT.fullmatch(name)):
+            model = self.names.get(snapshot[1])
+        return model
 
     @property
     def regions(self) -> Mapping[str, str]:
@@ -216,9 +227,22 @@ def _values(facts: Facts) -> dict[str, Any]:
 
 def to_model(name: str, facts: Facts) -> Model:
     """A model of its facts."""
-    given = {key: value for key, value in _values(facts).items() if key not in _NOT_OF_MODEL}
-    given["aliases"] = tuple(given.get("aliases", ()))
-    return Model(id=name, **given)
+    from gateway.catalog.facts import LICENSE, SCORE  # noqa: PLC0415 - as above
+
+    given: dict[str, Any] = {}
+    terms: dict[str, Any] = {}
+    scores: dict[str, float] = {}
+    for key, value in _values(facts).items():
+        if key.startswith(LICENSE):
+            terms[key.removeprefix(LICENSE)] = value
+        elif key.startswith(SCORE):
+            scores[key.removeprefix(SCORE)] = float(value)
+        elif key not in _NOT_OF_MODEL:
+            given[key] = value
+    for listed in ("aliases", "lineage"):
+        if listed in given:
+            given[listed] = tuple(given[listed])
+    return Model(id=name, terms=Terms(**terms), evals=tuple(sorted(scores.items())), **given)
 
 
 def _to_offer(

@@ -189,7 +189,8 @@ def _show_sources(found: Found, known: Knowledge, *, offers: bool) -> None:
         print(thing)
         for name, fact in facts.items():
             told = f"  {name}: {_shown(name, fact.value)}"
-            print(f"{told:<60}  {fact.source} {fact.as_of}, {fact.confidence}, {_near(fact.place)}")
+            via = f", of {fact.via}" if fact.via else ""
+            print(f"{told:<60}  {fact.source} {fact.as_of}, {fact.confidence}, {_near(fact.place)}{via}")
             used[fact.source] = None
     for source in used:
         print(f"{source}: {known.sources[source].kind}, {known.sources[source].ref}")
@@ -276,6 +277,7 @@ def _fact_json(fact: Fact) -> dict[str, Any]:
         "as_of": fact.as_of,
         "confidence": fact.confidence,
         "place": fact.place,
+        **({"of": fact.via} if fact.via else {}),
     }
 
 

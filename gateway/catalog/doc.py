@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
+from gateway.core.facts import EVAL_NAME
 from gateway.core.quantities import Invalid
 from gateway.core.types import Modality, ThinkingSupport
-from gateway.fields import Currency, Day, Name, PriceList, Strict, Tokens
+from gateway.fields import Currency, Day, Name, PriceList, Quantization, Strict, Tokens
 
 Confidence = Literal["confirmed", "secondary", "unconfirmed"]
 
@@ -24,6 +25,9 @@ def _language(value: str) -> str:
 
 
 Language = Annotated[str, AfterValidator(_language), WithJsonSchema({"type": "string", "pattern": "^[a-z]{2,3}$"})]
+
+
+Score = Annotated[str, Field(pattern=f"^{EVAL_NAME.pattern}$")]
 
 
 class SourceDoc(Strict):
@@ -48,8 +52,37 @@ class ProviderDoc(Strict):
     scopes: list[Name] | None = Field(None, min_length=1)
 
 
+class LicenseDoc(Strict):
+    """What an operator has to know of a licence. `source` is of every fact that `sources` does not name apart.
+
+    `mau_clause`: something changes with the number of monthly active users; `attribution`: the model has to be named to
+    those who use the product.
+    """
+
+    source: str
+    sources: dict[str, str] = Field(default_factory=dict)
+    confidence: dict[str, Confidence] = Field(default_factory=dict)
+    osi_approved: bool | None = None
+    commercial_use: bool | None = None
+    mau_clause: bool | None = None
+    mau_limit: int | None = Field(None, ge=1)
+    acceptable_use_policy: bool | None = None
+    attribution: bool | None = None
+    eu_domiciled_licensee_excluded: bool | None = None
+
+    @model_validator(mode="after")
+    def _one_clause(self) -> LicenseDoc:
+        if self.mau_limit is not None and not self.mau_clause:
+            raise Invalid("has a mau_limit and no mau_clause", "mau_clause: true beside it")
+        return self
+
+
 class ModelDoc(Strict):
-    """Facts of one model. `source` is of every fact that `sources` does not name apart."""
+    """Facts of one model. `source` is of every fact that `sources` does not name apart.
+
+    `base` is the model that a fine-tune was made from: what is not said here is as there. `lineage` are labels of what
+    else it descends from. `evals` are your own scores, for ranks and selectors: none comes with Pointsman.
+    """
 
     source: str
     sources: dict[str, str] = Field(default_factory=dict)
@@ -69,6 +102,10 @@ class ModelDoc(Strict):
     thinking: ThinkingSupport | None = None
     tools: bool | None = None
     structured_output: bool | None = None
+    base: str | None = None
+    lineage: list[Annotated[str, Field(min_length=1, max_length=128)]] | None = Field(None, min_length=1)
+    evals: dict[Score, float] | None = None
+    quantization: Quantization | None = None
     license: str | None = None
     open_weights: bool | None = None
     eu_domiciled_licensee_excluded: bool | None = None
@@ -112,5 +149,6 @@ class CatalogueDoc(Strict):
     as_of: Day
     sources: dict[str, SourceDoc] = Field(default_factory=dict)
     providers: dict[Name, ProviderDoc] = Field(default_factory=dict)
+    licenses: dict[str, LicenseDoc] = Field(default_factory=dict)
     models: dict[Name, ModelDoc] = Field(default_factory=dict)
     offers: list[OfferDoc] = Field(default_factory=list)

@@ -8,12 +8,12 @@ shipped ones are the lowest, an operator's go over them in the order in which th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
 
-from gateway.catalog.doc import CatalogueDoc, Confidence, ModelDoc, OfferDoc, ProviderDoc, SourceDoc
+from gateway.catalog.doc import CatalogueDoc, Confidence, LicenseDoc, ModelDoc, OfferDoc, ProviderDoc, SourceDoc
 from gateway.core.errors import ConfigError, Problem
 from gateway.problems import problems, suggest
 from gateway.yamlfile import Document
@@ -32,6 +32,12 @@ _NAMES = frozenset({"model", "provider", "id", "regions", "processing"})  # what
 MODEL_FACTS = tuple(name for name in ModelDoc.model_fields if name not in _ABOUT)
 OFFER_FACTS = tuple(name for name in OfferDoc.model_fields if name not in _ABOUT | _NAMES)
 PROVIDER_FACTS = tuple(name for name in ProviderDoc.model_fields if name not in _ABOUT)
+LICENSE_FACTS = tuple(name for name in LicenseDoc.model_fields if name not in _ABOUT)
+#: Facts of a model that its licence may state for all models under it; the others are facts of the licence.
+_OF_BOTH = tuple(name for name in LICENSE_FACTS if name in MODEL_FACTS)
+#: What a fine-tune does not have from its base: names, and what was measured or said of that one only.
+_OWN = frozenset({"base", "aliases", "released", "lineage"})
+LICENSE, SCORE = "license.", "evals."
 
 #: Model, provider, id, regions, processing scope.
 OfferKey = tuple[str, str, str, tuple[str, ...], str | None]
@@ -47,6 +53,7 @@ class Fact:
     as_of: str
     confidence: Confidence
     place: str
+    via: str = ""  # the model or licence that it is a fact of, where that is another than it is asked of
 
 
 Facts = dict[str, Fact]
@@ -58,13 +65,17 @@ class Knowledge:
 
     sources: dict[str, SourceDoc] = field(default_factory=dict)
     providers: dict[str, Facts] = field(default_factory=dict)
-    models: dict[str, Facts] = field(default_factory=dict)
+    licenses: dict[str, Facts] = field(default_factory=dict)
+    models: dict[str, Facts] = field(default_factory=dict)  # with those of its base and licence: `license.<fact>`
     offers: dict[OfferKey, Facts] = field(default_factory=dict)  # preferred first
     owner: dict[str, str] = field(default_factory=dict)  # every id and alias -> model id
 
 
 def merge(layers: Sequence[Layer]) -> Knowledge:
-    """The facts of the layers, each over the ones before it. Raises `ConfigError` with every problem found."""
+    """The facts of the layers, each over the ones before it. Raises `ConfigError` with every problem found.
+
+    What a model does not state is taken from its base, and then from its licence, after all layers are in.
+    """
     found: list[Problem] = []
     read: list[list[tuple[Document, CatalogueDoc]]] = []
     for layer in layers:
@@ -79,9 +90,15 @@ def merge(layers: Sequence[Layer]) -> Knowledge:
     if not found:
         for docs in read:
             merging.add(docs)
+        merging.inherit()
     if found:
         raise ConfigError(found)
     return merging.known
+
+
+def _base(facts: Facts) -> str:
+    stated = facts.get("base")
+    return "" if stated is None else str(stated.value)
 
 
 class _Merge:
@@ -90,6 +107,7 @@ class _Merge:
     def __init__(self, found: list[Problem]) -> None:
         self.found = found
         self.known = Knowledge()
+        self.bases: dict[str, Document] = {}  # model -> the file that says what it was made from
 
     def add(self, docs: Sequence[tuple[Document, CatalogueDoc]]) -> None:
         known = self.known
@@ -99,6 +117,11 @@ class _Merge:
             for name, provider in doc.providers.items():
                 said = self._facts(document, f"providers.{name}", provider, PROVIDER_FACTS, {})
                 known.providers[name] = known.providers.get(name, {}) | said
+        for document, doc in docs:
+            for name, terms in doc.licenses.items():
+                self._names_facts(document, f"licenses.{name}", terms, LICENSE_FACTS)
+                said = self._facts(document, f"licenses.{name}", terms, LICENSE_FACTS, terms.sources, terms.confidence)
+                known.licenses[name] = known.licenses.get(name, {}) | said
         for document, doc in docs:
             for name, model in doc.models.items():
                 self._model(document, name, model)
@@ -118,16 +141,75 @@ class _Merge:
 
     def _model(self, document: Document, name: str, doc: ModelDoc) -> None:
         path, known = f"models.{name}", self.known
-        for kind, facts in (("sources", doc.sources), ("confidence", doc.confidence)):
-            for fact in facts.keys() - set(MODEL_FACTS):
-                valid = suggest(fact, sorted(MODEL_FACTS))
-                self._note(document, f"{path}.{kind}.{fact}", f"there is no fact {fact!r:.60}", valid)
-        if name not in known.models and doc.family is None:
-            self._note(document, path, "has no family", "family: llama, qwen, ... for a model not in the catalogue yet")
+        self._names_facts(document, path, doc, MODEL_FACTS)
+        if name not in known.models and doc.family is None and doc.base is None:
+            valid = "family: llama, qwen, ... for a model not in the catalogue yet, or base: the model it was made from"
+            self._note(document, path, "has no family", valid)
+        if doc.base is not None:
+            self.bases[name] = document
         if known.owner.setdefault(name, name) != name:
             self._note(document, path, f"is already an alias of {known.owner[name]}", "another name")
         said = self._facts(document, path, doc, MODEL_FACTS, doc.sources, doc.confidence)
+        scores = said.pop("evals", None)
+        if scores is not None:
+            places = {one: f"{document.name}:{document.line(f'{path}.evals.{one}')}" for one in scores.value}
+            said |= {
+                SCORE + one: replace(scores, value=scores.value[one], place=place) for one, place in places.items()
+            }
         known.models[name] = known.models.get(name, {}) | said
+
+    def _names_facts(self, document: Document, path: str, doc: ModelDoc | LicenseDoc, facts: Sequence[str]) -> None:
+        for kind, named in (("sources", doc.sources), ("confidence", doc.confidence)):
+            for fact in named.keys() - set(facts):
+                valid = suggest(fact, sorted(facts))
+                self._note(document, f"{path}.{kind}.{fact}", f"there is no fact {fact!r:.60}", valid)
+
+    def inherit(self) -> None:
+        """Give every model the facts of its base and of its licence that it does not state itself."""
+        known = self.known
+        whole: dict[str, Facts] = {}
+        for name in known.models:
+            chain = self._chain(name)
+            for one in reversed(chain):
+                if one not in whole:
+                    whole[one] = self._under(known.models[one], known.owner.get(_base(known.models[one])), whole)
+        for facts in whole.values():
+            license_id = facts["license"].value if "license" in facts else ""
+            for fact, said in known.licenses.get(license_id, {}).items():
+                name = fact if fact in _OF_BOTH else LICENSE + fact
+                facts.setdefault(name, replace(said, via=f"license {license_id}"))
+        known.models = {name: whole[name] for name in known.models}
+
+    def _chain(self, name: str) -> list[str]:
+        """A model, its base, the base of that, and so on; notes where there is none such, or no end."""
+        known, chain = self.known, [name]
+        while base := _base(known.models[chain[-1]]):
+            at, document = f"models.{chain[-1]}.base", self.bases[chain[-1]]
+            owner = known.owner.get(base)
+            if owner is None:
+                self._note(document, at, f"no model {base!r:.80}", suggest(base, known.owner))
+            elif owner in chain:
+                if owner == name:  # not of what only leads into the circle
+                    self._note(document, at, f"goes round in a circle: {' from '.join([*chain, owner])}", "an end")
+            else:
+                chain.append(owner)
+                continue
+            break
+        return chain
+
+    def _under(self, own: Facts, base: str | None, whole: Mapping[str, Facts]) -> Facts:
+        """A model's own facts over those of its base."""
+        if base is None or base not in whole:
+            return dict(own)
+        under = {
+            name: fact if fact.via else replace(fact, via=f"model {base}")
+            for name, fact in whole[base].items()
+            if name not in _OWN and not name.startswith(SCORE)
+        }
+        older = whole[base].get("lineage")
+        labels = own.get("lineage")
+        descent = [*(labels.value if labels else ()), base, *(older.value if older else ())]
+        return under | own | {"lineage": replace(labels or own["base"], value=list(dict.fromkeys(descent)))}
 
     def _offer(self, document: Document, path: str, doc: OfferDoc, fresh: dict[OfferKey, Facts]) -> None:
         known = self.known
@@ -152,7 +234,7 @@ class _Merge:
         self,
         document: Document,
         path: str,
-        doc: ProviderDoc | ModelDoc | OfferDoc,
+        doc: ProviderDoc | LicenseDoc | ModelDoc | OfferDoc,
         names: Sequence[str],
         sources: Mapping[str, str],
         confidence: Mapping[str, Confidence | None] | None = None,

@@ -13,7 +13,7 @@ from typing import Literal
 
 from gateway.core.capabilities import retired
 from gateway.core.conditions import Condition
-from gateway.core.facts import FACTS
+from gateway.core.facts import fact_named, value_of
 from gateway.core.matchers import Either, Leaf, Matcher, Problems, Spelling, parse
 from gateway.core.policy import Constraint, Policy, Rule, Rung, clock
 from gateway.core.rank import bits
@@ -202,8 +202,7 @@ def _constraints(policy: Policy) -> Iterator[Finding]:
         if not constraint.hard:
             continue
         for name in dict.fromkeys(constraint.select.open_to_unknown):
-            fact = FACTS[name]
-            slips = [target.name for target in policy.fleet.targets if fact.read(target) is None]
+            slips = [target.name for target in policy.fleet.targets if value_of(name, target) is None]
             what = f"does not reach targets whose {name} is not known: {', '.join(slips)}"
             yield Finding("warning", entry.id, path, what, f"add {{{name}: {{known: false}}}} to the list")
         if constraint.select.resolve is None and constraint.select.possible == policy.fleet.mask():
@@ -225,9 +224,8 @@ def _constraints(policy: Policy) -> Iterator[Finding]:
 def _unknown(policy: Policy, constraint: Constraint, path: str) -> Iterator[Finding]:
     """Targets that a requirement removes only because nobody said what they are."""
     for name in sorted(constraint.select.facts):
-        fact = FACTS[name]
         lost = [policy.fleet.targets[index] for index in bits(constraint.select.possible)]
-        dumb = [target.name for target in lost if fact.read(target) is None]
+        dumb = [target.name for target in lost if value_of(name, target) is None]
         if dumb:
             what = f"removes targets whose {name} is not known: {', '.join(dumb)}"
             yield Finding("info", constraint.id, path, what, "say it where they are declared, if it holds")
@@ -244,7 +242,7 @@ def _names(policy: Policy) -> Iterator[Finding]:
             yield Finding("info", name, f"sets.{name}", "is never used")
     for identity, path, raw in _selectors(policy):
         for key, value in raw.items():
-            fact = FACTS.get(key)
+            fact = fact_named(key)
             if fact is None or fact.kind != "text" or fact.choices:
                 continue
             matcher = parse(value, Spelling(key, "text", variables={}), path, Problems())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from gateway.core.facts import MODALITIES
+from gateway.core.facts import MODALITIES, residency
 from gateway.core.types import Fleet, Target
 
 K = TypeVar("K", bound=Hashable)
@@ -72,7 +72,7 @@ class Capabilities:
         images = _limits(fleet, lambda t: t.model.images_max)
         outputs = _limits(fleet, lambda t: t.max_output)
         return Capabilities(
-            closed=where(lambda t: not t.model.open_weights and t.model.family not in families),
+            closed=where(lambda t: t.model.open_weights is False and t.model.family not in families),
             blind=blind,
             some_blind=_union(blind.values()),
             no_tools=where(lambda t: not t.tools),
@@ -107,12 +107,6 @@ def retires_at(target: Target) -> float | None:
     """Unix seconds of the start (UTC) of the day a target is withdrawn; from then on it is not a candidate."""
     day = target.retires_on
     return None if day is None else datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
-
-
-def residency(target: Target) -> str | None:
-    """Where a target's data may be processed: as its backend says; a self-hosted one that says nothing, where it is."""
-    backend = target.backend
-    return backend.processing or (backend.region if backend.self_hosted else None)
 
 
 def lies_in(place: str | None, asked: str) -> bool:

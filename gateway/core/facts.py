@@ -7,12 +7,13 @@ How a value is compared stands in `matchers`; computing signals stands in `signa
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from types import MappingProxyType
 from typing import Literal
 
+from gateway.core.memory import BITS
 from gateway.core.quantities import Invalid, tokens
 from gateway.core.types import NANO_PER_USD, Target
 
@@ -21,7 +22,7 @@ Kind = Literal["number", "date", "boolean", "text", "set", "language"]
 Value = int | float | bool | str | date | frozenset[str]
 
 MODALITIES = ("text", "image", "audio", "video", "file")
-_THINKING = ("switchable", "always", "never", "unknown")
+_THINKING = ("switchable", "always", "never")
 
 #: Members of the European Union, ISO 3166-1 alpha-2. Both cases, so that a domicile written `de` cannot slip through.
 _EU = {
@@ -99,10 +100,30 @@ def signal_named(name: str) -> Signal | None:
     return known
 
 
-def _usd(target: Target, side: Literal["input", "output"]) -> float | None:
+_Side = Literal["input", "output", "cached_input", "cache_write", "thinking_output"]
+_BILLED_AS: Mapping[str, str] = MappingProxyType({"thinking_output": "output"})  # where it has no price of its own
+
+
+def _usd(target: Target, side: _Side) -> float | None:
     if target.price is None:
         return None
-    return getattr(target.price.tiers[0], side) / NANO_PER_USD  # type: ignore[no-any-return]
+    tier = target.price.tiers[0]
+    nano = getattr(tier, side)
+    return (getattr(tier, _BILLED_AS.get(side, "input")) if nano is None else nano) / NANO_PER_USD  # type: ignore[no-any-return]
+
+
+def residency(target: Target) -> str | None:
+    """Where a target's data may be processed: as its backend says; a self-hosted one that says nothing, where it is."""
+    backend = target.backend
+    return backend.processing or (backend.region if backend.self_hosted else None)
+
+
+def _told(support: str) -> str | None:
+    return None if support == "unknown" else support
+
+
+def _set(names: Iterable[str] | None) -> frozenset[str] | None:
+    return None if names is None else frozenset(names)
 
 
 _FACTS = (
@@ -116,27 +137,52 @@ _FACTS = (
     Fact("model.modalities", "set", lambda t: t.model.modalities, MODALITIES, "what the model reads"),
     Fact("model.languages", "set", lambda t: t.model.languages, says="official list, ISO 639-1"),
     Fact("model.language_count", "number", lambda t: t.model.language_count),
-    Fact("model.thinking", "text", lambda t: t.model.thinking, _THINKING),
+    Fact("model.thinking", "text", lambda t: _told(t.model.thinking), _THINKING),
     Fact("model.tools", "boolean", lambda t: t.model.tools),
     Fact("model.structured_output", "boolean", lambda t: t.model.structured_output),
     Fact("model.images_max", "number", lambda t: t.model.images_max),
     Fact("model.license", "text", lambda t: t.model.license, says="SPDX id, or the catalogue's id of a licence"),
+    Fact("license.osi_approved", "boolean", lambda t: t.model.terms.osi_approved),
+    Fact("license.commercial_use", "boolean", lambda t: t.model.terms.commercial_use, says="allowed, within limits"),
+    Fact("license.mau_clause", "boolean", lambda t: t.model.terms.mau_clause, says="monthly active users matter"),
+    Fact("license.mau_limit", "number", lambda t: t.model.terms.mau_limit, says="monthly active users"),
+    Fact("license.acceptable_use_policy", "boolean", lambda t: t.model.terms.acceptable_use_policy),
+    Fact("license.attribution", "boolean", lambda t: t.model.terms.attribution, says="the model must be named"),
     Fact("model.open_weights", "boolean", lambda t: t.model.open_weights),
     Fact("model.eu_domiciled_licensee_excluded", "boolean", lambda t: t.model.eu_domiciled_licensee_excluded),
     Fact("model.tokenizer", "text", lambda t: t.model.tokenizer),
     Fact("model.purpose", "text", lambda t: t.model.purpose, says="general, code, vision, omni, ..."),
+    Fact("model.released", "date", lambda t: t.model.released),
+    Fact("model.aliases", "set", lambda t: frozenset(t.model.aliases)),
+    Fact("model.base", "text", lambda t: t.model.base, says="the model that a fine-tune was made from"),
+    Fact("model.lineage", "set", lambda t: _set(t.model.lineage), says="models and labels that it descends from"),
+    Fact(
+        "model.quantization", "text", lambda t: t.model.quantization, tuple(BITS), "what its weights are published in"
+    ),
+    Fact("model.typical_output_tokens", "number", lambda t: t.model.typical_output_tokens),
     Fact("target.name", "text", lambda t: t.name),
     Fact("target.backend", "text", lambda t: t.backend.name),
     Fact("target.dialect", "text", lambda t: t.backend.dialect),
+    Fact("target.provider", "text", lambda t: t.backend.provider, says="who rents it out"),
+    Fact("target.upstream_id", "text", lambda t: t.upstream_id, says="what its server calls the model"),
     Fact("target.region", "text", lambda t: t.backend.region),
-    Fact("target.processing", "text", lambda t: t.backend.processing, says="where data may be processed"),
+    Fact("target.processing", "text", residency, says="where data may be processed"),
+    Fact("target.country", "text", lambda t: t.backend.country, says="where it stands, ISO 3166-1 alpha-2"),
+    Fact("target.jurisdiction", "text", lambda t: t.backend.jurisdiction, says="whose law its operator answers to"),
     Fact("target.self_hosted", "boolean", lambda t: t.backend.self_hosted),
     Fact("target.window", "number", lambda t: t.window, says="tokens it serves"),
+    Fact("target.max_input", "number", lambda t: t.max_input, says="tokens of prompt, where capped by itself"),
     Fact("target.max_output", "number", lambda t: t.max_output),
+    Fact("target.typical_output_tokens", "number", lambda t: t.typical_output_tokens),
+    Fact("target.memory_gb", "number", lambda t: t.memory_gb, says="GB that a replica has"),
+    Fact("target.memory_needed_gb", "number", lambda t: t.memory_needed_gb, says="GB of the weights alone"),
+    Fact("target.quantization", "text", lambda t: t.quantization, tuple(BITS), "what its weights are served in"),
+    Fact("target.tokens_per_s", "number", lambda t: t.tokens_per_s, says="of one answer, as measured"),
+    Fact("target.tokens_per_hour", "number", lambda t: t.tokens_per_hour, says="of all requests together"),
     Fact("target.modalities", "set", lambda t: t.modalities, MODALITIES),
     Fact("target.tools", "boolean", lambda t: t.tools),
     Fact("target.structured_output", "boolean", lambda t: t.structured_output),
-    Fact("target.thinking", "text", lambda t: t.thinking, _THINKING),
+    Fact("target.thinking", "text", lambda t: _told(t.thinking), _THINKING),
     Fact(
         "target.thinking_needs_stream", "boolean", lambda t: t.thinking_needs_stream, says="thinks only when streamed"
     ),
@@ -147,8 +193,36 @@ _FACTS = (
     Fact("target.priced", "boolean", lambda t: t.price is not None),
     Fact("target.input_usd", "number", lambda t: _usd(t, "input"), says="USD per million input tokens, base tier"),
     Fact("target.output_usd", "number", lambda t: _usd(t, "output"), says="USD per million output tokens, base tier"),
+    Fact(
+        "target.cached_input_usd", "number", lambda t: _usd(t, "cached_input"), says="as input where not priced apart"
+    ),
+    Fact("target.cache_write_usd", "number", lambda t: _usd(t, "cache_write"), says="as input where not priced apart"),
+    Fact(
+        "target.thinking_output_usd",
+        "number",
+        lambda t: _usd(t, "thinking_output"),
+        says="as output where not priced apart",
+    ),
 )
 FACTS: Mapping[str, Fact] = MappingProxyType({fact.name: fact for fact in _FACTS})
+#: The fact whose last part is free: an operator's own scores. None comes with Pointsman.
+EVALS = "model.evals."
+EVAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def fact_named(name: str) -> Fact | None:
+    """The fact of that name, or None; `model.evals.<name>` are numbers."""
+    known = FACTS.get(name)
+    if known is None and name.startswith(EVALS) and EVAL_NAME.fullmatch(name, len(EVALS)):
+        score = name.removeprefix(EVALS)
+        return Fact(name, "number", lambda t: dict(t.model.evals).get(score))
+    return known
+
+
+def value_of(name: str, target: Target) -> Value | None:
+    """The value of a fact for a target; None where it is not known, or there is no such fact."""
+    fact = fact_named(name)
+    return None if fact is None else fact.read(target)
 
 
 def parse_size(raw: object) -> int | float | None:

@@ -6,9 +6,10 @@ what is valid is decided by `compile_policy`, which also knows the catalogue.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, cast
 
-from gateway.core.facts import FACTS, MODALITIES, SIGNALS, Fact, Kind, Signal
+from gateway.core.facts import EVAL_NAME, EVALS, FACTS, MODALITIES, SIGNALS, Fact, Kind, Signal
 
 Schema = dict[str, Any]
 Part = Literal["Condition", "Selector", "Rung", "Given", "Expectation"]
@@ -58,7 +59,8 @@ def _definitions() -> dict[str, Schema]:
         "family": {**_matcher(_TEXT, "text"), "description": 'a model family, "*", or several'},
         **{fact.name: _described(fact) for fact in FACTS.values()},
     }
-    selector_map = _closed(facts)
+    scored = {"patternProperties": {f"^{re.escape(EVALS)}{EVAL_NAME.pattern}$": _matcher(SIZE, "number")}}
+    selector_map = {**_closed(facts), **scored}
     rank = {"enum": ["listed", "cheapest", "fastest", "balanced", "weighted"]}
     return {
         "Condition": {
@@ -70,7 +72,7 @@ def _definitions() -> dict[str, Schema]:
             "description": "all members must hold; a signal that is not known matches only `known: false`",
         },
         "Selector": {"anyOf": [{"const": "*"}, selector_map, {"type": "array", "items": selector_map, "minItems": 1}]},
-        "Rung": {"anyOf": [{"const": "*"}, _closed({**facts, "rank": rank, "weights": _WEIGHTS})]},
+        "Rung": {"anyOf": [{"const": "*"}, {**_closed({**facts, "rank": rank, "weights": _WEIGHTS}), **scored}]},
         "Given": _given(),
         "Expectation": _expectation(),
     }  # fmt: skip

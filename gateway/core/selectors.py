@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.core.facts import FACTS, Fact, Value
+from gateway.core.facts import EVALS, FACTS, Fact, Value, fact_named
 from gateway.core.matchers import (
     Either,
     Leaf,
@@ -124,9 +124,11 @@ def _compile_map(
     order: Sequence[str] = ()
     for key, value in raw.items():
         at = f"{path}.{key}"
-        fact = FACTS.get(_SHORT.get(key, key))
+        fact = fact_named(_SHORT.get(key, key))
         if fact is None:
-            problems.add(at, f"{key!r} is no fact of a model or target", suggest(key, (*_SHORT, *FACTS)))
+            problems.add(
+                at, f"{key!r} is no fact of a model or target", suggest(key, (*_SHORT, *FACTS, f"{EVALS}<name>"))
+            )
             failed = True
             continue
         if key in _SHORT and value == "*":

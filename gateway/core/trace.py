@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from gateway.core.capabilities import lies_in, refused, residency
+from gateway.core.capabilities import lies_in, refused
 from gateway.core.conditions import Condition, Group, Member
 from gateway.core.decide import PIN, choose_thinking, decide, fits
-from gateway.core.facts import FACTS
+from gateway.core.facts import residency, value_of
 from gateway.core.filters import FILTERS
 from gateway.core.flips import Flip, nearest
 from gateway.core.matchers import known
@@ -305,7 +305,7 @@ def _against(policy: Policy, signals: Signals, target: Target) -> str:
     said = ["forbidden by " + ", ".join(forbidding)] if forbidding else []
     for constraint in against:
         if constraint.effect == "require":
-            facts = [name for name in sorted(constraint.select.facts) if FACTS[name].read(target) is None]
+            facts = [name for name in sorted(constraint.select.facts) if value_of(name, target) is None]
             asked = [name for name in sorted(constraint.select.signals) if not known(signals.get(name))]
             unknown = f" ({', '.join(facts + asked)} not known)" if facts or asked else ""
             said.append(f"not what {constraint.id} requires{unknown}")

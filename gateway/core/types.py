@@ -59,6 +59,18 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What an operator has to know of a licence before weights are used. `None` means "not known"."""
+
+    osi_approved: bool | None = None
+    commercial_use: bool | None = None  # allowed, be it within limits
+    mau_clause: bool | None = None  # something changes with the number of monthly active users
+    mau_limit: int | None = None  # the number; None also where there is no such clause
+    acceptable_use_policy: bool | None = None  # uses are excluded that the law does not exclude
+    attribution: bool | None = None  # the model has to be named to those who use the product
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """What is publicly known of a model, wherever it is served. `None` always means "not known"."""
 
@@ -77,12 +89,18 @@ class Model:
     tools: bool | None = None
     structured_output: bool | None = None
     images_max: int | None = None
-    license: str = "unknown"  # SPDX id, or the catalogue's own id of a community licence
-    open_weights: bool = True  # False: API only, "closed" in policies
+    license: str | None = None  # SPDX id, or the catalogue's own id of a community licence
+    terms: Terms = Terms()  # of that licence
+    open_weights: bool | None = None  # False: API only, "closed" in policies
     eu_domiciled_licensee_excluded: bool | None = None  # its licence excludes licensees domiciled in the EU
     tokenizer: str | None = None  # key of the tokenizer registry; None: only the bytes bound is safe
     purpose: str = "general"  # general, code, vision, omni, embedding
     typical_output_tokens: int = 500
+    released: date | None = None
+    quantization: str | None = None  # what its weights are published in, where that is not 16 bits
+    base: str | None = None  # the model it was made from: what it says nothing of is as there
+    lineage: tuple[str, ...] | None = None  # what it descends from, nearest first: models and labels
+    evals: tuple[tuple[str, float], ...] = ()  # an operator's own scores, by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +155,10 @@ class Backend:
     region: str | None = None
     processing: str | None = None  # where data may be processed: eu, us, global, ...
     self_hosted: bool = False
+    provider: str | None = None  # who rents it out, by the catalogue's name; None: self-hosted, or not known
+    country: str | None = None  # where its machines stand, ISO 3166-1 alpha-2
+    jurisdiction: str | None = None  # whose law its operator answers to, ISO 3166-1 alpha-2
+    memory_gb: float | None = None  # GB (10^9 bytes) that one replica has for weights and cache
     key: Secret | None = None
     auth: Credential | None = None  # in place of a key: what signs each request, or is traded for access tokens
     api_version: str | None = None  # Azure's, where its address needs one
@@ -173,6 +195,11 @@ class Target:
     takes: frozenset[str] | None = None  # all request members it can serve; None: also those that nobody here knows
     max_input: int | None = None  # tokens of prompt it takes at most, where that is less than the window
     thinking_needs_stream: bool = False  # it refuses to think unless the answer is streamed
+    memory_gb: float | None = None  # as its backend, or where the target says otherwise
+    quantization: str | None = None  # what its weights are served in; None: as published
+    memory_needed_gb: float | None = None  # GB of the weights alone
+    tokens_per_s: float | None = None  # that one answer gets, as the operator measured it
+    tokens_per_hour: int | None = None  # that it gets through, prompts and answers of all requests together
 
 
 @dataclass(frozen=True, slots=True)

@@ -341,7 +341,7 @@ def judge(candidates: tuple[Target, ...], request: dict[str, Any], seen: Snapsho
         assert one.structured_output or not request.get("structured_output")
         assert not one.unsupported & request.get("parameters", frozenset())
         assert one.retires_on is None or one.retires_on > date(2026, 11, 21)
-        assert one.model.open_weights or one.model.family in compiled.doc.allow_closed
+        assert one.model.open_weights is not False or one.model.family in compiled.doc.allow_closed
         for name, place in (
             ("region", one.backend.region),
             ("residency", one.backend.processing or one.backend.region),
