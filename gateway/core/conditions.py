@@ -91,7 +91,7 @@ def _member(name: str, raw: object, path: str, scope: Scope, negated: bool) -> C
     matcher = parse(raw, Spelling(name, signal.kind, choices), path, scope.problems, negated=negated)
     if matcher is None:
         return None
-    test = _token_test(matcher, scope.tokens_by) if name == "context_tokens" else _test(name, matcher)
+    test = token_test(matcher, scope.tokens_by) if name == "context_tokens" else _test(name, matcher)
     text = describe({name: raw})
     return Member(name, matcher, test, signal.cost, f"not {{{text}}}" if negated else text)
 
@@ -123,10 +123,10 @@ def _test(name: str, matcher: Matcher) -> Test:
     return lambda signals: holds(signals.get(name))
 
 
-def _token_test(matcher: Matcher, tokens_by: str | None) -> Test:
-    """`context_tokens` is asked as "more than n?", which bounds often settle without counting."""
+def token_test(matcher: Matcher, tokens_by: str | None) -> Test:
+    """The predicate of `context_tokens`, asked as "more than n?", which bounds often settle without counting."""
     if isinstance(matcher, Either):
-        return combine([_token_test(part, tokens_by) for part in matcher.parts], matcher.every)
+        return combine([token_test(part, tokens_by) for part in matcher.parts], matcher.every)
     if matcher.op == "known":
         return lambda signals: True
     if matcher.op == "unknown":

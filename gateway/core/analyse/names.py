@@ -1,0 +1,73 @@
+"""Loose ends: names that mean something somewhere but nothing in this fleet or catalogue, sets that nothing uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from gateway.core.analyse.domains import leaves, members
+from gateway.core.analyse.study import Study
+from gateway.core.facts import fact_named
+from gateway.core.findings import Finding, finding
+from gateway.core.matchers import Problems, Spelling, parse
+from gateway.core.policy import Policy
+
+
+def judge(study: Study) -> Iterator[Finding]:
+    """Names, sets, and what a policy should say of itself."""
+    policy = study.policy
+    served = {target.model.id for target in policy.fleet.targets}
+    names = {alias: model.id for model in policy.fleet.models.values() for alias in (model.id, *model.aliases)}
+    used = " ".join(str(raw) for _, _, raw in _selectors(policy))  # with quotes around every text
+    for name, models in policy.doc.sets.items():
+        absent = [model for model in models if names.get(model, model) not in served]
+        if absent:
+            yield finding("set-unserved", name, f"sets.{name}", f"not served by this fleet: {', '.join(absent)}")
+        if f"'@{name}'" not in used:
+            yield finding("set-unused", name, f"sets.{name}", "is never used")
+    for identity, path, raw in _selectors(policy):
+        for key, value in raw.items():
+            yield from _unknown(policy, identity, f"{path}.{key}", key, value)
+    yield from _self(policy)
+
+
+def _unknown(policy: Policy, identity: str, path: str, key: str, value: object) -> Iterator[Finding]:
+    fact = fact_named(key)
+    if fact is None or fact.kind != "text" or fact.choices:
+        return
+    matcher = parse(value, Spelling(key, "text", variables={}), path, Problems())
+    if matcher is None:
+        return
+    known = {fact.read(target) for target in policy.fleet.targets}
+    if key.startswith("model."):  # a catalogue knows more models than a fleet serves
+        known |= {getattr(model, key.removeprefix("model."), None) for model in policy.fleet.models.values()}
+    named = {word for leaf in leaves(matcher) if isinstance(leaf.operand, frozenset) for word in leaf.operand}
+    unmet = sorted(str(word) for word in named if word not in known)
+    if unmet:
+        where = "model of the catalogue" if key.startswith("model.") else "target of this fleet"
+        yield finding("name-unknown", identity, path, f"no {where} has {key} {', '.join(unmet)}")
+
+
+def _selectors(policy: Policy) -> Iterator[tuple[str, str, Mapping[str, object]]]:
+    """Every selector map of the document: id of its owner, path, map."""
+    for i, rule in enumerate(policy.doc.rules):
+        for j, raw in enumerate(rule.use):
+            if isinstance(raw, Mapping):
+                yield rule.id, f"rules[{i}].use[{j}]", raw
+    for i, entry in enumerate(policy.doc.constraints):
+        key, whole = ("forbid", entry.forbid) if entry.forbid is not None else ("avoid", entry.avoid)
+        for number, part in enumerate(whole if isinstance(whole, list) else [whole]):
+            if isinstance(part, Mapping):
+                at = f"[{number}]" if isinstance(whole, list) else ""
+                yield entry.id, f"constraints[{i}].{key}{at}", part
+
+
+def _self(policy: Policy) -> Iterator[Finding]:
+    entries = (*policy.rules, *policy.thinking, *policy.forbids, *policy.avoids)
+    counts = any(
+        member.signal == "context_tokens" for entry in entries if entry.when is not None for member in members(entry.when)
+    )
+    if counts and policy.tokens_by is None:
+        what = "context_tokens has no tokenizer: thresholds are compared with bytes, which are more"
+        yield finding("no-tokenizer", policy.name, "tokens_by", what, "tokens_by: qwen3.5")
+    if not policy.doc.tests:
+        yield finding("no-tests", policy.name, "tests", "the policy has no tests", "say what must stay true")
