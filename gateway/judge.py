@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gateway import bundled
-from gateway.core.analyse import Finding, analyse
+from gateway.core.analyse import analyse
+from gateway.core.findings import Finding
 from gateway.site import Site
 
 

@@ -24,7 +24,7 @@ from gateway.addresses import Address
 from gateway.catalog.catalogue import Catalogue
 from gateway.catalog.catalogue import files_of as catalogue_files
 from gateway.config import ConfigDoc, KeyDoc, LimitsDoc, admin_digest, cache_dir
-from gateway.core.analyse import analyse
+from gateway.core.analyse import leaks
 from gateway.core.errors import BadRequest, ConfigError, Denied, NotFound, Problem
 from gateway.core.lexicon import Lexicon
 from gateway.core.policy import Policy
@@ -330,9 +330,8 @@ class _Loader:
         file = load_policy(path, cache=self.cache)
         self.digests.append(file.document.sha256)
         policy = file.bind(fleet)
-        for finding in analyse(policy):
-            if finding.severity == "error":
-                self.found.append(file.document.problem(finding.path, finding.message, finding.fix))
+        for finding in leaks(policy):
+            self.found.append(file.document.problem(finding.path, finding.message, finding.fix))
         if reference is not None:
             self.found += file.failures(reference)
         return policy

@@ -23,7 +23,7 @@ from gateway.core import errors
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gateway"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-CORE = [path for path in SOURCES if path.parent.name == "core"]
+CORE = [path for path in SOURCES if path.is_relative_to(PACKAGE / "core")]
 
 #: Everything by which a function could see more than its arguments, or do more than return.
 OUTSIDE = """

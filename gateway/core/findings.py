@@ -35,6 +35,7 @@ CODES: Mapping[str, tuple[Severity, str]] = MappingProxyType(
         "constraint-strands": ("warning", "constraints leave a rule no target"),
         "constraint-empty": ("info", "a constraint concerns no target of this fleet"),
         "constraint-everything": ("warning", "a constraint forbids every target, always"),
+        "require-unknown": ("info", "a requirement removes targets only because a fact of them is not known"),
         "hint-lifts": ("warning", "a client can lift a hard constraint by a hint that it sends"),
         "hint-binds": ("info", "a hard constraint binds only requests that say so themselves"),
         "avoid-must": ("warning", "the words of an `avoid` say that it must not be, but it is only put last"),

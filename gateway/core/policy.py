@@ -33,7 +33,8 @@ from gateway.core.types import Fleet, Thinking
 RANKS: tuple[RankName, ...] = ("listed", "cheapest", "fastest", "balanced", "weighted")
 #: Members of a rung that do not select.
 _BESIDE = frozenset({"rank", "weights"})
-_VARIABLES: Mapping[str, Kind] = MappingProxyType({name: signal.kind for name, signal in SIGNALS.items()})
+#: The signals that may stand in a constraint's selector as `$name`, beside the open ones.
+VARIABLES: Mapping[str, Kind] = MappingProxyType({name: signal.kind for name, signal in SIGNALS.items()})
 
 
 def _budget(raw: object) -> int:
@@ -383,7 +384,7 @@ def _shadow(reading: _Reading, entry: ShadowDoc, path: str) -> ShadowRule:
 def _constraint(reading: _Reading, entry: ConstraintDoc, path: str) -> Constraint | None:
     when = _when(reading, entry.when, path)
     at = f"{path}.{entry.effect}"
-    select = compile_selector(entry.selector, reading.fleet, reading.names, at, reading.problems, variables=_VARIABLES)
+    select = compile_selector(entry.selector, reading.fleet, reading.names, at, reading.problems, variables=VARIABLES)
     if select is None:
         return None
     acted_on = all_but(select, reading.fleet) if entry.effect == "require" else select

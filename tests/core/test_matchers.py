@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from gateway.core.facts import Kind
+from gateway.core.language import Language
 from gateway.core.matchers import Problems, Spelling, holds, parse
-from gateway.core.space import Tongue
 
 
 def matches(kind: Kind, raw: Any, value: Any) -> bool:
@@ -20,7 +20,11 @@ def matches(kind: Kind, raw: Any, value: Any) -> bool:
     return holds(matcher, value)
 
 
-JA, EN, MIXED, UNCLEAR = Tongue("ja"), Tongue("en"), Tongue("en", "ja"), Tongue(None)
+def language(**shares: float) -> Language:
+    return Language(shares, 1_000, 1 - sum(shares.values()))
+
+
+JA, EN, MIXED, UNCLEAR = language(ja=1.0), language(en=1.0), language(en=0.6, ja=0.4), language()
 
 
 @pytest.mark.parametrize(
@@ -60,7 +64,7 @@ JA, EN, MIXED, UNCLEAR = Tongue("ja"), Tongue("en"), Tongue("en", "ja"), Tongue(
         ("language", "ja", [JA], [EN, MIXED]),
         ("language", ["ja", "zh"], [JA], [EN]),
         ("language", {"not": "en"}, [JA, MIXED], [EN]),
-        ("language", {"not": ["en", "ja"]}, [Tongue("fr")], [EN, JA, MIXED]),
+        ("language", {"not": ["en", "ja"]}, [language(fr=1.0)], [EN, JA, MIXED]),
         ("language", {"known": True, "not": ["en"]}, [JA, MIXED], [EN]),
     ],
 )

@@ -7,7 +7,7 @@ fact it negates is not known of a target, where a client decides whether it appl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from gateway.core.analyse.able import hit
 from gateway.core.analyse.domains import Undecided, members
 from gateway.core.analyse.formulas import NEVER, Formula, every, some
 from gateway.core.facts import value_of
-from gateway.core.findings import Finding, finding
+from gateway.core.findings import Finding, Severity, finding
 from gateway.core.matchers import Problems
 from gateway.core.policy import VARIABLES
 from gateway.core.rank import bits
@@ -62,9 +62,7 @@ def _slips(policy: Policy, raw: object, fact: str) -> int:
         if not isinstance(part, Mapping) or fact not in part:
             continue
         rest = {key: value for key, value in part.items() if key != fact} or "*"
-        beside = compile_selector(
-            rest, policy.fleet, replace(names, sets=sets), "", Problems(), variables=VARIABLES
-        )
+        beside = compile_selector(rest, policy.fleet, replace(names, sets=sets), "", Problems(), variables=VARIABLES)
         slips |= unknown & (policy.fleet.mask() if beside is None else beside.possible)
     return slips
 
@@ -77,7 +75,8 @@ def judge(study: Study) -> Iterator[Finding]:
         path = f"constraints[{i}]"
         constraint = next(one for one in (*policy.forbids, *policy.avoids) if one.id == entry.id)
         if not constraint.select.possible:
-            yield finding("constraint-empty", entry.id, path, "concerns no target of this fleet")
+            holds = "holds of every target of this fleet" if constraint.effect == "require" else ""
+            yield finding("constraint-empty", entry.id, path, holds or "concerns no target of this fleet")
             continue
         if not constraint.hard:
             found = _MUST.search(entry.because)
@@ -85,15 +84,33 @@ def judge(study: Study) -> Iterator[Finding]:
                 what = f"its words say `{found[0]}`, but what it avoids is only put last, and may still answer"
                 yield finding("avoid-must", entry.id, f"{path}.avoid", what, "forbid, or other words")
             continue
-        always = entry.when is None and constraint.select.resolve is None
-        if always and constraint.select.possible == policy.fleet.mask():
-            yield finding("constraint-everything", entry.id, path, "forbids every target of this fleet, always")
+        yield from _everything(study, constraint, path)
         yield from _hints(study, constraint, f"{path}.when")
     yield from _stranded(study)
     if policy.forbids:
         names = ", ".join(constraint.id for constraint in policy.forbids)
         what = f"no rule, fallback or pin can leak past {names}: they remove candidates after all of these"
         yield finding("constraints-bind", policy.name, "constraints", what)
+
+
+def _everything(study: Study, constraint: Constraint, path: str) -> Iterator[Finding]:
+    """Constraints that hit every target, and requirements that targets fail because nobody said what they are."""
+    policy, select = study.policy, constraint.select
+    always = constraint.when is None
+    required = constraint.effect == "require"
+    if select.resolve is None and select.possible == policy.fleet.mask() and (always or required):
+        what = "forbids every target of this fleet, always"
+        if required:
+            what = "what it requires is known to hold of no target of this fleet: every request "
+            what += "is refused" if always else "it applies to is refused"
+        severity: Severity = "warning" if always else "info"
+        yield finding("constraint-everything", constraint.id, path, what, severity=severity)
+    for name in sorted(select.facts) if required else ():
+        lost = [policy.fleet.targets[index] for index in bits(select.possible)]
+        dumb = [target.name for target in lost if value_of(name, target) is None]
+        if dumb:
+            what = f"removes targets whose {name} is not known: {', '.join(dumb)}"
+            yield finding("require-unknown", constraint.id, path, what, "say it where they are declared, if it holds")
 
 
 # Whom they bind
@@ -122,7 +139,9 @@ def _hints(study: Study, constraint: Constraint, path: str) -> Iterator[Finding]
             yield finding("hint-lifts", constraint.id, path, what, fix, witness=witness)
         elif needed:
             what = f"binds only requests that say so themselves, by {name}"
-            yield finding("hint-binds", constraint.id, path, what, "a fact of the key, if clients must not leave it out")
+            yield finding(
+                "hint-binds", constraint.id, path, what, "a fact of the key, if clients must not leave it out"
+            )
 
 
 def _kept(study: Study, name: str) -> bool:
@@ -158,7 +177,7 @@ def _stranded(study: Study) -> Iterator[Finding]:
     by_constraint: dict[str, tuple[list[str], Witness]] = {}
     together: list[tuple[str, list[str], Witness]] = []
     for i, rule in enumerate(rules):
-        targets = study.open(rule.mask)
+        targets = [] if study.dead(i) else study.candidates(rule.mask)
         hits = _hits(study, targets)
         alone: list[Formula] = []
         for identity, formulas in hits.items():
@@ -184,7 +203,7 @@ def _told(
     together: Sequence[tuple[str, list[str], Witness]],
 ) -> Iterator[Finding]:
     policy = study.policy
-    severity = "info" if study.tenants is None else "warning"
+    severity: Severity = "info" if study.tenants is None else "warning"
     places = {entry.id: f"constraints[{i}]" for i, entry in enumerate(policy.doc.constraints)}
     fix = "targets that it allows, if such requests are to be served"
     for identity, (ids, witness) in by_constraint.items():
@@ -202,7 +221,7 @@ def _told(
         yield finding("constraint-strands", constraints[0], path, what, fix, witness=witness, severity=severity)
 
 
-def _denied(rule: str):  # type: ignore[no-untyped-def]
+def _denied(rule: str) -> Callable[[Decision, Signals], bool]:
     def shows(decision: Decision, signals: Signals) -> bool:
         return decision.rule == rule and decision.refusal is not None and decision.refusal[0] == "policy_denied"
 

@@ -18,7 +18,7 @@ from gateway.core.analyse.formulas import ALWAYS, NEVER, Every, Formula, Lies, S
 from gateway.core.conditions import Condition, Member, token_test
 from gateway.core.facts import Signal, signal_named
 from gateway.core.language import UNNAMED, Language
-from gateway.core.matchers import Either, Leaf, Matcher, compile_matcher
+from gateway.core.matchers import Leaf, Matcher, compile_matcher
 from gateway.core.signals import Signals
 
 OTHER = "something-else"  # stands for every text that nothing names
@@ -140,6 +140,8 @@ class Domains:
             named = {
                 str(word) for leaf in self._asked[name] if isinstance(leaf.operand, frozenset) for word in leaf.operand
             }
+            if name == "modality":
+                named.add("text")  # which every request contains, named or not
             choices = self._signals[name].choices
             more = [] if choices and named >= set(choices) else [OTHER]
             self._words[name] = (*sorted(named), *more)
@@ -349,7 +351,9 @@ def _possible(main: str | None, outside: frozenset[int], lists: Sequence[frozens
 
 def _pure(point: _Tongue, lists: Sequence[frozenset[str]]) -> bool:
     """Whether a text in its main language alone would be so."""
-    return all((point.main not in official) == (number in point.outside) for number, official in enumerate(lists))
+    return point.main is not None and all(
+        (point.main not in official) == (number in point.outside) for number, official in enumerate(lists)
+    )
 
 
 def _spoken(point: _Tongue, lists: Sequence[frozenset[str]], stranger: str) -> Any:

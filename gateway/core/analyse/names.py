@@ -54,7 +54,7 @@ def _selectors(policy: Policy) -> Iterator[tuple[str, str, Mapping[str, object]]
             if isinstance(raw, Mapping):
                 yield rule.id, f"rules[{i}].use[{j}]", raw
     for i, entry in enumerate(policy.doc.constraints):
-        key, whole = ("forbid", entry.forbid) if entry.forbid is not None else ("avoid", entry.avoid)
+        key, whole = entry.effect, entry.selector
         for number, part in enumerate(whole if isinstance(whole, list) else [whole]):
             if isinstance(part, Mapping):
                 at = f"[{number}]" if isinstance(whole, list) else ""
@@ -62,10 +62,10 @@ def _selectors(policy: Policy) -> Iterator[tuple[str, str, Mapping[str, object]]
 
 
 def _self(policy: Policy) -> Iterator[Finding]:
-    entries = (*policy.rules, *policy.thinking, *policy.forbids, *policy.avoids)
-    counts = any(
-        member.signal == "context_tokens" for entry in entries if entry.when is not None for member in members(entry.when)
-    )
+    conditions = [entry.when for entry in policy.rules]
+    conditions += [entry.when for entry in policy.thinking]
+    conditions += [entry.when for entry in (*policy.forbids, *policy.avoids)]
+    counts = any(member.signal == "context_tokens" for when in conditions if when for member in members(when))
     if counts and policy.tokens_by is None:
         what = "context_tokens has no tokenizer: thresholds are compared with bytes, which are more"
         yield finding("no-tokenizer", policy.name, "tokens_by", what, "tokens_by: qwen3.5")

@@ -107,21 +107,17 @@ def shadows(study: Study) -> Iterator[Finding]:
     Told last: it is the way a list is read, and worth knowing rather than wrong.
     """
     for i, rule in enumerate(study.policy.rules):
-        if rule.when is None:
+        if rule.when is None or study.dead(i):
             continue
         found: list[tuple[str, Witness]] = []
         for j, upper in enumerate(study.policy.rules[:i]):
             if upper.rungs != rule.rungs and (example := _both(study, i, j)) is not None:
                 found.append((upper.id, example))
-        if found and len(found) < i + 1 and _applies(study, i):
+        if found:
             named = ", ".join(f"`{name}`" for name, _ in found[:_MOST_NAMED])
             more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
             what = f"a part of what it would take is taken by {named}{more} above it"
             yield finding("rule-shadowed", rule.id, f"rules[{i}]", what, witness=found[0][1])
-
-
-def _applies(study: Study, number: int) -> bool:
-    return study.admits(study.taken(number)) is not False
 
 
 def _both(study: Study, lower: int, upper: int) -> Witness | None:

@@ -35,9 +35,11 @@ def judge(study: Study) -> Iterator[Finding]:
         path = f"rules[{i}].use"
         if not rule.mask:
             what = "selects no target of this fleet: its requests are refused"
-            yield finding("rule-empty", rule.id, path, what, "a rung that this fleet can serve, such as {family: \"*\"}")
+            yield finding("rule-empty", rule.id, path, what, 'a rung that this fleet can serve, such as {family: "*"}')
             continue
-        able = {target.index: abilities(study, target) for target in study.open(rule.mask)}
+        if study.dead(i):
+            continue
+        able = {target.index: abilities(study, target) for target in study.candidates(rule.mask)}
         seen = 0
         for j, rung in enumerate(rule.rungs):
             yield from _rung(study, i, rung, f"{path}[{j}]", seen, able)
@@ -52,7 +54,7 @@ def _rung(
     if not rung.mask:
         yield finding("rung-empty", rule.id, path, f"selects no target of this fleet ({rung.text})")
         return
-    targets = study.open(rung.mask)
+    targets = study.candidates(rung.mask)
     if not targets:
         what = "none of its targets is ever allowed: closed, withdrawn, or always forbidden"
         yield finding("rung-closed", rule.id, path, what, "allow_closed, or another selector")
@@ -108,7 +110,7 @@ def _least_tokens(study: Study, taken: Sequence[Formula]) -> int | None:
 
 def _holes(study: Study, number: int, rule: Rule) -> Iterator[Finding]:
     """What a rule refuses though other targets of the fleet could serve it: one kind of request at a time."""
-    inside, outside = study.open(rule.mask), study.open(study.policy.fleet.mask() & ~rule.mask)
+    inside, outside = study.candidates(rule.mask), study.candidates(study.policy.fleet.mask() & ~rule.mask)
     if not inside or not outside:
         return
     demands: list[tuple[str, Formula, list[Target]]] = []

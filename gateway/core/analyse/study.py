@@ -46,6 +46,7 @@ class Study:
         facts = {member.signal for one in conditions for member in members(one) if member.signal.startswith("tenant.")}
         beside = [*self._beside(), *((name, _UNKNOWN) for name in sorted(facts))]
         self.space = Space(Domains(conditions, beside, policy.tasks), effort)
+        self._dead: dict[int, bool] = {}
         self._real: list[Formula] | None = None
         self.snapshot = Snapshot(now=now, draw=0.5, available=policy.fleet.mask())
 
@@ -75,7 +76,7 @@ class Study:
                 never |= constraint.select.possible
         return never
 
-    def open(self, mask: int) -> list[Target]:
+    def candidates(self, mask: int) -> list[Target]:
         """The targets of a mask that are ever candidates."""
         return [self.policy.fleet.targets[index] for index in bits(mask & ~self.closed)]
 
@@ -111,6 +112,12 @@ class Study:
         """What a rule decides: its own condition, and none of those above it."""
         rules = self.policy.rules
         return [self.wants(rules[number].when), *(self.lacks(rule.when) for rule in rules[:number])]
+
+    def dead(self, number: int) -> bool:
+        """Whether a rule was shown never to apply."""
+        if number not in self._dead:
+            self._dead[number] = self.admits(self.taken(number)) is False
+        return self._dead[number]
 
     # Questions.
 
@@ -161,7 +168,7 @@ class Study:
 
         if not does(given):
             return None
-        for name in [name for name, value in given.items() if not value or value == ["text"]]:
+        for name in [name for name, value in given.items() if value in (0, [], ["text"]) and value is not False]:
             fewer = {other: value for other, value in given.items() if other != name}
             if does(fewer):
                 given = fewer
@@ -194,6 +201,7 @@ class Study:
                 self.matches(effort, little),
             ]
         )
+        yield self.matches("modality", Leaf("has", frozenset({"text"})))
         yield from self._long_enough()
 
     def _long_enough(self) -> Iterator[Formula]:
@@ -205,9 +213,7 @@ class Study:
         for number, value in enumerate(outputs.values):
             if value is not None:
                 enough = sum(1 << place for place, length in enumerate(lengths.values) if length >= value)
-                yield some(
-                    [Lies("max_output_tokens", outputs.full & ~(1 << number)), Lies("context_tokens", enough)]
-                )
+                yield some([Lies("max_output_tokens", outputs.full & ~(1 << number)), Lies("context_tokens", enough)])
 
     @property
     def somebody(self) -> Formula:

@@ -1,4 +1,4 @@
-"""Targets: withdrawn, soon withdrawn, without a price; and fallbacks that stay within a family, a backend or a region."""
+"""Targets: withdrawn, soon withdrawn, without a price; and fallbacks that never leave a family, backend or region."""
 
 from __future__ import annotations
 

@@ -13,6 +13,8 @@ from gateway.core.rank import bits
 from gateway.core.signals import Signals
 from gateway.core.types import Decision
 
+_MOST_NAMED = 4
+
 
 def judge(study: Study) -> Iterator[Finding]:
     """Every thinking entry against the targets of every rule that it meets."""
@@ -43,12 +45,20 @@ def judge(study: Study) -> Iterator[Finding]:
             said = f"asks {what}, which no target of {rules} can promise: such requests are refused"
             fix = "set: client there, or a target that can be switched"
             yield finding("thinking-refused", entry.id, path, said, fix, witness=refused[0][1])
-        if narrowed:
-            names = ", ".join(policy.fleet.targets[index].name for index in bits(narrowed))
-            yield finding("thinking-narrows", entry.id, path, f"asks {what}, which {names} cannot promise: not used then")
+        if narrowed and mode == "never":  # to think, it takes one that can: nothing to tell
+            names = _named([policy.fleet.targets[index].name for index in bits(narrowed)])
+            yield finding(
+                "thinking-narrows", entry.id, path, f"asks {what}, which {names} cannot promise: not used then"
+            )
         if unheard:
             rules = ", ".join(f"`{name}`" for name in unheard)
-            yield finding("thinking-unheard", entry.id, path, f"asks {what}, which no target of {rules} can: answered without")
+            yield finding(
+                "thinking-unheard", entry.id, path, f"asks {what}, which no target of {rules} can: answered without"
+            )
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {len(names) - _MOST_NAMED} more" if names[_MOST_NAMED:] else "")
 
 
 def _meet(study: Study, number: int, rule: int) -> list[Formula]:
