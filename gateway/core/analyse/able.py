@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from gateway.core.analyse.domains import UNREAL, Undecided
 from gateway.core.analyse.formulas import ALWAYS, NEVER, Formula, Lies, every, some
-from gateway.core.capabilities import residency
-from gateway.core.facts import signal_named, value_of
+from gateway.core.facts import residency, signal_named, value_of
 from gateway.core.matchers import Leaf
 from gateway.core.selectors import Selector
 from gateway.core.signals import Signals
