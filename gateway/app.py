@@ -29,6 +29,7 @@ from gateway import __version__
 from gateway.config import cache_dir
 from gateway.core.errors import ConfigError
 from gateway.core.lexicon import Lexicon
+from gateway.core.records import Lines, Recording
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Record
 from gateway.front import App, Front, admin_pages, public_pages
@@ -39,6 +40,7 @@ from gateway.sidecar.process import Reserved, Sidecar
 from gateway.site import Site, load_lexicon, load_site
 from gateway.telemetry.access import AccessLog, writer
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.records import RecordLog, RecordSettings
 from gateway.vocab import open_tokenizers
 
 logger = logging.getLogger("pointsman")
@@ -124,6 +126,12 @@ class Server:
         runtime = Runtime(loop, metrics, log, tokenizers, lexicon)
         runtime.sidecar = Sidecar(os.environ, self.reserved.door, runtime.sidecar_told)
         runtime.adopt(site)
+        if site.records is not None:
+            try:
+                runtime.records = metrics.records = _records(site.records, tokenizers, lexicon)
+            except OSError as error:
+                logger.error("records.dir: cannot write to %s: %s", site.records.directory, error.strerror)
+                return EXIT_CONFIG
         reloader = Reloader(self.config, runtime, os.environ, self.reserved.door)
         state = ServerState()
         public, admin = map(_uvicorn, _fronts(runtime, reloader))
@@ -151,6 +159,8 @@ class Server:
         runtime.close()
         await runtime.sidecar.close()
         flush()
+        if runtime.records is not None:
+            runtime.records.close()
         return 0
 
     def _tick(self, loop: asyncio.AbstractEventLoop, state: ServerState, runtime: Runtime) -> None:
@@ -205,6 +215,13 @@ def _uvicorn(app: object) -> Config:
     config = Config(app, http=HttpToolsProtocol, ws="none", lifespan="off", log_config=None, access_log=False)  # type: ignore[arg-type]
     config.load()
     return config
+
+
+def _records(settings: RecordSettings, tokenizers: Tokenizers, lexicon: Lexicon) -> RecordLog:
+    """The running record of decisions. Raises OSError where its directory cannot be written to."""
+    made = RecordLog(settings, Lines(Recording(tokenizers, lexicon, settings.sample, settings.prompt_chars)))
+    made.start()
+    return made
 
 
 def _access_log(

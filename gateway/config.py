@@ -18,6 +18,7 @@ from gateway.auth import AuthDoc
 from gateway.core.quantities import Invalid
 from gateway.core.types import Modality, ThinkingSupport, Timeouts
 from gateway.fields import (
+    Age,
     Bytes,
     Country,
     Currency,
@@ -36,6 +37,7 @@ from gateway.fields import (
 from gateway.owndialects import Body, DialectDoc, header_names, header_value
 from gateway.secretref import SecretRef, read_secret
 from gateway.sidecar.doc import LitellmDoc, SidecarDoc
+from gateway.telemetry.records import RecordSettings
 
 
 class ListenDoc(Strict):
@@ -295,6 +297,39 @@ class LogDoc(Strict):
     access: Literal["json", "text", "none"] = "json"
 
 
+class RecordsDoc(Strict):
+    """Decision records: one line of JSON for each decided request, for `replay` and `savings`. Off where left out.
+
+    `dir` is relative to this file and made if it is not there. `sample` is the share of requests that are recorded.
+    `reading` is for how many records a second the text is read for what no policy has asked of it. `prompts` is how
+    many characters of the last message a record holds, 0 none: only for where that may be kept.
+    """
+
+    dir: str = Field(min_length=1, max_length=1024)
+    sample: float = Field(1.0, ge=0.0001, le=1.0, strict=False)
+    reading: int = Field(100, ge=0, le=100_000)
+    rotate_size: Bytes = 128_000_000
+    rotate_every: Age = 3_600.0
+    keep_size: Bytes = 10_000_000_000
+    keep_for: Age = 14 * 86_400.0
+    compress: bool = True
+    prompts: int = Field(0, ge=0, le=100_000)
+
+    def settings(self, base: Path) -> RecordSettings:
+        """The same as values."""
+        return RecordSettings(
+            directory=base / self.dir,
+            sample=self.sample,
+            reading_per_s=self.reading,
+            rotate_bytes=self.rotate_size,
+            rotate_s=self.rotate_every,
+            keep_bytes=self.keep_size,
+            keep_s=self.keep_for,
+            compress=self.compress,
+            prompt_chars=self.prompts,
+        )
+
+
 def _many(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -321,6 +356,7 @@ class ConfigDoc(FleetDoc):
     drain: Seconds = 30.0
     sidecar: SidecarDoc = SidecarDoc()
     log: LogDoc = LogDoc()
+    records: RecordsDoc | None = None
 
 
 # --- the environment -------------------------------------------------------------------------------------------------

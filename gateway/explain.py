@@ -96,6 +96,6 @@ def explain_record(entry: Remembered) -> dict[str, Any]:
     policy = site.policies[entry.record.routing.policy.partition("@")[0]]
     signals = Signals.given(entry.signals)
     drawn = draw(entry.record.request_id, entry.signals.get("conversation"))
-    snapshot = Snapshot(entry.record.wall, drawn, entry.available, entry.latency_s, entry.serving.doubted)
-    told = trace(policy, signals, snapshot, pinned=entry.pinned)
+    seen = entry.snapshot or Snapshot(entry.record.wall, drawn, entry.available, doubted=entry.serving.doubted)
+    told = trace(policy, signals, seen, pinned=entry.pinned)
     return {"record": entry.record.to_dict(), "trace": told.to_dict()}

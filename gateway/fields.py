@@ -52,6 +52,13 @@ def _positive_seconds(value: object) -> float:
     return number
 
 
+def _age(value: object) -> float:
+    number = quantities.seconds(value)
+    if not 1 <= number <= 86_400 * 3_650:
+        raise Invalid(f"{value!r:.40} is out of range", "at least 1s and at most 3650d")
+    return number
+
+
 def _positive_tokens(value: object) -> int:
     number = quantities.tokens(value)
     if not 0 < number <= 10**12:
@@ -79,6 +86,7 @@ Day = Annotated[date, BeforeValidator(_date), WithJsonSchema({"type": "string", 
 Seconds = Annotated[
     float, BeforeValidator(_positive_seconds), _quantity(_DECIMAL + "(us|ms|s|m|min|h|d)", "2s", "15m", number=False)
 ]
+Age = Annotated[float, BeforeValidator(_age), _quantity(_DECIMAL + "(s|m|min|h|d)", "12h", "14d", number=False)]
 Tokens = Annotated[int, BeforeValidator(_positive_tokens), _quantity(_DECIMAL + "(k|M|Ki|Mi)?", "200k", "1M", 262144)]
 Bytes = Annotated[
     int, BeforeValidator(_positive_bytes), _quantity(_DECIMAL + "(B|kB|KB|MB|GB|KiB|MiB|GiB)?", "64MB", 65536)

@@ -185,7 +185,12 @@ def _fresh(path: Path, began_ns: int) -> bool:
 
 def _until_restart(site: Site) -> dict[str, object]:
     """What is taken from a site when the process starts and stays until it ends."""
-    return {"listen.public": site.listen_public, "listen.admin": site.listen_admin, "log.access": site.access_log}
+    return {
+        "listen.public": site.listen_public,
+        "listen.admin": site.listen_admin,
+        "log.access": site.access_log,
+        "records": site.records,
+    }
 
 
 def _needs_restart(running: Mapping[str, object], site: Site) -> list[str]:

@@ -36,6 +36,7 @@ from gateway.policyfile import load_catalogue, load_policy, placed, policy_files
 from gateway.problems import suggest
 from gateway.sidecar.spec import SidecarSpec, SpecReader
 from gateway.telemetry.metrics import Names
+from gateway.telemetry.records import RecordSettings
 
 _NOT_ENFORCED = "is part of the file format, but this version does not enforce it yet"
 _RETIRES_SOON = timedelta(days=30)
@@ -114,6 +115,7 @@ class Site:
     warnings: tuple[str, ...]
     files: tuple[Path, ...]
     anonymous: Tenant = _ANONYMOUS  # who everyone is where no keys are configured
+    records: RecordSettings | None = None  # None: no decision is recorded
     sidecar: SidecarSpec | None = None  # what the litellm process must serve; None: none is needed
     released: Mapping[str, date] = field(default_factory=dict)
     _grants: Mapping[str, Grant] = field(default_factory=dict)
@@ -231,6 +233,7 @@ class _Loader:
         self.files += builder.files
         self._retirements(fleet)
         admin_key = self._listen(doc)
+        records = self._records(doc)
         if self.found:  # without the whole fleet, what a policy lacks would be noise
             raise ConfigError(self.found)
         policies = self._policies(doc, fleet, known)
@@ -262,6 +265,7 @@ class _Loader:
             warnings=tuple(self.warnings),
             files=tuple(dict.fromkeys(self.files)),
             anonymous=replace(_ANONYMOUS, reasoning=doc.reasoning),
+            records=records,
             sidecar=sidecar,
             released=known.released,
             _grants=MappingProxyType(grants),
@@ -277,6 +281,12 @@ class _Loader:
             raise ConfigError([replace(problem, valid=valid) for problem in error.problems]) from None
 
     # -- the fleet and the listeners --
+
+    def _records(self, doc: ConfigDoc) -> RecordSettings | None:
+        if doc.records is not None and doc.records.prompts:
+            kept = f"{doc.records.prompts} characters of each request's last message"
+            self._warn("records.prompts", f"decision records hold up to {kept}: what users write is kept on disk")
+        return None if doc.records is None else doc.records.settings(self.directory)
 
     def _retirements(self, fleet: Fleet) -> None:
         for target in fleet.targets:

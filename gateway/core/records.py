@@ -25,6 +25,7 @@ from gateway.core.types import Decision, Fleet, Outcome, Record, Tenant, Usage
 if TYPE_CHECKING:
     from gateway.core.hints import Hints
     from gateway.core.lexicon import Lexicon
+    from gateway.core.policy import Policy
     from gateway.core.tokens import Tokenizers
     from gateway.core.types import Snapshot
     from gateway.core.wire import Envelope
@@ -185,29 +186,48 @@ class Settled(NamedTuple):
     values: Mapping[str, Any]  # signals that were computed for this request or for the one its decision was kept from
     signals: Signals | None
     envelope: Envelope | None  # None: too much to hold, `values` must do
-    fleet: Fleet
+    policies: Mapping[str, Policy]  # by name: of the configuration it was served by
     tenant: Tenant
     hints: Hints
     failed: tuple[tuple[str, Outcome], ...] = ()
+    text_bytes: int = 0  # of an envelope that is not held, see `Recorded`
 
 
 class Recording(NamedTuple):
     """What making a line takes besides the request."""
 
-    fleet_digest: str
-    tokens_by: str | None  # of the policy that decided
     tokenizers: Tokenizers
     lexicon: Lexicon
     sample: float = 1.0
-    reading: bool = True  # whether signals that take reading the text may be computed for this record
     prompt_chars: int = 0
 
 
-def recorded(settled: Settled, using: Recording) -> Recorded:
-    """The record of a request that has ended. Reads its text where `using.reading` allows it; not for the loop."""
-    record, decision = settled.record, settled.decision
-    signals, tokens = _inputs(settled, using)
-    names = [target.name for target in settled.fleet.targets]
+class Lines:
+    """Makes the line of a request; the flag says whether its text may be read for signals that nobody asked for yet."""
+
+    __slots__ = ("_digest", "_fleet", "_using")
+
+    def __init__(self, using: Recording) -> None:
+        self._using = using
+        self._fleet: Fleet | None = None
+        self._digest = ""
+
+    def __call__(self, settled: Settled, reading: bool) -> bytes:
+        """Takes as long as the text needs to be read: not for the event loop."""
+        return write(self.record(settled, reading))
+
+    def record(self, settled: Settled, reading: bool) -> Recorded:
+        """The record of a request that has ended."""
+        policy = settled.policies[settled.decision.policy.partition("@")[0]]
+        if policy.fleet is not self._fleet:
+            self._fleet, self._digest = policy.fleet, fleet_digest(policy.fleet)
+        return _recorded(settled, policy, self._using, reading, self._digest)
+
+
+def _recorded(settled: Settled, policy: Policy, using: Recording, reading: bool, digest: str) -> Recorded:
+    record, decision, envelope = settled.record, settled.decision, settled.envelope
+    signals, tokens = _inputs(settled, using, reading)
+    names = [target.name for target in policy.fleet.targets]
 
     def named(mask: int) -> tuple[str, ...]:
         return tuple([name for index, name in enumerate(names) if mask >> index & 1])
@@ -217,7 +237,7 @@ def recorded(settled: Settled, using: Recording) -> Recorded:
         id=record.request_id,
         at=record.wall,
         policy=decision.policy,
-        fleet=using.fleet_digest,
+        fleet=digest,
         key=settled.tenant.key,
         tenant=dict(settled.tenant.facts),
         model_asked=record.routing.model_asked,
@@ -225,12 +245,12 @@ def recorded(settled: Settled, using: Recording) -> Recorded:
         pinned=None if settled.pinned is None else named(settled.pinned),
         signals=signals,
         tokens=tokens,
-        text_bytes=_text_bytes(settled.envelope),
+        text_bytes=settled.text_bytes if envelope is None else _text_bytes(envelope),
         world=_world(settled, named(~settled.available), named(settled.doubted)),
         decided=decided(decision),
         result=_result(settled),
         sample=using.sample,
-        prompt=_prompt(settled.envelope, using.prompt_chars),
+        prompt=_prompt(envelope, using.prompt_chars),
     )
 
 
@@ -298,15 +318,19 @@ def _result(settled: Settled) -> Result:
 
 def lightened(settled: Settled) -> Settled:
     """The same without the request's text: what was looked at so far is all that will be recorded of its signals."""
-    signals = settled.signals
+    signals, envelope = settled.signals, settled.envelope
+    if envelope is None:
+        return settled
+    text_bytes = _text_bytes(envelope)
     if signals is None:
-        return settled._replace(envelope=None)
+        return settled._replace(envelope=None, text_bytes=text_bytes)
     values = dict(settled.values) | {name: _plain(signals.get(name)) for name in signals.consulted}
-    values["tokens"] = signals.computed()["tokens"]
-    return settled._replace(envelope=None, signals=None, values=values)
+    if signals.quick_limit is None:
+        values["tokens"] = signals.computed()["tokens"]
+    return settled._replace(envelope=None, signals=None, values=values, text_bytes=text_bytes)
 
 
-def _inputs(settled: Settled, using: Recording) -> tuple[dict[str, Value], dict[str, Tokens]]:
+def _inputs(settled: Settled, using: Recording, reading: bool) -> tuple[dict[str, Value], dict[str, Tokens]]:
     """The signals, null where not known, and the lengths."""
     envelope, signals = settled.envelope, settled.signals
     if envelope is None:
@@ -323,18 +347,16 @@ def _inputs(settled: Settled, using: Recording) -> tuple[dict[str, Value], dict[
             now=settled.record.wall,
             blocking=False,
         )
-    signals.expected_input(using.tokens_by)  # before anything is counted for other ends
-    wanted = dict.fromkeys((*signals.consulted, *CHEAP, *(READING if using.reading else ())))
+    wanted = dict.fromkeys((*signals.consulted, *CHEAP, *(READING if reading else ())))
     values = {name: _plain(signals.get(name)) for name in wanted}
-    if EXPECTED in settled.values:  # by the length of the request that the decision was kept from: of the same class
+    if EXPECTED in settled.values:  # perhaps of the request that the decision was kept from: of the same class
         values[EXPECTED] = settled.values[EXPECTED]
     return _kept(values), _bounds(signals.computed()["tokens"], using.tokenizers)
 
 
-def _text_bytes(envelope: Envelope | None) -> int:
-    if envelope is None or any(type(one.get("content")) is not str for one in envelope.get("messages")):
-        return 0
-    return envelope.size
+def _text_bytes(envelope: Envelope) -> int:
+    plain = all(type(one.get("content")) is str for one in envelope.get("messages"))
+    return envelope.size if plain else 0
 
 
 def _plain(value: Any) -> Value:

@@ -145,7 +145,6 @@ class Exchange(Relaying):
             latency_s=runtime.board.latency_s,
             doubted=self.serving.doubted,
         )
-        self.latency_s = snapshot.latency_s
         try:
             decision = decide(policy, self.signals, snapshot, pinned=self.pinned)
             if decision.refusal is not None and decision.refusal[0] == "no_target_available":
@@ -154,6 +153,7 @@ class Exchange(Relaying):
                 snapshot = replace(snapshot, available=self.available)
                 decision = decide(policy, self.signals, snapshot, pinned=self.pinned)
                 key = None
+            self.snapshot = snapshot
             if decision.refusal is not None and asked.tenant.explain:
                 told = trace(policy, self.signals, snapshot, pinned=self.pinned)
                 decision = replace(decision, refusal=(decision.refusal[0], _detailed(decision.refusal[1], told)))
@@ -261,6 +261,7 @@ class Exchange(Relaying):
         runtime = self.runtime
         name = self.route.name
         now = time.monotonic()
+        self.failures = (*self.failures, (name, outcome))
         runtime.metrics.attempt(name, outcome)
         jitter = float.fromhex("0x." + self.record.request_id[-6:])
         runtime.board.record(name, outcome, now, retry_after_s, endpoint=self.endpoint, jitter=jitter)

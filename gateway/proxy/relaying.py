@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from gateway.core import dialects, pricing, sse, usage
 from gateway.core.errors import GatewayError, StreamBroken
 from gateway.core.failover import Ended
+from gateway.core.records import Settled
 from gateway.core.respell import respell_answer
 from gateway.core.signals import Signals
-from gateway.core.types import EMPTY, NANO_PER_USD, Attempt, Decision, Outcome, Record, Routing, Usage
+from gateway.core.types import EMPTY, NANO_PER_USD, Attempt, Decision, Outcome, Record, Routing, Snapshot, Usage
 from gateway.core.wire import Envelope
 from gateway.proxy.clocks import NEVER
 from gateway.proxy.heads import AnswerHead
@@ -43,7 +43,6 @@ _BROKEN = {
 
 
 NOBODY = Routing("", "", "", stream=False)
-EMPTY_LATENCIES: Mapping[str, float] = MappingProxyType({})
 
 
 class Relaying:
@@ -60,7 +59,8 @@ class Relaying:
     decision: Decision = None  # type: ignore[assignment]  # None: none was made
     pinned: int | None = None
     available = 0
-    latency_s: Mapping[str, float] = EMPTY_LATENCIES  # by target, where the decision rests on it
+    snapshot: Snapshot | None = None  # where a decision had to be made
+    failures: tuple[tuple[str, Outcome], ...] = ()  # attempts that did not answer: target, and why
     values: Mapping[str, Any] = EMPTY  # of the signals that were computed
     endpoint = ""  # of the present attempt, where its target has several
     tried: tuple[int, ...] = ()  # endpoints of the present target that were tried
@@ -358,7 +358,29 @@ class Relaying:
         if runtime.log is not None:
             runtime.log(record)
         if self.decision is not None:
-            runtime.remember(Remembered(record, self.values, self.available, self.latency_s, self.pinned, self.serving))
+            runtime.remember(Remembered(record, self.values, self.available, self.snapshot, self.pinned, self.serving))
+            records = runtime.records
+            if records is not None and records.takes(record.request_id):
+                records.add(self._settled())
+
+    def _settled(self) -> Settled:
+        """The request for its decision record. HOT where records are on."""
+        serving, asked = self.serving, self.asked
+        return Settled(
+            self.record,
+            self.decision,
+            self.snapshot,
+            self.available,
+            serving.doubted,
+            self.pinned,
+            self.values,
+            self.signals,
+            self.envelope,
+            serving.site.policies,
+            asked.tenant,
+            asked.hints,
+            self.failures,
+        )
 
     def _asking(self) -> Routing:
         envelope = self.envelope

@@ -25,7 +25,7 @@ from gateway.core.lexicon import Lexicon
 from gateway.core.memo import Memo
 from gateway.core.promises import Promises
 from gateway.core.tokens import Tokenizers
-from gateway.core.types import Attempt, Backend, Endpoint, Outcome, Record, Secret, Target, Tenant
+from gateway.core.types import Attempt, Backend, Endpoint, Outcome, Record, Secret, Snapshot, Target, Tenant
 from gateway.proxy.clocks import Wheel
 from gateway.proxy.doors import Bearer, Door, Opening, Signed
 from gateway.proxy.outbox import Outbox
@@ -35,6 +35,7 @@ from gateway.proxy.tokens import TokenSource
 from gateway.sidecar.process import Sidecar
 from gateway.site import Site
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.records import RecordLog
 
 if TYPE_CHECKING:
     from gateway.proxy.asked import Asked
@@ -133,7 +134,7 @@ class Remembered(NamedTuple):
     record: Record
     signals: Mapping[str, Any]  # computed values, as `Signals.given` takes them back
     available: int
-    latency_s: Mapping[str, float]
+    snapshot: Snapshot | None  # None: of a kept decision, for which nothing else of the world was asked
     pinned: int | None
     serving: Serving
 
@@ -165,6 +166,7 @@ class Runtime:
         self._remember_at = 0
         self._tokens: dict[tuple[object, ...], TokenSource] = {}
         self.exchanges: set[Exchange] = set()
+        self.records: RecordLog | None = None  # set by who owns its files
         self.buffered = 0  # request bytes held for all clients
         self.draining = False
         self.sidecar: Sidecar | None = None  # set by who can start processes

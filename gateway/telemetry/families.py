@@ -179,6 +179,13 @@ class Families(Collector):
             "1 when the last reload was taken, 0 when it was rejected and the configuration before it still serves.",
             value=float(metrics.last_reload_ok),
         )
+        records = metrics.records
+        yield _summed(
+            "decision_records",
+            "Decision records, where they are on: written to disk, or lost because it could not keep up or was full.",
+            ("result",),
+            [] if records is None else [(("written",), records.written), (("lost",), records.lost)],
+        )
         yield _infos("build_info", "Version of the gateway and of its interpreter.", [metrics.build])
         yield _infos(
             "policy_info",

@@ -23,6 +23,8 @@ from gateway.core.types import Outcome, Record
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+    from gateway.telemetry.records import RecordLog
+
 #: Seconds. Answers of language models take from milliseconds (a cached short one) to minutes (long thinking).
 DURATION_BUCKETS_S = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 7.5,
@@ -124,6 +126,7 @@ class Metrics:
         process: bool = True,
     ) -> None:
         self.inflight = 0
+        self.records: RecordLog | None = None
         self.states: tuple[tuple[str, str], ...] = ()
         self.doubted: tuple[tuple[str, bool], ...] = ()
         self.build = dict(build or {})

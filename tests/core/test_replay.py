@@ -16,7 +16,7 @@ from gateway.core.hints import Hints
 from gateway.core.memo import Memo
 from gateway.core.policy import Policy
 from gateway.core.rank import draw
-from gateway.core.records import Recorded, Recording, Settled, Unreadable
+from gateway.core.records import Lines, Recorded, Recording, Settled, Unreadable
 from gateway.core.replay import Replay, Undecided
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Decision, Previous, Record, Routing, Snapshot
@@ -67,14 +67,16 @@ class Serving:
         routing = Routing(asked.tenant.key, "", envelope.model_asked, envelope.stream, decision.policy)
         record = Record(request_id(asked), asked.now, 5.0, routing, ended_at=6.0)
         settled = Settled(record, decision, snapshot, asked.available, 0, asked.pinned, values, signals, envelope,
-                          FLEET, asked.tenant, hints)  # fmt: skip
+                          {rules.name: rules}, asked.tenant, hints)  # fmt: skip
         return decision, settled
+
+
+LINES = Lines(Recording(TOKENIZERS, LEXICON))
 
 
 def line(settled: Settled, *, reading: bool = True) -> Recorded:
     """A record as it comes back from a file."""
-    using = Recording(records.fleet_digest(FLEET), "qwen3.5", TOKENIZERS, LEXICON, reading=reading)
-    return records.read(records.write(records.recorded(settled, using)))
+    return records.read(LINES(settled, reading))
 
 
 def afresh(rules: Policy, asked: Asked) -> Decision:

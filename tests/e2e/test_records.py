@@ -1,0 +1,105 @@
+"""Decision records of a real gateway: written for what was served, readable after a kill, and deciding as it did."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.core import records
+from gateway.core.records import Recorded
+from gateway.core.replay import Replay
+from gateway.site import load_site
+from tests.harness import KEY, Upstream, chat, config, eventually, hang, plain, running, slam, stream
+
+
+def settings(upstreams: dict[str, Upstream], **over: Any) -> dict[str, Any]:
+    return config(upstreams, records={"dir": "records"}) | over
+
+
+def recorded(directory: Path) -> list[Recorded]:
+    found = [
+        records.read(line) for path in sorted(directory.glob("records/*")) for line in path.read_bytes().splitlines()
+    ]
+    return sorted(found, key=lambda one: one.at)
+
+
+def test_every_decided_request_of_a_real_gateway_is_decided_alike_from_its_record(tmp_path: Path) -> None:
+    good, bad = Upstream([plain()]), Upstream([slam])
+    over = {"policies": {"dir": "policies", "default": "mine"}}
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "mine.yaml").write_text(
+        "policy: mine\nrules:\n"
+        "  - {id: code, when: {task: code}, use: [{target.name: bad}, {target.name: good}]}\n"
+        "  - {id: long, when: {context_tokens: {gt: 2k}}, use: [{target.name: good}]}\n"
+        "  - {id: team, when: {headers.x-team: red}, use: [{target.name: good}]}\n"
+        '  - {id: all, when: {max_output_tokens: {known: false}}, use: ["*"]}\n'
+    )
+    with running(tmp_path, settings({"good": good, "bad": bad}, **over)) as gateway:
+        for text in ("hi", "これは日本語の文です。", "Fix this python function: def f(): return 1", "word " * 3_000):
+            for _ in range(3):
+                gateway.post(chat(text=text))
+        gateway.post(chat(text="hi"), x_team="red")
+        gateway.post(chat("bad"))
+        assert gateway.post(chat(max_tokens=5)).status_code == 403
+        assert gateway.post(chat("no-such-model")).status_code == 404
+        gateway.post(chat(stream=True))
+        assert eventually(lambda: gateway.metric('pointsman_decision_records_total{result="written"}') == 16)
+    good.close()
+    bad.close()
+    found = recorded(tmp_path)
+    assert len(found) == 16, "what was refused before any decision has none"
+    policy = load_site(tmp_path / "pointsman.yaml", os.environ, secrets=False, tests=False).policies["mine"]
+    assert {one.fleet for one in found} == {records.fleet_digest(policy.fleet)}
+    for one in found:
+        assert one.policy == policy.label
+        assert records.decided(Replay(policy).decide(one)) == one.decided  # type: ignore[arg-type]
+    assert {one.decided.rule for one in found} == {"code", "long", "team", "all", "pin", None}
+    failed_over = next(one for one in found if one.decided.rule == "code")
+    assert (failed_over.result.failed, failed_over.result.target) == ((("bad", "reset"),), "good")
+    assert (failed_over.tenant, failed_over.key, failed_over.team) == ({"team": "qa"}, "test", "qa")
+    whole = "\n".join(path.read_text() for path in tmp_path.glob("records/*"))
+    assert "日本語" not in whole
+    assert "python function" not in whole
+    assert KEY not in whole
+    assert "sk-upstream" not in whole
+
+
+@pytest.mark.parametrize("last", ["stop", "kill"])
+def test_records_survive_the_end_of_the_process_however_it_ends(tmp_path: Path, last: str) -> None:
+    upstream = Upstream([plain(), stream(), hang])
+    with running(tmp_path, settings({"a": upstream})) as gateway:
+        gateway.post(chat())
+        gateway.post(chat(stream=True))
+        if last == "kill":
+            assert eventually(lambda: gateway.metric('pointsman_decision_records_total{result="written"}') == 2)
+            os.kill(gateway.process.pid, signal.SIGKILL)
+        else:
+            os.kill(gateway.process.pid, signal.SIGTERM)
+        gateway.process.wait(10)
+    upstream.close()
+    assert [one.result.status for one in recorded(tmp_path)] == [200, 200]
+
+
+def test_a_directory_that_cannot_be_written_to_stops_the_start_and_says_why(tmp_path: Path) -> None:
+    upstream = Upstream([plain()])
+    broken = settings({"a": upstream}) | {"records": {"dir": "no/such/place"}}
+    with (
+        pytest.raises(AssertionError, match=r"records.dir: cannot write to .*no/such/place"),
+        running(tmp_path, broken),
+    ):
+        pass
+    upstream.close()
+
+
+def test_prompts_on_disk_are_said_loudly_at_the_start(tmp_path: Path) -> None:
+    upstream = Upstream([plain()])
+    loud = settings({"a": upstream}) | {"records": {"dir": "records", "prompts": 4}}
+    with running(tmp_path, loud) as gateway:
+        gateway.post(chat(text="Say hello."))
+        assert any("decision records hold up to 4 characters" in line for line in gateway.lines)
+    upstream.close()
+    assert [one.prompt for one in recorded(tmp_path)] == ["llo."]
