@@ -267,14 +267,19 @@ def decided(decision: Decision) -> Decided:
     )
 
 
+_HOW_IT_IS_REACHED = frozenset(
+    "endpoints key auth api_version ca_file proxy max_inflight timeouts headers members own_dialect".split()
+)
+
+
 def fleet_digest(fleet: Fleet) -> str:
     """12 hex digits that change with every fact of a target that a decision or its cost can rest on."""
     told = []
     for target in fleet.targets:
         facts = {name: getattr(target, name) for name in target.__slots__ if name != "backend"}
-        backend = target.backend
-        for name in ("name", "dialect", "region", "processing", "self_hosted"):
-            facts["backend." + name] = getattr(backend, name)
+        for name in target.backend.__slots__:
+            if name not in _HOW_IT_IS_REACHED:
+                facts["backend." + name] = getattr(target.backend, name)
         told.append(facts)
     return hashlib.sha256(msgspec.json.encode(told, order="deterministic", enc_hook=str)).hexdigest()[:12]
 
