@@ -268,7 +268,19 @@ def decided(decision: Decision) -> Decided:
 
 
 _HOW_IT_IS_REACHED = frozenset(
-    "endpoints key auth api_version ca_file proxy max_inflight timeouts headers members own_dialect".split()
+    [
+        "endpoints",
+        "key",
+        "auth",
+        "api_version",
+        "ca_file",
+        "proxy",
+        "max_inflight",
+        "timeouts",
+        "headers",
+        "members",
+        "own_dialect",
+    ]
 )
 
 
