@@ -171,7 +171,7 @@ def test_the_example_file_loads_with_the_policies_that_come_along() -> None:
 def test_the_reference_fleet_crosses_families_regions_and_ways_of_hosting() -> None:
     fleet = reference_fleet()
     assert {target.model.family for target in fleet.targets} >= {"llama", "qwen", "gpt-oss", "gemma", "deepseek"}
-    places = {"us", "us-east-1", "us-central1", "eu", "sg", "jp", "ap-southeast-1", "ap-northeast-1"}
+    places = {"us", "us-east-1", "us-central1", "eu", "eu-central-1", "sg", "jp", "ap-southeast-1", "ap-northeast-1"}
     assert {target.backend.region for target in fleet.targets} == places | {"cn-hongkong", "cn-beijing", None}
     assert {target.backend.self_hosted for target in fleet.targets} == {True, False}
     assert [target.index for target in fleet.targets] == list(range(len(fleet.targets)))
