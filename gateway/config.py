@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from gateway.addresses import Address, AddressField, Url
 from gateway.auth import AuthDoc
-from gateway.core.quantities import Invalid
+from gateway.core.quantities import Invalid, nano_usd
 from gateway.core.types import Modality, ThinkingSupport, Timeouts
 from gateway.fields import (
     Age,
@@ -233,12 +233,17 @@ class BudgetDoc(Strict):
 
 
 def _tenant(facts: dict[str, str]) -> dict[str, str]:
-    """Where a licensee is domiciled decides what its licences allow, so a slip there must not pass as nowhere."""
+    """Facts that bind by themselves, so that a slip in one must not pass as if it were not there."""
     if "domicile" in facts:
         try:
             country(facts["domicile"])
         except Invalid as error:
             raise Invalid(f"domicile {error.what}", error.valid) from None
+    if "max_cost_usd" in facts:
+        try:
+            nano_usd(facts["max_cost_usd"])
+        except Invalid as error:
+            raise Invalid(f"max_cost_usd {error.what}", error.valid) from None
     return facts
 
 

@@ -36,6 +36,15 @@ from gateway.proxy.heads import Headers
 from gateway.proxy.runtime import Runtime
 from gateway.reload import Reloader
 
+#: Other calls of OpenAI's API. Nothing is known of who could serve one, so none is routed.
+_UNROUTED = tuple(
+    f"/v1/{name}"
+    for name in (
+        "audio", "batches", "completions", "embeddings", "files", "fine_tuning", "images", "moderations", "realtime",
+        "responses", "videos",
+    )
+)  # fmt: skip
+
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(msgspec.json.encode(content), status, headers, "application/json")
@@ -64,6 +73,8 @@ def _app(runtime: Runtime, title: str, serves: str) -> FastAPI:
         if isinstance(error, StarletteHTTPException) and error.status_code == 405:
             allow = next((value for name, value in (error.headers or {}).items() if name.lower() == "allow"), "")
             return answer(MethodNotAllowed("method_not_allowed", "This path does not take that method."), allow)
+        if request.scope["path"].startswith(_UNROUTED):
+            return answer(NotFound("not_found", f"Pointsman routes chat completions, no other calls: {serves}."))
         return answer(NotFound("not_found", f"There is nothing at this path: {serves}."))
 
     async def on_invalid(_: Request, __: Exception) -> Response:

@@ -281,6 +281,12 @@ def test_the_cache_is_under_the_users_own_cache_directory() -> None:
     assert cache_dir({"XDG_CACHE_HOME": "relative"}) is None
 
 
+def test_a_limit_of_cost_is_an_amount_or_refused() -> None:
+    key = f"keys:\n  - {{name: k, sha256: {'a' * 64}, tenant: {{max_cost_usd: 'a dollar'}}}}\n"
+    assert "p.yaml:6: keys[0].tenant: max_cost_usd 'a dollar' is not an amount: " in told(LEAST + key)
+    assert read(LEAST + key.replace("a dollar", "0.05")).keys[0].tenant["max_cost_usd"] == "0.05"
+
+
 @pytest.mark.parametrize(
     ("domicile", "says"),
     [

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.core.capabilities import above, outside, retired
-from gateway.core.types import Snapshot
+from gateway.core.pricing import affordable_input
+from gateway.core.rank import bits
+from gateway.core.types import NANO_PER_USD, Snapshot
 
 if TYPE_CHECKING:
     from gateway.core.policy import Policy
@@ -120,6 +122,24 @@ def _caps_output(policy: Policy, signals: Signals, snapshot: Snapshot, left: int
     return above(able.outputs, asked) if asked else 0
 
 
+def _too_dear(policy: Policy, signals: Signals, snapshot: Snapshot, left: int) -> int:
+    most_usd = signals.get("max_cost_usd")
+    if most_usd is None:
+        return 0
+    asked = signals.get("max_output_tokens") or 0
+    lost = 0
+    for index in bits(left):
+        target = policy.fleet.targets[index]
+        affordable = -1
+        if target.price is not None:
+            affordable = affordable_input(
+                target.price, round(most_usd * NANO_PER_USD), asked or target.typical_output_tokens
+            )
+        if affordable < 0 or signals.exceeds(target.model.tokenizer, affordable + asked):
+            lost |= 1 << index
+    return lost
+
+
 _CAPABILITY = "unsupported_capability"
 FILTERS: tuple[Filter, ...] = (
     Filter("closed", _closed, "policy_denied", "The policy allows no target for this request."),
@@ -142,4 +162,5 @@ FILTERS: tuple[Filter, ...] = (
         "context_length_exceeded",
         "No target that may serve this request can give as many output tokens as it asks for.",
     ),
+    Filter("cost", _too_dear, "policy_denied", "No target that may serve this request does so within its cost limit."),
 )

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.core.errors import BadRequest
-from gateway.core.quantities import Invalid
+from gateway.core.quantities import Invalid, nano_usd
 from gateway.core.quantities import tokens as parse_tokens
+from gateway.core.types import NANO_PER_USD
 
 _MAX_HINT = 128
 _MAX_TIMEOUT_S = 86_400.0
@@ -23,6 +24,7 @@ class Hints:
 
     policy: str | None = None
     cost: str | None = None  # low or normal
+    max_cost_usd: float | None = None  # the most that the request may cost
     thinking: str | int | None = None  # never, always, or a budget in tokens
     region: str | None = None
     residency: str | None = None
@@ -55,6 +57,7 @@ _PREFIX = "x-pointsman-"
 _HINTS = {
     "policy": "policy",
     "cost": "cost",
+    "max-cost-usd": "max_cost_usd",
     "thinking": "thinking",
     "region": "region",
     "residency": "residency",
@@ -80,6 +83,11 @@ def _hint(header: str, name: str, value: str) -> str | int | float:
         if not 0 < budget <= 10_000_000:
             _bad(header, "must be never, always or a number of tokens such as 4k")
         return budget
+    if name == "max-cost-usd":
+        try:
+            return nano_usd(value) / NANO_PER_USD
+        except Invalid as error:
+            _bad(header, f"must be {error.valid}")
     if name == "timeout-ms":
         if not (value.isascii() and value.isdecimal()) or not 0 < int(value) <= _MAX_TIMEOUT_S * 1000:
             _bad(header, "must be a whole number of milliseconds")

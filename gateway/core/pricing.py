@@ -10,6 +10,7 @@ from __future__ import annotations
 from gateway.core.types import NANO_PER_USD, Price, PriceTier, Usage
 
 _MILLION = 1_000_000
+_NO_END = 1 << 62  # tokens
 
 
 def tier_for(price: Price, input_tokens: int) -> PriceTier:
@@ -59,6 +60,29 @@ def bounds(price: Price, input_hi: int, output_lo: int, output_hi: int, *, think
             written = input_hi if (tier.cache_write or 0) > tier.input else 0
             most = max(most, cost(flat, Usage(input=input_hi, output=output_hi, written=written), thinking))
     return min(least, most), most
+
+
+def affordable_input(price: Price, most_nano: int, output_tokens: int) -> int:
+    """The largest input, in tokens, whose request costs at most `most_nano`; -1 where even none costs more.
+
+    Judged at the dearest reading of a tier, all of it written to a cache and the output thought over, so that what is
+    billed for no more tokens than these is never more.
+
+    >>> affordable_input(Price((PriceTier(0, 1_000_000_000, 2_000_000_000),), "list"), 5_000_000, 2_000)
+    1000
+    """
+    most_nano *= _MILLION
+    held = -1
+    for i, tier in enumerate(price.tiers):
+        rate = max(tier.input, tier.cache_write or 0)
+        left = most_nano - output_tokens * max(tier.output, tier.thinking_output or 0)
+        if left < 0 or ((tier.above_input_tokens + 1) * rate > left and i):
+            break
+        ends = price.tiers[i + 1].above_input_tokens if i + 1 < len(price.tiers) else _NO_END
+        held = min(left // rate, ends) if rate else ends
+        if held < ends:
+            break
+    return held
 
 
 def converted(listed: Price, nano_usd_per_unit: int, currency: str) -> Price:

@@ -228,6 +228,15 @@ def _cost_sensitive(request: Request) -> bool:
     return bool(request.envelope.get("service_tier") == "flex")
 
 
+def _max_cost_usd(request: Request) -> float | None:
+    """The lower one of what the key and what the client allow; of the key, `config` saw that it is a number."""
+    fact = request.tenant.facts.get("max_cost_usd")
+    hint = request.hints.max_cost_usd
+    if fact is None:
+        return hint
+    return float(fact) if hint is None else min(float(fact), hint)
+
+
 def _language(request: Request) -> Language | None:
     found = languages.of(request.user_texts)
     return found if found.letters else None
@@ -295,6 +304,7 @@ _COMPUTE: Mapping[str, Callable[[Request], Any]] = MappingProxyType(
         "task": _task,
         "difficulty": _difficulty,
         "cost_sensitive": _cost_sensitive,
+        "max_cost_usd": _max_cost_usd,
         "stream": lambda request: request.envelope.stream,
         "workload": lambda request: request.hints.workload or request.tenant.facts.get("workload"),
         "region": _narrowed("region"),

@@ -283,6 +283,8 @@ def _why(name: str, policy: Policy, signals: Signals, target: Target) -> str:
         return f"takes {target.model.images_max} images, {signals.get('images')} were sent"
     if name == "parameters":
         return "does not support " + ", ".join(sorted(refused(target, signals.get("parameters") or frozenset())))
+    if name == "cost":
+        return "has no price" if target.price is None else f"may cost more than {signals.get('max_cost_usd'):g} USD"
     return {
         "closed": f"API only, and {target.model.family} is not in allow_closed",
         "retired": f"withdrawn on {target.retires_on}",

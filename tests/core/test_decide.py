@@ -99,6 +99,12 @@ def test_a_pin_takes_the_place_of_the_rules() -> None:
         ({"parameters": frozenset({"model", "messages", "logprobs"})}, {"coder"}),
         ({"max_output_tokens": 64_000}, set()),
         ({"max_output_tokens": 64_001}, {"plus"}),
+        # What has no price may cost anything; a usual answer counts where none is asked for: 500 tokens.
+        ({"max_cost_usd": 1.0}, {"oss"}),
+        ({"max_cost_usd": 0.05, "context_tokens": 100_000}, {"oss"}),
+        ({"max_cost_usd": 0.03, "context_tokens": 100_000}, {"oss", "maverick", "qwen122", "plus"}),
+        ({"max_cost_usd": 0.001, "max_output_tokens": 1_000, "context_tokens": 2_000},
+         {"oss", "maverick", "qwen122", "qwen35", "plus", "coder"}),
         ({"context_tokens": 200_000}, {"llama70", "oss"}),
         ({"context_tokens": 300_000}, {"llama70", "oss", "qwen122", "qwen35", "coder"}),
         ({"context_tokens": 400_000}, {"llama70", "oss", "qwen122", "qwen35", "coder", "scout-small"}),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.pricing import bounds, converted, cost, tier_for
+from gateway.core.pricing import affordable_input, bounds, converted, cost, tier_for
 from gateway.core.types import NANO_PER_USD, Price, PriceTier, Usage
 
 
@@ -93,6 +93,25 @@ def test_the_upper_bound_holds_for_every_usage_within_it(
     used = Usage(entered, data.draw(st.integers(low, high)), cached=data.draw(st.integers(0, entered)))
     assert cost(price, used, thinking) <= most
     assert 0 <= least <= most
+
+
+@given(st.sampled_from([QWEN35_PLUS, CODER_PLUS, QWEN_PLUS]), st.integers(0, usd(8)), TOKENS, st.data())
+def test_what_is_affordable_is_never_billed_at_more_and_one_token_more_may_be(
+    price: Price, most: int, output: int, data: st.DataObject
+) -> None:
+    held = affordable_input(price, most, output)
+    if held >= 0:
+        entered = data.draw(st.integers(0, min(held, 5_000_000)))
+        used = Usage(entered, data.draw(st.integers(0, output)), cached=data.draw(st.integers(0, entered)))
+        assert cost(price, used, data.draw(st.booleans())) <= most
+    tier = tier_for(price, held + 1)
+    dearest = (held + 1) * tier.input + output * max(tier.output, tier.thinking_output or 0)
+    assert dearest > most * 1_000_000
+
+
+def test_nothing_is_affordable_where_the_output_alone_costs_more() -> None:
+    assert affordable_input(QWEN_PLUS, 0, 1) == -1
+    assert affordable_input(Price((PriceTier(0, 0, 0),), "free"), 0, 1_000_000) > 10**12
 
 
 # Alibaba's Beijing list of 2026-09, CNY per million tokens.

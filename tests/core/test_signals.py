@@ -139,6 +139,22 @@ def test_cost_sensitivity_is_the_keys_then_the_headers_then_the_bodys(
     assert signals(tenant=tenant, hints=hints, **members).get("cost_sensitive") is sensitive
 
 
+@pytest.mark.parametrize(
+    ("tenant", "hints", "most"),
+    [
+        ({}, {}, None),
+        ({"max_cost_usd": "0.05"}, {}, 0.05),
+        ({}, {"max-cost-usd": "0.01"}, 0.01),
+        ({"max_cost_usd": "0.05"}, {"max-cost-usd": "0.01"}, 0.01),
+        ({"max_cost_usd": "0.05"}, {"max-cost-usd": "9"}, 0.05),  # a hint never widens
+    ],
+)
+def test_of_two_limits_of_cost_the_lower_one_holds(
+    tenant: dict[str, str], hints: dict[str, str], most: float | None
+) -> None:
+    assert signals(tenant=tenant, hints=hints).get("max_cost_usd") == most
+
+
 def test_a_hint_cannot_lead_out_of_where_a_tenant_must_stay() -> None:
     made = signals(tenant={"residency": "eu", "region": "eu"}, hints={"residency": "us", "region": "us"})
     assert made.get("residency") == "eu"
@@ -189,6 +205,9 @@ def test_only_what_the_user_wrote_has_a_language_and_a_task() -> None:
         ("thinking", "sometimes"),
         ("thinking", "0"),
         ("thinking", "-1"),
+        ("max-cost-usd", "a cent"),
+        ("max-cost-usd", "-0.01"),
+        ("max-cost-usd", "nan"),
         ("timeout-ms", "soon"),
         ("timeout-ms", "0"),
         ("timeout-ms", "1e3"),

@@ -88,6 +88,9 @@ def test_names_and_keys_that_are_wrong_get_their_status(start: Start) -> None:
     ):
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
         assert answer.headers["x-request-id"]
+    for path in ("/v1/images/generations", "/v1/embeddings", "/v1/responses"):
+        message = gateway.post(chat("a"), path=path).json()["error"]["message"]
+        assert message.startswith("Pointsman routes chat completions, no other calls: ")
     assert ups["a"].requests == []
 
 
