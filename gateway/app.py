@@ -122,8 +122,7 @@ class Server:
             site.metric_names,
             build={"version": __version__, "python": platform.python_version()},
         )
-        log, flush = _access_log(loop, site)
-        runtime = Runtime(loop, metrics, log, tokenizers, lexicon)
+        runtime = Runtime(loop, metrics, _access_log(site), tokenizers, lexicon)
         runtime.sidecar = Sidecar(os.environ, self.reserved.door, runtime.sidecar_told)
         runtime.adopt(site)
         if site.records is not None:
@@ -158,7 +157,7 @@ class Server:
         reloader.stop()
         runtime.close()
         await runtime.sidecar.close()
-        flush()
+        runtime.outbox.flush()
         if runtime.records is not None:
             runtime.records.close()
         return 0
@@ -224,10 +223,7 @@ def _records(settings: RecordSettings, tokenizers: Tokenizers, lexicon: Lexicon)
     return made
 
 
-def _access_log(
-    loop: asyncio.AbstractEventLoop, site: Site
-) -> tuple[Callable[[Record], None] | None, Callable[[], None]]:
+def _access_log(site: Site) -> Callable[[list[Record]], None] | None:
     if site.access_log == "none":
-        return None, lambda: None
-    log = AccessLog(writer(1), loop.call_soon, form=site.access_log)
-    return log.add, log.flush
+        return None
+    return AccessLog(writer(1), form=site.access_log).add

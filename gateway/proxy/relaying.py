@@ -354,9 +354,7 @@ class Relaying:
         record.priced = self.priced
         if self.decision is None:
             record.routing = self._asking()
-        runtime.metrics.finished(record)
-        if runtime.log is not None:
-            runtime.log(record)
+        runtime.outbox.ended(record)
         if self.decision is not None:
             runtime.remember(Remembered(record, self.values, self.available, self.snapshot, self.pinned, self.serving))
             records = runtime.records

@@ -146,13 +146,13 @@ class Runtime:
         self,
         loop: asyncio.AbstractEventLoop,
         metrics: Metrics,
-        log: Callable[[Record], None] | None,
+        log: Callable[[list[Record]], None] | None,
         tokenizers: Tokenizers,
         lexicon: Lexicon,
     ) -> None:
         self.loop = loop
         self.wheel = Wheel(loop)
-        self.outbox = Outbox(loop)
+        self.outbox = Outbox(loop, self._book)
         self.metrics = metrics
         self.log = log
         self.tokenizers = tokenizers
@@ -329,9 +329,13 @@ class Runtime:
         record.ended_at = now
         record.status = error.status
         record.code = error.code
-        self.metrics.finished(record)
+        self.outbox.ended(record)
+
+    def _book(self, records: list[Record]) -> None:
+        """Count and log requests that have ended."""
+        self.metrics.finished(*records)
         if self.log is not None:
-            self.log(record)
+            self.log(records)
 
     def close(self) -> None:
         """Abort every upstream connection and stop the clocks and the counting thread."""

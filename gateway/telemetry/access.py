@@ -1,7 +1,7 @@
 """The access log: one line per finished request, as JSON or as readable text.
 
 A line tells what was asked, what was decided and what it cost, never what a prompt or an answer said. Where a line goes
-is the caller's business: `write` is handed in, and so is the way to be called again at the end of a loop tick.
+is the caller's business: `write` is handed in.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import select
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
@@ -76,47 +76,22 @@ def printable(text: str, limit: int = CLIENT_TEXT_MAX) -> str:
 
 
 class AccessLog:
-    """Collects the records of one loop tick and writes their lines with one call.
+    """Writes a line for each record.
 
     `write` is given whole lines and says how many bytes it took, or None for all; when it raises OSError (a full disk,
-    a closed pipe) the rest is lost and counted in `lost`: a log must not take the gateway down. `soon` is called with
-    `flush` when the first record of a batch comes, for example `loop.call_soon`; at `max_lines` the batch is written
-    at once.
+    a closed pipe) the rest is lost and counted in `lost`: a log must not take the gateway down.
     """
 
-    def __init__(
-        self,
-        write: Callable[[bytes], int | None],
-        soon: Callable[[Callable[[], None]], object],
-        *,
-        form: Form = "json",
-        max_lines: int = 256,
-    ) -> None:
+    def __init__(self, write: Callable[[bytes], int | None], *, form: Form = "json") -> None:
         self.lost = 0
         self._write = write
-        self._soon = soon
         self._line = self._json if form == "json" else self._text
-        self._max_lines = max_lines
-        self._waiting: list[Record] = []
         self._second = -1
         self._second_bytes = b""
 
-    def add(self, record: Record) -> None:
-        """HOT. Log a request that has ended; the record must not change any more."""
-        waiting = self._waiting
-        waiting.append(record)
-        if len(waiting) == 1:
-            self._soon(self.flush)
-        elif len(waiting) >= self._max_lines:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is waiting. Does nothing when nothing is."""
-        records, self._waiting = self._waiting, []
-        if not records:
-            return
-        line = self._line
-        lines = b"".join([line(record) for record in records])
+    def add(self, records: Iterable[Record]) -> None:
+        """HOT. Log requests that have ended, with one call of `write` where it takes all."""
+        lines = b"".join(map(self._line, records))
         try:
             while lines and (written := self._write(lines)) is not None:
                 lines = lines[written:]  # a pipe whose reader is slow may take less
@@ -141,19 +116,20 @@ class AccessLog:
             shared,
             (record.ended_at - begun) * 1000,
         )
-        if sent:
-            line += b',"attempts":%d,"overhead_ms":%.3f' % (record.attempts, (sent - begun) * 1000)
-            if first:
-                line += b',"first_event_ms":%.3f' % ((first - begun) * 1000)
-            usage = record.usage
-            if usage is not None:
-                line += b',"input_tokens":%d,"output_tokens":%d' % (usage.input, usage.output)
-                if usage.cached or usage.reasoning or usage.estimated:
-                    line += _unusual(usage)
-            if record.priced:
-                line += b',"cost_usd":%.9f' % (record.cost_nano / NANO_PER_USD)
-            if record.thought_unasked:
-                line += b',"thought_unasked":true'
+        if not sent:
+            return line + b"}\n"
+        line += b',"attempts":%d,"overhead_ms":%.3f' % (record.attempts, (sent - begun) * 1000)
+        if first:
+            line += b',"first_event_ms":%.3f' % ((first - begun) * 1000)
+        usage = record.usage
+        if usage is not None:
+            line += b',"input_tokens":%d,"output_tokens":%d' % (usage.input, usage.output)
+            if usage.cached or usage.reasoning or usage.estimated:
+                line += _unusual(usage)
+        if record.priced:
+            line += b',"cost_usd":%.9f' % (record.cost_nano / NANO_PER_USD)
+        if record.thought_unasked:
+            line += b',"thought_unasked":true'
         return line + b"}\n"
 
     def _text(self, record: Record) -> bytes:

@@ -1,9 +1,9 @@
 """What the gateway counts, and how Prometheus reads it.
 
-Counting is on the path of every request, so it is plain integers in plain Python objects: one dictionary look-up finds
-the cell of everything a request has in common with others, and a bisection finds its place in a histogram. Only a
-scrape expands that, in `families`, on a registry of its own. Nothing here measures: the data plane hands over finished
-`Record`s. Nothing here opens a port either.
+Counting is on the path of every request, so it is plain integers in plain Python objects, and done for many requests
+at a time: one dictionary look-up finds the cell of everything a request has in common with others, and a few tight
+loops count what differs between those of a cell. Only a scrape expands that, in `families`, on a registry of its own.
+Nothing here measures: the data plane hands over finished `Record`s. Nothing here opens a port either.
 
 Label values come only from configuration. What a client sends is compared with the configured names and counted as
 `other` when it is none of them, so that no client can create a series; what a request never had is `none`.
@@ -11,7 +11,8 @@ Label values come only from configuration. What a client sends is compared with 
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ DURATION_BUCKETS_S = (
 )  # fmt: skip
 #: Seconds, 50 microseconds to 100 milliseconds: what the gateway itself adds.
 OVERHEAD_BUCKETS_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1)
+
+#: Records kept before they are counted: together with what else is kept of a request, some 300 KB.
+MOST_WAITING = 512
 
 _OTHER = "other"
 #: The label value of what a request never had.
@@ -64,6 +68,16 @@ class Histogram:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
+
+    def add(self, observed: list[float]) -> None:
+        """Take down what was observed."""
+        observed.sort()
+        self.sum += sum(observed)
+        before = 0
+        for place, bound in enumerate((*self.bounds, math.inf)):
+            upto = bisect_right(observed, bound, before)
+            self.counts[place] += upto - before
+            before = upto
 
     def cumulative(self) -> list[tuple[str, float]]:
         """The buckets as Prometheus wants them: upper bound as text, and how many were not above it."""
@@ -106,6 +120,38 @@ class Cell:
         self.input = self.cached = self.output = self.reasoning = self.estimated = 0
         self.cost_nano = self.unpriced = self.violations = 0
 
+    def add(self, records: list[Record]) -> None:
+        """Count requests of this cell."""
+        self.requests += len(records)
+        self.duration.add([record.ended_at - record.started_at for record in records])
+        self.first_event.add([one.first_event_at - one.started_at for one in records if one.first_event_at])
+        sent = [record for record in records if record.sent_at]
+        self.overhead.add([record.sent_at - record.started_at for record in sent])
+        self.cost_nano += sum([record.cost_nano for record in sent])
+        self.unpriced += sum([not record.priced for record in sent])
+        used = [record.usage for record in records if record.usage is not None]
+        self.input += sum([usage.input for usage in used])
+        self.cached += sum([usage.cached for usage in used])
+        self.output += sum([usage.output for usage in used])
+        self.reasoning += sum([usage.reasoning for usage in used])
+        self.estimated += sum([usage.estimated for usage in used])
+        for record in records:
+            if record.attempts != 1 or record.thought_unasked or record.code != "ok":
+                self._unusual(record)
+
+    def _unusual(self, record: Record) -> None:
+        """Count what most requests do not have."""
+        if record.thought_unasked:
+            self.violations += 1
+        if record.code == "ok":
+            if record.routing.chosen and record.routing.target != record.routing.chosen:
+                self.fallbacks += 1
+        elif record.code != "client_gone":
+            if not record.sent_at:
+                self.refused += 1
+            elif record.routing.stream and record.first_event_at:
+                self.broken += 1
+
 
 _RawKey = tuple[object, ...]
 _LABELLED = ("policy", "rule", "chosen", "target", "model", "model_asked", "team", "stream")
@@ -115,7 +161,7 @@ class Metrics:
     """The counters of one process. They survive every reload; `configure` only changes which names are known.
 
     `inflight` is set before a scrape, by whoever knows how many requests are being served.
-    All methods belong to the event loop's thread, except `exposition`, which may run in another.
+    All methods belong to the event loop's thread, except `prepare`, which may run in another.
     """
 
     def __init__(
@@ -136,12 +182,14 @@ class Metrics:
         self._cells: dict[_Labels, Cell] = {}
         self._histograms: dict[tuple[str, ...], Histogram] = {}
         self._attempts: dict[tuple[str, Outcome], int] = {}
+        self._waiting: list[Record] = []
         self.configure(names)
         self._process = process
         self._registry: CollectorRegistry | None = None
 
     def configure(self, names: Names) -> None:
         """Take the names of a new configuration. Counters go on where they were."""
+        self._count()
         self.names = names
         self._fast.clear()  # holds policies with their digest, and is what a reload must not let grow
 
@@ -168,55 +216,29 @@ class Metrics:
         except KeyError:
             attempts[key] = 1
 
-    def finished(self, record: Record) -> None:
-        """HOT. Count one request that has ended, in whatever way; call it once per request."""
-        usage = record.usage
-        cell = record.routing.cell
-        if cell is None or record.code != "ok":
-            cell = self._find(record)
-        cell.requests += 1
-        begun = record.started_at
-        took = record.ended_at - begun
-        histogram = cell.duration
-        histogram.counts[bisect_left(DURATION_BUCKETS_S, took)] += 1
-        histogram.sum += took
-        if record.first_event_at:
-            took = record.first_event_at - begun
-            histogram = cell.first_event
-            histogram.counts[bisect_left(DURATION_BUCKETS_S, took)] += 1
-            histogram.sum += took
-        if record.sent_at:
-            took = record.sent_at - begun
-            histogram = cell.overhead
-            histogram.counts[bisect_left(OVERHEAD_BUCKETS_S, took)] += 1
-            histogram.sum += took
-            if not record.priced:
-                cell.unpriced += 1
-            cell.cost_nano += record.cost_nano
-        if usage is not None:
-            cell.input += usage.input
-            cell.output += usage.output
-            if usage.cached:
-                cell.cached += usage.cached
-            if usage.reasoning:
-                cell.reasoning += usage.reasoning
-            if usage.estimated:
-                cell.estimated += 1
-        if record.attempts != 1 or record.code != "ok" or record.thought_unasked:
-            self._unusual(cell, record)
+    def finished(self, *records: Record) -> None:
+        """HOT. Count requests that have ended, in whatever way; each is handed over once and changes no more.
 
-    def _unusual(self, cell: Cell, record: Record) -> None:
-        """Count what most requests do not have."""
-        if record.thought_unasked:
-            cell.violations += 1
-        if record.code == "ok":
-            if record.routing.chosen and record.routing.target != record.routing.chosen:
-                cell.fallbacks += 1
-        elif record.code != "client_gone":
-            if not record.sent_at:
-                cell.refused += 1
-            elif record.routing.stream and record.first_event_at:
-                cell.broken += 1
+        What many records say is read off faster than what each of them says, so they wait for the others.
+        """
+        self._waiting += records
+        if len(self._waiting) >= MOST_WAITING:
+            self._count()
+
+    def _count(self) -> None:
+        """Count those that wait. To be done before anything is read, and before names change."""
+        records, self._waiting = self._waiting, []
+        alike: dict[Cell, list[Record]] = {}
+        for record in records:
+            cell = record.routing.cell
+            if cell is None or record.code != "ok":
+                cell = self._find(record)
+            if cell in alike:
+                alike[cell].append(record)
+            else:
+                alike[cell] = [record]
+        for cell, those in alike.items():
+            cell.add(those)
 
     def _find(self, record: Record) -> Cell:
         """The cell of a request whose routing does not name it."""
@@ -273,6 +295,7 @@ class Metrics:
         """All families in Prometheus's text format (`text/plain; version=0.0.4`)."""
         from gateway.telemetry.families import expose  # noqa: PLC0415 - see `prepare`
 
+        self._count()
         return expose(self.prepare())
 
     def prepare(self) -> CollectorRegistry:

@@ -110,8 +110,12 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "core.pricing:cost",
         "core.health:Board.record",
     )),
-    ("settle: metrics", ("telemetry.metrics:Metrics.attempt", "telemetry.metrics:Metrics.finished")),
-    ("settle: access log", ("telemetry.access:AccessLog.add", "telemetry.access:AccessLog.flush")),
+    ("settle: metrics", (
+        "telemetry.metrics:Metrics.attempt",
+        "telemetry.metrics:Metrics.finished",
+        "telemetry.metrics:Metrics._count",
+    )),
+    ("settle: access log", ("telemetry.access:AccessLog.add",)),
     ("settle: keep for /v1/decisions", ("proxy.runtime:Runtime.remember",)),
     ("settle: the rest", ("proxy.relaying:Relaying._settle",)),
     ("client's answer: headers", ("proxy.relaying:Relaying._headers", "proxy.routing:routing_of")),
@@ -119,7 +123,11 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "proxy.downstream:ClientConnection.respond",
         "proxy.downstream:ClientConnection._next",
     )),
-    ("both sides: writes of a turn", ("proxy.outbox:Outbox.write", "proxy.outbox:Outbox.flush")),
+    ("both sides: writes of a turn", (
+        "proxy.outbox:Outbox.write",
+        "proxy.outbox:Outbox.ended",
+        "proxy.outbox:Outbox.flush",
+    )),
 )  # fmt: skip
 ELSEWHERE = "elsewhere, and the driver of this script"
 WHOLE = "the request, nothing replaced"
@@ -211,7 +219,7 @@ class Rig:
         site = load_site(config, os.environ)
         self.loop = Turns()
         self.log = os.open(os.devnull, os.O_WRONLY)
-        log = AccessLog(functools.partial(os.write, self.log), self.loop.call_soon)
+        log = AccessLog(functools.partial(os.write, self.log))
         self.runtime = runtime = Runtime(
             self.loop, Metrics(site.metric_names), log.add, open_tokenizers((), background=False), load_lexicon()
         )

@@ -4,28 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from gateway.core.types import Record, Routing, Usage
 from gateway.telemetry.access import AccessLog, Form, writer
-
-
-class Tick:
-    """A loop tick by hand: keeps what was to be called, and calls it."""
-
-    def __init__(self) -> None:
-        self.calls: list[Callable[[], None]] = []
-
-    def soon(self, call: Callable[[], None]) -> None:
-        self.calls.append(call)
-
-    def run(self) -> None:
-        calls, self.calls = self.calls, []
-        for call in calls:
-            call()
 
 
 def record(**changes: Any) -> Record:
@@ -43,9 +27,8 @@ def record(**changes: Any) -> Record:
 
 def logged(form: Form = "json", **changes: Any) -> str:
     out: list[bytes] = []
-    log = AccessLog(out.append, lambda call: None, form=form)
-    log.add(record(**changes))
-    log.flush()
+    log = AccessLog(out.append, form=form)
+    log.add([record(**changes)])
     return b"".join(out).decode()
 
 
@@ -90,41 +73,22 @@ def test_a_client_s_text_is_cut(form: Form) -> None:
     assert len(logged(form, model_asked="x" * 100_000)) < 1_000
 
 
-def test_lines_of_one_tick_are_written_with_one_call() -> None:
+def test_lines_of_one_turn_are_written_with_one_call() -> None:
     out: list[bytes] = []
-    tick = Tick()
-    log = AccessLog(out.append, tick.soon)
-    for _ in range(3):
-        log.add(record())
-    assert out == []
-    assert len(tick.calls) == 1
-    tick.run()
+    log = AccessLog(out.append)
+    log.add([record() for _ in range(3)])
     assert len(out) == 1
     assert out[0].count(b"\n") == 3
-    log.add(record())
-    tick.run()
+    log.add([record()])
     assert len(out) == 2
-
-
-def test_a_full_batch_does_not_wait_for_the_tick() -> None:
-    out: list[bytes] = []
-    tick = Tick()
-    log = AccessLog(out.append, tick.soon, max_lines=2)
-    for _ in range(5):
-        log.add(record())
-    assert [batch.count(b"\n") for batch in out] == [2, 2]
-    tick.run()
-    assert b"".join(out).count(b"\n") == 5
 
 
 def test_a_log_that_cannot_be_written_is_counted_and_nothing_else() -> None:
     def full(lines: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    log = AccessLog(full, lambda call: None)
-    log.add(record())
-    log.add(record())
-    log.flush()
+    log = AccessLog(full)
+    log.add([record(), record()])
     assert log.lost == 2
 
 
@@ -135,20 +99,16 @@ def test_what_a_slow_reader_did_not_take_is_written_again() -> None:
         out.extend(lines[:7])
         return len(lines[:7])
 
-    log = AccessLog(slow, lambda call: None)
-    log.add(record(request_id="r1"))
-    log.add(record(request_id="r2"))
-    log.flush()
+    log = AccessLog(slow)
+    log.add([record(request_id="r1"), record(request_id="r2")])
     assert [json.loads(line)["request_id"] for line in out.splitlines()] == ["r1", "r2"]
 
 
 def test_a_reader_that_stops_reading_costs_lines_and_no_time() -> None:
     reader, descriptor = os.pipe()
-    called: list[Callable[[], None]] = []
-    log = AccessLog(writer(descriptor), called.append)
+    log = AccessLog(writer(descriptor))
     for _ in range(2000):
-        log.add(record())
-        log.flush()
+        log.add([record()])
     assert 0 < log.lost < 2000
     got = os.read(reader, 1 << 20)
     assert got.count(b"\n") + log.lost == 2000
