@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent.parent
 # In CI a failure must be the change's, not the dice's; elsewhere every run looks at new examples.
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("here", deadline=None)
+# A long search: `pytest tests/core/test_properties.py --hypothesis-profile deep`.
+settings.register_profile("deep", deadline=None, max_examples=5_000)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil, floor
 from typing import TYPE_CHECKING
 
 from gateway.core.facts import OPEN_SIGNALS, SIGNALS, signal_named
@@ -132,16 +133,19 @@ def token_test(matcher: Matcher, tokens_by: str | None) -> Test:
     if matcher.op == "unknown":
         return lambda signals: False
     if isinstance(matcher.operand, frozenset):
-        exact = sorted(int(value) for value in matcher.operand if isinstance(value, int | float))
+        exact = sorted(
+            int(value) for value in matcher.operand if isinstance(value, int | float) and value == int(value)
+        )
         found = matcher.op == "in"
         return lambda signals: (
             any(signals.exceeds(tokens_by, n - 1) and not signals.exceeds(tokens_by, n) for n in exact) is found
         )
-    edge = int(matcher.operand)  # type: ignore[arg-type]
+    edge: float = matcher.operand  # type: ignore[assignment]
+    below, least = floor(edge), ceil(edge) - 1  # lengths are whole: more than 2.5 are more than 2, at least 2.5 as well
     if matcher.op == "gt":
-        return lambda signals: signals.exceeds(tokens_by, edge)
+        return lambda signals: signals.exceeds(tokens_by, below)
     if matcher.op == "gte":
-        return lambda signals: signals.exceeds(tokens_by, edge - 1)
+        return lambda signals: signals.exceeds(tokens_by, least)
     if matcher.op == "lt":
-        return lambda signals: not signals.exceeds(tokens_by, edge - 1)
-    return lambda signals: not signals.exceeds(tokens_by, edge)
+        return lambda signals: not signals.exceeds(tokens_by, least)
+    return lambda signals: not signals.exceeds(tokens_by, below)

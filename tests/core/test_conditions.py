@@ -106,3 +106,14 @@ def test_the_cheapest_member_is_asked_first_and_the_rest_only_while_it_matters()
     for i, name in enumerate(order):
         assert asked(raw, **{key: value for key, value in everything.items() if key != name}) == order[: i + 1]
     assert asked({"any": [{"task": "code"}, {"tools": True}]}, tools=True) == ["tools"]
+
+
+@pytest.mark.parametrize(
+    ("operator", "held"),
+    [("gt", {1001, 1002}), ("gte", {1001, 1002}), ("lt", {999, 1000}), ("lte", {999, 1000}), ("eq", set())],
+)
+def test_a_length_is_whole_and_stands_on_the_right_side_of_an_edge_that_is_not(operator: str, held: set[int]) -> None:
+    problems = Problems()
+    made = compile_condition({"context_tokens": {operator: 1000.5}}, "when", Scope(problems))
+    assert made is not None
+    assert {n for n in (999, 1000, 1001, 1002) if made.test(given(context_tokens=n))} == held
