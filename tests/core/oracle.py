@@ -16,7 +16,7 @@ from gateway.core.language import Language
 from gateway.core.types import Fleet, Snapshot, Target
 
 SET_SIGNALS = {"target_language", "modality", "parameters"}
-SET_FACTS = {"model.modalities", "model.languages", "target.modalities", "target.unsupported"}
+SET_FACTS = {"model.modalities", "model.languages", "model.lineage", "target.modalities", "target.unsupported"}
 
 
 def size(raw: Any) -> Any:
@@ -130,15 +130,31 @@ def fact(target: Target, name: str) -> Any:
     """A fact of a target or its model; None where it is not known."""
     name = {"model": "model.id", "family": "model.family"}.get(name, name)
     owner, _, attribute = name.partition(".")
+    if name.startswith("model.evals."):
+        return dict(target.model.evals).get(name.removeprefix("model.evals."))
+    if owner == "license":
+        return getattr(target.model.terms, attribute)
+    if attribute == "lineage":
+        return None if target.model.lineage is None else frozenset(target.model.lineage)
+    if attribute == "thinking":
+        said = target.thinking if owner == "target" else target.model.thinking
+        return None if said == "unknown" else said
     if owner == "model":
         return getattr(target.model, attribute)
     backend = target.backend
     special = {
         "backend": backend.name, "dialect": backend.dialect, "region": backend.region,
-        "processing": backend.processing, "self_hosted": backend.self_hosted, "priced": target.price is not None,
+        "processing": residency(target), "self_hosted": backend.self_hosted, "priced": target.price is not None,
+        "country": backend.country, "jurisdiction": backend.jurisdiction,
         "input_usd": None if target.price is None else target.price.tiers[0].input / 1e9,
     }  # fmt: skip
     return special[attribute] if attribute in special else getattr(target, attribute)
+
+
+def residency(target: Target) -> str | None:
+    """Where its data may be processed: self-hosted, where it stands, unless it says otherwise."""
+    backend = target.backend
+    return backend.processing or (backend.region if backend.self_hosted else None)
 
 
 @dataclass(frozen=True)
@@ -201,7 +217,7 @@ class World:
         """By what a target is removed, health and thinking aside."""
         found = set()
         allowed = self.raw.get("allow_closed", ["qwen", "llama"])
-        if not target.model.open_weights and target.model.family not in allowed:
+        if target.model.open_weights is False and target.model.family not in allowed:
             found.add("closed")
         if target.retires_on is not None:
             day = datetime(target.retires_on.year, target.retires_on.month, target.retires_on.day, tzinfo=UTC)
@@ -210,10 +226,7 @@ class World:
         found |= {f"constraint {name}" for name in self.against(target, request)}
         for asked, place in (
             (request["region"], target.backend.region),
-            (
-                request["residency"],
-                target.backend.processing or (target.backend.region if target.backend.self_hosted else None),
-            ),
+            (request["residency"], residency(target)),
         ):
             if asked is not None and not (place is not None and f"{place}-".startswith(f"{asked}-")):
                 found.add("place")

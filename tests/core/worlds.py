@@ -2,8 +2,8 @@
 
 Values are few and close together, so that what is drawn meets: a window is often one token more or less than a request,
 a name in a condition is often the one that was sent. Everything is drawn as the plain values that a file would hold, so
-that the oracle reads what was written and not what was compiled. Every choice is one small integer of hypothesis': built
-from its own strategies, a world took ten times as long.
+that the oracle reads what was written and not what was compiled. Every choice is one small integer that hypothesis
+draws: with its own strategies for all of it, a world took ten times as long.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from gateway.core.policy import Policy, PolicyDoc, compile_policy
 from gateway.core.signals import Signals
-from gateway.core.types import Backend, Fleet, Model, Price, PriceTier, Snapshot, Target
+from gateway.core.types import Backend, Fleet, Model, Price, PriceTier, Snapshot, Target, Terms
 
 Raw = dict[str, Any]
 T = TypeVar("T")
@@ -112,8 +112,11 @@ def model(dice: Dice, name: str) -> Model:
         thinking=dice.one(THOUGHTS),
         tools=dice.maybe([True, False], 5),
         images_max=dice.maybe([1, 3]),
-        license=dice.one(["Apache-2.0", "llama4-community", "unknown"]),
-        open_weights=not dice.chance(1),
+        license=dice.maybe(["Apache-2.0", "llama4-community"], 7),
+        terms=Terms(osi_approved=dice.maybe([True, False], 7), mau_limit=dice.maybe([700, 1000])),
+        open_weights=dice.one([True, True, True, False, None]),
+        evals=(("arena", dice.one([10, 20.5])),) if dice.chance(5) else (),
+        lineage=("m0", "forked") if dice.chance(3) else None,
         eu_domiciled_licensee_excluded=dice.maybe([True, False], 6),
         tokenizer=dice.one(TOKENIZERS),
         purpose=dice.one(["general", "code"]),
@@ -128,6 +131,8 @@ def backend(dice: Dice, name: str) -> Backend:
         region=dice.one(PLACES),
         processing=dice.one(PLACES),
         self_hosted=dice.chance(5),
+        country=dice.maybe(["DE", "US"], 6),
+        jurisdiction=dice.maybe(["DE", "US"], 6),
     )
 
 
@@ -338,7 +343,13 @@ def _facts(fleet: Fleet) -> Mapping[str, Callable[[Dice], Any]]:
         "model.window": _numbers(),
         "model.languages": _sets(LANGUAGES),
         "model.modalities": _sets(MODALITIES),
-        "model.license": _texts(["Apache-2.0", "unknown"], ["llama"]),
+        "model.license": _texts(["Apache-2.0", "llama4-community"], ["llama"]),
+        "model.evals.arena": _numbers(10, 20, 20.5),
+        "model.lineage": _sets(["m0", "forked"]),
+        "license.osi_approved": boolean,
+        "license.mau_limit": _numbers(700, 1000),
+        "target.country": _texts(["DE", "US", "@eu"], ["D"]),
+        "target.jurisdiction": _texts(["DE", "US", "@eu"], ["U"]),
         "model.tools": boolean,
         "model.open_weights": boolean,
         "model.eu_domiciled_licensee_excluded": boolean,
@@ -351,7 +362,7 @@ def _facts(fleet: Fleet) -> Mapping[str, Callable[[Dice], Any]]:
         "target.max_output": _numbers(),
         "target.modalities": _sets(MODALITIES),
         "target.unsupported": _sets(MEMBERS),
-        "target.thinking": _texts(THOUGHTS, ["n"]),
+        "target.thinking": _texts(THOUGHTS[:3], ["n"]),
         "target.retires_on": _numbers("2026-11-21", "2026-11-22", "2027-01-01"),
         "target.priced": boolean,
         "target.weight": _numbers(0, 1, 2),
