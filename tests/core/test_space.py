@@ -165,7 +165,8 @@ def first(raws: list[Any], *, effort: Effort | None = None) -> Any:
         ([{"modality": "image"}], {"modality": ["image", "text"]}),
         ([{"target_language": {"lacks": ["ja", "fr"]}}, {"target_language": "ja"}], {"target_language": []}),
         ([{"all": [{"tools": True}, {"tools": False}]}], None),
-        ([{"context_tokens": {"gte": 2.5, "lte": 2}}], {"context_tokens": 2}),
+        ([{"context_tokens": {"gte": 2.5, "lte": 2}}], None),
+        ([{"context_tokens": {"gte": 2.5, "lte": 3.5}}], {"context_tokens": 3}),
     ],
 )  # fmt: skip
 def test_examples_are_plain(raws: list[Any], request_: Any) -> None:
