@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import given
 from oracle import Request, World, applies
-from worlds import SIGNALS, Case, case, condition, drawn, more, request
+from worlds import Case, case, condition, drawn, more, request
 
 from gateway.core.conditions import Scope, compile_condition
 from gateway.core.decide import decide
@@ -129,9 +129,3 @@ def test_explaining_says_of_every_entry_whether_it_applies(case: Case) -> None:
         selector = next(raw[effect] for effect in ("forbid", "require", "avoid") if effect in raw)
         expected = [one.name for one in case.fleet.targets if world.selects(selector, one, request)]
         assert list(entry.targets) == (expected if entry.matched else []), entry.id
-
-
-def test_every_signal_is_drawn() -> None:
-    from gateway.core.facts import SIGNALS as KNOWN
-
-    assert set(KNOWN) - set(SIGNALS) == set()
