@@ -1,7 +1,7 @@
 """The command `pointsman`: its arguments, what each command prints, and its exit code. What commands do is elsewhere.
 
 Exit codes: 0 it went well; 1 it ran and the answer is no (a test failed, a finding under `--strict`, a request that
-would be refused before any decision); 2 the command line, the configuration or a policy is broken.
+would be refused); 2 the command line, the configuration or a policy is broken.
 """
 
 from __future__ import annotations
@@ -111,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     _json(one)
 
     one = command("test", _test, "Run the tests that policies carry, on the reference fleet.")
+    one.epilog = "Exit codes: 0 all passed; 1 a test failed, too little is covered, a mutant lives; 2 a file is broken."
     one.add_argument("paths", nargs="*", type=Path, metavar="POLICY", help="files or folders (default: the bundled)")
     one.add_argument("-k", metavar="TEXT", help="only tests whose name holds this")
     one.add_argument("--junit", type=Path, metavar="FILE", help="also write the results as JUnit XML")
@@ -127,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     _json(one)
 
     one = command("explain", _explain, "Say what would become of a request, and why. Nothing is sent.")
+    one.epilog = "Exit codes: 0 it would be served, 1 it would be refused, 2 something is broken."
     _config(one, "default pointsman.yaml; without one, the reference fleet")
     what = one.add_mutually_exclusive_group(required=True)
     what.add_argument("--text", help="what the user says")
@@ -375,7 +377,7 @@ def _explain(given: argparse.Namespace) -> int:
         print(render(told.trace), end="")
         if told.wire_body is not None:
             print(f"\nwould be sent to {told.trace.decision.candidates[0].name}\n  {told.wire_body}")
-    return OK
+    return OK if told.trace.decision.refusal is None else NO
 
 
 def _site_to_explain(config: Path | None) -> Site:

@@ -75,10 +75,10 @@ def explain(
         blocking=True,
     )
     snapshot = Snapshot(now, draw(_NO_ID, hints.conversation), available, latency_s, doubted)
-    told = trace(policy, signals, snapshot, pinned=pinned)
+    told = trace(policy, signals, snapshot, pinned=pinned, flips=True)
     refusal = told.decision.refusal
     if refusal is not None and refusal[0] == "no_target_available" and last_resort is not None:
-        told = trace(policy, signals, replace(snapshot, available=last_resort), pinned=pinned)
+        told = trace(policy, signals, replace(snapshot, available=last_resort), pinned=pinned, flips=True)
     shown = None
     if told.decision.candidates:
         plan = dialects.prepare(told.decision.candidates[0])
@@ -97,5 +97,5 @@ def explain_record(entry: Remembered) -> dict[str, Any]:
     signals = Signals.given(entry.signals)
     drawn = draw(entry.record.request_id, entry.signals.get("conversation"))
     seen = entry.snapshot or Snapshot(entry.record.wall, drawn, entry.available, doubted=entry.serving.doubted)
-    told = trace(policy, signals, seen, pinned=entry.pinned)
+    told = trace(policy, signals, seen, pinned=entry.pinned, flips=True)
     return {"record": entry.record.to_dict(), "trace": told.to_dict()}

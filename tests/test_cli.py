@@ -62,9 +62,9 @@ def break_policy(site: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def explained(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, object]:
+def explained(capsys: pytest.CaptureFixture[str], *options: str, code: int = 0) -> dict[str, object]:
     capsys.readouterr()
-    assert main(["explain", "--json", *options]) == 0
+    assert main(["explain", "--json", *options]) == code
     told: dict[str, object] = json.loads(capsys.readouterr().out)
     return told
 
@@ -288,6 +288,14 @@ def test_explain_needs_neither_server_nor_configuration(
     assert "reference fleet" in told.err
 
 
+def test_explain_exits_with_1_where_the_request_would_be_refused(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options in ((), ("--json",)):
+        assert main(["explain", "--text", CODE, "--header", "x-pointsman-region=mars", *options]) == 1
+        assert "policy_denied" in capsys.readouterr().out
+
+
 def test_explain_shows_the_body_that_would_be_sent(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "--text", CODE]) == 0
     told = capsys.readouterr().out
@@ -309,7 +317,7 @@ def test_a_request_comes_from_a_file_or_from_standard_input(
 def test_tenant_facts_headers_and_outages_can_be_supposed(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert explained(capsys, "--text", CODE, "--tenant", "team=shop")["rule"] == "shop"
     assert explained(capsys, "--text", CODE, "--down", "coder")["candidates"] == ["general"]
-    refused = explained(capsys, "--text", CODE, "--header", "X-Pointsman-Region=eu")
+    refused = explained(capsys, "--text", CODE, "--header", "X-Pointsman-Region=eu", code=1)
     assert refused["candidates"] == []
     assert refused["refusal"]
 

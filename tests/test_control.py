@@ -142,8 +142,9 @@ def test_explain_tells_everything_and_sends_nothing(gateway: Gateway, ups: dict[
     assert all(0 < entry["cost_low_nano_usd"] < entry["cost_high_nano_usd"] for entry in told["targets"])
     assert told["signals"]["max_output_tokens"] == 100
     assert told["signals"]["tokens"]
-    assert told["nearest_flips"]
-    assert "`long` would apply" in told["nearest_flips"][0]
+    flips = {flip["id"]: flip for flip in told["nearest_flips"]}
+    assert "`long` would apply" in flips["long"]["text"]
+    assert [change["signal"] for change in flips["long"]["changes"]] == ["context_tokens"]
     assert json.loads(told["wire_body"]) == {"model": "m", **chat(text=f"{SECRET} tell me.", max_tokens=100)} | {
         "model": "m"
     }

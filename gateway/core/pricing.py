@@ -85,6 +85,33 @@ def affordable_input(price: Price, most_nano: int, output_tokens: int) -> int:
     return held
 
 
+def span(price: Price, input_tokens: tuple[int, int], output_hi: int, *, thinking: bool) -> tuple[int, int]:
+    """The least and the most that a request can cost, in nano-USD, if its input lies between two numbers of tokens.
+
+    The least: the shorter input, all of it read from a cache where the price list has a price for that, and no output.
+    The most: `output_hi` tokens of output and, where that is dearer, all of the input written into a cache; with
+    `thinking`, the output at whichever of its prices is higher. Every tier that the input can fall in is looked at,
+    because a longer request can be billed at a lower one.
+
+    >>> span(Price((PriceTier(0, 1_000_000_000, 2_000_000_000),), "test"), (100, 200), 1_000, thinking=False)
+    (100000, 2200000)
+    """
+    lo, hi = input_tokens
+    lows, highs = [], []
+    for i, tier in enumerate(price.tiers):
+        first = tier.above_input_tokens + 1 if i else 0
+        last = price.tiers[i + 1].above_input_tokens if i + 1 < len(price.tiers) else max(hi, first)
+        if last < lo or first > hi:
+            continue
+        least, most = max(lo, first), min(hi, last)
+        flat = Price((tier,), price.version)
+        written = most if (tier.cache_write or 0) > tier.input else 0
+        lows.append(min(cost(flat, Usage(input=least), False), cost(flat, Usage(input=least, cached=least), False)))
+        used = Usage(input=most, output=output_hi, written=written)
+        highs.append(max(cost(flat, used, with_thinking) for with_thinking in {False, thinking}))
+    return min(lows), max(highs)
+
+
 def converted(listed: Price, nano_usd_per_unit: int, currency: str) -> Price:
     """A price list of another currency in USD, every price rounded half up to a nano-USD; its version says the rate.
 

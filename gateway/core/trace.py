@@ -18,8 +18,9 @@ from gateway.core.facts import residency, value_of
 from gateway.core.filters import FILTERS
 from gateway.core.flips import Flip, nearest
 from gateway.core.matchers import known
-from gateway.core.rank import bits, cost_nano
-from gateway.core.types import Decision, Fleet, Snapshot, Target
+from gateway.core.pricing import span
+from gateway.core.rank import bits, expected_nano
+from gateway.core.types import Decision, Fleet, Snapshot, Target, Thinking
 
 if TYPE_CHECKING:
     from gateway.core.policy import Policy
@@ -51,8 +52,9 @@ class TargetTrace:
     verdict: Verdict
     reasons: tuple[str, ...]
     place: int | None  # 1 is tried first; None: not a candidate
-    cost_low_nano: int | None  # shortest input thought possible, no output; None: unpriced
-    cost_high_nano: int | None  # longest input thought possible, longest answer allowed
+    cost_low_nano: int | None  # as `costs_of` says; None: unpriced
+    cost_usual_nano: int | None
+    cost_high_nano: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Trace:
     constraints: tuple[EntryTrace, ...]
     thinking: tuple[EntryTrace, ...]
     targets: tuple[TargetTrace, ...]  # candidates in order, then the others in fleet order
-    flips: tuple[Flip, ...]
+    flips: tuple[Flip, ...]  # empty where they were not asked for
 
     @property
     def reasons(self) -> Mapping[str, tuple[str, ...]]:
@@ -109,11 +111,12 @@ class Trace:
                     "reasons": list(entry.reasons),
                     "place": entry.place,
                     "cost_low_nano_usd": entry.cost_low_nano,
+                    "cost_usual_nano_usd": entry.cost_usual_nano,
                     "cost_high_nano_usd": entry.cost_high_nano,
                 }
                 for entry in self.targets
             ],
-            "nearest_flips": [flip.text for flip in self.flips],
+            "nearest_flips": [flip.to_dict() for flip in self.flips],
         }
 
 
@@ -130,10 +133,12 @@ def _entry(entry: EntryTrace) -> dict[str, Any]:
     return made
 
 
-def trace(policy: Policy, signals: Signals, snapshot: Snapshot, *, pinned: int | None = None) -> Trace:
-    """Decide, and say why. Computes every signal the policy names, so hand it signals that may block.
+def trace(
+    policy: Policy, signals: Signals, snapshot: Snapshot, *, pinned: int | None = None, flips: bool = False
+) -> Trace:
+    """Decide, and say why; with `flips` also what would flip it, which decides some hundred times more.
 
-    Raises `NeedsCount` where they may not.
+    Computes every signal the policy names, so hand it signals that may block. Raises `NeedsCount` where they may not.
     """
     decision = decide(policy, signals, snapshot, pinned=pinned)
     rules = _rules(policy, signals, decision)
@@ -149,7 +154,7 @@ def trace(policy: Policy, signals: Signals, snapshot: Snapshot, *, pinned: int |
         constraints,
         thinking,
         _targets(policy, signals, decision, constraints, reasons),
-        nearest(policy, signals, decision) if pinned is None else (),
+        nearest(policy, signals, snapshot, decision) if flips and pinned is None else (),
     )
 
 
@@ -351,15 +356,26 @@ def _targets(
         ]
         verdict: Verdict = "dropped" if place is None else "avoided" if avoiding else "kept"
         said = tuple(reasons[target.index]) if place is None else tuple(avoiding)
-        low, high = cost_bounds(target, signals)
-        made.append(TargetTrace(target.name, target.model.id, verdict, said, place, low, high))
+        costs = costs_of(target, signals, decision.thinking)
+        made.append(TargetTrace(target.name, target.model.id, verdict, said, place, *(costs or (None, None, None))))
     made.sort(key=lambda entry: (entry.place is None, entry.place or 0))
     return tuple(made)
 
 
-def cost_bounds(target: Target, signals: Signals) -> tuple[int | None, int | None]:
-    """Least and most a request can cost on a target, in nano-USD: no output, and all the output it may give."""
+def costs_of(target: Target, signals: Signals, thinking: Thinking) -> tuple[int, int, int] | None:
+    """What a request may cost on a target, in nano-USD: the least, the usual, the most; None where it has no price.
+
+    The length of the input is what is known of it by the target's own tokenizer. The least has no output and all input
+    from a cache; the usual has what the target typically answers; the most has all the output that may come: what was
+    asked for, else what the target gives at most, else what its window leaves.
+    """
+    if target.price is None:
+        return None
     bounds = signals.tokens(target.model.tokenizer)
     asked = signals.get("max_output_tokens")
-    most = asked or target.max_output or max(target.window - bounds.lo, 0)
-    return cost_nano(target, bounds.lo, 0), cost_nano(target, bounds.hi, most)
+    most = max(min(asked or target.max_output or target.window, target.window - bounds.lo), 0)
+    thinks = thinking.mode != "never" and target.thinking != "never"
+    low, high = span(target.price, (bounds.lo, bounds.hi), most, thinking=thinks)
+    likely = bounds.hi if bounds.exact else bounds.lo + (bounds.hi - bounds.lo) // 4
+    usual = expected_nano(target, likely, asked) or 0
+    return low, min(max(low, usual), high), high

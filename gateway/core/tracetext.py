@@ -56,13 +56,16 @@ def _entries(title: str, entries: Sequence[EntryTrace]) -> Iterator[str]:
 
 def _target(entry: TargetTrace, width: int) -> str:
     place = f"{entry.place:>3}." if entry.place else "   -"
-    if entry.cost_low_nano is None or entry.cost_high_nano is None:
+    low, usual, high = entry.cost_low_nano, entry.cost_usual_nano, entry.cost_high_nano
+    if low is None or usual is None or high is None:
         cost = "unpriced"
     else:
-        cost = f"{_usd(entry.cost_low_nano)} to {_usd(entry.cost_high_nano)}"
+        cost = f"{_usd(low)} to {_usd(high)}, usually {_usd(usual)}"
     why = f"  {entry.verdict}: {', '.join(entry.reasons)}" if entry.reasons else ""
     return f"{place} {entry.target:<{width}}  {cost}{why}"
 
 
 def _usd(nano: int) -> str:
-    return f"${nano / NANO_PER_USD:.6f}"
+    """Dollars; what would be nothing in millionths of one has all nine places."""
+    usd = nano / NANO_PER_USD
+    return f"${usd:.6f}" if nano >= 100_000 or not nano else f"${usd:.9f}"

@@ -17,7 +17,7 @@ from gateway.core.decide import decide
 from gateway.core.policy import EFFECTS, Policy
 from gateway.core.trace import Trace, trace
 from gateway.core.tracetext import render
-from gateway.core.types import Fleet, Snapshot, Target
+from gateway.core.types import Fleet, Price, PriceTier, Snapshot, Target
 
 WANTED = {"id": "wanted", "avoid": {"model.languages": {"lacks": "$target_language"}}}
 LANGUAGES = {"id": "official", "because": "R-05", "avoid": {"model.languages": {"lacks": "$language"}}}
@@ -143,34 +143,39 @@ def test_the_detail_of_a_refusal_names_every_candidate_and_is_bounded() -> None:
 
 def test_costs_are_bounded_from_no_output_to_all_that_was_asked_for() -> None:
     (entry,) = [one for one in told(context_tokens=101_000, max_output_tokens=1_000).targets if one.target == "qwen35"]
-    assert (entry.cost_low_nano, entry.cost_high_nano) == (10_000_000, 11_000_000)
+    assert (entry.cost_low_nano, entry.cost_usual_nano, entry.cost_high_nano) == (10_000_000, 10_500_000, 11_000_000)
     assert next(one for one in told().targets if one.target == "oss").cost_high_nano is None
 
 
-@pytest.mark.parametrize(
-    ("values", "flips"),
-    [
-        ({"context_tokens": 181_789}, ["18,212 more tokens and `long` would apply"]),
-        ({"context_tokens": 200_010}, ["10 fewer tokens and `rest` would apply"]),
-        ({"max_output_tokens": 1_500}, ["198,501 more tokens and `long` would apply",
-                                        "500 more max_output_tokens and thinking `else` would apply"]),
-        ({"max_output_tokens": 2_000, "difficulty": "hard"}, ["198,001 more tokens and `long` would apply",
-                                         "1 fewer max_output_tokens and thinking `short` would apply"]),
-    ],
-)  # fmt: skip
-def test_the_nearest_flip_is_told_in_numbers(values: dict[str, Any], flips: list[str]) -> None:
-    # Only the requested output counts where no length is given: 1,500 of it leave 198,501 to more than 200k.
-    assert [flip.text for flip in told(**values).flips] == flips
+def cost_of(one: Target, **values: Any) -> tuple[int | None, int | None, int | None]:
+    made = told(policy(fleet([one])), **values).targets[0]
+    return made.cost_low_nano, made.cost_usual_nano, made.cost_high_nano
 
 
-def test_a_flip_from_a_bound_says_so() -> None:
-    flips = told(tokens={"": [100, 50_000, False, "by its bytes"]}).flips
-    assert [flip.text for flip in flips] == ["at least 150,001 more tokens and `long` would apply"]
+def test_costs_span_the_tiers_that_a_length_in_doubt_may_fall_in() -> None:
+    tiers = (PriceTier(0, 1_000_000_000, 0), PriceTier(1_000, 500_000_000, 0), PriceTier(5_000, 9_000_000_000, 0))
+    one = replace(FLEET.targets[0], price=Price(tiers, "test"))
+    unsure = {"tokens": {"": [900, 1_100, False, "by its bytes"]}}
+    assert cost_of(one, **unsure)[::2] == (500_500, 1_000_000)  # 1,001 tokens of the second tier, 1,000 of the first
+    assert cost_of(one, tokens={"": [900, 950, False, ""]})[::2] == (900_000, 950_000)
+    assert cost_of(one, tokens={"": [900, 6_000, False, ""]})[::2] == (500_500, 54_000_000)
 
 
-def test_downwards_a_flip_is_counted_from_the_lower_bound() -> None:
-    flips = told(tokens={"": [250_000, 300_000, False, "sampled"]}).flips
-    assert [flip.text for flip in flips] == ["at least 50,000 fewer tokens and `rest` would apply"]
+def test_the_least_reads_its_input_from_a_cache_and_the_most_writes_it_and_thinks() -> None:
+    tier = PriceTier(0, 1_000_000_000, 2_000_000_000, 100_000_000, 4_000_000_000, 1_250_000_000)
+    one = replace(FLEET.targets[4], price=Price((tier,), "test"))
+    low, _, high = cost_of(one, context_tokens=2_000, max_output_tokens=1_000)
+    assert (low, high) == (100_000, 1_250_000 + 4_000_000)
+    assert (
+        cost_of(one, context_tokens=2_000, max_output_tokens=1_000, thinking_hint="never")[2] == 1_250_000 + 2_000_000
+    )
+
+
+def test_the_output_is_bounded_by_the_target_where_none_was_asked_for() -> None:
+    one = replace(FLEET.targets[0], window=10_000, price=price(0.0, 1.0))
+    assert cost_of(replace(one, max_output=2_000), context_tokens=1_000) == (0, 500_000, 2_000_000)
+    assert cost_of(one, context_tokens=1_000) == (0, 500_000, 9_000_000)  # all that its window leaves
+    assert cost_of(replace(one, max_output=9_500), context_tokens=1_000)[2] == 9_000_000
 
 
 def test_a_wish_that_was_given_up_is_nobody_s_reason() -> None:
@@ -193,7 +198,7 @@ def test_a_trace_reads_in_a_terminal() -> None:
     assert text.startswith("qwen122 (qwen3.5-122b-a10b) under rule rest of test@0123456789ab\n")
     assert "  > rest  always\n" in text
     assert "  + eu       forbid  tenant.domicile: {in: @eu} (is DE): scout, maverick\n" in text
-    assert "   - maverick     $0.000000 to $0.800000  dropped: forbidden by eu\n" in text
+    assert "   - maverick     $0.000000 to $0.800000, usually $0.000400  dropped: forbidden by eu\n" in text
     long = render(told(context_tokens=300_000))
     assert re.search(r"  > long +.*\n +because S1:22\n", long)
     assert "because R-05" not in long, "a constraint that selects nothing had no part in it"
