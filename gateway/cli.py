@@ -92,7 +92,10 @@ def _parser() -> argparse.ArgumentParser:
 
     one = command("check", _check, "Judge the configuration and its policies on your fleet, without running them.")
     _config(one)
-    one.add_argument("--strict", action="store_true", help="exit with 1 if there is an error or a warning")
+    one.add_argument("--policy", action="append", default=[], metavar="NAME", help="this one; may be said again")
+    where = "your own fleet (default), or the one that tests run on, which is the same on every machine"
+    one.add_argument("--against", choices=("fleet", "reference"), default="fleet", help=where)
+    one.add_argument("--strict", action="store_true", help="exit with 1 if there is a warning that nobody accepts")
     one.add_argument("--no-keys", action="store_true", help="do not look up upstream keys: for machines without them")
     _json(one)
 
@@ -265,24 +268,22 @@ def _sidecar(given: argparse.Namespace) -> int:
 
 
 def _check(given: argparse.Namespace) -> int:
+    from gateway.check.command import Options, check
     from gateway.core.errors import ConfigError
-    from gateway.judge import judge, lines
-    from gateway.site import load_site
 
+    config = given.config or CONFIG
+    options = Options(config, given.config is not None, given.policy, given.against, secrets=not given.no_keys)
     try:
-        site = load_site(given.config or CONFIG, os.environ, secrets=not given.no_keys)
+        checked = check(options, os.environ, time.time())
     except ConfigError as error:
         return _broken(error, as_json=given.json)
-    judged = judge(site, time.time())
+    ok = not (given.strict and checked.report.wrong)
     if given.json:
-        told = [{"policy": name, **asdict(one)} for name, found in judged.findings.items() for one in found]
-        _print({"ok": True, "config": site.digest, "warnings": list(site.warnings), "findings": told})
+        _print(checked.report.to_dict(ok=ok))
     else:
-        print(*lines(site, judged), sep="\n")
-        counted = f"{_count(len(site.fleet.targets), 'target', 'targets')}, "
-        counted += _count(len(site.policies), "policy", "policies")
-        print(f"ok: {counted}, configuration {site.digest}")
-    return NO if given.strict and judged.wrong(site) else OK
+        print(*checked.report.lines(), sep="\n")
+        print(f"{'ok' if ok else 'not ok'}: {checked.summary}")
+    return OK if ok else NO
 
 
 def _probe(given: argparse.Namespace) -> int:

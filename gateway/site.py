@@ -144,6 +144,10 @@ class Site:
         if granted is None or not granted.covers(policy.name, pinned, tenant.policy or self.default_policy.name):
             raise Denied("model_not_allowed", "This key may not use that model.", param="model")
 
+    def grant_of(self, key: str) -> Grant:
+        """What the key of this name may use."""
+        return self._grants.get(key, Grant())
+
     def is_admin_key(self, key: bytes) -> bool:
         """Does this open the admin listener? True where no admin key is configured."""
         expected = self.admin_key_sha256

@@ -7,9 +7,15 @@ and at which line, is the business of the command line.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, WithJsonSchema
+
+from gateway.core.entries import Strict
+from gateway.core.matchers import suggest
+from gateway.core.quantities import Invalid
 
 Severity = Literal["error", "warning", "info", "holds"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info", "holds")
@@ -63,13 +69,27 @@ CODES: Mapping[str, tuple[Severity, str]] = MappingProxyType(
         "place-unmet": ("warning", "no target lies where a key must stay"),
         "no-tokenizer": ("warning", "thresholds are compared with bytes"),
         "no-tests": ("info", "the policy has no tests"),
-        "accept-unused": ("warning", "an `accept` entry accepts nothing"),
+        "accept-unused": ("info", "an `accept` entry accepts nothing"),
         "undecided": ("info", "what could not be told within the effort that is spent on it"),
         "covered": ("holds", "every request is covered by a rule"),
         "crosses-families": ("holds", "the fallbacks of every rule cross families"),
         "constraints-bind": ("holds", "no rule, fallback or pin can leak past the hard constraints"),
     }
 )
+
+
+def _code(raw: object) -> str:
+    if raw not in CODES:
+        raise Invalid(f"{raw!r:.60} is no finding", suggest(str(raw), [*CODES]))
+    return str(raw)
+
+
+class AcceptDoc(Strict):
+    """A finding that somebody looked at and wants so: its code, the id it is told of, and why."""
+
+    finding: Annotated[str, AfterValidator(_code), WithJsonSchema({"enum": [*CODES]})]
+    id: str = Field(min_length=1)
+    because: str = Field(min_length=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +104,7 @@ class Finding:
     path: str  # into the policy file; "" where a target or a key of the configuration is meant
     message: str
     fix: str = ""
-    witness: Mapping[str, Any] | None = field(default=None, hash=False)
+    witness: Mapping[str, Any] | None = None
     severity: Severity = "info"  # filled from the code unless said otherwise
     accepted: str | None = None  # why somebody accepts it
 

@@ -21,6 +21,7 @@ from gateway.core.capabilities import Capabilities
 from gateway.core.conditions import Condition, Group, Scope, compile_condition
 from gateway.core.entries import Day, Id, RungForm, Select, Strict, When, unique
 from gateway.core.facts import SIGNALS, Kind
+from gateway.core.findings import AcceptDoc
 from gateway.core.latency import LatencyDoc, LatencyRule
 from gateway.core.matchers import Problems, suggest
 from gateway.core.quantities import Invalid, tokens
@@ -137,6 +138,7 @@ class PolicyDoc(Strict):
     sticky: StickyDoc | None = None
     latency: Annotated[list[LatencyDoc], AfterValidator(unique)] = Field(default_factory=list)
     shadow: Annotated[list[ShadowDoc], AfterValidator(unique)] = Field(default_factory=list)
+    accept: list[AcceptDoc] = Field(default_factory=list)
     tests: list[TestDoc] = Field(default_factory=list)
 
     @classmethod

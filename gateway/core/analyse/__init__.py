@@ -8,9 +8,10 @@ is shown stands in `study` and `space`, the codes of findings in `core.findings`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from gateway.core.analyse import constraints, names, order, rungs, targets, thinking
+from gateway.core.analyse import constraints, names, order, rungs, targets, tenants, thinking
 from gateway.core.analyse.space import Effort
 from gateway.core.analyse.study import Study, Tenants
 from gateway.core.findings import SEVERITIES, Finding, finding
@@ -20,33 +21,47 @@ __all__ = ["analyse", "leaks"]
 
 
 def analyse(
-    policy: Policy, *, now: float | None = None, tenants: Tenants | None = None, effort: Effort | None = None
+    policy: Policy, *, now: float | None = None, keys: Tenants | None = None, effort: Effort | None = None
 ) -> list[Finding]:
     """Judge a policy on its fleet, worst first.
 
-    `now` is Unix seconds, for retirements; by default the policy's own `as_of`. `tenants` are the facts of all keys by
+    `now` is Unix seconds, for retirements; by default the policy's own `as_of`. `keys` are the facts of all keys by
     name, where they are known: examples are then of requests that one of them could send. `effort` bounds the search;
     what it did not suffice for is told as undecided.
     """
-    study = Study(policy, clock(policy) if now is None else now, tenants, effort)
+    study = Study(policy, clock(policy) if now is None else now, keys, effort)
     found = [
         *order.judge(study),
         *rungs.judge(study),
         *targets.ladders(study),
         *constraints.judge(study),
         *thinking.judge(study),
+        *tenants.judge(study),
         *names.judge(study),
         *targets.judge(study),
         *rungs.unused(study),
         *order.shadows(study),
         *_undecided(study),
     ]
-    return sorted(found, key=lambda one: SEVERITIES.index(one.severity))
+    return sorted(_accepted(policy, found), key=lambda one: SEVERITIES.index(one.severity))
 
 
 def leaks(policy: Policy) -> list[Finding]:
-    """The errors alone: what keeps a policy from being loaded. Quick, for every start and reload looks at it."""
-    return list(constraints.leaks(policy))
+    """The errors alone that nobody accepts: what keeps a policy from being loaded. Quick: every start looks at it."""
+    entries = {(entry.finding, entry.id) for entry in policy.doc.accept}
+    return [one for one in constraints.leaks(policy) if (one.code, one.id) not in entries]
+
+
+def _accepted(policy: Policy, found: Sequence[Finding]) -> Iterator[Finding]:
+    """The findings, with the reason at those that the policy accepts, and the entries that accept nothing."""
+    reasons = {(entry.finding, entry.id): entry.because for entry in policy.doc.accept}
+    for one in found:
+        yield replace(one, accepted=reasons.get((one.code, one.id)))
+    known = {(one.code, one.id) for one in found}
+    for i, entry in enumerate(policy.doc.accept):
+        if (entry.finding, entry.id) not in known:
+            what = f"accepts {entry.finding}, which is not found here"
+            yield finding("accept-unused", entry.id, f"accept[{i}]", what, "remove it, if it is found on no fleet")
 
 
 _QUESTIONS = {
@@ -56,7 +71,9 @@ _QUESTIONS = {
     "gap": "whether every request is covered",
     "rung": "whether the rungs of these rules can serve what they admit",
     "hint": "whether a client can lift these constraints",
-    "shadow": "whether something above these rules takes a part of theirs",
+    "shadow": "whether these shadows ever apply",
+    "latency": "whether these latency targets ever apply",
+    "overlap": "whether something above these rules takes a part of theirs",
 }
 
 

@@ -7,7 +7,7 @@ They admit at least all that the target can serve, so "no request of this rule" 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.core.analyse.domains import UNREAL, Undecided
 from gateway.core.analyse.formulas import ALWAYS, NEVER, Formula, Lies, every, some
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _YES, _NO = Leaf("in", frozenset({True})), Leaf("in", frozenset({False}))
 UNKNOWN = Leaf("unknown")
+_MOST_LISTS = 4  # of languages: each doubles the classes
 MEDIA = ("image", "audio", "video", "file")
 
 
@@ -93,21 +94,22 @@ def abilities(study: Study, target: Target) -> Mapping[str, Formula]:
 def operands(fleet: Fleet, select: Selector) -> Iterator[tuple[str, Leaf]]:
     """What the variables of a selector are compared with: the facts of this fleet."""
     for name in select.signals:
-        signal = signal_named(name)
-        if signal is not None and signal.kind == "set":
-            continue  # what is done with a whole set is not put in formulas
-        for fact in select.facts:
-            for value in {value_of(fact, target) for target in fleet.targets}:
-                if isinstance(value, frozenset) and name == "language":
-                    yield name, Leaf("not in", value)
-                elif isinstance(value, frozenset):
-                    yield from ((name, Leaf("in", frozenset({word}))) for word in value)
-                elif isinstance(value, str):
-                    yield name, Leaf("in", frozenset({value}))
+        kind = getattr(signal_named(name), "kind", "text")
+        yield name, Leaf("known")
+        values = {value_of(fact, target) for fact in select.facts for target in fleet.targets}
+        lists = [value for value in values if isinstance(value, frozenset)]
+        if kind == "language" and len(lists) <= _MOST_LISTS:
+            yield from ((name, Leaf("not in", official)) for official in lists)
+        elif kind == "text":
+            yield from ((name, Leaf("in", frozenset({word}))) for official in lists for word in official)
+            yield from ((name, Leaf("in", frozenset({value}))) for value in values if isinstance(value, str))
 
 
 def hit(study: Study, constraint: Constraint, target: Target) -> Formula:
-    """That a constraint acts against a target. Raises `Undecided` where that is not put in a formula."""
+    """That a constraint acts against a target: surely so, as far as a variable's values can be tried one by one.
+
+    For examples only: where it holds, the constraint acts; where it does not, it may. Raises `Undecided`.
+    """
     when, select = study.space.of(constraint.when), constraint.select
     if not select.possible >> target.index & 1:
         return NEVER
@@ -116,13 +118,15 @@ def hit(study: Study, constraint: Constraint, target: Target) -> Formula:
     if len(select.signals) != 1:
         raise Undecided
     (name,) = select.signals
-    if name not in study.space.domains or getattr(signal_named(name), "kind", "text") == "set":
-        raise Undecided
-    found = 0
-    for number, value in enumerate(study.space.domains.domain(name).values):
-        if value is UNREAL:
-            raise Undecided
-        if select.mask(Signals.given({} if value is None else {name: value})) >> target.index & 1:
-            found |= 1 << number
-    full = study.space.domains.full(name)
+    domains = study.space.domains
+
+    def acts(value: Any) -> bool:
+        return bool(select.mask(Signals.given({} if value is None else {name: value})) >> target.index & 1)
+
+    if getattr(signal_named(name), "kind", "text") == "set":
+        alone = [word for word in domains.words(name) if acts([domains.real(name, word)])]
+        return every([when, some(study.matches(name, Leaf("is", frozenset({word}))) for word in alone)])
+    values = enumerate(domains.domain(name).values)
+    found = sum(1 << number for number, value in values if value is not UNREAL and acts(value))
+    full = domains.full(name)
     return every([when, ALWAYS if found == full else Lies(name, found) if found else NEVER])

@@ -86,6 +86,8 @@ class Domains:
                 asked.setdefault(member.signal, {}).update(dict.fromkeys(leaves(member.matcher)))
         for name, leaf in beside:
             asked.setdefault(name, {})[leaf] = None
+        for found in asked.values():
+            found.update({Leaf("known"): None, Leaf("unknown"): None})
         self._asked = {name: tuple(found) for name, found in asked.items()}
         self._signals = {name: self._signal(name) for name in asked}
         self._domains: dict[str, Domain | None] = {}
@@ -195,17 +197,18 @@ class Domains:
             if value is not None:
                 given[name] = value
         for name, found in sets.items():
-            words = sorted(self._real(name, word) for word, bits in found.items() if word and bits == 2)
+            words = sorted(self.real(name, word) for word, bits in found.items() if word and bits == 2)
             certain = self._signals[name].certain
             known = certain or found.get("") == 2 or (bool(words) and found.get("") != 1)
             if known:
                 given[name] = sorted({*words, "text"}) if name == "modality" and found.get("text") != 1 else words
         return given
 
-    def _real(self, name: str, word: str) -> str:
+    def real(self, name: str, word: str) -> str:
+        """A word that a request can contain, in place of one that stands for all that are not named."""
         if word != OTHER:
             return word
-        strange = _STRANGERS if name == "target_language" else self._signals[name].choices
+        strange = _STRANGERS[1:] if name == "target_language" else self._signals[name].choices
         return next((one for one in strange if one not in self._words[name]), OTHER)
 
 

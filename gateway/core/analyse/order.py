@@ -32,12 +32,21 @@ def judge(study: Study) -> Iterator[Finding]:
             yield finding("thinking-unreachable", entry.id, f"thinking[{i}]", f"never applies: {why}", _MOVE)
         else:
             yield from _overruled(study, i)
-    for i, doc in enumerate(policy.doc.constraints):
-        when = next((one.when for one in (*policy.forbids, *policy.avoids) if one.id == doc.id), None)
-        if when is not None and study.admits([study.wants(when)], "constraint", doc.id) is False:
-            what = "never applies: nothing can satisfy its `when`"
-            yield finding("constraint-unreachable", doc.id, f"constraints[{i}].when", what)
+    constraints = {one.id: one.when for one in (*policy.forbids, *policy.avoids)}
+    yield from _impossible(
+        study, "constraint", "constraints", [(doc.id, constraints[doc.id]) for doc in policy.doc.constraints]
+    )
+    yield from _impossible(study, "shadow", "shadow", [(entry.id, entry.when) for entry in policy.shadows])
+    yield from _impossible(study, "latency", "latency", [(entry.id, entry.when) for entry in policy.latency])
     yield from _gap(study)
+
+
+def _impossible(study: Study, kind: str, path: str, entries: Sequence[Entry]) -> Iterator[Finding]:
+    """Entries of a list in which every match counts, that nothing can match."""
+    for i, (name, when) in enumerate(entries):
+        if when is not None and study.admits([study.wants(when)], kind, name) is False:
+            what = "never applies: nothing can satisfy its `when`"
+            yield finding(f"{kind}-unreachable", name, f"{path}[{i}].when", what, "conditions that can hold together")
 
 
 _MOVE = "move it up, narrow what stands above"
@@ -129,4 +138,4 @@ def _both(study: Study, lower: int, upper: int) -> Witness | None:
     def shows(decision: Decision, signals: Signals) -> bool:
         return decision.rule == rules[upper].id and when is not None and when.test(signals)
 
-    return study.example(formulas, shows, "shadow", rules[lower].id)
+    return study.example(formulas, shows, "overlap", rules[lower].id)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gateway.core.analyse import able
-from gateway.core.analyse.domains import Domains, Undecided, members
+from gateway.core.analyse.domains import Domains, Undecided
 from gateway.core.analyse.formulas import ALWAYS, Formula, Lies, every, some, variables
 from gateway.core.analyse.space import Effort, Space
 from gateway.core.capabilities import retired
@@ -39,13 +39,18 @@ class Study:
         self.undecided: dict[str, list[str]] = {}  # kind of question -> about what
         conditions = [
             entry.when
-            for entries in (policy.rules, policy.thinking, policy.forbids, policy.avoids)
+            for entries in (
+                policy.rules,
+                policy.thinking,
+                policy.forbids,
+                policy.avoids,
+                policy.shadows,
+                policy.latency,
+            )
             for entry in entries
             if entry.when is not None
         ]
-        facts = {member.signal for one in conditions for member in members(one) if member.signal.startswith("tenant.")}
-        beside = [*self._beside(), *((name, _UNKNOWN) for name in sorted(facts))]
-        self.space = Space(Domains(conditions, beside, policy.tasks), effort)
+        self.space = Space(Domains(conditions, self._beside(), policy.tasks), effort)
         self._dead: dict[int, bool] = {}
         self._real: list[Formula] | None = None
         self.snapshot = Snapshot(now=now, draw=0.5, available=policy.fleet.mask())

@@ -1,0 +1,114 @@
+"""The command: which policies are judged, on which fleet, and with what exit code it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway import bundled, yamlfile
+from gateway.check import configuration
+from gateway.check.report import Places, Report
+from gateway.config import ConfigDoc, cache_dir
+from gateway.core.analyse import analyse
+from gateway.core.errors import ConfigError, Problem
+from gateway.core.matchers import suggest
+from gateway.core.policy import Policy
+from gateway.policyfile import load_catalogue, load_policy, policy_files, reference_fleet, validated
+from gateway.site import Site, load_site
+from gateway.yamlfile import Document
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for on the command line."""
+
+    config: Path
+    given: bool  # the configuration was named
+    policies: Sequence[str] = ()  # empty: all
+    against: str = "fleet"
+    secrets: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A report, and the line that sums it up."""
+
+    report: Report
+    summary: str
+
+
+def check(options: Options, environ: Mapping[str, str], now: float) -> Checked:
+    """Judge what the options name. `now` is Unix seconds. Raises `ConfigError` for what does not load."""
+    if options.against == "reference":
+        return _on_reference(options, environ)
+    site = load_site(options.config, environ, secrets=options.secrets)
+    cache = cache_dir(environ)
+    document = yamlfile.load(options.config, cache_dir=cache)
+    doc = validated(document, ConfigDoc)
+    chosen = _chosen(options, site.policies)
+    places = Places(document, _documents(_directory(doc, options.config), cache), [key.name for key in doc.keys])
+    facts = configuration.facts_of(doc)
+    told = []
+    if not options.policies:
+        told += [places.of(None, one) for one in configuration.judge(site, doc, now)]
+    for policy in chosen:
+        users = {name: own for name, own in facts.items() if _may_use(site, doc, name, policy.name)}
+        told += [places.of(policy.name, one) for one in analyse(policy, now=now, keys=users or facts)]
+    unnamed = frozenset() if options.policies else _unnamed(site)
+    report = Report("fleet", site.digest, site.warnings, told, unnamed)
+    counted = f"{_count(len(site.fleet.targets), 'target', 'targets')}, {_count(len(chosen), 'policy', 'policies')}"
+    return Checked(report, f"{counted}, configuration {site.digest}")
+
+
+def _on_reference(options: Options, environ: Mapping[str, str]) -> Checked:
+    """The policies on the fleet that their tests run on, at their own `as_of`: the same on every machine."""
+    cache = cache_dir(environ)
+    directory, known = bundled.policies(), None
+    if options.given or options.config.exists():
+        doc = validated(yamlfile.load(options.config, cache_dir=cache), ConfigDoc)
+        directory = _directory(doc, options.config)
+        known = load_catalogue([options.config.parent / name for name in doc.catalog], cache=cache)
+    fleet = reference_fleet(known, cache=cache)
+    files = [load_policy(path, cache=cache) for path in policy_files(directory)]
+    policies = {file.doc.policy: file.bind(fleet) for file in files}
+    chosen = _chosen(options, policies)
+    places = Places(None, {file.doc.policy: file.document for file in files})
+    told = [places.of(policy.name, one) for policy in chosen for one in analyse(policy)]
+    counted = f"{_count(len(chosen), 'policy', 'policies')} on the reference fleet"
+    return Checked(Report("reference", None, (), told), counted)
+
+
+def _chosen(options: Options, policies: Mapping[str, Policy]) -> list[Policy]:
+    for name in options.policies:
+        if name not in policies:
+            what = f"there is no policy {name!r:.80}"
+            raise ConfigError([Problem("--policy", 0, "", what, suggest(name, [*policies]))])
+    return [policy for name, policy in policies.items() if not options.policies or name in options.policies]
+
+
+def _directory(doc: ConfigDoc, config: Path) -> Path:
+    return bundled.policies() if doc.policies.dir is None else config.parent / doc.policies.dir
+
+
+def _documents(directory: Path, cache: Path | None) -> dict[str, Document]:
+    documents = (yamlfile.load(path, cache_dir=cache) for path in policy_files(directory))
+    return {str(document.data.get("policy")): document for document in documents}
+
+
+def _may_use(site: Site, doc: ConfigDoc, key: str, policy: str) -> bool:
+    own = next((one.policy for one in doc.keys if one.name == key), None)
+    default = own or site.default_policy.name
+    return policy == default or site.grant_of(key).covers(policy, None, default)
+
+
+def _unnamed(site: Site) -> frozenset[str]:
+    """Policies that came along with Pointsman, and that nothing in the configuration names."""
+    named = {route.policy for name, route in site.routes.items() if not name.startswith("auto/")}
+    named |= {entry.tenant.policy or "" for entry in site.keys.values()}
+    shipped = {path.stem for path in site.files if path.parent == bundled.policies()}
+    return frozenset(shipped - named - {site.default_policy.name, site.unknown_policy or ""})
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

@@ -1,0 +1,101 @@
+"""What only the whole configuration shows: keys that may use nothing, names that hide others, places where nothing is.
+
+A name that means nothing at all was refused when the file was loaded; here are those that mean something and lead
+nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from gateway.config import ConfigDoc, KeyDoc
+from gateway.core.analyse import tenants
+from gateway.core.capabilities import outside
+from gateway.core.findings import Finding, finding
+from gateway.core.rank import bits
+from gateway.site import Site
+
+NOBODY: Mapping[str, Mapping[str, str]] = {"anonymous": {}}
+
+
+def facts_of(doc: ConfigDoc) -> Mapping[str, Mapping[str, str]]:
+    """The facts of every key; of the one that everybody is where there are no keys."""
+    return {key.name: key.tenant for key in doc.keys} or NOBODY
+
+
+def judge(site: Site, doc: ConfigDoc, now: float) -> Iterator[Finding]:
+    """The findings about keys and names."""
+    yield from tenants.unread(facts_of(doc), site.policies.values())
+    for key in doc.keys:
+        yield from _places(site, key)
+        yield from _allowed(site, key, now)
+        yield from _budget(site, key)
+    yield from _aliases(site, doc, now)
+
+
+def _places(site: Site, key: KeyDoc) -> Iterator[Finding]:
+    capabilities, everything = site.default_policy.capabilities, site.fleet.mask()
+    for name, places in (("region", capabilities.regions), ("residency", capabilities.residencies)):
+        asked = key.tenant.get(name)
+        if asked is not None and not everything & ~outside(places, asked):
+            known = sorted({place for place, _ in places if place is not None})
+            what = f"must stay in {name} {asked}, where no target is: all its requests are refused"
+            fix = f"one of {', '.join(known)}" if known else "region and processing at the backends"
+            yield finding("place-unmet", key.name, f"keys.{key.name}.tenant.{name}", what, fix)
+
+
+def _allowed(site: Site, key: KeyDoc, now: float) -> Iterator[Finding]:
+    """Entries of `allow` that name targets which the policy never allows this key."""
+    table = site.routes_of.get(key.policy or site.default_policy.name, site.routes)
+    for entry in key.allow:
+        route = table.get(entry)
+        if route is None or route.pinned is None:
+            continue
+        policy = site.policies[route.policy]
+        if tenants.never(policy, now, route.pinned, key.tenant):
+            what = f"may name {entry}, which policy {policy.name} never allows it"
+            yield finding("allow-refused", key.name, f"keys.{key.name}.allow", what, "another name, or another policy")
+
+
+def _budget(site: Site, key: KeyDoc) -> Iterator[Finding]:
+    if key.budget is None or key.budget.mode != "hard":
+        return
+    default = key.policy or site.default_policy.name
+    granted = site.grant_of(key.name)
+    mask = site.fleet.mask() if granted.everything else granted.mask
+    for policy in site.policies.values():
+        if granted.covers(policy.name, None, default):
+            for rule in policy.rules:
+                mask |= rule.mask & ~policy.capabilities.closed
+    free = [site.fleet.targets[index] for index in bits(mask) if site.fleet.targets[index].price is None]
+    if free:
+        names = ", ".join(target.name for target in free[:5]) + (", ..." if len(free) > 5 else "")
+        what = f"has a hard budget, but may use targets without a price: {names}"
+        yield finding("budget-unpriced", key.name, f"keys.{key.name}.budget", what, "price: at these targets")
+
+
+def _aliases(site: Site, doc: ConfigDoc, now: float) -> Iterator[Finding]:
+    plain = _plain(site)
+    for name, meaning in doc.models.items():
+        route = site.routes.get(name)
+        if route is None:
+            continue
+        path = f"models.{name}"
+        if name in plain and plain[name] != route.pinned:
+            what = f"leads to {meaning}, and hides the model or target of the same name"
+            yield finding("alias-shadows", name, path, what, "another name")
+        policy = site.policies[route.policy]
+        if route.pinned is not None and tenants.never(policy, now, route.pinned, None):
+            what = f"leads to {meaning}, which policy {policy.name} never allows"
+            yield finding("alias-refused", name, path, what, "allow_closed, or another meaning")
+
+
+def _plain(site: Site) -> Mapping[str, int]:
+    """What the names of models and targets mean by themselves."""
+    masks: dict[str, int] = {target.name: 1 << target.index for target in site.fleet.targets}
+    for model in {target.model.id: target.model for target in site.fleet.targets}.values():
+        served = sum(1 << one.index for one in site.fleet.targets if one.model.id == model.id)
+        masks[model.id] = served
+        for alias in model.aliases:
+            masks.setdefault(alias, served)
+    return masks
