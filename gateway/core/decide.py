@@ -228,7 +228,7 @@ def _order(
                 rivals &= ~held if not held >> chosen[0] & 1 else held
             count = rivals.bit_count()
             if count > 1:
-                return chosen, f"{says}; {_RANK_WORDS[rung.rank]} of {count}{place}"
+                return chosen, f"{says}; {rung.by.text if rung.by else _RANK_WORDS[rung.rank]} of {count}{place}"
             break
     return chosen, says + place
 
@@ -292,9 +292,13 @@ def in_rungs(policy: Policy, signals: Signals, snapshot: Snapshot, rungs: Sequen
         if rung.shares:
             chosen += drawn(here, rung.shares, rung.listed, policy.fleet, snapshot.draw)
             continue
-        if costs is None and rung.rank in ("cheapest", "balanced"):
+        by = rung.by
+        if costs is None and (rung.rank in ("cheapest", "balanced") if by is None else by.ties(here)):
             costs = policy.prices.at(signals.expected_input(policy.tokens_by), signals.get("max_output_tokens"))
-        chosen += order(here, rung.rank, rung.listed, policy.fleet, snapshot, costs)
+        if by is None:
+            chosen += order(here, rung.rank, rung.listed, policy.fleet, snapshot, costs)
+        else:
+            chosen += by.order(here, costs)
     return chosen
 
 

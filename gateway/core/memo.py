@@ -40,7 +40,7 @@ _TELLING = _COMPLEX | NEUTRAL.keys()
 _TEXTUAL = frozenset({"language", "target_language", "task", "difficulty"})
 _ASKED = _TEXTUAL | {EXPECTED}
 _BASIS = "bound: the decision was kept from a request like this one, and holds up to there"
-_RANKS_BY_NOTHING_ELSE = frozenset({"listed", "cheapest"})
+_RANKS_BY_NOTHING_ELSE = frozenset({"listed", "cheapest", "highest", "lowest"})
 
 Key = tuple[object, ...]
 #: What one answer was, as far as a decision can tell it from another; None where that is too much to hold.

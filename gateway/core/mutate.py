@@ -164,7 +164,7 @@ def effect(policy: Policy) -> Hashable:
         ),
         tuple((entry.when.text if entry.when else "", entry.thinking, entry.force) for entry in policy.thinking),
         policy.capabilities.closed,
-        policy.everything.rank,
+        (policy.everything.rank, policy.everything.by),
         policy.sticky,
         tuple((entry.id, entry.when.text if entry.when else "", entry.limits) for entry in policy.latency),
         tuple(
@@ -191,7 +191,7 @@ def _rungs_effect(rungs: Sequence[Rung]) -> Hashable:
         seen |= rung.mask
         if here & (here - 1):
             order = None if rung.rank == "cheapest" else tuple(i for i in rung.listed if here >> i & 1)
-            found.append((here, rung.rank, order, rung.shares))
+            found.append((here, rung.rank, order, rung.shares, rung.by))
         elif here:
             found.append((here, None, None, ()))
     return tuple(found)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from gateway.core import schema
+from gateway.core.byfact import ByFact, ByFactDoc, read_by_fact
 from gateway.core.canary import Shares, read_weights
 from gateway.core.capabilities import Capabilities
 from gateway.core.conditions import Condition, Group, Scope, compile_condition
@@ -25,7 +26,7 @@ from gateway.core.findings import AcceptDoc
 from gateway.core.latency import LatencyDoc, LatencyRule
 from gateway.core.matchers import Problems, suggest
 from gateway.core.quantities import Invalid, tokens
-from gateway.core.rank import Prices, RankName
+from gateway.core.rank import AnyRank, Prices, RankName
 from gateway.core.selectors import Names, Selector, all_but, compile_selector, describe
 from gateway.core.shadow import ShadowDoc, ShadowRule
 from gateway.core.sticky import Sticky, StickyDoc
@@ -133,7 +134,7 @@ class PolicyDoc(Strict):
     sets: dict[Id, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
     constraints: Annotated[list[ConstraintDoc], AfterValidator(unique)] = Field(default_factory=list)
     rules: Annotated[list[RuleDoc], AfterValidator(unique)] = Field(min_length=1)
-    rank: RankName = "cheapest"
+    rank: Annotated[RankName | ByFactDoc, WithJsonSchema(schema.part("Rank"))] = "cheapest"
     thinking: Annotated[list[ThinkingDoc], AfterValidator(unique)] = Field(default_factory=list)
     sticky: StickyDoc | None = None
     latency: Annotated[list[LatencyDoc], AfterValidator(unique)] = Field(default_factory=list)
@@ -152,10 +153,11 @@ class Rung:
     """One step of a rule: these targets, in this order among themselves."""
 
     mask: int
-    rank: RankName
+    rank: AnyRank
     listed: tuple[int, ...]
     text: str
     shares: Shares = ()  # of `rank: weighted`, where the rung says its own weights
+    by: ByFact | None = None  # of `rank: {highest: ...}` and `{lowest: ...}`
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,7 @@ class Policy:
     forced: tuple[ThinkingRule, ...]  # the entries with `force`: all that binds a pinned request
     tokens_by: str | None
     tasks: tuple[str, ...]  # what the lexicon can tell; empty where that was not said
-    rank: RankName
+    rank: AnyRank
     ranks: frozenset[str]  # every rank that any rung uses
     everything: Rung  # what a pinned request chooses from
     capabilities: Capabilities
@@ -236,6 +238,8 @@ class _Reading:
     fleet: Fleet
     names: Names
     scope: Scope
+    rank: AnyRank
+    by: ByFact | None
 
     @property
     def problems(self) -> Problems:
@@ -252,7 +256,8 @@ def compile_policy(doc: PolicyDoc, fleet: Fleet, *, digest: str, tasks: Iterable
     """
     problems = Problems()
     scope = Scope(problems, doc.tokens_by, tuple(sorted(tasks)))
-    reading = _Reading(doc, fleet, _names(doc, fleet, problems), scope)
+    rank, by = _rank(doc.rank.written() if isinstance(doc.rank, ByFactDoc) else doc.rank, fleet, "rank", problems)
+    reading = _Reading(doc, fleet, _names(doc, fleet, problems), scope, rank, by)
     _check_names(reading)
     rules = tuple(_rule(reading, rule, f"rules[{i}]") for i, rule in enumerate(doc.rules))
     constraints = [_constraint(reading, entry, f"constraints[{i}]") for i, entry in enumerate(doc.constraints)]
@@ -278,9 +283,9 @@ def compile_policy(doc: PolicyDoc, fleet: Fleet, *, digest: str, tasks: Iterable
         forced=tuple(entry for entry in thinking if entry.force),
         tokens_by=doc.tokens_by,
         tasks=scope.tasks,
-        rank=doc.rank,
-        ranks=frozenset({doc.rank, *(rung.rank for rungs in every for rung in rungs)}),
-        everything=Rung(fleet.mask(), doc.rank, tuple(range(len(fleet.targets))), "*"),
+        rank=rank,
+        ranks=frozenset({rank, *(rung.rank for rungs in every for rung in rungs)}),
+        everything=Rung(fleet.mask(), rank, tuple(range(len(fleet.targets))), "*", by=by),
         capabilities=Capabilities.of(fleet, doc.allow_closed),
         prices=Prices(fleet),
         sticky=None if doc.sticky is None else Sticky.of(doc.sticky),
@@ -355,13 +360,12 @@ def _header_safe(text: str) -> str:
 
 
 def _rung(reading: _Reading, raw: object, path: str) -> Rung | None:
-    problems, chosen = reading.problems, reading.doc.rank
+    problems, chosen, by = reading.problems, reading.rank, reading.by
     if isinstance(raw, Mapping) and "rank" in raw:
-        asked = raw["rank"]
-        if asked not in RANKS:
-            problems.add(f"{path}.rank", f"{asked!r} is no rank", suggest(str(asked), RANKS))
+        wrong = len(problems.found)
+        chosen, by = _rank(raw["rank"], reading.fleet, f"{path}.rank", problems)
+        if len(problems.found) > wrong:
             return None
-        chosen = asked
     shares: Shares | None = ()
     if isinstance(raw, Mapping) and "weights" in raw:
         shares = read_weights(raw["weights"], reading.fleet, reading.names, f"{path}.weights", problems)
@@ -375,7 +379,17 @@ def _rung(reading: _Reading, raw: object, path: str) -> Rung | None:
     selector = compile_selector(raw, reading.fleet, reading.names, path, problems)
     if selector is None or shares is None:
         return None
-    return Rung(selector.possible, chosen, selector.listed, describe(raw), shares)
+    return Rung(selector.possible, chosen, selector.listed, describe(raw), shares, by)
+
+
+def _rank(raw: object, fleet: Fleet, path: str, problems: Problems) -> tuple[AnyRank, ByFact | None]:
+    if isinstance(raw, Mapping):
+        by = read_by_fact(raw, fleet, path, problems)
+        return ("listed", None) if by is None else (by.direction, by)
+    if raw not in RANKS:
+        problems.add(path, f"{raw!r:.80} is no rank", suggest(str(raw), RANKS))
+        return "listed", None
+    return raw, None
 
 
 def _shadow(reading: _Reading, entry: ShadowDoc, path: str) -> ShadowRule:

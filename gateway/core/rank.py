@@ -15,6 +15,8 @@ from typing import Literal
 from gateway.core.types import Fleet, PriceTier, Snapshot, Target
 
 RankName = Literal["listed", "cheapest", "fastest", "balanced", "weighted"]
+#: With those that `byfact` works out when a policy is bound.
+AnyRank = RankName | Literal["highest", "lowest"]
 #: A target nobody has timed yet goes first in this share of requests, so that it gets timed, and last in the others.
 EXPLORE = 0.05
 
@@ -92,7 +94,7 @@ def bits(mask: int) -> list[int]:
 
 
 def order(
-    mask: int, by: RankName, listed: Sequence[int], fleet: Fleet, snapshot: Snapshot, costs: Costs | None
+    mask: int, by: AnyRank, listed: Sequence[int], fleet: Fleet, snapshot: Snapshot, costs: Costs | None
 ) -> list[int]:
     """The targets of a mask, best first. `costs` is needed for cheapest and balanced. HOT."""
     if by == "cheapest" and costs is not None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 from gateway.core.facts import EVAL_NAME, EVALS, FACTS, MODALITIES, SIGNALS, Fact, Kind, Signal
 
 Schema = dict[str, Any]
-Part = Literal["Condition", "Selector", "Rung", "Given", "Expectation"]
+Part = Literal["Condition", "Selector", "Rank", "Rung", "Given", "Expectation"]
 
 SIZE: Schema = {
     "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?(k|M|Ki|Mi)$"}]
@@ -61,7 +61,11 @@ def _definitions() -> dict[str, Schema]:
     }
     scored = {"patternProperties": {f"^{re.escape(EVALS)}{EVAL_NAME.pattern}$": _matcher(SIZE, "number")}}
     selector_map = {**_closed(facts), **scored}
-    rank = {"enum": ["listed", "cheapest", "fastest", "balanced", "weighted"]}
+    ordered = {"enum": [fact.name for fact in FACTS.values() if fact.kind in ("number", "date")]}
+    by_fact = {"anyOf": [ordered, {"type": "string", "pattern": f"^{re.escape(EVALS)}{EVAL_NAME.pattern}$"}]}
+    one_of_two = {**_closed({"highest": by_fact, "lowest": by_fact}), "minProperties": 1, "maxProperties": 1}
+    rank = {"anyOf": [{"enum": ["listed", "cheapest", "fastest", "balanced", "weighted"]}, one_of_two]}
+    beside = {"rank": {"$ref": "#/$defs/Rank"}, "weights": _WEIGHTS}
     return {
         "Condition": {
             **_closed({
@@ -72,7 +76,8 @@ def _definitions() -> dict[str, Schema]:
             "description": "all members must hold; a signal that is not known matches only `known: false`",
         },
         "Selector": {"anyOf": [{"const": "*"}, selector_map, {"type": "array", "items": selector_map, "minItems": 1}]},
-        "Rung": {"anyOf": [{"const": "*"}, {**_closed({**facts, "rank": rank, "weights": _WEIGHTS}), **scored}]},
+        "Rank": rank,
+        "Rung": {"anyOf": [{"const": "*"}, {**_closed({**facts, **beside}), **scored}]},
         "Given": _given(),
         "Expectation": _expectation(),
     }  # fmt: skip

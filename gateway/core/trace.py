@@ -55,6 +55,7 @@ class TargetTrace:
     cost_low_nano: int | None  # as `costs_of` says; None: unpriced
     cost_usual_nano: int | None
     cost_high_nano: int | None
+    lineage: tuple[str, ...] | None = None  # what its model descends from, where that is known: for audits
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ class Trace:
                     "cost_low_nano_usd": entry.cost_low_nano,
                     "cost_usual_nano_usd": entry.cost_usual_nano,
                     "cost_high_nano_usd": entry.cost_high_nano,
+                    **({"lineage": list(entry.lineage)} if entry.lineage else {}),
                 }
                 for entry in self.targets
             ],
@@ -356,8 +358,9 @@ def _targets(
         ]
         verdict: Verdict = "dropped" if place is None else "avoided" if avoiding else "kept"
         said = tuple(reasons[target.index]) if place is None else tuple(avoiding)
-        costs = costs_of(target, signals, decision.thinking)
-        made.append(TargetTrace(target.name, target.model.id, verdict, said, place, *(costs or (None, None, None))))
+        low, usual, high = costs_of(target, signals, decision.thinking) or (None, None, None)
+        model = target.model
+        made.append(TargetTrace(target.name, model.id, verdict, said, place, low, usual, high, model.lineage))
     made.sort(key=lambda entry: (entry.place is None, entry.place or 0))
     return tuple(made)
 

@@ -158,9 +158,12 @@ TEXTS = [
 ]  # fmt: skip
 
 
+RANKS: list[Any] = ["listed", "cheapest", "fastest", "weighted", {"lowest": "target.window"}]
+
+
 @st.composite
 def policies(draw: st.DrawFn) -> Policy:
-    conditions, ranks = st.sampled_from(CONDITIONS), st.sampled_from(["listed", "cheapest", "fastest", "weighted"])
+    conditions, ranks = st.sampled_from(CONDITIONS), st.sampled_from(RANKS)
     rules = [
         {
             "id": f"r{number}",

@@ -113,6 +113,13 @@ def test_what_a_requirement_removes_says_what_was_not_known() -> None:
     assert nowhere.decision.because == "all: no earlier rule applies; mars drops the last target"
 
 
+def test_lineage_is_told_for_audits() -> None:
+    tune = replace(CATALOGUE["llama-3.3-70b"], lineage=("tickets", "llama-3.3-70b"))
+    made = fleet([replace(one, model=tune) if one.name == "llama70" else one for one in FLEET.targets])
+    told_of = {entry["target"]: entry.get("lineage") for entry in told(policy(made)).to_dict()["targets"]}
+    assert (told_of["llama70"], told_of["scout"]) == (["tickets", "llama-3.3-70b"], None)
+
+
 def test_a_language_that_is_asked_for_puts_models_back_and_is_named() -> None:
     made = policy(rules=RULES, constraints=[WANTED])
     found = told(made, target_language=frozenset({"ja"}), language="en")
@@ -227,7 +234,7 @@ SELECTORS = st.one_of(
     st.builds(lambda n: {"target.window": {"gte": n}}, st.sampled_from([100_000, 1_000_000])),
     st.builds(lambda r: {"target.region": r}, st.sampled_from(["eu", "us-east-1"])),
 )
-RANKS = st.sampled_from(["listed", "cheapest", "fastest", "balanced", "weighted"])
+RANKS = st.sampled_from(["listed", "cheapest", "fastest", "balanced", "weighted", {"highest": "target.max_output"}])
 
 
 def with_rank(selector: Any, rank: str | None) -> Any:

@@ -22,7 +22,7 @@ def judge(study: Study) -> Iterator[Finding]:
     for rule in policy.rules:
         used |= rule.mask
         for rung in rule.rungs:
-            by_cost |= rung.mask if rung.rank in ("cheapest", "balanced") else 0
+            by_cost |= rung.mask if rung.by or rung.rank in ("cheapest", "balanced") else 0
     gone = retired(policy.capabilities.retirements, now)
     soon = retired(policy.capabilities.retirements, now + SOON_DAYS * 86_400)
     today = date.fromordinal(_EPOCH_DAY + int(now // 86_400))
