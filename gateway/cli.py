@@ -130,6 +130,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     _json(one)
 
+    from gateway.replay import command as replaying
+
+    one = command("replay", _replay, "Decide recorded requests by another policy: what changes, and what that costs.")
+    _config(one, "whose fleet it decides on (default pointsman.yaml)")
+    replaying.replay_arguments(one)
+    _json(one)
+
     one = command("explain", _explain, "Say what would become of a request, and why. Nothing is sent.")
     one.epilog = "Exit codes: 0 it would be served, 1 it would be refused, 2 something is broken."
     _config(one, "default pointsman.yaml; without one, the reference fleet")
@@ -322,6 +329,16 @@ def _test(given: argparse.Namespace) -> int:
     except OSError as error:
         print(f"pointsman test: {error}", file=sys.stderr)
         return BROKEN
+
+
+def _replay(given: argparse.Namespace) -> int:
+    from gateway.core.errors import ConfigError
+    from gateway.replay.command import replay
+
+    try:
+        return replay(given, time.time())
+    except ConfigError as error:
+        return _broken(error, as_json=given.json)
 
 
 def _catalog(given: argparse.Namespace) -> int:

@@ -65,7 +65,7 @@ class Spoken(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 #: A signal as JSON has it; None: looked at, and not known.
-Value = bool | int | float | str | list[str] | Spoken | None
+Value = bool | int | float | str | tuple[str, ...] | Spoken | None
 
 
 class Previous(msgspec.Struct, omit_defaults=True, gc=False):
@@ -380,12 +380,12 @@ def _plain(value: Any) -> Value:
     """A signal's value as JSON."""
     if isinstance(value, Language):
         return Spoken.of(value)
-    return sorted(value) if isinstance(value, frozenset) else value
+    return tuple(sorted(value)) if isinstance(value, frozenset | list) else value
 
 
 def _kept(values: Mapping[str, Any]) -> dict[str, Value]:
     """The signals that are kept: tenant facts stand elsewhere, and what is too long would be another value if cut."""
-    found = {name: value for name, value in values.items() if _short(value) and not name.startswith("tenant.")}
+    found = {name: _plain(value) for name, value in values.items() if _short(value) and not name.startswith("tenant.")}
     if isinstance(spoken := found.get("language"), Mapping):  # as `Signals.computed` has it
         found["language"] = Spoken.of(Language.from_dict(spoken))
     return found
@@ -394,7 +394,7 @@ def _kept(values: Mapping[str, Any]) -> dict[str, Value]:
 def _short(value: object) -> bool:
     if isinstance(value, str):
         return len(value) <= LONGEST_TEXT
-    if isinstance(value, list):
+    if isinstance(value, tuple | list):
         return len(value) <= 64 and all(len(str(one)) <= 64 for one in value)
     return True
 

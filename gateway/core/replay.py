@@ -11,7 +11,7 @@ every answer a branch. Nothing is guessed about what a policy looks at, so a new
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from gateway.core.decide import decide
@@ -30,9 +30,12 @@ if TYPE_CHECKING:
 #: Decisions kept before starting over.
 LIMIT = 200_000
 _DAY_S = 86_400
+_SAMPLED = 10_000  # tokens: `tokens.SMALL_CHARS` of any text have more
 #: Branches that no value of a signal is.
 _UNRECORDED = object()
 _SEEN_BY_SIZE = object()
+_COUNTED_NO = object()
+_COUNTED_YES = object()
 
 
 class NotRecorded(Exception):
@@ -44,18 +47,21 @@ class NotRecorded(Exception):
 
 
 Reader = Callable[[Recorded], Hashable]
+#: What was asked: a signal by its name, or whatever reads the answer off a record.
+Asked = str | Reader
 
 
 class RecordedSizes(Sizes):
     """The lengths of a record. A question that its bounds do not settle raises `NotRecorded`."""
 
-    __slots__ = ("_answers", "_asked", "_recorded", "_within", "walked")
+    __slots__ = ("_answers", "_asked", "_recorded", "_within", "counted", "walked")
 
-    def __init__(self, recorded: Recorded, asked: list[Reader]) -> None:
+    def __init__(self, recorded: Recorded, asked: list[Asked]) -> None:
         self._recorded = recorded
         self._asked = asked
         self._answers: dict[tuple[str | None, int], bool] = {}
         self._within: dict[int, bool] = {}
+        self.counted: set[str | None] = set()  # tokenizers that a question went to because bytes did not settle it
         self.walked = not recorded.text_bytes  # the size of the body did not settle every question so far
 
     def known(self, tokenizer: str | None) -> tuple[Bounds, str]:
@@ -73,17 +79,22 @@ class RecordedSizes(Sizes):
         def read(recorded: Recorded) -> Hashable:
             if recorded.text_bytes and quick_tokens(recorded.text_bytes) <= limit:
                 return _SEEN_BY_SIZE
+            rough = _bounds(recorded, None)
+            if rough.hi <= limit or rough.lo > limit:
+                return rough.hi > limit
             bounds = _bounds(recorded, tokenizer)
             if bounds.hi <= limit:
-                return False
-            return True if bounds.lo > limit or bounds.exact else _UNRECORDED
+                return _COUNTED_NO
+            return _COUNTED_YES if bounds.lo > limit or bounds.exact else _UNRECORDED
 
         self._asked.append(read)
         found = read(self._recorded)
         if found is _UNRECORDED:
             raise NotRecorded("the exact length" + (f" by {tokenizer}" if tokenizer else ""))
         self.walked = self.walked or found is not _SEEN_BY_SIZE
-        answer = self._answers[tokenizer, limit] = found is True
+        if found is _COUNTED_NO or found is _COUNTED_YES:
+            self.counted.add(tokenizer)
+        answer = self._answers[tokenizer, limit] = found is True or found is _COUNTED_YES
         return answer
 
     def surely_within(self, limit: int) -> bool:
@@ -117,8 +128,8 @@ class RecordedSignals(Signals):
 
     __slots__ = ("_asked", "_policy", "_recorded", "_recorded_sizes")
 
-    def __init__(self, recorded: Recorded, policy: Policy, asked: list[Reader] | None = None) -> None:
-        self._asked: list[Reader] = [] if asked is None else asked
+    def __init__(self, recorded: Recorded, policy: Policy, asked: list[Asked] | None = None) -> None:
+        self._asked: list[Asked] = [] if asked is None else asked
         self._recorded = recorded
         self._policy = policy
         self._recorded_sizes = RecordedSizes(recorded, self._asked)
@@ -130,9 +141,14 @@ class RecordedSignals(Signals):
             return self._memo[name]
         except KeyError:
             pass
-        self._asked.append(lambda recorded: _answer(recorded, name))
+        self._asked.append(_tenant_reader(name[len(_TENANT) :]) if name.startswith(_TENANT) else name)
         value = self._memo[name] = _signal(self._recorded, name)
         return value
+
+    def tokens(self, tokenizer: str | None) -> Bounds:
+        """As in `Signals`."""
+        self._asked.append(lambda recorded: _bounds(recorded, tokenizer))
+        return _bounds(self._recorded, tokenizer)
 
     def expected_input(self, tokenizer: str | None) -> int:
         """As in `Signals`: by the size of the body where that sufficed, which is certain for any policy.
@@ -141,7 +157,8 @@ class RecordedSignals(Signals):
         """
         if EXPECTED in self._memo:
             return int(self._memo[EXPECTED])
-        policy, walked = self._policy, self._recorded_sizes.walked
+        policy, asked = self._policy, self._recorded_sizes
+        walked, counted = asked.walked, tokenizer in asked.counted
         output = self.get("max_output_tokens")
 
         def read(recorded: Recorded) -> Hashable:
@@ -150,11 +167,10 @@ class RecordedSignals(Signals):
                 return stated
             if not walked:
                 return coarse(expected_tokens(recorded.text_bytes))
-            sizes = _expectations(recorded)
+            sizes = _counted(recorded, tokenizer) if counted else _uncounted(recorded)
             orders = {policy.prices.at(size, output).order for size in sizes}
-            return (
-                max(sizes) if len(sizes) == 1 or (len(orders) == 1 and "balanced" not in policy.ranks) else _UNRECORDED
-            )
+            by_order = "balanced" not in policy.ranks and policy.sticky is None  # these weigh the costs themselves
+            return max(sizes) if len(sizes) == 1 or (len(orders) == 1 and by_order) else _UNRECORDED
 
         self._asked.append(read)
         found = read(self._recorded)
@@ -164,14 +180,20 @@ class RecordedSignals(Signals):
         return cast("int", found)
 
 
-def _expectations(recorded: Recorded) -> set[int]:
-    """The size classes that a request can have been taken for: uncounted by any template, or counted."""
-    stated = recorded.signals.get(EXPECTED)
-    found = {stated} if type(stated) is int else set()
-    for lo, hi, exact in recorded.tokens.values():
-        likely = lo + (hi - lo) // 4
-        found |= {coarse(hi)} if exact and lo == hi else {coarse(likely), coarse(likely * 9 // 10)}
-    return found or {0}
+def _counted(recorded: Recorded, tokenizer: str | None) -> set[int]:
+    """The size classes that a request can have been taken for once it was counted. Long ones may have been sampled."""
+    bounds = _bounds(recorded, tokenizer)
+    if bounds.lo == bounds.hi:
+        return {coarse(bounds.hi), coarse(bounds.hi * 31 // 32) if bounds.hi > _SAMPLED else coarse(bounds.hi)}
+    return {coarse(bounds.hi if bounds.exact else bounds.lo + (bounds.hi - bounds.lo) // 4)}
+
+
+def _uncounted(recorded: Recorded) -> set[int]:
+    """The same while only its bytes were known: they count with any template, of which the shortest adds less."""
+    bounds = _bounds(recorded, None)
+    likely = bounds.lo + (bounds.hi - bounds.lo) // 4
+    found = {coarse(likely), coarse(max(likely - bounds.lo // 2 - 16, 0))}
+    return found | {coarse(likely * 3 // 4)} if recorded.signals.get("tools") else found
 
 
 def _signal(recorded: Recorded, name: str) -> Any:
@@ -189,7 +211,7 @@ def _signal(recorded: Recorded, name: str) -> Any:
         raise Unreadable(f"has a signal {name} that is no {kind}")
     if isinstance(value, Spoken):
         return value.language()
-    return frozenset(value) if isinstance(value, list) else value
+    return frozenset(value) if isinstance(value, tuple) else value
 
 
 _TENANT = "tenant."
@@ -197,26 +219,24 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "number": (int, float),
     "boolean": (bool,),
     "text": (str,),
-    "set": (list,),
+    "set": (tuple,),
     "language": (Spoken,),
     "date": (str,),
 }
 
 
-def _answer(recorded: Recorded, name: str) -> Hashable:
-    """A signal's value as far as any policy can tell it from another."""
-    try:
-        value = recorded.signals[name]
-    except KeyError:
-        return recorded.tenant.get(name[len(_TENANT) :]) if name.startswith(_TENANT) else _UNRECORDED
-    if type(value) is Spoken:
-        language = value.language()
-        verdict = language.verdict
-        if verdict is not None:
-            return verdict
-        shares = tuple(language.shares.items())
-        return shares, language.undetermined, language.letters > 0, language.scripted, language.edges
-    return frozenset(value) if isinstance(value, list) else value
+def _tenant_reader(fact: str) -> Reader:
+    return lambda recorded: recorded.tenant.get(fact)
+
+
+def _verdict(value: Spoken) -> Hashable:
+    """A language as far as any policy can tell it from another."""
+    language = value.language()
+    found = language.verdict
+    if found is not None:
+        return found
+    shares = tuple(language.shares.items())
+    return shares, language.undetermined, language.letters > 0, language.scripted, language.edges
 
 
 #: What of a Snapshot a decision can be remembered by, as it is recorded; all else makes a decision one of its kind.
@@ -233,7 +253,7 @@ class _World:
 
     __slots__ = ("_asked", "_recorded", "_seen", "_snapshot", "one_of_its_kind")
 
-    def __init__(self, snapshot: Snapshot, recorded: Recorded, asked: list[Reader]) -> None:
+    def __init__(self, snapshot: Snapshot, recorded: Recorded, asked: list[Asked]) -> None:
         self._snapshot = snapshot
         self._recorded = recorded
         self._asked = asked
@@ -263,12 +283,22 @@ class Undecided:
     lacks: str
 
 
-@dataclass(slots=True)
 class _Ask:
     """What a decision asks next, and where each answer leads."""
 
-    read: Reader
-    branches: dict[Hashable, _Ask | Decision | Undecided] = field(default_factory=dict)
+    __slots__ = ("branches", "read", "signal")
+
+    def __init__(self, asked: Asked) -> None:
+        self.signal = asked if isinstance(asked, str) else ""
+        self.read = (lambda recorded: _UNRECORDED) if isinstance(asked, str) else asked
+        self.branches: dict[Hashable, _Ask | Decision | Undecided] = {}
+
+    def answer(self, recorded: Recorded) -> Hashable:
+        """What a record says to it, as `Replay.decide` reads it."""
+        if not self.signal:
+            return self.read(recorded)
+        value = recorded.signals.get(self.signal, _UNRECORDED)
+        return _verdict(value) if isinstance(value, Spoken) else value
 
 
 class Replay:
@@ -289,8 +319,16 @@ class Replay:
     def decide(self, recorded: Recorded) -> Decision | Undecided:
         """What the policy does with a recorded request. HOT. Raises `Unreadable` for a record that cannot be true."""
         node = self._roots.get(recorded.pinned)
+        signals = recorded.signals
         while type(node) is _Ask:
-            node = node.branches.get(node.read(recorded))
+            name = node.signal
+            if name:  # as in `_Ask.answer`, without its call: this is most of what a replay does
+                value: Any = signals.get(name, _UNRECORDED)
+                if type(value) is Spoken:
+                    value = _verdict(value)
+                node = node.branches.get(value)
+            else:
+                node = node.branches.get(node.read(recorded))
         return self._afresh(recorded) if node is None else node  # type: ignore[return-value]
 
     def snapshot(self, recorded: Recorded) -> Snapshot:
@@ -319,7 +357,7 @@ class Replay:
         return None if recorded.pinned is None else self.mask(recorded.pinned)
 
     def _afresh(self, recorded: Recorded) -> Decision | Undecided:
-        asked: list[Reader] = []
+        asked: list[Asked] = []
         signals = RecordedSignals(recorded, self.policy, asked)
         world = _World(self.snapshot(recorded), recorded, asked)
         made: Decision | Undecided
@@ -331,15 +369,15 @@ class Replay:
             self._keep(recorded, asked, made)
         return made
 
-    def _keep(self, recorded: Recorded, asked: list[Reader], made: Decision | Undecided) -> None:
+    def _keep(self, recorded: Recorded, asked: list[Asked], made: Decision | Undecided) -> None:
         if self._count >= LIMIT:
             self._roots.clear()
             self._count = 0
         self._count += 1
         branches, at = self._roots, cast("Hashable", recorded.pinned)
-        for read in asked:
+        for one in asked:
             node = branches.get(at)
             if type(node) is not _Ask:
-                node = branches[at] = _Ask(read)
-            branches, at = node.branches, node.read(recorded)
+                node = branches[at] = _Ask(one)
+            branches, at = node.branches, node.answer(recorded)
         branches[at] = made

@@ -1,0 +1,1 @@
+"""Recorded requests, decided and priced again: `pointsman replay` and `pointsman savings`."""

@@ -1,0 +1,146 @@
+"""`pointsman replay` and `pointsman savings`: what their arguments mean, and their exit codes.
+
+Exit codes: 0 it was told; 1 a record did not come out as it did under its own policy and fleet, or no record was
+meant; 2 an argument, the configuration or a policy is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gateway.core.errors import ConfigError, Problem
+from gateway.core.quantities import Invalid, seconds
+from gateway.progress import Progress
+from gateway.replay.reading import Read, Wanted, files_of, read
+
+if TYPE_CHECKING:
+    from gateway.core.policy import Policy
+    from gateway.core.records import Recorded
+    from gateway.site import Site
+
+OK, NO, BROKEN = 0, 1, 2
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What both commands take."""
+    parser.add_argument("records", nargs="+", type=Path, metavar="RECORDS", help="files of records, or folders of them")
+    parser.add_argument("--since", metavar="WHEN", help="a day such as 2026-11-21, or how long ago: 36h, 7d")
+    parser.add_argument("--until", metavar="WHEN", help="up to then")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="the first N records only")
+    parser.add_argument("--key", action="append", default=[], metavar="NAME", help="of this key; may be given again")
+    parser.add_argument("--team", action="append", default=[], metavar="NAME", help="of this team; may be given again")
+    parser.add_argument("--rows", type=_positive, default=12, metavar="N", help="lines of each table (default 12)")
+
+
+def replay_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `pointsman replay` takes besides."""
+    arguments(parser)
+    parser.add_argument("--policy", type=Path, required=True, metavar="FILE", help="the policy to decide by")
+    parser.add_argument(
+        "--in-place-of", action="append", default=[], metavar="NAME",
+        help="the policy whose requests it decides (default: of its own name; all: every one)",
+    )  # fmt: skip
+
+
+def savings_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `pointsman savings` takes besides."""
+    arguments(parser)
+    parser.add_argument(
+        "--baseline", action="append", required=True, metavar="WHAT",
+        help="a model, a target or a policy's file that would have answered everything; may be given again",
+    )  # fmt: skip
+    parser.add_argument("--csv", action="store_true", help="print CSV")
+
+
+def replay(given: argparse.Namespace, now: float) -> int:
+    """Decide records again by a policy and tell what changes. Raises `ConfigError`."""
+    from gateway.replay.comparison import Comparison  # noqa: PLC0415 - only commands that need it wait for it
+    from gateway.replay.telling import as_json, assumptions, lines  # noqa: PLC0415
+
+    paths, wanted = files_of(given.records), wanted_of(given, now)
+    policy = policy_of(given.policy, site_of(given.config))
+    names = frozenset(given.in_place_of or [policy.name])
+    found = Comparison(policy, frozenset() if "all" in names else names)
+    told = Read()
+    count(found.add, reading(paths, wanted, told, "replaying"), told)
+    if not found.total:
+        others = f", {found.elsewhere:,} of other policies: try --in-place-of all" if found.elsewhere else ""
+        print(f"no record is of policy {', '.join(sorted(names))}{others}", file=sys.stderr)
+        return NO
+    if given.json:
+        print(json.dumps(as_json(found, told), indent=2, ensure_ascii=False))
+    else:
+        print(*lines(found, told, given.rows), *(assumptions() if found.money.likely else ()), sep="\n")
+    return NO if found.not_reproduced else OK
+
+
+def count(add: Any, records: Iterable[Recorded], told: Read) -> None:
+    """Hand every record to what counts it; one that cannot be true counts as damaged."""
+    from gateway.core.records import Unreadable  # noqa: PLC0415
+
+    for recorded in records:
+        try:
+            add(recorded)
+        except Unreadable as error:
+            told.damage(f"record {recorded.id[:64]!r}", str(error))
+
+
+def reading(paths: list[Path], wanted: Wanted, told: Read, says: str) -> Iterator[Recorded]:
+    """The wanted records, with a progress bar where somebody watches."""
+    progress = Progress(says, sys.stderr)
+    try:
+        yield from read(paths, wanted, told, progress.at if sys.stderr.isatty() else None)
+    finally:
+        progress.done()
+
+
+def wanted_of(given: argparse.Namespace, now: float) -> Wanted:
+    """Which records the command line means. Raises `ConfigError`."""
+    return Wanted(
+        since=0.0 if given.since is None else _moment("--since", given.since, now),
+        until=float("inf") if given.until is None else _moment("--until", given.until, now),
+        keys=frozenset(given.key),
+        teams=frozenset(given.team),
+        limit=given.limit,
+    )
+
+
+def site_of(config: Path | None) -> Site:
+    """The configuration whose fleet is meant. Raises `ConfigError`."""
+    from gateway.site import load_site  # noqa: PLC0415
+
+    return load_site(config or Path("pointsman.yaml"), os.environ, secrets=False, tests=False)
+
+
+def policy_of(path: Path, site: Site) -> Policy:
+    """A policy's file on a site's fleet. Raises `ConfigError`."""
+    from gateway.config import cache_dir  # noqa: PLC0415
+    from gateway.policyfile import load_policy  # noqa: PLC0415
+
+    return load_policy(path, cache=cache_dir(os.environ)).bind(site.fleet)
+
+
+def _moment(option: str, text: str, now: float) -> float:
+    """A day (midnight UTC), or how long ago."""
+    try:
+        if len(text) == 10 and text[4] == "-":
+            day = date.fromisoformat(text)
+            return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
+        return now - seconds(text)
+    except (ValueError, Invalid):
+        valid = "a day such as 2026-11-21, or how long ago, such as 36h or 7d"
+        raise ConfigError([Problem(option, 0, "", f"{text!r:.40} is no moment", valid)]) from None
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: at least 1")
+    return number
