@@ -32,6 +32,7 @@ __all__ = [
     "CannotSay",
     "Dialect",
     "Plan",
+    "around",
     "classify",
     "classify_answer",
     "classify_in_band",
@@ -146,7 +147,7 @@ def prepare(target: Target) -> Plan:
         unusual |= thoughts.MEMBERS | dialect.thinking.beside.keys() | dialect.thinking.heads
         if target.thinking_needs_stream:
             unusual |= {"messages"}  # in every request: each has to be looked at for whether it is streamed
-        nothing = wire.Envelope({"model": ""}, b"{}")
+        nothing = wire.Envelope.of({"model": ""}, b"{}")
         for mode in ("never", "always"):
             said = thoughts.write(thoughts.settle(nothing, Thinking(mode)), dialect.thinking, nothing)
             fixed[mode] = {name: value for name, value in said.items() if value is not None}
@@ -208,6 +209,19 @@ def request_body(
     else:
         _adapt(envelope, plan, thinking, overrides)
     return emit(envelope, overrides)
+
+
+def around(envelope: Envelope, plan: Plan, thinking: Thinking) -> tuple[bytes, bytes] | None:
+    """What `request_body` writes before and behind the messages of a request that says what this one does besides.
+
+    None where what it makes of a request may depend on the messages, or where it cannot be told apart from them.
+    """
+    if "messages" in plan.base or not plan.unusual.isdisjoint(envelope.tree):
+        return None
+    messages = bytes(envelope.members["messages"])
+    written = request_body(envelope, plan, thinking)
+    before, found, behind = written.partition(messages)
+    return (before, behind) if found and behind.find(messages) < 0 else None
 
 
 def request_pieces(envelope: Envelope, plan: Plan, thinking: Thinking) -> list[bytes | memoryview]:

@@ -23,7 +23,7 @@ from gateway.core.signals import EXPECTED, Signals
 from gateway.core.sizes import expected_of
 from gateway.core.thinking import MEMBERS as THINKING
 from gateway.core.types import Decision, Routing, Tenant
-from gateway.core.wire import Envelope
+from gateway.core.wire import Envelope, largest_body
 
 #: Entries kept before starting over; a client can make up names, so there must be a bound.
 LIMIT = 1024
@@ -43,6 +43,8 @@ _BASIS = "bound: the decision was kept from a request like this one, and holds u
 _RANKS_BY_NOTHING_ELSE = frozenset({"listed", "cheapest", "highest", "lowest"})
 
 Key = tuple[object, ...]
+#: What a decision rests on that is not the request's: the targets that health leaves, and the minute (retirements).
+World = tuple[int, int]
 #: What one answer was, as far as a decision can tell it from another; None where that is too much to hold.
 Answer = Hashable
 
@@ -59,6 +61,11 @@ class Kept:
     def told(self, signals: Signals) -> dict[str, Any]:
         """The signal values of a later request that this decision was kept for: its own, where they were looked at."""
         return self.values | signals.read(_TEXTUAL) if _TEXTUAL & self.values.keys() else self.values
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest body that it holds for."""
+        return largest_body(self.limit)
 
 
 @dataclass(slots=True)
@@ -77,6 +84,11 @@ class Memo:
     def __init__(self) -> None:
         self._kept: dict[Key, Kept | Ask] = {}
         self._count = 0
+
+    @staticmethod
+    def world(available: int, now: float) -> World:
+        """The world's part of a key. `now` is Unix seconds."""
+        return available, int(now) // 60
 
     @staticmethod
     def key(
@@ -105,8 +117,7 @@ class Memo:
             pinned,
             id(tenant),
             None if hints is NO_HINTS else hints,
-            available,
-            int(now) // 60,  # retirements
+            *Memo.world(available, now),
             envelope.stream,
             get("max_tokens"),
             get("max_completion_tokens"),

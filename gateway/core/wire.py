@@ -37,20 +37,42 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 Member = msgspec.Raw | bytes
 
 
-class Envelope:
+class Envelope(msgspec.Struct, eq=False, gc=False):
     """One parsed request: what routing reads of it, and its top-level members as the client wrote them."""
 
-    __slots__ = ("_members", "body", "include_usage", "model_asked", "size", "stream", "tree")
+    model_asked: str
+    stream: bool
+    include_usage: bool
+    choices: int  # `n`
+    body: bytes | bytearray
+    size: int  # bytes
+    messages: bytes | None = None  # their text, where the body was read by its likeness to another, see `likeness`
+    decoded: dict[str, Any] | None = None
+    cut: dict[str, Member] | None = None
 
-    def __init__(self, tree: dict[str, Any], body: bytes | bytearray, members: dict[str, Member] | None = None) -> None:
+    @staticmethod
+    def of(tree: dict[str, Any], body: bytes | bytearray, members: dict[str, Member] | None = None) -> Envelope:
+        """The Envelope of a body whose decoded members are `tree`."""
         options = tree.get("stream_options")
-        self.model_asked: str = tree["model"]
-        self.stream: bool = tree.get("stream") is True
-        self.include_usage: bool = options is not None and options.get("include_usage") is True
-        self.tree = tree  # the decoded members, for reading
-        self.body = body
-        self.size = len(body)  # bytes
-        self._members = members
+        return Envelope(
+            tree["model"],
+            tree.get("stream") is True,
+            options is not None and options.get("include_usage") is True,
+            tree.get("n") or 1,
+            body,
+            len(body),
+            None,
+            tree,
+            members,
+        )
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        """The decoded members, for reading."""
+        tree = self.decoded
+        if tree is None:
+            tree = self.decoded = _ANY.decode(self.body)
+        return tree
 
     def get(self, name: str) -> Any:
         """The decoded member, or None where it is missing or null. Strings of over 128 KiB are `LongText`."""
@@ -59,9 +81,10 @@ class Envelope:
     @property
     def members(self) -> dict[str, Member]:
         """Name -> JSON text, in the client's order. The texts belong to the body and are never edited in place."""
-        if self._members is None:
-            self._members = _OBJECT.decode(self.body)
-        return self._members
+        cut = self.cut
+        if cut is None:
+            cut = self.cut = _OBJECT.decode(self.body)
+        return cut
 
     @property
     def quick_tokens(self) -> int:
@@ -78,6 +101,15 @@ class Envelope:
 def quick_tokens(body_bytes: int) -> int:
     """`Envelope.quick_tokens` of a body of so many bytes."""
     return body_bytes * 3 // 2 + 1_024
+
+
+def largest_body(tokens: int) -> int:
+    """The most bytes of a body whose `quick_tokens` are at most so many.
+
+    >>> quick_tokens(largest_body(8_000)), quick_tokens(largest_body(8_000) + 1)
+    (8000, 8001)
+    """
+    return (2 * (tokens - 1_024) + 1) // 3
 
 
 def parse(body: bytes | bytearray) -> Envelope:
@@ -103,7 +135,7 @@ def parse(body: bytes | bytearray) -> Envelope:
         raise _refused(error) from None
     if not _is_usual(body):
         _check(tree)
-    return Envelope(tree, body)
+    return Envelope.of(tree, body)
 
 
 def parse_steps(body: bytes | bytearray) -> Steps[Envelope]:
@@ -118,7 +150,7 @@ def parse_steps(body: bytes | bytearray) -> Steps[Envelope]:
         raise _refused(error) from None
     yield
     _check(tree)
-    return Envelope(tree, body, members)
+    return Envelope.of(tree, body, members)
 
 
 def _refused(error: Exception) -> BadRequest:

@@ -22,6 +22,7 @@ from gateway.proxy.asked import Asked
 from gateway.proxy.clocks import NEVER, Timed
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.framing import Chunked, FramingError
+from gateway.proxy.habit import Habits
 from gateway.proxy.heads import MAX_HEAD, Familiar, HeadError, Headers, parse_request
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
         # A head that was read before: clients repeat most of theirs on a connection.
         self._familiar: Familiar | None = None
         self._known: Asked | None = None
+        self.habits = Habits()  # what followed from it, and from all of the body but its messages
         self._strangers = 0  # heads that were not like it: some clients never repeat one
 
     # -- asyncio --

@@ -16,7 +16,7 @@ from gateway.core.decide import decide
 from gateway.core.errors import GatewayError, InternalError, Unavailable, UpstreamTimeout, of_code
 from gateway.core.failover import Ended, failover
 from gateway.core.largetree import Steps
-from gateway.core.memo import Key
+from gateway.core.memo import Key, Memo
 from gateway.core.policy import Policy
 from gateway.core.rank import draw
 from gateway.core.signals import Signals
@@ -31,6 +31,8 @@ from gateway.proxy.runtime import Route
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    from gateway.proxy.habit import Habit
 
 
 logger = logging.getLogger("pointsman")
@@ -67,39 +69,66 @@ class Exchange(Relaying):
 
     def begin(self, body: bytes | bytearray, envelope: Envelope | None = None) -> None:
         """Take the complete request body, or what was read of it, and start work on it."""
-        runtime = self.runtime
-        runtime.exchanges.add(self)
+        self.runtime.exchanges.add(self)
         try:
-            if envelope is None:
-                envelope = wire.parse(body)
-            self.envelope = envelope
-            record = self.record
-            serving = self.serving
-            site = serving.site
-            asked = self.asked
-            hints = asked.hints
-            tenant = asked.tenant
-            policy, self.pinned = pinned = site.resolve(envelope.model_asked, hints.policy, tenant.policy)
-            site.allow(tenant, envelope.model_asked, *pinned)
-            total_s = site.timeouts.total_s
-            if hints.timeout_s is not None:
-                total_s = min(hints.timeout_s, total_s)
-            self.ends_at = record.started_at + total_s
-            self.connection.request_clock(total_s)
-            self.available = available = runtime.board.available(site.fleet, record.started_at)
-            memo = serving.memo
-            key = memo.key(envelope, policy, self.pinned, tenant, hints, available, record.wall)
-            if key is not None:
-                kept = memo.get(key, envelope)
-                if kept is not None:
-                    self.values = kept.values
-                    self._start(kept.decision, kept.routings)
+            habit = self.connection.habits.present
+            if habit is not None and envelope is None:
+                envelope = habit.read(self.asked, body)
+                if envelope is not None and self._repeat(habit, envelope):
                     return
-            self._decide(policy, key)
+            self._place(wire.parse(body) if envelope is None else envelope)
         except GatewayError as error:
             self._refuse(error)
         except Exception:
             self.on_defect()
+
+    def _repeat(self, habit: Habit, envelope: Envelope) -> bool:
+        """Start with what was decided for others like this request, if the world has not changed since. HOT."""
+        record = self.record
+        available = self.runtime.board.available(self.serving.site.fleet, record.started_at)
+        if Memo.world(available, record.wall) != habit.world:
+            return False
+        self.envelope = envelope
+        self.available = available
+        self.pinned = habit.pinned
+        self._clock(habit.total_s)
+        kept = habit.kept
+        self.values = kept.values
+        self.around = habit.around
+        self._start(kept.decision, kept.routings)
+        return True
+
+    def _place(self, envelope: Envelope) -> None:
+        """Find out what the request may be served by, and start with the best of it."""
+        self.envelope = envelope
+        record = self.record
+        serving = self.serving
+        site = serving.site
+        asked = self.asked
+        hints = asked.hints
+        tenant = asked.tenant
+        policy, self.pinned = pinned = site.resolve(envelope.model_asked, hints.policy, tenant.policy)
+        site.allow(tenant, envelope.model_asked, *pinned)
+        total_s = site.timeouts.total_s
+        if hints.timeout_s is not None:
+            total_s = min(hints.timeout_s, total_s)
+        self._clock(total_s)
+        self.available = available = self.runtime.board.available(site.fleet, record.started_at)
+        memo = serving.memo
+        key = memo.key(envelope, policy, self.pinned, tenant, hints, available, record.wall)
+        if key is not None:
+            kept = memo.get(key, envelope)
+            if kept is not None:
+                self.values = kept.values
+                self._start(kept.decision, kept.routings)
+                if not policy.watches:
+                    self.connection.habits.learn(self, kept, total_s)
+                return
+        self._decide(policy, key)
+
+    def _clock(self, total_s: float) -> None:
+        self.ends_at = self.record.started_at + total_s
+        self.connection.request_clock(total_s)
 
     def on_defect(self) -> None:
         """The edge that must answer: a defect of ours costs this request, not the connection or the process.
@@ -208,11 +237,15 @@ class Exchange(Relaying):
             self._failed(Outcome.SATURATED)
             return
         pieces: list[bulk.Piece] | None = None
+        envelope = self.envelope
         try:
-            if self.envelope.size <= wire.WHOLE_BYTES or route.openings:
-                body = dialects.request_body(self.envelope, route.plan, self.decision.thinking)
+            if self.around is not None and envelope.messages is not None:
+                body = envelope.messages.join(self.around)
+                self.around = None  # of the first candidate
+            elif envelope.size <= wire.WHOLE_BYTES or route.openings:
+                body = dialects.request_body(envelope, route.plan, self.decision.thinking)
             else:
-                body, pieces = b"", dialects.request_pieces(self.envelope, route.plan, self.decision.thinking)
+                body, pieces = b"", dialects.request_pieces(envelope, route.plan, self.decision.thinking)
         except dialects.CannotSay:
             self._failed(Outcome.INEXPRESSIBLE)
             return
@@ -237,7 +270,7 @@ class Exchange(Relaying):
         else:
             length = sum(map(len, pieces))
             request = [b"%b%d\r\nX-Request-Id: %b\r\n\r\n" % (head, length, record.request_id.encode()), *pieces]
-        if self.envelope.stream:
+        if envelope.stream:
             self.relay = self._new_relay()
         if attempt.number > 1:
             self.status = 0
@@ -247,11 +280,11 @@ class Exchange(Relaying):
 
     def _new_relay(self) -> sse.Relay:
         spelling = self.asked.tenant.reasoning
-        choices = self.envelope.get("n") or 1
+        envelope = self.envelope
         plan = self.route.plan
         if spelling is None:
-            return plan.relay(self.envelope.include_usage, choices=choices)
-        return plan.respelling(spelling, self.envelope.include_usage, choices=choices)
+            return plan.relay(envelope.include_usage, choices=envelope.choices)
+        return plan.respelling(spelling, envelope.include_usage, choices=envelope.choices)
 
     def _failed(
         self, outcome: Outcome, *, retry_after_s: float | None = None, relayed: tuple[int, str, bytes] | None = None

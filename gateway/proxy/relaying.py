@@ -62,6 +62,7 @@ class Relaying:
     snapshot: Snapshot | None = None  # where a decision had to be made
     failures: tuple[tuple[str, Outcome], ...] = ()  # attempts that did not answer: target, and why
     values: Mapping[str, Any] = EMPTY  # of the signals that were computed
+    around: tuple[bytes, bytes] | None = None  # what the first candidate gets before and behind the messages, if known
     endpoint = ""  # of the present attempt, where its target has several
     tried: tuple[int, ...] = ()  # endpoints of the present target that were tried
     cost_nano = 0

@@ -1,0 +1,86 @@
+"""What a connection's requests have in common, worked out once for as long as they repeat it.
+
+A client's requests differ in their messages and seldom in anything else. What follows from all else (who may ask, what
+was decided, what is sent around the messages) is kept here with the conditions under which it holds; a request for
+which one of them does not hold goes the whole way. Nothing is decided here: a habit repeats what `core.memo` kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gateway.core import dialects
+from gateway.core.likeness import Likeness
+from gateway.core.memo import Memo, World
+from gateway.core.wire import Envelope
+
+if TYPE_CHECKING:
+    from gateway.core.memo import Kept
+    from gateway.proxy.asked import Asked
+    from gateway.proxy.exchange import Exchange
+
+#: How many likenesses a connection may get that led to nothing: some clients never repeat themselves.
+MOST_TRIES = 8
+_TAIL = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Habit:
+    """A decision that holds for every request with this head, of this likeness, in this world, up to this size."""
+
+    asked: Asked
+    likeness: Likeness
+    world: World
+    largest: int  # bytes of body
+    kept: Kept
+    pinned: int | None
+    total_s: float
+    around: tuple[bytes, bytes] | None  # the messages, as the first candidate gets them
+
+    def read(self, asked: Asked, body: bytes | bytearray) -> Envelope | None:
+        """The request, where it is one of these but for the world. HOT."""
+        if asked is not self.asked or len(body) > self.largest:
+            return None
+        return self.likeness.read(body)
+
+
+class Habits:
+    """The present habit of one connection, and what it takes to get one."""
+
+    __slots__ = ("_tail", "_tries", "present")
+
+    def __init__(self) -> None:
+        self.present: Habit | None = None
+        self._tail = b""
+        self._tries = 0
+
+    def learn(self, exchange: Exchange, kept: Kept, total_s: float) -> None:
+        """Take up a habit from a request whose decision was kept, if the body before it on this connection ended alike.
+
+        To be called when the request was sent on.
+        """
+        asked, envelope, habit = exchange.asked, exchange.envelope, self.present
+        if envelope.messages is not None and habit is not None:
+            likeness: Likeness | None = habit.likeness  # only the world has changed
+        else:
+            tail = bytes(envelope.body[-_TAIL:])
+            alike, self._tail = tail == self._tail, tail
+            if not alike or self._tries >= MOST_TRIES:
+                return
+            self._tries += 1
+            likeness = Likeness.to(envelope)
+        if likeness is None:
+            return
+        decision = kept.decision
+        plan = asked.serving.routes[decision.candidates[0].index].plan
+        self.present = Habit(
+            asked,
+            likeness,
+            Memo.world(exchange.available, exchange.record.wall),
+            kept.largest,
+            kept,
+            exchange.pinned,
+            total_s,
+            dialects.around(envelope, plan, decision.thinking),
+        )
