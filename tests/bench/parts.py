@@ -64,11 +64,13 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("exchange: begin, record, request id, clocks", (
         "proxy.downstream:ClientConnection._serve",
         "proxy.exchange:Exchange.begin",
+        "proxy.exchange:Exchange._place",
+        "proxy.exchange:Exchange._repeat",
         "proxy.relaying:Relaying.__init__",
         "proxy.runtime:Runtime.request_id",
         "proxy.downstream:ClientConnection.request_clock",
     )),
-    ("body: parse", ("core.wire:parse",)),
+    ("body: parse", ("core.wire:parse", "core.likeness:Likeness.read")),
     ("route: pin, permission, availability", ("site:Site.resolve", "site:Site.allow", "core.health:Board.available")),
     ("route: remembered decision", ("core.memo:Memo.key", "core.memo:Memo.get", "core.memo:Memo.put")),
     ("route: signals", (

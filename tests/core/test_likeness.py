@@ -1,0 +1,162 @@
+"""A body read by its likeness to another says exactly what reading it from the start says, or is not read so."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.core import dialects
+from gateway.core.errors import BadRequest
+from gateway.core.likeness import MOST_KEPT, Likeness
+from gateway.core.rows import DIALECTS
+from gateway.core.types import Backend, Endpoint, Model, Target, Thinking
+from gateway.core.wire import Envelope, parse
+
+HELLO = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
+OTHERS = [{"role": "user", "content": 'an "é" \u2028 and {"messages":[]}'}, {"role": "assistant", "content": ""}]
+
+
+def body(messages: Any = HELLO, *, first: str = "model", **members: Any) -> bytes:
+    model, said = {"model": "auto"}, {"messages": messages}
+    ordered = {**model, **said} if first == "model" else {**said, **model}
+    return json.dumps({**ordered, **members}, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def likeness(of: bytes) -> Likeness:
+    made = Likeness.to(parse(of))
+    assert made is not None
+    return made
+
+
+def facts(envelope: Envelope) -> tuple[object, ...]:
+    return (
+        envelope.model_asked,
+        envelope.stream,
+        envelope.include_usage,
+        envelope.choices,
+        envelope.size,
+        envelope.tree,
+        {name: bytes(text) for name, text in envelope.members.items()},
+    )
+
+
+MEMBERS: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.7, "max_tokens": 256},
+    {"stream": True, "stream_options": {"include_usage": True}, "n": 2},
+    {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}], "user": "ü"},
+]
+
+
+@pytest.mark.parametrize("first", ["model", "messages"])
+@pytest.mark.parametrize("members", MEMBERS)
+def test_other_messages_are_read_as_they_would_be_from_the_start(members: dict[str, Any], first: str) -> None:
+    read = likeness(body(first=first, **members)).read(body(OTHERS, first=first, **members))
+    assert read is not None
+    assert facts(read) == facts(parse(body(OTHERS, first=first, **members)))
+    assert read.messages == json.dumps(OTHERS, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        body([]),
+        body(None),
+        body([{"role": "user"}]),
+        body([{"role": "", "content": "x"}]),
+        body([{"role": "user", "content": None}]),
+        body([{"role": "user", "content": [{"type": "text", "text": "x"}]}]),
+        body([{"role": "user", "content": "x", "name": "y"}]),
+        body([{"content": "x", "role": "user"}]),
+        body(temperature=0.5),
+        body(first="messages"),
+        b'{"model":"auto","messages":[{"role":"user","role":"user","content":"x"}]}',
+        b'{"model":"auto","messages":[{"role":"user","content":"a","content":"x"}]}',
+        b'{"model":"auto","messages":[{"role":"user","content":"x"}],"messages":[{"role":"user","content":"x"}]}',
+        b'{"model":"auto","messages":[{"role":"user","content":"x"}],"stream":true,"n":[{}]}',
+        b'{"model":"auto","messages":[{"role":"user","content":"x" }]}',
+        b'{"model":"auto","messages":[{"role":"user","content":"\\u0041"}]}',
+        b'{"model":"auto","messages":[{"role":"user","content":"\xff"}]}',
+        b'{"model":"auto","messages":[{"role":"user","content":"\\ud800"}]}',
+        b'{"model":"auto","messages":[{"role":"user","content":"x"}]',
+        b'{"model":"auto","messages":}',
+        b'{"model":"auto","messages":',
+        b'{"model":"auto"}',
+        b"}",
+        b"",
+    ],
+)
+def test_what_is_not_like_it_is_not_read(other: bytes) -> None:
+    assert likeness(body()).read(other) is None
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 200), st.binary(max_size=6), st.integers(0, 4)), max_size=4),
+    st.sampled_from(MEMBERS),
+    st.sampled_from(["model", "messages"]),
+)
+@settings(max_examples=400)
+def test_no_change_of_a_body_makes_it_say_something_else(
+    edits: list[tuple[int, bytes, int]], members: dict[str, Any], first: str
+) -> None:
+    known = likeness(body(first=first, **members))
+    changed = body(OTHERS, first=first, **members)
+    for at, piece, gone in edits:
+        changed = changed[:at] + piece + changed[at + gone :]
+    read = known.read(changed)
+    if read is not None:
+        assert facts(read) == facts(parse(changed))
+
+
+@given(st.binary(max_size=60))
+def test_bytes_where_messages_were_are_read_as_parse_reads_them(text: bytes) -> None:
+    before, behind = b'{"model":"auto","messages":', b',"n":1}'
+    read = likeness(before + b'[{"role":"user","content":"x"}]' + behind).read(before + text + behind)
+    try:
+        parsed = parse(before + text + behind)
+    except BadRequest:
+        assert read is None
+    else:
+        assert read is None or facts(read) == facts(parsed)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        body([{"role": "user", "content": "x", "name": "y"}]),
+        body(copy=HELLO),
+        body(note="x" * MOST_KEPT),
+        b'{ "model": "auto", "messages": [ {"role": "user", "content": "x"} ] }',
+    ],
+)
+def test_a_body_whose_like_could_not_be_told_is_no_model_for_others(odd: bytes) -> None:
+    assert Likeness.to(parse(odd)) is None
+
+
+def target(dialect: str, thinking: Any) -> Target:
+    backend = Backend("b", dialect, (Endpoint("http://a:1/v1", "http", "a", 1, "/v1"),))
+    return Target("t", 0, Model("m", "qwen"), backend, "up/m", 262_144, thinking=thinking)
+
+
+@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+@pytest.mark.parametrize("thinking", ["switchable", "unknown"])
+@pytest.mark.parametrize("mode", ["never", "always", "client", "budget"])
+def test_what_is_sent_around_the_messages_is_what_a_whole_body_has_there(
+    dialect: str, thinking: Any, mode: Any
+) -> None:
+    plan = dialects.prepare(target(dialect, thinking))
+    wish = Thinking(mode, budget=2048 if mode == "budget" else None)
+    found = 0
+    for members in MEMBERS:
+        around = dialects.around(parse(body(**members)), plan, wish)
+        if around is not None:
+            found += 1
+            read = likeness(body(**members)).read(body(OTHERS, **members))
+            assert read is not None
+            assert read.messages is not None
+            assert read.messages.join(around) == dialects.request_body(parse(body(OTHERS, **members)), plan, wish)
+    assert found or dialect != "openai"

@@ -1,0 +1,119 @@
+"""Requests that say the same as the last one but for their messages: served the short way, and no other way."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import pytest
+
+from tests.harness import COMPLETION, KEY, chat, hang, plain, stream
+from tests.proxy.conftest import Start
+from tests.proxy.test_requests import read_answer
+
+
+def ask(conn: socket.socket, body: dict[str, Any], *lines: str, key: str = KEY) -> tuple[dict[str, str], bytes]:
+    """(headers, body) of the answer; the body in compact JSON, as SDKs send it."""
+    text = json.dumps(body, separators=(",", ":")).encode()
+    head = ["POST /v1/chat/completions HTTP/1.1", "Host: x", f"Authorization: Bearer {key}", *lines]
+    conn.sendall("\r\n".join([*head, f"Content-Length: {len(text)}", "", ""]).encode() + text)
+    if body.get("stream"):
+        data = b""
+        while not data.endswith(b"0\r\n\r\n"):
+            more = conn.recv(65536)
+            assert more
+            data += more
+        first, _, answer = data.partition(b"\r\n\r\n")
+    else:
+        first, answer, behind = read_answer(conn)
+        assert not behind
+    status, *fields = first.decode().split("\r\n")
+    told = dict(field.split(": ", 1) for field in fields)
+    return {**told, "status": status.split(" ")[1]}, answer
+
+
+@pytest.mark.parametrize("model", ["a", "auto"])
+@pytest.mark.parametrize("members", [{}, {"temperature": 0.5, "max_tokens": 9}, {"stream": True, "seed": 1}])
+def test_each_request_of_a_kind_gets_what_the_first_got(start: Start, model: str, members: dict[str, Any]) -> None:
+    answers = [stream() if members.get("stream") else plain()]
+    gateway, ups = start({"a": answers * 6})
+    seen, ids = [], set()
+    with gateway.connect() as conn:
+        for n in range(6):
+            told, _ = ask(conn, chat(model, f"Number {n}: " + "é" * n, **members))
+            ids.add(told.pop("x-request-id"))
+            told.pop("x-pointsman-overhead-ms", None)
+            seen.append(told)
+    assert len(ids) == 6
+    assert all(told == seen[0] for told in seen)
+    for n, request in enumerate(ups["a"].requests):
+        usage = {"stream_options": {"include_usage": True}} if members.get("stream") else {}
+        assert request.json == {**chat("m", f"Number {n}: " + "é" * n), **members, **usage}
+    assert {gateway.get(f"/v1/decisions/{one}").json()["record"]["target"] for one in ids} == {"a"}
+    assert gateway.metric("pointsman_requests_total") == 6
+
+
+def test_what_differs_besides_the_messages_is_seen(start: Start) -> None:
+    gateway, ups = start({"a": [plain()] * 12, "b": [plain()] * 4})
+    bodies = [chat("a", "1")] * 4 + [chat("b", "1"), chat("a", "1", seed=3), chat("a", "1", stop=["x"]), chat("a", "2")]
+    with gateway.connect() as conn:
+        for body in bodies:
+            told, _ = ask(conn, body)
+            assert told["x-pointsman-target"] == body["model"]
+        told, answer = ask(conn, chat("a", "3"), "x-pointsman-policy: none-such")
+        assert (told["status"], json.loads(answer)["error"]["code"]) == ("400", "bad_request")
+        told, _ = ask(conn, {**chat("a"), "messages": [{"role": "user", "content": 5}]})
+        assert told["status"] == "400"
+        told, _ = ask(conn, chat("a", "4"))
+        assert told["status"] == "200"
+        told, _ = ask(conn, chat("a", "5"), key="sk-somebody-else-00000")
+        assert told["status"] == "401"
+    asked_of_a = [{**body, "model": "m"} for body in bodies if body["model"] == "a"] + [chat("m", "4")]
+    assert [request.json for request in ups["a"].requests] == asked_of_a
+    assert len(ups["b"].requests) == 1
+
+
+def test_a_target_that_fails_is_replaced_and_then_passed_over(start: Start) -> None:
+    broken = plain(500, b'{"error":{"message":"no"}}')
+    gateway, ups = start({"a": [plain()] * 4 + [broken] * 30, "b": [plain()] * 30})
+    with gateway.connect() as conn:
+        targets = []
+        for n in range(14):
+            told, answer = ask(conn, chat("llama-3.3-70b", f"Number {n}"))
+            assert told["status"] == "200"
+            assert json.loads(answer) == COMPLETION
+            targets.append((told["x-pointsman-target"], told["x-pointsman-attempts"]))
+    assert targets[:4] == [("a", "1")] * 4
+    assert ("b", "2") in targets
+    assert targets[-1] == ("b", "1")
+    assert [request.json["messages"][0]["content"] for request in ups["b"].requests] == [
+        f"Number {n}" for n in range(4, 14)
+    ]
+
+
+def test_a_request_that_is_too_long_for_the_decision_is_decided_by_itself(start: Start) -> None:
+    gateway, ups = start({"a": [plain()] * 8}, timeouts={"headers": "5s"})
+    with gateway.connect() as conn:
+        for n in range(4):
+            assert ask(conn, chat("a", f"Number {n}"))[0]["status"] == "200"
+        told, answer = ask(conn, chat("a", "\u4e2d\u6587" * 60_000))
+        assert (told["status"], json.loads(answer)["error"]["code"]) == ("400", "context_length_exceeded")
+        assert ask(conn, chat("a", "again"))[0]["status"] == "200"
+    assert len(ups["a"].requests) == 5
+
+
+def test_a_request_served_the_short_way_still_has_its_clocks(start: Start) -> None:
+    gateway, _ = start({"a": [plain()] * 4 + [hang]}, timeouts={"headers": "30s", "first_event": "30s", "total": "1s"})
+    with gateway.connect() as conn:
+        for n in range(4):
+            assert ask(conn, chat("a", f"Number {n}"))[0]["status"] == "200"
+        told, answer = ask(conn, chat("a", "Number 5"))
+    assert (told["status"], json.loads(answer)["error"]["code"]) == ("504", "upstream_timeout")
+
+
+def test_a_stream_served_the_short_way_says_what_the_upstream_said(start: Start) -> None:
+    gateway, _ = start({"a": [stream()] * 5})
+    with gateway.connect() as conn:
+        answers = [ask(conn, chat("a", f"Number {n}", stream=True))[1] for n in range(5)]
+    assert len(set(answers)) == 1
