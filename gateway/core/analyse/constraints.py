@@ -134,7 +134,7 @@ def _hints(study: Study, constraint: Constraint, path: str) -> Iterator[Finding]
             study.note("hint", constraint.id)
             continue
         if witness is not None:
-            what = f"does not apply where a client sends {name}: {witness[name]}"
+            what = f"does not apply where a client sends {name}: {str(witness[name]).lower()}"
             fix = "a fact of the key, such as tenant.<name>, which no request can change"
             yield finding("hint-lifts", constraint.id, path, what, fix, witness=witness)
         elif needed:
@@ -163,6 +163,8 @@ def _lifts(study: Study, constraint: Constraint, name: str) -> Witness | None:
         if rest is None:
             continue
         given = {**rest, name: value}
+        if domain.values[0] is not None:
+            rest = {**rest, name: domain.values[0]}
         if when.test(Signals.given(rest)) and not when.test(Signals.given(given)):
             return given
     return None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gateway.core.analyse import able
-from gateway.core.analyse.domains import Domains, Undecided
+from gateway.core.analyse.domains import Domains, Undecided, members
 from gateway.core.analyse.formulas import ALWAYS, Formula, Lies, every, some, variables
 from gateway.core.analyse.space import Effort, Space
 from gateway.core.capabilities import retired
@@ -50,6 +50,9 @@ class Study:
             for entry in entries
             if entry.when is not None
         ]
+        asked = {member.signal for one in conditions for member in members(one)}
+        asked = asked.union(*(one.select.signals for one in (*policy.forbids, *policy.avoids)))
+        self._facts = sorted(name for name in asked if name.startswith("tenant."))
         self.space = Space(Domains(conditions, self._beside(), policy.tasks), effort)
         self._dead: dict[int, bool] = {}
         self._real: list[Formula] | None = None
@@ -65,8 +68,8 @@ class Study:
             yield from able.operands(self.policy.fleet, constraint.select)
         for facts in (self.tenants or {}).values():
             for name, value in facts.items():
-                yield f"tenant.{name}", _one(value)
-                yield f"tenant.{name}", _UNKNOWN
+                if f"tenant.{name}" in self._facts:
+                    yield f"tenant.{name}", _one(value)
                 if name in ("region", "residency"):
                     yield name, _one(value)
         yield from _REALITY
@@ -228,7 +231,7 @@ class Study:
     def key(self, facts: Mapping[str, str]) -> Formula:
         """That a request is made with a key of these facts, which narrow what it can say of itself."""
         parts = []
-        for name in [name for name in self.space.domains if name.startswith("tenant.")]:
+        for name in self._facts:
             value = facts.get(name.removeprefix("tenant."))
             parts.append(self.matches(name, _UNKNOWN if value is None else _one(value)))
         parts += [self.matches(name, _one(facts[name])) for name in ("region", "residency") if name in facts]

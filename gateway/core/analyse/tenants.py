@@ -22,7 +22,7 @@ _PREFIX = "tenant."
 #: Facts that the gateway itself reads.
 BUILT_IN = frozenset({"team", "cost", "region", "residency", "workload"})
 _YES, _NO = frozenset({"yes", "true", "on", "1"}), frozenset({"no", "false", "off", "0"})
-_ALIKE = 0.8
+_ALIKE, _SAME = 0.8, 0.9  # names and values: `eastern` is not `western`
 
 
 def judge(study: Study) -> Iterator[Finding]:
@@ -93,7 +93,7 @@ def _nearly(value: str, asked: Iterable[Leaf]) -> str | None:
 def _same(value: str, word: str) -> bool:
     if value == word or {value, word} <= _YES or {value, word} <= _NO:
         return True
-    return min(len(value), len(word)) > 3 and SequenceMatcher(None, value, word).ratio() >= _ALIKE
+    return min(len(value), len(word)) > 3 and SequenceMatcher(None, value, word).ratio() >= _SAME
 
 
 def never(policy: Policy, now: float, mask: int, facts: Mapping[str, str] | None) -> bool:

@@ -1,0 +1,159 @@
+"""`pointsman check` over a whole configuration: keys and names, files and lines, what is accepted, and exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.check.report import FORMAT, flow
+from gateway.cli import main
+from gateway.core.policytest import run_tests
+from gateway.policyfile import load_policy, reference_fleet
+
+CONFIG = """\
+policies: {dir: policies, default: first}
+models: {gpt-4o: auto}
+backends:
+  here: {dialect: vllm, region: eu, processing: eu, self_hosted: true, endpoints: ["http://127.0.0.1:9/v1"]}
+  there: {dialect: vllm, region: us, processing: us, endpoints: ["http://127.0.0.1:9/v1"]}
+targets:
+  small: {model: qwen3.5-9b, backend: here, window: 32k, price: {input: 0.1, output: 0.2}}
+  scout: {model: llama-4-scout, backend: there, window: 1M, price: {input: 0.1, output: 0.2}}
+  large: {model: qwen3.5-35b-a3b, backend: here, window: 32k, price: {input: 0.1, output: 0.2}}
+keys:
+  - {name: shop, sha256: "SHA", tenant: {team: shop, home: eu}, allow: [auto]}
+"""
+POLICY = """\
+policy: first
+as_of: 2026-11-21
+tokens_by: qwen3.5
+constraints:
+  - {id: home, when: {tenant.home: eu}, forbid: {target.region: us}}
+rules:
+  - {id: code, when: {task: code}, use: [{family: qwen}, {family: "*"}]}
+  - {id: default, use: [{family: "*"}]}
+tests:
+  - {name: code is code, given: {task: code}, expect: {rule: code}}
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "first.yaml").write_text(POLICY)
+    (tmp_path / "pointsman.yaml").write_text(CONFIG.replace("SHA", "a" * 64))
+    return tmp_path
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def findings(capsys: pytest.CaptureFixture[str], *more: str) -> list[dict[str, Any]]:
+    capsys.readouterr()
+    main(["check", "--json", *more])
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    found: list[dict[str, Any]] = told["findings"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("code", "identity", "line", "old", "new"),
+    [
+        ("alias-shadows", "scout", 2, "models: {gpt-4o: auto}", "models: {gpt-4o: auto, scout: auto}"),
+        ("alias-refused", "gpt-4o", 2, "gpt-4o: auto", "gpt-4o: plus"),
+        ("allow-refused", "shop", 11, "allow: [auto]", "allow: [auto, scout]"),
+        ("place-unmet", "shop", 11, "home: eu}", "home: eu, residency: mars}"),
+        ("tenant-unread", "shop", 11, "home: eu}", "home: eu, residencey: eu}"),
+        ("tenant-unmatched", "shop", 11, "home: eu}", "home: EU}"),
+        ("budget-unpriced", "shop", 11, "allow: [auto]", "allow: [auto], budget: {usd: 5, per: day}"),
+    ],
+)
+def test_keys_and_names_that_lead_nowhere_are_told_with_their_line(
+    site: Path, capsys: pytest.CaptureFixture[str], code: str, identity: str, line: int, old: str, new: str
+) -> None:
+    assert not [one for one in findings(capsys) if one["code"] == code]
+    if code == "budget-unpriced":
+        change(site / "pointsman.yaml", "window: 32k, price: {input: 0.1, output: 0.2}}\nkeys", "window: 32k}\nkeys")
+    if code == "alias-refused":
+        closed = "  plus: {model: qwen3.5-plus, backend: there, window: 1M}\nkeys:\n"
+        change(site / "pointsman.yaml", "keys:\n", closed)
+        change(site / "policies" / "first.yaml", "constraints:\n", "allow_closed: [llama]\nconstraints:\n")
+    change(site / "pointsman.yaml", old, new)
+    (told,) = [one for one in findings(capsys, "--no-keys") if one["code"] == code]
+    assert (told["id"], told["file"], told["line"]) == (identity, "pointsman.yaml", line)
+
+
+def test_a_key_of_many_facts_may_use_what_its_facts_allow(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(site / "pointsman.yaml", "home: eu}, allow: [auto]", "home: us}, allow: [auto, scout]")
+    assert not [one for one in findings(capsys) if one["code"] == "allow-refused"]
+
+
+def test_a_finding_is_told_with_file_line_code_and_an_example(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(site / "policies" / "first.yaml", 'use: [{family: "*"}]}\ntests', "use: [{family: llama}]}\ntests")
+    assert main(["check"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    (line,) = [number for number, said in enumerate(told) if "[constraint-strands]" in said]
+    assert told[line].startswith("policies/first.yaml:5: warning: home: leaves no target for `default`")
+    assert told[line + 1] == "    given: {tenant.home: eu}"
+
+
+def test_what_is_accepted_no_longer_fails_a_strict_check(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = site / "policies" / "first.yaml"
+    assert main(["check", "--strict"]) == 0
+    change(policy, 'use: [{family: "*"}]}\ntests', "use: [{family: llama}]}\ntests")
+    assert main(["check", "--strict"]) == 1
+    assert "not ok: " in capsys.readouterr().out
+    accepted = "accept:\n" + "".join(
+        f"  - {{finding: {code}, id: {identity}, because: sold so}}\n"
+        for code, identity in (("constraint-strands", "home"), ("rule-lacks", "default"), ("family-locked", "default"))
+    )
+    change(policy, "tests:", accepted + "tests:")
+    assert main(["check", "--strict"]) == 0
+    assert "accepted warning: home: leaves no target" in capsys.readouterr().out
+
+
+def test_a_constraint_that_leaks_does_not_load(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(site / "pointsman.yaml", "region: us, processing: us, ", "")
+    change(site / "policies" / "first.yaml", "{target.region: us}", "{target.region: {not: eu}}")
+    assert main(["check"]) == 2
+    told = capsys.readouterr().err
+    assert "first.yaml:5: constraints[0].forbid: does not reach targets whose target.region is not known: scout" in told
+
+
+def test_json_is_the_same_for_programs(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["format"], told["ok"], told["against"], told["warnings"]) == (FORMAT, True, "fleet", [])
+    members = {"policy", "code", "severity", "id", "file", "line", "path", "message", "fix", "given", "accepted"}
+    assert {frozenset(one) for one in told["findings"]} == {frozenset(members)}
+
+
+def test_one_policy_is_judged_alone_and_an_unknown_one_is_told(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert {one["policy"] for one in findings(capsys, "--policy", "first")} == {"first"}
+    assert main(["check", "--policy", "frist"]) == 2
+    assert "did you mean first?" in capsys.readouterr().err
+
+
+def test_the_reference_fleet_needs_no_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "--against", "reference", "--policy", "default"]) == 0
+    assert capsys.readouterr().out.endswith("ok: 1 policy on the reference fleet\n")
+
+
+def test_an_example_can_be_pasted_into_a_test(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(site / "policies" / "first.yaml", 'use: [{family: "*"}]}\ntests', "use: [{family: llama}]}\ntests")
+    (given,) = [one["given"] for one in findings(capsys) if one["code"] == "constraint-strands"]
+    pasted = f"  - {{name: pasted, given: {flow(given)}, expect: {{rule: default}}}}\n"
+    path = site / "policies" / "first.yaml"
+    path.write_text(path.read_text() + pasted)
+    results = run_tests(load_policy(path).bind(reference_fleet()))
+    assert [result.name for result in results] == ["code is code", "pasted"]
