@@ -107,6 +107,7 @@ class Result(msgspec.Struct, omit_defaults=True, gc=False):
     failed: tuple[tuple[str, str], ...] = ()  # target and outcome of every attempt that did not answer
     target: str = ""  # that answered, or was tried last
     model: str = ""
+    lineage: tuple[str, ...] = ()  # what that model descends from, where anybody says so
     usage: Usage | None = None  # over all attempts
     cost_nano: int = 0
     priced: bool = True  # False: some attempt had no price, and `cost_nano` is short of it
@@ -315,7 +316,8 @@ def _world(settled: Settled, held: tuple[str, ...], doubted: tuple[str, ...]) ->
 def _result(settled: Settled) -> Result:
     record = settled.record
     routing = record.routing
-    price = next((one.price for one in settled.decision.candidates if one.name == routing.target), None)
+    served = next((one for one in settled.decision.candidates if one.name == routing.target), None)
+    price = None if served is None else served.price
     begun = record.started_at
     return Result(
         status=record.status,
@@ -324,6 +326,7 @@ def _result(settled: Settled) -> Result:
         failed=tuple([(name, outcome.value) for name, outcome in settled.failed]),
         target=routing.target,
         model=routing.model,
+        lineage=() if served is None else served.model.lineage or (),
         usage=record.usage,
         cost_nano=record.cost_nano,
         priced=record.priced,

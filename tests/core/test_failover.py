@@ -53,7 +53,30 @@ def test_a_served_request_ends_the_dialogue() -> None:
     assert error is None
 
 
-NEXT = [outcome for outcome, row in TABLE.items() if row.follow is Follow.NEXT]
+#: By hand, so that a change of the table is noticed.
+NEXT = [
+    Outcome[name]
+    for name in [
+        "REFUSED",
+        "CONNECT_TIMEOUT",
+        "TLS",
+        "RATE_LIMITED",
+        "OVERLOADED",
+        "SERVER_ERROR",
+        "AUTH",
+        "FORBIDDEN",
+        "MODEL_GONE",
+        "MISWRITTEN",
+        "REDIRECT",
+        "HEADERS_TIMEOUT",
+        "FIRST_EVENT_TIMEOUT",
+        "RESET",
+        "INVALID",
+        "IN_BAND_ERROR",
+        "TOO_LARGE",
+        "PROTOCOL",
+    ]
+]
 
 
 @pytest.mark.parametrize("outcome", NEXT)
@@ -63,7 +86,10 @@ def test_what_failed_before_anything_was_sent_goes_to_the_next_candidate(outcome
     assert error is None
 
 
-STOP = [outcome for outcome, row in TABLE.items() if row.follow is Follow.STOP]
+STOP = [
+    Outcome[name]
+    for name in ["CLIENT_ERROR", "INTERRUPTED", "IDLE_TIMEOUT", "TOTAL_TIMEOUT", "EVENT_TOO_LARGE", "DRAINING"]
+]
 
 
 @pytest.mark.parametrize("outcome", STOP)

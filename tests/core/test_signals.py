@@ -251,6 +251,15 @@ def test_a_small_prompt_is_counted_where_its_bytes_leave_a_question() -> None:
     assert made.basis("words") == "counted"
 
 
+def test_a_prompt_fits_by_each_target_s_own_tokenizer() -> None:
+    """One Hindi text is 216 tokens for Qwen 3 and 80 for Llama 4 (R-28)."""
+    counts = {"qwen3": 216, "llama4": 80}
+    registry = Tokenizers({name: lambda texts, n=n: [n] * len(texts) for name, n in counts.items()})  # type: ignore[misc]
+    made = signals("नमस्ते दुनिया " * 20, tokenizers=registry, blocking=True)
+    assert made.fits(target(300, tokenizer="llama4", typical=100))
+    assert not made.fits(target(300, tokenizer="qwen3", typical=100))
+
+
 def test_requested_output_counts_and_typical_output_only_for_fitting() -> None:
     made = signals("word " * 1_000, max_tokens=3_000)
     assert made.exceeds("words", 4_000)
