@@ -129,7 +129,7 @@ REMOVALS = (
     Removal("R-33", "gateway/core/decide.py", "if policy.shadows else None", "if False else None",
             "tests/core/test_shadow.py::test_a_share_of_the_draws_is_copied"),
     Removal("R-34", "gateway/core/trace.py", "if entry.lineage else {}", "if () else {}",
-            "tests/core/test_trace.py::test_a_target_is_told_with_what_its_model_descends_from"),
+            "tests/core/test_trace.py::test_lineage_is_told_for_audits"),
     Removal("R-36", "gateway/secretref.py", 'if value.startswith("sk-sp-"):', "if False:",
             "tests/test_config.py::test_a_secret_that_is_none_or_may_not_be_used_is_refused"),
     Removal("R-37", "gateway/proxy/routing.py", '"rule": decision.rule,', "",

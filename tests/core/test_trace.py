@@ -200,16 +200,6 @@ def test_a_trace_is_plain_json() -> None:
     assert refused["refusal"]["code"] == "context_length_exceeded"
 
 
-def test_a_target_is_told_with_what_its_model_descends_from() -> None:
-    tuned = replace(FLEET.targets[4], model=replace(FLEET.targets[4].model, lineage=("tickets", "qwen3.5-122b-a10b")))
-    with_it = policy(fleet([tuned, FLEET.targets[0]]))
-    made = trace(with_it, given(), snapshot(with_it.fleet)).to_dict()["targets"]
-    assert {entry["target"]: entry.get("lineage") for entry in made} == {
-        "qwen122": ["tickets", "qwen3.5-122b-a10b"],
-        "scout": None,
-    }
-
-
 def test_a_trace_reads_in_a_terminal() -> None:
     text = render(told(language="ja", tenant_domicile="DE"))
     assert text.startswith("qwen122 (qwen3.5-122b-a10b) under rule rest of test@0123456789ab\n")
