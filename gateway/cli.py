@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -135,6 +135,11 @@ def _parser() -> argparse.ArgumentParser:
     one = command("replay", _replay, "Decide recorded requests by another policy: what changes, and what that costs.")
     _config(one, "whose fleet it decides on (default pointsman.yaml)")
     replaying.replay_arguments(one)
+    _json(one)
+
+    one = command("savings", _savings, "Compare what recorded requests cost with what a baseline would have cost.")
+    _config(one, "whose fleet and prices are meant (default pointsman.yaml)")
+    replaying.savings_arguments(one)
     _json(one)
 
     one = command("explain", _explain, "Say what would become of a request, and why. Nothing is sent.")
@@ -332,11 +337,22 @@ def _test(given: argparse.Namespace) -> int:
 
 
 def _replay(given: argparse.Namespace) -> int:
-    from gateway.core.errors import ConfigError
     from gateway.replay.command import replay
 
+    return _told(given, replay)
+
+
+def _savings(given: argparse.Namespace) -> int:
+    from gateway.replay.command import savings
+
+    return _told(given, savings)
+
+
+def _told(given: argparse.Namespace, tell: Callable[[argparse.Namespace, float], int]) -> int:
+    from gateway.core.errors import ConfigError
+
     try:
-        return replay(given, time.time())
+        return tell(given, time.time())
     except ConfigError as error:
         return _broken(error, as_json=given.json)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from gateway.core.decide import decide
 from gateway.core.facts import signal_named
 from gateway.core.rank import coarse
-from gateway.core.records import Recorded, Spoken, Unreadable
+from gateway.core.records import Recorded, Spoken, Unreadable, World
 from gateway.core.signals import EXPECTED, Signals
 from gateway.core.sizes import Sizes, expected_tokens, far_within
 from gateway.core.tokens import Bounds
@@ -276,6 +276,9 @@ class _World:
         return getattr(self._snapshot, name)
 
 
+_ALL_WELL = World()
+
+
 @dataclass(frozen=True, slots=True)
 class Undecided:
     """What the policy would do cannot be told from the record, because it `lacks` something: words for people."""
@@ -308,10 +311,13 @@ class Replay:
     >>> decision = replay.decide(records.read(line))   # doctest: +SKIP
     """
 
-    __slots__ = ("_bits", "_count", "_roots", "policy")
+    __slots__ = ("_bits", "_count", "_healthy", "_pinned", "_roots", "policy")
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, *, pinned: int | None = None, healthy: bool = False) -> None:
+        """`pinned` takes the place of what clients named; `healthy`: as if every target had been up and believed."""
         self.policy = policy
+        self._pinned = pinned
+        self._healthy = healthy
         self._bits = {target.name: 1 << target.index for target in policy.fleet.targets}
         self._roots: dict[Hashable, _Ask | Decision | Undecided] = {}
         self._count = 0
@@ -333,7 +339,7 @@ class Replay:
 
     def snapshot(self, recorded: Recorded) -> Snapshot:
         """The world as it was, on this fleet. A target that was not there then counts as available."""
-        world = recorded.world
+        world = _ALL_WELL if self._healthy else recorded.world
         previous = world.previous
         return Snapshot(
             now=recorded.at,
@@ -354,6 +360,8 @@ class Replay:
 
     def pinned(self, recorded: Recorded) -> int | None:
         """The targets that the client named, None where it named a policy."""
+        if self._pinned is not None:
+            return self._pinned
         return None if recorded.pinned is None else self.mask(recorded.pinned)
 
     def _afresh(self, recorded: Recorded) -> Decision | Undecided:

@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from gateway.replay.reading import Read, Wanted, files_of, read
 if TYPE_CHECKING:
     from gateway.core.policy import Policy
     from gateway.core.records import Recorded
+    from gateway.replay.savings import Savings
     from gateway.site import Site
 
 OK, NO, BROKEN = 0, 1, 2
@@ -79,6 +80,49 @@ def replay(given: argparse.Namespace, now: float) -> int:
     else:
         print(*lines(found, told, given.rows), *(assumptions() if found.money.likely else ()), sep="\n")
     return NO if found.not_reproduced else OK
+
+
+def savings(given: argparse.Namespace, now: float) -> int:
+    """Compare what was spent with baselines. Raises `ConfigError`."""
+    from gateway.core.replay import Replay  # noqa: PLC0415
+    from gateway.replay.savings import COMPARED, Savings, as_json, everything_to, lines  # noqa: PLC0415
+    from gateway.replay.telling import assumptions  # noqa: PLC0415
+
+    paths, wanted, site = files_of(given.records), wanted_of(given, now), site_of(given.config)
+    found = []
+    for name in given.baseline:
+        if name.endswith((".yaml", ".yml")):
+            policy = policy_of(Path(name), site)
+            found.append(Savings(policy.label, Replay(policy, healthy=True)))
+        else:
+            found.append(Savings(name, everything_to(name, site.fleet)))
+    told = Read()
+
+    def add(recorded: Recorded) -> None:
+        for one in found:
+            one.add(recorded)
+
+    count(add, reading(paths, wanted, told, "comparing"), told)
+    if given.json:
+        print(json.dumps({"baselines": [as_json(one, told) for one in found]}, indent=2, ensure_ascii=False))
+    elif given.csv:
+        _csv(found)
+    else:
+        for one in found:
+            print(*lines(one, told, given.rows), sep="\n")
+        print(*assumptions(COMPARED), sep="\n")
+    return OK if any(one.compared.requests for one in found) else NO
+
+
+def _csv(found: Sequence[Savings]) -> None:
+    import csv  # noqa: PLC0415
+
+    from gateway.replay.savings import CSV_HEAD, rows  # noqa: PLC0415
+
+    out = csv.writer(sys.stdout, lineterminator="\n")
+    out.writerow(CSV_HEAD)
+    for one in found:
+        out.writerows(rows(one))
 
 
 def count(add: Any, records: Iterable[Recorded], told: Read) -> None:
