@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from gateway import __version__
 from gateway.catalog import cli as catalogcli
+from gateway.core.errors import ConfigError
+from gateway.replay import cli as replaycli
 
 if TYPE_CHECKING:
-    from gateway.core.errors import ConfigError
     from gateway.core.types import Tenant
     from gateway.site import Site
 
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = given.run(given)
         sys.stdout.flush()
+    except ConfigError as error:
+        return _broken(error, as_json=getattr(given, "json", False))
     except BrokenPipeError:  # `pointsman explain ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO
@@ -130,17 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _json(one)
 
-    from gateway.replay import command as replaying
-
-    one = command("replay", _replay, "Decide recorded requests by another policy: what changes, and what that costs.")
-    _config(one, "whose fleet it decides on (default pointsman.yaml)")
-    replaying.replay_arguments(one)
-    _json(one)
-
-    one = command("savings", _savings, "Compare what recorded requests cost with what a baseline would have cost.")
-    _config(one, "whose fleet and prices are meant (default pointsman.yaml)")
-    replaying.savings_arguments(one)
-    _json(one)
+    replaycli.commands(command, _config, _json)
 
     one = command("explain", _explain, "Say what would become of a request, and why. Nothing is sent.")
     one.epilog = "Exit codes: 0 it would be served, 1 it would be refused, 2 something is broken."
@@ -281,7 +274,6 @@ def _sidecar(given: argparse.Namespace) -> int:
 
 def _check(given: argparse.Namespace) -> int:
     from gateway.check.command import Options, check
-    from gateway.core.errors import ConfigError
 
     config = given.config or CONFIG
     options = Options(config, given.config is not None, given.policy, given.against, secrets=not given.no_keys)
@@ -314,7 +306,6 @@ def _probe(given: argparse.Namespace) -> int:
 
 
 def _test(given: argparse.Namespace) -> int:
-    from gateway.core.errors import ConfigError
     from gateway.testing.command import Options, run
 
     options = Options(
@@ -336,29 +327,7 @@ def _test(given: argparse.Namespace) -> int:
         return BROKEN
 
 
-def _replay(given: argparse.Namespace) -> int:
-    from gateway.replay.command import replay
-
-    return _told(given, replay)
-
-
-def _savings(given: argparse.Namespace) -> int:
-    from gateway.replay.command import savings
-
-    return _told(given, savings)
-
-
-def _told(given: argparse.Namespace, tell: Callable[[argparse.Namespace, float], int]) -> int:
-    from gateway.core.errors import ConfigError
-
-    try:
-        return tell(given, time.time())
-    except ConfigError as error:
-        return _broken(error, as_json=given.json)
-
-
 def _catalog(given: argparse.Namespace) -> int:
-    from gateway.core.errors import ConfigError
 
     try:
         return catalogcli.run(given, CONFIG if CONFIG.exists() else None, os.environ)
@@ -368,7 +337,7 @@ def _catalog(given: argparse.Namespace) -> int:
 
 def _explain(given: argparse.Namespace) -> int:
     from gateway.config import cache_dir
-    from gateway.core.errors import ConfigError, GatewayError, to_openai
+    from gateway.core.errors import GatewayError, to_openai
     from gateway.core.tracetext import render
     from gateway.explain import explain
     from gateway.site import load_lexicon

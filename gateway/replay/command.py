@@ -1,4 +1,4 @@
-"""`pointsman replay` and `pointsman savings`: what their arguments mean, and their exit codes.
+"""What `pointsman replay` and `pointsman savings` do with their arguments, which stand in `cli`.
 
 Exit codes: 0 it was told; 1 a record did not come out as it did under its own policy and fleet, or no record was
 meant; 2 an argument, the configuration or a policy is broken.
@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -29,43 +30,12 @@ if TYPE_CHECKING:
 OK, NO, BROKEN = 0, 1, 2
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """What both commands take."""
-    parser.add_argument("records", nargs="+", type=Path, metavar="RECORDS", help="files of records, or folders of them")
-    parser.add_argument("--since", metavar="WHEN", help="a day such as 2026-11-21, or how long ago: 36h, 7d")
-    parser.add_argument("--until", metavar="WHEN", help="up to then")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="the first N records only")
-    parser.add_argument("--key", action="append", default=[], metavar="NAME", help="of this key; may be given again")
-    parser.add_argument("--team", action="append", default=[], metavar="NAME", help="of this team; may be given again")
-    parser.add_argument("--rows", type=_positive, default=12, metavar="N", help="lines of each table (default 12)")
-
-
-def replay_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `pointsman replay` takes besides."""
-    arguments(parser)
-    parser.add_argument("--policy", type=Path, required=True, metavar="FILE", help="the policy to decide by")
-    parser.add_argument(
-        "--in-place-of", action="append", default=[], metavar="NAME",
-        help="the policy whose requests it decides (default: of its own name; all: every one)",
-    )  # fmt: skip
-
-
-def savings_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `pointsman savings` takes besides."""
-    arguments(parser)
-    parser.add_argument(
-        "--baseline", action="append", required=True, metavar="WHAT",
-        help="a model, a target or a policy's file that would have answered everything; may be given again",
-    )  # fmt: skip
-    parser.add_argument("--csv", action="store_true", help="print CSV")
-
-
-def replay(given: argparse.Namespace, now: float) -> int:
+def replay(given: argparse.Namespace) -> int:
     """Decide records again by a policy and tell what changes. Raises `ConfigError`."""
     from gateway.replay.comparison import Comparison  # noqa: PLC0415 - only commands that need it wait for it
     from gateway.replay.telling import as_json, assumptions, lines  # noqa: PLC0415
 
-    paths, wanted = files_of(given.records), wanted_of(given, now)
+    paths, wanted = files_of(given.records), wanted_of(given, time.time())
     policy = policy_of(given.policy, site_of(given.config))
     names = frozenset(given.in_place_of or [policy.name])
     found = Comparison(policy, frozenset() if "all" in names else names)
@@ -82,20 +52,20 @@ def replay(given: argparse.Namespace, now: float) -> int:
     return NO if found.not_reproduced else OK
 
 
-def savings(given: argparse.Namespace, now: float) -> int:
+def savings(given: argparse.Namespace) -> int:
     """Compare what was spent with baselines. Raises `ConfigError`."""
     from gateway.core.replay import Replay  # noqa: PLC0415
     from gateway.replay.savings import COMPARED, Savings, as_json, everything_to, lines  # noqa: PLC0415
     from gateway.replay.telling import assumptions  # noqa: PLC0415
 
-    paths, wanted, site = files_of(given.records), wanted_of(given, now), site_of(given.config)
+    paths, wanted, site = files_of(given.records), wanted_of(given, time.time()), site_of(given.config)
     found = []
     for name in given.baseline:
         if name.endswith((".yaml", ".yml")):
             policy = policy_of(Path(name), site)
             found.append(Savings(policy.label, Replay(policy, healthy=True)))
         else:
-            found.append(Savings(name, everything_to(name, site.fleet)))
+            found.append(Savings(name, everything_to(name, site.fleet), thinks=False))
     told = Read()
 
     def add(recorded: Recorded) -> None:
@@ -181,10 +151,3 @@ def _moment(option: str, text: str, now: float) -> float:
     except (ValueError, Invalid):
         valid = "a day such as 2026-11-21, or how long ago, such as 36h or 7d"
         raise ConfigError([Problem(option, 0, "", f"{text!r:.40} is no moment", valid)]) from None
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is out of range: at least 1")
-    return number

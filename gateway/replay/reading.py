@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import io
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from gateway.core import records
 from gateway.core.errors import ConfigError, Problem
@@ -126,6 +125,6 @@ def read(
 def _opened(path: Path, raw: IO[bytes]) -> Iterator[IO[bytes]]:
     if path.suffix == ".gz":
         with gzip.open(raw) as lines:
-            yield io.BufferedReader(lines, 1 << 18)
+            yield cast("IO[bytes]", lines)
     else:
         yield raw

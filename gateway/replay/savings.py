@@ -29,6 +29,7 @@ GROUPS = ("rule", "team", "model", "day")
 COMPARED = (
     "compared are requests that were answered, at a price, and that the baseline could have answered",
     "of a model with several targets the one that was cheapest to expect is taken; no target counts as down",
+    "a model or a target is told to think as the request was",
 )
 
 
@@ -46,6 +47,7 @@ class Savings:
 
     name: str
     replay: Replay
+    thinks: bool = True  # whether it says how to think; else the baseline is told what the request was
     compared: Group = field(default_factory=Group)
     groups: dict[str, dict[str, Group]] = field(default_factory=lambda: {name: {} for name in GROUPS})
     unanswered: int = 0  # nothing was answered, so there is nothing to measure by
@@ -82,7 +84,8 @@ class Savings:
             self._compare(recorded, found)
 
     def _compare(self, recorded: Recorded, decision: Decision) -> None:
-        would = self._places[decision.candidates[0].name].cost(recorded, str(decision.thinking))
+        thinking = str(decision.thinking) if self.thinks else recorded.decided.thinking
+        would = self._places[decision.candidates[0].name].cost(recorded, thinking)
         if would is None:
             self.priceless += 1
             return

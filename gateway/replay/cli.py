@@ -1,0 +1,64 @@
+"""The arguments of `pointsman replay` and `pointsman savings`. What the commands do is imported when one runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    """What both commands take."""
+    parser.add_argument("records", nargs="+", type=Path, metavar="RECORDS", help="files of records, or folders of them")
+    parser.add_argument("--since", metavar="WHEN", help="a day such as 2026-11-21, or how long ago: 36h, 7d")
+    parser.add_argument("--until", metavar="WHEN", help="up to then")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="the first N records only")
+    parser.add_argument("--key", action="append", default=[], metavar="NAME", help="of this key; may be given again")
+    parser.add_argument("--team", action="append", default=[], metavar="NAME", help="of this team; may be given again")
+    parser.add_argument("--rows", type=_positive, default=12, metavar="N", help="lines of each table (default 12)")
+
+
+def commands(
+    command: Callable[[str, Any, str], argparse.ArgumentParser],
+    config: Callable[[argparse.ArgumentParser, str], None],
+    as_json: Callable[[argparse.ArgumentParser], None],
+) -> None:
+    """Add both commands to the command line, by its own ways of adding a command, `--config` and `--json`."""
+    one = command("replay", _replay, "Decide recorded requests by another policy: what changes, and what that costs.")
+    config(one, "whose fleet it decides on (default pointsman.yaml)")
+    _arguments(one)
+    one.add_argument("--policy", type=Path, required=True, metavar="FILE", help="the policy to decide by")
+    one.add_argument(
+        "--in-place-of", action="append", default=[], metavar="NAME",
+        help="the policy whose requests it decides (default: of its own name; all: every one)",
+    )  # fmt: skip
+    as_json(one)
+    one = command("savings", _savings, "Compare what recorded requests cost with what a baseline would have cost.")
+    config(one, "whose fleet and prices are meant (default pointsman.yaml)")
+    _arguments(one)
+    one.add_argument(
+        "--baseline", action="append", required=True, metavar="WHAT",
+        help="a model, a target or a policy's file that would have answered everything; may be given again",
+    )  # fmt: skip
+    one.add_argument("--csv", action="store_true", help="print CSV")
+    as_json(one)
+
+
+def _replay(given: argparse.Namespace) -> int:
+    from gateway.replay.command import replay  # noqa: PLC0415
+
+    return replay(given)
+
+
+def _savings(given: argparse.Namespace) -> int:
+    from gateway.replay.command import savings  # noqa: PLC0415
+
+    return savings(given)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: at least 1")
+    return number
