@@ -7,6 +7,7 @@ its own listener. Model requests never come here: `proxy.downstream` takes them 
 import asyncio
 import hmac
 import time
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -33,6 +34,7 @@ from gateway.front import METRICS_TYPE, admits, alive, headers_of, readiness, sc
 from gateway.listing import listing
 from gateway.proxy.asked import authenticate
 from gateway.proxy.heads import Headers
+from gateway.proxy.outside import peek
 from gateway.proxy.runtime import Runtime
 from gateway.reload import Reloader
 
@@ -158,6 +160,7 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
             last_resort=board.last_resort(site.fleet, now),
             latency_s=board.latency_s,
             doubted=runtime.serving.doubted,
+            outside=partial(peek, runtime.conversations, runtime.paces, tenant.key),
         )
         return _json(told.to_dict())
 

@@ -6,19 +6,22 @@ request that was served, from the inputs that were kept. Nothing here sends anyt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from gateway.core import dialects, wire
+from gateway.core.conversations import conversation_of
 from gateway.core.hints import Hints
 from gateway.core.lexicon import Lexicon
+from gateway.core.policy import Policy
 from gateway.core.rank import draw
 from gateway.core.signals import Signals
 from gateway.core.tokens import Tokenizers
 from gateway.core.trace import Trace, trace
 from gateway.core.types import Snapshot, Tenant
+from gateway.core.wire import Envelope
 from gateway.proxy.runtime import Remembered
 from gateway.site import Site
 
@@ -53,12 +56,13 @@ def explain(
     last_resort: int | None = None,
     latency_s: Mapping[str, float] = MappingProxyType({}),
     doubted: int = 0,
+    outside: Callable[[Policy, Hints, Envelope], Mapping[str, Any]] = lambda policy, hints, envelope: {},
 ) -> Explanation:
     """What would become of a chat request. Raises GatewayError for one that would be refused before any decision.
 
     `headers` have lower-case names and no credentials. `last_resort` is what health would have tried when nothing else
-    is left, as serving does; None: then the request is refused. `doubted` is that of a `Serving`. May take long and
-    block: exact token counts are made on the spot.
+    is left, as serving does; None: then the request is refused. `doubted` is that of a `Serving`, `outside` says other
+    fields of the snapshot. May take long and block: exact token counts are made on the spot.
     """
     envelope = wire.parse(body)
     hints = Hints.parse(headers)
@@ -74,7 +78,8 @@ def explain(
         now=now,
         blocking=True,
     )
-    snapshot = Snapshot(now, draw(_NO_ID, hints.conversation), available, latency_s, doubted)
+    drawn = draw(_NO_ID, conversation_of(hints, envelope))
+    snapshot = Snapshot(now, drawn, available, latency_s, doubted, **outside(policy, hints, envelope))
     told = trace(policy, signals, snapshot, pinned=pinned, flips=True)
     refusal = told.decision.refusal
     if refusal is not None and refusal[0] == "no_target_available" and last_resort is not None:

@@ -308,7 +308,7 @@ def states(gateway: Gateway) -> dict[str, dict[str, Any]]:
 def test_targets_tell_state_reason_and_how_long(gateway: Gateway, ups: dict[str, Upstream]) -> None:
     assert states(gateway)["a"] == {
         "target": "a", "state": "healthy", "reason": None, "failures": 0, "held_for_s": 0.0, "inflight": 0,
-        "thinking": "never", "thinking_doubted": False, "thinking_violations": 0,
+        "thinking": "never", "thinking_doubted": False, "thinking_violations": 0, "slow": [],
     }  # fmt: skip
     play(ups["c"], plain(500, b'{"error":{"message":"boom"}}'))
     for _ in range(5):

@@ -83,7 +83,7 @@ _SIGNALS = (
     Signal("workload", "text", 0, says="x-pointsman-workload"),
     Signal("region", "text", 0, says="x-pointsman-region"),
     Signal("residency", "text", 0, says="x-pointsman-residency"),
-    Signal("conversation", "text", 0, says="x-pointsman-conversation"),
+    Signal("conversation", "text", 0, says="x-pointsman-conversation, or metadata.conversation_id"),
     Signal("model_asked", "text", 0, says="`model` as the client sent it", certain=True),
     Signal("parameters", "set", 1, says="top-level members of the body that were sent", certain=True),
 )

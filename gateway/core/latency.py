@@ -311,6 +311,13 @@ class Paces:
                 found[entry] = (*found.get(entry, ()), target)
         return found or NOBODY_SLOW
 
+    def now_slow(self, policy: str) -> Mapping[str, tuple[str, ...]]:
+        """Entry of the policy -> targets that miss it; asking does not count as a request."""
+        found: dict[str, tuple[str, ...]] = {}
+        for entry, target, _ in self._slow.get(policy, ()):
+            found[entry] = (*found.get(entry, ()), target)
+        return found
+
     def missed(self, target: str) -> list[str]:
         """`policy/entry` of every latency target that this target misses now, for operators."""
         return sorted(

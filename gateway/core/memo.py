@@ -19,10 +19,12 @@ from gateway.core.language import Language
 from gateway.core.neutral import NEUTRAL, asks_nothing
 from gateway.core.policy import Policy
 from gateway.core.rank import coarse
+from gateway.core.shadow import drawn
 from gateway.core.signals import EXPECTED, Signals
 from gateway.core.sizes import expected_of
+from gateway.core.sticky import seen
 from gateway.core.thinking import MEMBERS as THINKING
-from gateway.core.types import Decision, Routing, Tenant
+from gateway.core.types import Decision, Routing, Snapshot, Tenant
 from gateway.core.wire import Envelope, largest_body
 
 #: Entries kept before starting over; a client can make up names, so there must be a bound.
@@ -74,6 +76,12 @@ class Ask:
 
     name: str
     branches: dict[Answer, Kept | Ask] = field(default_factory=dict)
+
+
+def watched(policy: Policy, snapshot: Snapshot) -> Key:
+    """All that a decision of a policy that watches more than health can rest on besides its key. HOT where one does."""
+    last = None if policy.sticky is None else seen(policy.sticky, snapshot.previous, snapshot.now)
+    return last, tuple(snapshot.slow.items()), drawn(policy.shadows, snapshot.draw)
 
 
 class Memo:

@@ -17,6 +17,7 @@ from typing import Any
 from gateway.core import language as languages
 from gateway.core import thinking as thoughts
 from gateway.core import translation
+from gateway.core.conversations import conversation_of
 from gateway.core.hints import Hints
 from gateway.core.language import Language
 from gateway.core.lexicon import Lexicon
@@ -156,7 +157,7 @@ class Signals:
         found = {name: _plain(value) for name, value in self._memo.items() if value is not None}
         if len(sent := found.get("parameters", ())) > _MOST_KEPT or max(map(len, sent), default=0) > _MOST_KEPT:
             found["parameters"] = [name for name in sent if len(name) <= _MOST_KEPT][:_MOST_KEPT]
-        if self._request is not None and (conversation := self._request.hints.conversation) is not None:
+        if self._request is not None and (conversation := _COMPUTE["conversation"](self._request)) is not None:
             found["conversation"] = conversation
         return found | self._sizes.computed()
 
@@ -309,7 +310,7 @@ _COMPUTE: Mapping[str, Callable[[Request], Any]] = MappingProxyType(
         "workload": lambda request: request.hints.workload or request.tenant.facts.get("workload"),
         "region": _narrowed("region"),
         "residency": _narrowed("residency"),
-        "conversation": lambda request: request.hints.conversation,
+        "conversation": lambda request: conversation_of(request.hints, request.envelope),
         "model_asked": lambda request: request.envelope.model_asked,
         "parameters": _parameters,
     }

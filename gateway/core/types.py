@@ -382,6 +382,24 @@ class Routing(msgspec.Struct, eq=False):
     line: Any = None  # what the log says of all of them
 
 
+class Shadowed(msgspec.Struct, eq=False, gc=False):
+    """What came of a shadow: filled in when it ends, which may be after the request that it copies. Times are seconds.
+
+    `outcome` is a value of `Outcome`, or "pending". None of it is part of what the client's request cost or took.
+    """
+
+    id: str  # of the policy's entry
+    target: str
+    model: str
+    outcome: str = "pending"
+    status: int = 0  # 0: no answer came
+    first_event_s: float = 0.0  # from its sending to its first meaningful event, or its complete answer
+    duration_s: float = 0.0
+    usage: Usage | None = None
+    cost_nano: int = 0  # nano-USD
+    priced: bool = False
+
+
 class Record(msgspec.Struct, eq=False, gc=False):
     """What is kept of one finished request: for metrics, the access log and `/v1/decisions`. Never a prompt.
 
@@ -402,13 +420,14 @@ class Record(msgspec.Struct, eq=False, gc=False):
     cost_nano: int = 0  # nano-USD over all attempts
     priced: bool = False  # False: at least one attempt had no price
     thought_unasked: bool = False  # reasoning arrived although thinking was `never`
+    shadow: Shadowed | None = None  # of the copy that was sent, if one was
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON can hold it, the routing's fields among the others."""
         routing = self.routing
         shared = {name: getattr(routing, name) for name in _TOLD}
-        own = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("routing", "usage")}
-        return own | shared | {"usage": self.usage and msgspec.structs.asdict(self.usage)}
+        own = {name: getattr(self, name) for name in self.__struct_fields__ if name != "routing"}
+        return {name: msgspec.to_builtins(value) for name, value in (own | shared).items()}
 
 
 _TOLD = tuple(name for name in Routing.__struct_fields__ if name not in ("headers", "cell", "line"))

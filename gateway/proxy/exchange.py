@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gateway.core import dialects, sse, wire
+from gateway.core.conversations import conversation_of
 from gateway.core.decide import decide
 from gateway.core.errors import GatewayError, InternalError, Unavailable, UpstreamTimeout, of_code
 from gateway.core.failover import Ended, failover
@@ -25,6 +26,8 @@ from gateway.core.trace import Trace, trace
 from gateway.core.types import Attempt, Decision, Outcome, Routing, Snapshot
 from gateway.core.wire import Envelope
 from gateway.proxy import bulk
+from gateway.proxy.clocks import NEVER
+from gateway.proxy.outside import look
 from gateway.proxy.relaying import Relaying
 from gateway.proxy.routing import routing_of
 from gateway.proxy.runtime import Route
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from gateway.proxy.habit import Habit
 
 
+#: Outcomes that say nothing but that an answer did not come in time.
+LATE = frozenset({Outcome.HEADERS_TIMEOUT, Outcome.FIRST_EVENT_TIMEOUT})
 logger = logging.getLogger("pointsman")
 
 
@@ -116,6 +121,8 @@ class Exchange(Relaying):
         self.available = available = self.runtime.board.available(site.fleet, record.started_at)
         memo = serving.memo
         key = memo.key(envelope, policy, self.pinned, tenant, hints, available, record.wall)
+        if policy.watches:
+            key = self._look(policy, key)
         if key is not None:
             kept = memo.get(key, envelope)
             if kept is not None:
@@ -129,6 +136,14 @@ class Exchange(Relaying):
     def _clock(self, total_s: float) -> None:
         self.ends_at = self.record.started_at + total_s
         self.connection.request_clock(total_s)
+
+    def _look(self, policy: Policy, key: Key | None) -> Key | None:
+        """Take in what the policy watches; and the memo's key with all of it that the decision can rest on."""
+        seen = look(policy, self)
+        self.watching = policy
+        self.snapshot = seen.snapshot
+        self.conversation = seen.conversation
+        return None if key is None else (seen.key, *key)
 
     def on_defect(self) -> None:
         """The edge that must answer: a defect of ours costs this request, not the connection or the process.
@@ -167,9 +182,9 @@ class Exchange(Relaying):
                 self.values = kept.told(self.signals)
                 self._start(kept.decision, kept.routings)
                 return
-        snapshot = Snapshot(
+        snapshot = self.snapshot or Snapshot(
             now=record.wall,
-            draw=draw(record.request_id, asked.hints.conversation),
+            draw=draw(record.request_id, conversation_of(asked.hints, self.envelope)),
             available=self.available,
             latency_s=runtime.board.latency_s,
             doubted=self.serving.doubted,
@@ -208,6 +223,13 @@ class Exchange(Relaying):
             raise of_code(*decision.refusal)
         route = self.serving.routes[decision.candidates[0].index]
         self._send(route, route.first)
+        if self.watching is not None and not self.over:
+            if self.watching.latency:
+                self.runtime.paces.sent(route.name, self.record.started_at)
+            if decision.shadow is not None:
+                self.record.shadow = self.runtime.shadows.send(
+                    decision, self.envelope, self.serving, self.record.request_id
+                )
 
     def _counted(self, policy: Policy, done: Future[object]) -> None:
         if self.over:
@@ -296,6 +318,9 @@ class Exchange(Relaying):
         now = time.monotonic()
         self.failures = (*self.failures, (name, outcome))
         runtime.metrics.attempt(name, outcome)
+        if outcome in LATE and self.serving.measures:
+            first_event_s, rate = (NEVER, None) if self.envelope.stream else (None, 0.0)
+            runtime.paces.heard(name, first_event_s, rate, now)
         jitter = float.fromhex("0x." + self.record.request_id[-6:])
         runtime.board.record(name, outcome, now, retry_after_s, endpoint=self.endpoint, jitter=jitter)
         if self.over:

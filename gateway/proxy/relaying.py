@@ -17,7 +17,18 @@ from gateway.core.failover import Ended
 from gateway.core.records import Settled
 from gateway.core.respell import respell_answer
 from gateway.core.signals import Signals
-from gateway.core.types import EMPTY, NANO_PER_USD, Attempt, Decision, Outcome, Record, Routing, Snapshot, Usage
+from gateway.core.types import (
+    EMPTY,
+    NANO_PER_USD,
+    Attempt,
+    Decision,
+    Outcome,
+    Previous,
+    Record,
+    Routing,
+    Snapshot,
+    Usage,
+)
 from gateway.core.wire import Envelope
 from gateway.proxy.clocks import NEVER
 from gateway.proxy.heads import AnswerHead
@@ -27,12 +38,15 @@ from gateway.proxy.runtime import Remembered, Route, Runtime
 from gateway.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
+    from gateway.core.policy import Policy
     from gateway.proxy.asked import Asked
     from gateway.proxy.downstream import ClientConnection
 
 #: A non-streamed answer, and an error body, may be this long; more is not an answer.
 MAX_ANSWER = 32 << 20
 MAX_ERROR = 65_536
+#: Tokens of an answer from which its speed says something.
+LEAST_TOKENS = 16
 _NO_COMPLETION = ("text/html", "text/event-stream")
 _BROKEN = {
     Outcome.IDLE_TIMEOUT: ("upstream_timeout", "The upstream stopped sending."),
@@ -69,6 +83,10 @@ class Relaying:
     priced = True
     status = 0  # of the present attempt's answer
     received = 0  # bytes of it
+    watching: Policy | None = None  # the policy that decided, where it watches more than health
+    conversation: str | None = None  # its name, where the policy is sticky
+    resent_at = 0.0  # when the present attempt was sent, where it is not the first
+    held = False  # the client did not keep up, so that the answer's speed says nothing of the upstream
 
     # Set on the way to the step that first reads them.
     envelope: Envelope = None  # type: ignore[assignment]  # until the body was parsed
@@ -95,6 +113,8 @@ class Relaying:
         record = self.record
         if not record.sent_at:
             record.sent_at = time.monotonic()
+        else:
+            self.resent_at = time.monotonic()
         route = self.route
         # A non-streamed answer begins when it is complete, so its head has first_event's time.
         connection.clock(route.headers_s if self.relay is not None else route.answer_s, Outcome.HEADERS_TIMEOUT)
@@ -260,12 +280,35 @@ class Relaying:
         name = self.route.name
         if runtime.board.entries:
             runtime.board.record(name, Outcome.OK, record.first_event_at, endpoint=self.endpoint)
-        if self.serving.ranks_by_latency:
-            runtime.board.latency(name, record.first_event_at - record.sent_at)
         self._book(reported, output_chars)
+        if self.serving.measures:
+            self._measure(name)
+        if self.conversation is not None:
+            self._keep_conversation(name)
         if reasoned and self.decision.thinking.mode == "never":
             record.thought_unasked = True
             runtime.thought_unasked(self.attempt.target)
+
+    def _measure(self, name: str) -> None:
+        """How fast the attempt was that answered."""
+        record, runtime = self.record, self.runtime
+        sent_at = self.resent_at or record.sent_at
+        first_event_s = record.first_event_at - sent_at
+        runtime.board.latency(name, first_event_s)
+        now = time.monotonic()
+        streamed = self.relay is not None
+        took = now - (record.first_event_at if streamed else sent_at)
+        tokens = 0 if record.usage is None else record.usage.output
+        rate = tokens / took if tokens >= LEAST_TOKENS and took > 0 and not self.held else None
+        runtime.paces.heard(name, first_event_s if streamed else None, rate, now)
+
+    def _keep_conversation(self, name: str) -> None:
+        """Where it was answered, for its next request."""
+        policy, conversation, used = self.watching, self.conversation, self.record.usage
+        if policy is not None and policy.sticky is not None and conversation is not None:
+            previous = Previous(name, 0 if used is None else used.input, time.time())
+            key = self.asked.tenant.key
+            self.runtime.conversations.answered(key, conversation, previous, policy.sticky.for_s)
 
     def _book(self, reported: Usage | None, output_chars: int) -> None:
         """Add what the attempt used and cost to the record; estimated where the upstream did not say."""
@@ -332,6 +375,7 @@ class Relaying:
 
     def pause(self) -> None:
         """The client does not keep up: stop reading from the upstream, which is not to blame for the silence."""
+        self.held = True
         if isinstance(self.upstream, UpstreamConnection):
             self.upstream.pause()
             self.upstream.due = NEVER

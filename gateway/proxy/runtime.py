@@ -17,20 +17,23 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway.core import dialects
+from gateway.core.conversations import Conversations
 from gateway.core.credentials import AwsKeys, identity
 from gateway.core.errors import GatewayError
 from gateway.core.failover import RetryBudget
 from gateway.core.health import Board
+from gateway.core.latency import Paces
 from gateway.core.lexicon import Lexicon
 from gateway.core.memo import Memo
 from gateway.core.promises import Promises
 from gateway.core.tokens import Tokenizers
-from gateway.core.types import Attempt, Backend, Endpoint, Outcome, Record, Secret, Snapshot, Target, Tenant
+from gateway.core.types import Attempt, Backend, Endpoint, Fleet, Outcome, Record, Secret, Snapshot, Target, Tenant
 from gateway.proxy.clocks import Wheel
 from gateway.proxy.doors import Bearer, Door, Opening, Signed
 from gateway.proxy.outbox import Outbox
 from gateway.proxy.pool import Pool
 from gateway.proxy.routing import asking_of
+from gateway.proxy.shadow import Shadows
 from gateway.proxy.tokens import TokenSource
 from gateway.sidecar.process import Sidecar
 from gateway.site import Site
@@ -122,7 +125,7 @@ class Serving:
 
     site: Site
     routes: tuple[Route, ...]
-    ranks_by_latency: bool  # some rung of some policy orders by it
+    measures: bool  # some policy ranks by speed or has latency targets
     doubted: int = 0  # mask of targets whose promise not to think is not believed, see `promises`
     memo: Memo = field(default_factory=Memo)
     known_keys: dict[bytes, tuple[Tenant, float]] = field(default_factory=dict, repr=False)  # see `asked`
@@ -158,6 +161,9 @@ class Runtime:
         self.tokenizers = tokenizers
         self.lexicon = lexicon
         self.board = Board()
+        self.paces = Paces()
+        self.conversations = Conversations()
+        self.shadows = Shadows(self)
         self.promises = Promises()
         self.retries = RetryBudget()
         self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="count")
@@ -198,9 +204,12 @@ class Runtime:
                     pool = self.pools[key] = self._new_pool(backend, endpoint, contexts)
                 pools.append(pool)
             routes.append(Route(target, tuple(pools), self._door(backend, sources)))
-        by_latency = any(policy.ranks & {"fastest", "balanced"} for policy in site.policies.values())
+        policies = site.policies
+        measures = any(policy.latency or policy.ranks & {"fastest", "balanced"} for policy in policies.values())
+        self.paces.adopt({name: one.latency for name, one in policies.items()}, [t.name for t in site.fleet.targets])
+        self.conversations.keep(self._unchanged(site.fleet))
         doubted = self.promises.adopt(site.fleet, site.thinking_violations)
-        self.serving = Serving(site, tuple(routes), by_latency, doubted)
+        self.serving = Serving(site, tuple(routes), measures, doubted)
         for key in [key for key in self.pools if key not in used]:
             self.pools.pop(key).retire()
         if self.sidecar is not None:
@@ -210,6 +219,17 @@ class Runtime:
         self._tokens = sources
         for one in sources.values():
             one.start(self.loop)
+
+    def _unchanged(self, fleet: Fleet) -> set[str]:
+        """Targets that still are what they were: the same model at the same backend."""
+        serving: Serving | None = getattr(self, "serving", None)  # None: nothing was served yet
+        before = {} if serving is None else {one.name: one for one in serving.site.fleet.targets}
+
+        def same(one: Target, other: Target) -> bool:
+            mine, others = one.backend, other.backend
+            return (one.upstream_id, mine.name, mine.endpoints) == (other.upstream_id, others.name, others.endpoints)
+
+        return {one.name for one in fleet.targets if one.name in before and same(one, before[one.name])}
 
     def _door(self, backend: Backend, sources: dict[tuple[object, ...], TokenSource]) -> Door | None:
         """What opens a backend that has more than a plain key. Backends with the same grant share one token."""
@@ -276,6 +296,7 @@ class Runtime:
             state["thinking"] = "unknown" if doubted else target.thinking
             state["thinking_doubted"] = doubted
             state["thinking_violations"] = self.promises.count(target.name)
+            state["slow"] = self.paces.missed(target.name)
             if state["state"] == "healthy" and serving.routes[target.index].locked:
                 state |= {"state": "auth", "reason": Outcome.NO_TOKEN.value}
         return states
@@ -339,6 +360,7 @@ class Runtime:
 
     def close(self) -> None:
         """Abort every upstream connection and stop the clocks and the counting thread."""
+        self.shadows.close()
         self.wheel.stop()
         for source in self._tokens.values():
             source.stop()

@@ -50,6 +50,7 @@ class Families(Collector):
         yield from self._requests()
         yield from self._money()
         yield from self._latencies()
+        yield from self._shadows()
         yield from self._state()
 
     def _requests(self) -> Iterator[Metric]:
@@ -167,8 +168,65 @@ class Families(Collector):
                     metric.add_metric(values, histogram.cumulative(), histogram.sum)
             yield metric
 
+    def _shadows(self) -> Iterator[Metric]:
+        counts = self._metrics.shadows
+        if counts is None:
+            return
+        of = ("shadow", "target")
+        yield _summed(
+            "shadow_requests",
+            "Copies that were sent to a second target, by the policy's entry and how they ended.",
+            (*of, "outcome"),
+            list(counts.requests.items()),
+        )
+        yield _summed(
+            "shadow_skipped",
+            "Copies that were decided on and not sent, by why.",
+            ("shadow", "reason"),
+            list(counts.skipped.items()),
+        )
+        yield _summed(
+            "shadow_tokens",
+            "Tokens of shadows by class, which are in no other family. The classes do not overlap.",
+            (*of, "class"),
+            list(counts.tokens.items()),
+        )
+        yield _summed(
+            "shadow_cost_usd",
+            "What shadows cost, in US dollars, which is in no other family. Unpriced ones add nothing.",
+            of,
+            list(counts.cost_nano.items()),
+            divisor=NANO_PER_USD,
+        )
+        yield _summed(
+            "shadow_unpriced_requests",
+            "Shadows whose target has no price: missing from shadow_cost_usd.",
+            of,
+            list(counts.unpriced.items()),
+        )
+        for family, help_, histograms in (
+            (
+                "shadow_first_event_seconds",
+                "From the sending of a copy to its first meaningful event.",
+                counts.first_event,
+            ),
+            ("shadow_duration_seconds", "From the sending of a copy to the end of its answer.", counts.duration),
+        ):
+            metric = HistogramMetricFamily(PREFIX + family, help_, labels=of)
+            for values, histogram in list(histograms.items()):
+                metric.add_metric(values, histogram.cumulative(), histogram.sum)
+            yield metric
+
     def _state(self) -> Iterator[Metric]:
         metrics = self._metrics
+        slow = GaugeMetricFamily(
+            PREFIX + "target_slow",
+            "1 for a target that misses a latency target of a policy.",
+            labels=("target", "latency"),
+        )
+        for target, entry in metrics.slow:
+            slow.add_metric((target, entry), 1.0)
+        yield slow
         yield GaugeMetricFamily(PREFIX + "inflight_requests", "Requests being served now.", value=metrics.inflight)
         reloads = CounterMetricFamily(PREFIX + "config_reload", "Reloads of the configuration.", labels=("result",))
         for result, count in metrics.reloads.items():

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from gateway.telemetry.records import RecordLog
+    from gateway.telemetry.shadows import ShadowCounts
 
 #: Seconds. Answers of language models take from milliseconds (a cached short one) to minutes (long thinking).
 DURATION_BUCKETS_S = (
@@ -175,6 +176,8 @@ class Metrics:
         self.records: RecordLog | None = None
         self.states: tuple[tuple[str, str], ...] = ()
         self.doubted: tuple[tuple[str, bool], ...] = ()
+        self.slow: tuple[tuple[str, str], ...] = ()
+        self.shadows: ShadowCounts | None = None  # set by who sends some
         self.build = dict(build or {})
         self.reloads = {"ok": 0, "rejected": 0}
         self.last_reload_ok = True
@@ -203,6 +206,7 @@ class Metrics:
         states = list(states)
         self.states = tuple((str(one["target"]), str(one["state"])) for one in states)
         self.doubted = tuple((str(one["target"]), bool(one.get("thinking_doubted"))) for one in states)
+        self.slow = tuple((str(one["target"]), str(entry)) for one in states for entry in one.get("slow", ()))
 
     def attempt(self, target: str, outcome: Outcome) -> None:
         """Count one attempt that went wrong, by how. `target` is the name of a Target, so it needs no check.

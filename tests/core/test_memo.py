@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from gateway.core.decide import decide
 from gateway.core.hints import Hints
 from gateway.core.lexicon import Lexicon
-from gateway.core.memo import LIMIT, Kept, Memo
+from gateway.core.memo import LIMIT, Kept, Memo, watched
 from gateway.core.policy import EFFECTS, Policy
 from gateway.core.signals import Signals
 from gateway.core.tokens import Tokenizers
-from gateway.core.types import Decision, Snapshot, Tenant
+from gateway.core.types import Decision, Previous, Snapshot, Tenant
 from gateway.core.wire import parse
 from tests.core.fleets import ANYTHING, FLEET, mask, policy
 
@@ -53,6 +53,8 @@ class Asked:
     now: float = NOW
     draw: float = 0.5
     latency_s: Mapping[str, float] = field(default_factory=dict)
+    previous: Previous | None = None
+    slow: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def body(self) -> bytes:
         return json.dumps(
@@ -71,6 +73,8 @@ class Served:
         envelope = parse(asked.body())
         hints = Hints.parse({f"x-pointsman-{name}": value for name, value in asked.hints.items()})
         key = self.memo.key(envelope, rules, asked.pinned, asked.tenant, hints, asked.available, asked.now)
+        if key is not None and rules.watches:
+            key = (watched(rules, self.snapshot(asked)), *key)
         signals = self.signals(asked)
         if key is not None:
             kept = self.memo.get(key, envelope) or self.memo.follow(key, envelope, signals)
@@ -103,7 +107,7 @@ class Served:
 
     @staticmethod
     def snapshot(asked: Asked) -> Snapshot:
-        return Snapshot(now=asked.now, draw=asked.draw, available=asked.available, latency_s=asked.latency_s)
+        return Snapshot(asked.now, asked.draw, asked.available, asked.latency_s, 0, asked.previous, asked.slow)
 
     def afresh(self, rules: Policy, asked: Asked) -> Decision:
         return decide(rules, self.signals(asked), self.snapshot(asked), pinned=asked.pinned)
@@ -143,6 +147,18 @@ SELECTORS: list[Any] = [
     {"model.languages": {"lacks": "$target_language"}},
     {"target.name": {"in": ["scout", "qwen35"]}},
 ]  # fmt: skip
+WATCHES: dict[str, st.SearchStrategy[Any]] = {
+    "sticky": st.sampled_from([{"for": "30m"}, {"for": "1m", "switch": "never"}, {"for": "30m", "within": "rung"}]),
+    "latency": st.sampled_from([
+        [{"id": "quick", "first_event": {"p90": "1s"}}],
+        [{"id": "quick", "when": {"task": "code"}, "tokens_per_s": {"p50": 20}}],
+    ]),
+    "shadow": st.sampled_from([
+        [{"id": "copy", "use": [{"family": "qwen"}], "share": "50%"}],
+        [{"id": "copy", "when": {"language": "ja"}, "use": ["*"], "share": "100%"}],
+        [{"id": "copy", "use": [{"family": "qwen", "rank": "weighted"}], "share": "100%"}],
+    ]),
+}  # fmt: skip
 TENANTS = [
     NOBODY,
     Tenant("b", {"domicile": "DE"}),
@@ -188,8 +204,14 @@ def policies(draw: st.DrawFn) -> Policy:
     for entry in (*rules, *constraints, *thinking):
         if entry["when"] is None:
             del entry["when"]
+    watches = draw(st.one_of(st.just({}), st.fixed_dictionaries({}, optional=WATCHES)))
     return policy(
-        rules=[*rules, *ANYTHING], constraints=constraints, thinking=thinking, rank=draw(ranks), tokens_by="qwen3.5"
+        rules=[*rules, *ANYTHING],
+        constraints=constraints,
+        thinking=thinking,
+        rank=draw(ranks),
+        tokens_by="qwen3.5",
+        **watches,
     )
 
 
@@ -218,6 +240,18 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "available": st.sampled_from([FLEET.mask(), FLEET.mask() & ~mask(FLEET, "scout", "qwen35")]),
     "now": st.sampled_from([NOW, NOW + 29, NOW + 31]),
     "draw": st.sampled_from([0.1, 0.9]),
+    "previous": st.sampled_from(
+        [
+            None,
+            Previous("qwen122", 9_000, NOW - 60),
+            Previous("qwen122", 9_000, NOW - 900),
+            Previous("plus", 9, NOW - 60),
+            Previous("oss", 40_000, NOW - 60),
+            Previous("gone-since", 1, NOW - 60),
+            Previous("qwen122", 50, NOW - 60),
+        ]
+    ),
+    "slow": st.sampled_from([{}, {"quick": ("scout",)}, {"quick": ("scout", "qwen122")}, {"other": ("scout",)}]),
     "latency_s": st.sampled_from([{}, {"scout": 9.0, "qwen35": 0.1}, {"scout": 0.1, "qwen35": 9.0}]),
 }
 

@@ -1,0 +1,75 @@
+"""What a policy is told of the world besides health: where a conversation was answered, who is slow, who is drawn.
+
+Only for policies that ask for it (`Policy.watches`): all others never come here. What is kept over requests stands in
+`core.conversations` and `core.latency`; what follows from it for a decision is `core.decide`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gateway.core.conversations import conversation_of, prompt_cache_key_of
+from gateway.core.latency import Paces
+from gateway.core.memo import watched
+from gateway.core.rank import draw
+from gateway.core.types import Previous, Snapshot
+
+if TYPE_CHECKING:
+    from gateway.core.conversations import Conversations
+    from gateway.core.hints import Hints
+    from gateway.core.policy import Policy
+    from gateway.core.wire import Envelope
+    from gateway.proxy.relaying import Relaying
+
+
+class Outside(NamedTuple):
+    """One request's view of it."""
+
+    snapshot: Snapshot
+    conversation: str | None  # the name under which its answer is to be kept
+    key: tuple[object, ...]  # all of it that a decision can rest on, for the memo
+
+
+def name_of(policy: Policy, hints: Hints, envelope: Envelope) -> str | None:
+    """What a sticky policy knows the conversation of a request by; None for a request of no conversation."""
+    if policy.sticky is None:
+        return None
+    for source in policy.sticky.by:
+        if source == "conversation":
+            name = conversation_of(hints, envelope)
+        else:
+            name = prompt_cache_key_of(envelope)
+            name = name and "\0" + name  # no conversation can be named so in a header
+        if name is not None:
+            return name
+    return None
+
+
+def look(policy: Policy, exchange: Relaying) -> Outside:
+    """What a request of this policy is decided by. HOT where a policy watches."""
+    runtime, record, asked = exchange.runtime, exchange.record, exchange.asked
+    envelope, hints = exchange.envelope, asked.hints
+    name = name_of(policy, hints, envelope)
+    previous = None if name is None else runtime.conversations.last(asked.tenant.key, name)
+    slow = runtime.paces.slow(policy.name, record.started_at)
+    drawn = draw(record.request_id, conversation_of(hints, envelope))
+    snapshot = Snapshot(
+        now=record.wall,
+        draw=drawn,
+        available=exchange.available,
+        latency_s=runtime.board.latency_s,
+        doubted=exchange.serving.doubted,
+        previous=previous,
+        slow=slow,
+    )
+    return Outside(snapshot, name, watched(policy, snapshot))
+
+
+def peek(
+    conversations: Conversations, paces: Paces, key: str, policy: Policy, hints: Hints, envelope: Envelope
+) -> Mapping[str, Any]:
+    """The fields of a Snapshot for a request that is only explained: asking leaves no trace."""
+    name = name_of(policy, hints, envelope)
+    previous: Previous | None = None if name is None else conversations.last(key, name)
+    return {"previous": previous, "slow": paces.now_slow(policy.name)}
