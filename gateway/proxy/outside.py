@@ -6,6 +6,7 @@ Only for policies that ask for it (`Policy.watches`): all others never come here
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from gateway.core.policy import Policy
     from gateway.core.wire import Envelope
     from gateway.proxy.relaying import Relaying
+
+
+#: Tokens of an answer from which its speed says something.
+LEAST_TOKENS = 16
 
 
 class Outside(NamedTuple):
@@ -64,6 +69,29 @@ def look(policy: Policy, exchange: Relaying) -> Outside:
         slow=slow,
     )
     return Outside(snapshot, name, watched(policy, snapshot))
+
+
+def measured(exchange: Relaying, target: str) -> None:
+    """Take down how fast the attempt was that answered."""
+    record, runtime = exchange.record, exchange.runtime
+    sent_at = exchange.resent_at or record.sent_at
+    first_event_s = record.first_event_at - sent_at
+    runtime.board.latency(target, first_event_s)
+    now = time.monotonic()
+    streamed = exchange.relay is not None
+    took = now - (record.first_event_at if streamed else sent_at)
+    tokens = 0 if record.usage is None else record.usage.output
+    rate = tokens / took if tokens >= LEAST_TOKENS and took > 0 and not exchange.held else None
+    runtime.paces.heard(target, first_event_s if streamed else None, rate, now)
+
+
+def answered(exchange: Relaying, target: str) -> None:
+    """Take down where a conversation was answered, for its next request."""
+    policy, conversation, used = exchange.watching, exchange.conversation, exchange.record.usage
+    if policy is not None and policy.sticky is not None and conversation is not None:
+        previous = Previous(target, 0 if used is None else used.input, time.time())
+        key = exchange.asked.tenant.key
+        exchange.runtime.conversations.answered(key, conversation, previous, policy.sticky.for_s)
 
 
 def peek(

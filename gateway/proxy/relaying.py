@@ -23,7 +23,6 @@ from gateway.core.types import (
     Attempt,
     Decision,
     Outcome,
-    Previous,
     Record,
     Routing,
     Snapshot,
@@ -32,6 +31,7 @@ from gateway.core.types import (
 from gateway.core.wire import Envelope
 from gateway.proxy.clocks import NEVER
 from gateway.proxy.heads import AnswerHead
+from gateway.proxy.outside import answered, measured
 from gateway.proxy.pool import Pool, Waiting
 from gateway.proxy.routing import asking_of
 from gateway.proxy.runtime import Remembered, Route, Runtime
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 #: A non-streamed answer, and an error body, may be this long; more is not an answer.
 MAX_ANSWER = 32 << 20
 MAX_ERROR = 65_536
-#: Tokens of an answer from which its speed says something.
-LEAST_TOKENS = 16
 _NO_COMPLETION = ("text/html", "text/event-stream")
 _BROKEN = {
     Outcome.IDLE_TIMEOUT: ("upstream_timeout", "The upstream stopped sending."),
@@ -282,33 +280,12 @@ class Relaying:
             runtime.board.record(name, Outcome.OK, record.first_event_at, endpoint=self.endpoint)
         self._book(reported, output_chars)
         if self.serving.measures:
-            self._measure(name)
+            measured(self, name)
         if self.conversation is not None:
-            self._keep_conversation(name)
+            answered(self, name)
         if reasoned and self.decision.thinking.mode == "never":
             record.thought_unasked = True
             runtime.thought_unasked(self.attempt.target)
-
-    def _measure(self, name: str) -> None:
-        """How fast the attempt was that answered."""
-        record, runtime = self.record, self.runtime
-        sent_at = self.resent_at or record.sent_at
-        first_event_s = record.first_event_at - sent_at
-        runtime.board.latency(name, first_event_s)
-        now = time.monotonic()
-        streamed = self.relay is not None
-        took = now - (record.first_event_at if streamed else sent_at)
-        tokens = 0 if record.usage is None else record.usage.output
-        rate = tokens / took if tokens >= LEAST_TOKENS and took > 0 and not self.held else None
-        runtime.paces.heard(name, first_event_s if streamed else None, rate, now)
-
-    def _keep_conversation(self, name: str) -> None:
-        """Where it was answered, for its next request."""
-        policy, conversation, used = self.watching, self.conversation, self.record.usage
-        if policy is not None and policy.sticky is not None and conversation is not None:
-            previous = Previous(name, 0 if used is None else used.input, time.time())
-            key = self.asked.tenant.key
-            self.runtime.conversations.answered(key, conversation, previous, policy.sticky.for_s)
 
     def _book(self, reported: Usage | None, output_chars: int) -> None:
         """Add what the attempt used and cost to the record; estimated where the upstream did not say."""
