@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from fractions import Fraction
 from typing import Any
 
 from gateway.core.facts import BUILT_IN_SETS
 from gateway.core.language import Language
-from gateway.core.types import Fleet, Snapshot, Target
+from gateway.core.types import Fleet, Price, Snapshot, Target
 
 SET_SIGNALS = {"target_language", "modality", "parameters"}
 SET_FACTS = {"model.modalities", "model.languages", "model.lineage", "target.modalities", "target.unsupported"}
@@ -116,8 +117,8 @@ def applies(when: Any, request: Request, positive: bool = True) -> bool:
             parts = [applies(one, request, positive) for one in raw]
             found.append(any(parts) if (name == "any") is positive else all(parts))
         else:
-            kind = "set" if name in SET_SIGNALS else "number" if isinstance(request[name], int) else "text"
-            if request[name] is None and name in ("max_output_tokens", "images"):
+            kind = "set" if name in SET_SIGNALS else "number" if isinstance(request[name], int | float) else "text"
+            if request[name] is None and name in ("max_output_tokens", "images", "max_cost_usd"):
                 kind = "number"
             found.append(satisfies(raw, kind, request[name], {}, positive))
     return all(found) if positive else any(found)
@@ -247,6 +248,11 @@ class World:
         if output and target.max_output is not None and output > target.max_output:
             found.add("output")
         length = request.input(target.model.tokenizer)
+        most = request["max_cost_usd"]
+        if most is not None and (
+            target.price is None or _dearest(target.price, length, output or target.typical_output_tokens) > most
+        ):
+            found.add("cost")
         if length + (output or target.typical_output_tokens) > target.window:
             found.add("fit")
         if target.max_input is not None and length > target.max_input:
@@ -273,6 +279,32 @@ class World:
             and applies(entry.get("when"), request)
             and self.selects(entry["avoid"], target, request)
         ]
+
+    def slow(self, target: Target, request: Request, snapshot: Snapshot) -> bool:
+        """Whether it misses a latency target that the request asks for."""
+        return any(
+            target.name in snapshot.slow.get(entry["id"], ()) and applies(entry.get("when"), request)
+            for entry in self.raw.get("latency", [])
+        )
+
+    def stays(self, target: Target, snapshot: Snapshot) -> bool:
+        """Whether the conversation of the request was answered by a target not too long ago."""
+        last = snapshot.previous
+        return (
+            "sticky" in self.raw and last is not None and last.target == target.name and snapshot.now - last.at <= 1800
+        )
+
+    def may_shadow(self, identity: str, target: Target, request: Request, snapshot: Snapshot, pinned: bool) -> bool:
+        """Whether an entry of `shadow` may copy a request to a target."""
+        entry = next(entry for entry in self.raw["shadow"] if entry["id"] == identity)
+        _, thinks, binds = self.thinking(request, pinned)
+        return (
+            applies(entry.get("when"), request)
+            and bool(self.rungs(target, request, entry["use"]))
+            and not self.removals(target, request, snapshot)
+            and bool(snapshot.available >> target.index & 1)
+            and not (binds and not self.promises(target, thinks, request, snapshot))
+        )
 
     # -- thinking --
 
@@ -335,6 +367,13 @@ class World:
         if binds or able:
             return {target.name for target in able}, mode
         return {target.name for target in left}, "client"
+
+
+def _dearest(price: Price, tokens: int, output: int) -> float:
+    """USD of a request at the tier that its input falls in, nothing cached, its output thought over."""
+    tier = [one for one in price.tiers if not one.above_input_tokens or tokens > one.above_input_tokens][-1]
+    rate = max(tier.input, tier.cache_write or 0)
+    return float(Fraction(tokens * rate + output * max(tier.output, tier.thinking_output or 0), 10**15))
 
 
 def _compared(op: str, value: Any, asked: Any, positive: bool) -> bool:

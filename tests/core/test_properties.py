@@ -45,15 +45,44 @@ def test_no_candidate_is_forbidden_or_unable_and_none_that_may_serve_is_missing(
 
 @more()
 @given(drawn(case))
-def test_candidates_stand_rung_by_rung_and_what_is_avoided_last(case: Case) -> None:
+def test_candidates_stand_rung_by_rung_then_come_the_slow_ones_and_what_is_avoided_last(case: Case) -> None:
     world, request = judged(case)
-    decision = decided(case)
+    candidates = decided(case).candidates
     rule = world.rule(request)
     rungs = ["*"] if case.pinned is not None or rule is None else rule["use"]
-    places = [
-        (len(world.avoided(target, request)), world.rungs(target, request, rungs)[0]) for target in decision.candidates
-    ]
-    assert places == sorted(places)
+    places = {
+        one.name: (
+            len(world.avoided(one, request)),
+            world.slow(one, request, case.snapshot),
+            world.rungs(one, request, rungs)[0],
+        )
+        for one in candidates
+    }
+    if candidates and world.stays(candidates[0], case.snapshot):  # the one that may stand before its rung
+        assert places[candidates[0].name][:2] == min(place[:2] for place in places.values())
+        candidates = candidates[1:]
+    found = [places[one.name] for one in candidates]
+    assert found == sorted(found)
+
+
+@more()
+@given(drawn(case))
+def test_a_shadow_is_a_target_that_might_have_answered_and_another_one_than_does(case: Case) -> None:
+    world, request = judged(case)
+    decision = decided(case)
+    shadow = decision.shadow
+    entries = case.raw.get("shadow", [])
+    if shadow is not None:
+        assert shadow.target != decision.candidates[0]
+        assert world.may_shadow(shadow.id, shadow.target, request, case.snapshot, case.pinned is not None)
+        entries = entries[: [entry["id"] for entry in entries].index(shadow.id)]
+    for entry in entries if decision.candidates else ():
+        if entry["share"] == "100%":
+            for one in case.fleet.targets:
+                free = one != decision.candidates[0]
+                assert not (
+                    free and world.may_shadow(entry["id"], one, request, case.snapshot, case.pinned is not None)
+                )
 
 
 @more()
@@ -68,6 +97,7 @@ def test_a_condition_holds_where_it_says_so(raw: dict[str, Any], sent: dict[str,
 REASONS = {
     "API only": "closed", "withdrawn on": "retired", "forbidden by": "constraint", "not what c": "constraint",
     "region ": "place", "data processed": "place", "does not read": "content", "takes ": "content|fit",
+    "has no price": "cost", "may cost more": "cost",
     "has no tools": "tools", "has no structured": "structure", "does not support": "parameters",
     "only answers": "stream", "gives at most": "output", "window ": "fit", "held back": "health",
     "cannot promise": "thinking", "not in rule": "elsewhere", "not what the client": "elsewhere",

@@ -19,7 +19,18 @@ from hypothesis import strategies as st
 
 from gateway.core.policy import Policy, PolicyDoc, compile_policy
 from gateway.core.signals import Signals
-from gateway.core.types import Backend, Fleet, Model, Price, PriceTier, Snapshot, Target, Terms
+from gateway.core.types import (
+    NOBODY_SLOW,
+    Backend,
+    Fleet,
+    Model,
+    Previous,
+    Price,
+    PriceTier,
+    Snapshot,
+    Target,
+    Terms,
+)
 
 Raw = dict[str, Any]
 T = TypeVar("T")
@@ -285,6 +296,7 @@ SIGNALS: Mapping[str, tuple[Callable[[Dice], Any], Callable[[Dice], Any]]] = {
     "residency": (_texts(["eu", "us"], ["eu"]), lambda dice: dice.one(["eu", "us"])),
     "conversation": (_texts(["c1", "c2"], ["c"]), lambda dice: dice.one(["c1", "c2"])),
     "model_asked": (_texts(["auto", "m0"], ["auto/", "m"]), lambda dice: dice.one(["auto", "auto/test", "m0", "t0"])),
+    "max_cost_usd": (_numbers(0, 0.0001, 0.001), lambda dice: dice.one([0.00005, 0.0001, 0.0005, 0.001, 1.0])),
     "tenant.home": (_texts(["eu", "us", "@eu"], ["eu"]), lambda dice: dice.one(["eu", "us", "FR", "us-east-1"])),
     "headers.x-team": (_texts(["red", "blue"], ["r"]), lambda dice: dice.one(["red", "blue"])),
     "metadata.team": (_texts(["red", "blue"], ["r"]), lambda dice: dice.one(["red", "blue"])),
@@ -292,7 +304,7 @@ SIGNALS: Mapping[str, tuple[Callable[[Dice], Any], Callable[[Dice], Any]]] = {
 #: Those that every real request has.
 CERTAIN = ("context_tokens", "images", "modality", "parameters", "tools", "stream", "cost_sensitive", "model_asked")
 #: Those that remove by themselves: drawn less often, or little would be left.
-BINDING = ("region", "residency", "structured_output", "effort", "max_output_tokens")
+BINDING = ("region", "residency", "structured_output", "effort", "max_output_tokens", "max_cost_usd")
 
 
 def condition(dice: Dice, names: Sequence[str] = tuple(SIGNALS), depth: int = 3) -> Raw:
@@ -419,7 +431,16 @@ def document(dice: Dice, fleet: Fleet) -> Raw:
 
     def rung() -> Any:
         chosen = selector(dice, fleet, star=3)
-        return {**chosen, "rank": dice.one(RANKS)} if chosen != "*" and dice.chance(3) else chosen
+        if chosen == "*" or not dice.chance(4):
+            return chosen
+        if dice.chance(7):
+            return {**chosen, "rank": dice.one(RANKS)}
+        names = [*(one.name for one in fleet.targets), *fleet.models]
+        return {
+            **chosen,
+            "rank": "weighted",
+            "weights": {name: dice.one([1, 0, 2]) for name in dice.several(names, 2)} | {dice.one(names): 1},
+        }
 
     last: list[Raw] = [{"id": "rest", "use": ["*"]}] if dice.chance(8) else []
     modes: list[Any] = ["never", "always", "client", {"budget": "4k"}]
@@ -438,6 +459,17 @@ def document(dice: Dice, fleet: Fleet) -> Raw:
             for number in range(dice.below(4))
         ],
     }
+    if dice.chance(3):
+        made["sticky"] = {"for": "30m", "switch": dice.one(["cheaper", "never"]), "within": dice.one(["rule", "rung"])}
+    if dice.chance(3):
+        made["latency"] = [
+            asked({"id": f"l{number}", "first_event": {"p90": "2s"}}, 5) for number in range(1 + dice.below(2))
+        ]
+    if dice.chance(4):
+        made["shadow"] = [
+            asked({"id": f"s{number}", "use": [rung()], "share": dice.one(["100%", "50%"])}, 5)
+            for number in range(1 + dice.below(2))
+        ]
     if dice.chance(4):
         made["allow_closed"] = dice.some(FAMILIES)
     if dice.chance(5):
@@ -456,8 +488,14 @@ def compiled(raw: Raw, fleet: Fleet) -> Policy:
 def snapshot(dice: Dice, fleet: Fleet) -> Snapshot:
     """The world outside a request."""
     everything = fleet.mask()
+    names = [one.name for one in fleet.targets]
+    now = dice.one([NOON, NOON + DAY / 2 - 1, NOON + DAY / 2, NOON + 40 * DAY])
+    before = Previous(dice.one([*names, "gone"]), dice.one([0, 500, 5000]), now - dice.one([60, 1799, 1801]))
+    slow = {f"l{number}": tuple(dice.some(names)) for number in range(2)}
     return Snapshot(
-        now=dice.one([NOON, NOON + DAY / 2 - 1, NOON + DAY / 2, NOON + 40 * DAY]),
+        now=now,
+        previous=before if dice.chance(6) else None,
+        slow=slow if dice.chance(5) else NOBODY_SLOW,
         draw=dice.one([0.0, 0.04, 0.5, 0.99]),
         available=dice.below(everything + 1) if dice.chance(3) else everything,
         latency_s={one.name: dice.one([0.1, 0.5, 2.0]) for one in fleet.targets[::2]},
