@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import given
 from oracle import Request, World, applies
-from worlds import Case, case, condition, drawn, more, request
+from worlds import Case, condition, drawn, for_every_case, more, request
 
 from gateway.core.conditions import Scope, compile_condition
 from gateway.core.decide import decide
@@ -28,8 +28,7 @@ def decided(case: Case) -> Decision:
     return decide(case.policy, case.signals(), case.snapshot, pinned=case.pinned)
 
 
-@more()
-@given(drawn(case))
+@for_every_case
 def test_no_candidate_is_forbidden_or_unable_and_none_that_may_serve_is_missing(case: Case) -> None:
     world, request = judged(case)
     decision = decided(case)
@@ -43,8 +42,7 @@ def test_no_candidate_is_forbidden_or_unable_and_none_that_may_serve_is_missing(
         assert decision.thinking.mode == mode
 
 
-@more()
-@given(drawn(case))
+@for_every_case
 def test_candidates_stand_rung_by_rung_then_come_the_slow_ones_and_what_is_avoided_last(case: Case) -> None:
     world, request = judged(case)
     candidates = decided(case).candidates
@@ -65,8 +63,7 @@ def test_candidates_stand_rung_by_rung_then_come_the_slow_ones_and_what_is_avoid
     assert found == sorted(found)
 
 
-@more()
-@given(drawn(case))
+@for_every_case
 def test_a_shadow_is_a_target_that_might_have_answered_and_another_one_than_does(case: Case) -> None:
     world, request = judged(case)
     decision = decided(case)
@@ -85,7 +82,7 @@ def test_a_shadow_is_a_target_that_might_have_answered_and_another_one_than_does
                 )
 
 
-@more()
+@more(5)
 @given(drawn(condition), drawn(request))
 def test_a_condition_holds_where_it_says_so(raw: dict[str, Any], sent: dict[str, Any]) -> None:
     problems = Problems()
@@ -113,8 +110,7 @@ def kind_of(reason: str) -> set[str]:
     raise AssertionError(f"nobody knows this reason: {reason}")
 
 
-@more()
-@given(drawn(case))
+@for_every_case
 def test_explaining_decides_alike_and_every_reason_is_true_and_none_is_missing(case: Case) -> None:
     world, request = judged(case)
     told = trace(case.policy, case.signals(), case.snapshot, pinned=case.pinned)
@@ -144,8 +140,7 @@ def test_explaining_decides_alike_and_every_reason_is_true_and_none_is_missing(c
         assert entry.reasons
 
 
-@more()
-@given(drawn(case))
+@for_every_case
 def test_explaining_says_of_every_entry_whether_it_applies(case: Case) -> None:
     world, request = judged(case)
     told = trace(case.policy, case.signals(), case.snapshot, pinned=case.pinned)

@@ -14,7 +14,7 @@ from datetime import date
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.policy import Policy, PolicyDoc, compile_policy
@@ -122,7 +122,7 @@ def model(dice: Dice, name: str) -> Model:
         languages=None if languages is None else frozenset(languages),
         thinking=dice.one(THOUGHTS),
         tools=dice.maybe([True, False], 5),
-        images_max=dice.maybe([1, 3]),
+        images_max=dice.maybe([1, 3], 6),
         license=dice.maybe(["Apache-2.0", "llama4-community"], 7),
         terms=Terms(osi_approved=dice.maybe([True, False], 7), mau_limit=dice.maybe([700, 1000])),
         open_weights=dice.one([True, True, True, False, None]),
@@ -165,7 +165,7 @@ def target(dice: Dice, index: int, models: Sequence[Model], backends: Sequence[B
         of.id,
         window=dice.one([5000, 2000, 1000]),
         max_output=dice.maybe([300, 4000]),
-        price=price(dice) if dice.chance(8) else None,
+        price=price(dice) if dice.chance(7) else None,
         modalities=frozenset({"text", *(dice.some(MODALITIES) if dice.chance(5) else MODALITIES)}),
         tools=not dice.chance(3),
         structured_output=not dice.chance(3),
@@ -270,7 +270,7 @@ SHARES = ({"en": 0.5, "ja": 0.5}, {"de": 0.1, "en": 0.9}, {"en": 0.2, "de": 0.2}
 SIGNALS: Mapping[str, tuple[Callable[[Dice], Any], Callable[[Dice], Any]]] = {
     "context_tokens": (_numbers(), lambda dice: dice.one(LENGTHS)),
     "max_output_tokens": (_numbers(), lambda dice: dice.one([1, 300, 301, 500, 900, 1000, 4000, 4001])),
-    "images": (_numbers(0, 1, 2, 3), lambda dice: dice.below(5) if dice.chance(3) else 0),
+    "images": (_numbers(0, 1, 2, 3), lambda dice: dice.below(5) if dice.chance(5) else 0),
     "language": (
         lambda dice: matcher(dice, lambda: language(dice)),
         lambda dice: dice.one([*LANGUAGES, *SHARES]),
@@ -415,19 +415,19 @@ def selector(dice: Dice, fleet: Fleet, *, variables: bool = False, star: int = 2
 # -- policies --
 
 
-def constraint(dice: Dice, fleet: Fleet, number: int = 0) -> Raw:
+def constraint(dice: Dice, fleet: Fleet, number: int = 0, names: Sequence[str] = tuple(SIGNALS)) -> Raw:
     """What holds under every rule."""
     effect = dice.one(["forbid", "forbid", "require", "avoid"])
     chosen = [selector(dice, fleet, variables=True, star=0) for _ in range(1 + dice.below(2))]
     made = {"id": f"c{number}", effect: chosen if dice.chance(3) else chosen[0]}
-    return {**made, "when": condition(dice)} if dice.chance(5) else made
+    return {**made, "when": condition(dice, names)} if dice.chance(5) else made
 
 
-def document(dice: Dice, fleet: Fleet) -> Raw:
+def document(dice: Dice, fleet: Fleet, names: Sequence[str] = tuple(SIGNALS)) -> Raw:
     """A policy as its file would be read."""
 
     def asked(entry: Raw, in_ten: int) -> Raw:
-        return {**entry, "when": condition(dice)} if dice.chance(in_ten) else entry
+        return {**entry, "when": condition(dice, names)} if dice.chance(in_ten) else entry
 
     def rung() -> Any:
         chosen = selector(dice, fleet, star=3)
@@ -435,12 +435,9 @@ def document(dice: Dice, fleet: Fleet) -> Raw:
             return chosen
         if dice.chance(7):
             return {**chosen, "rank": dice.one(RANKS)}
-        names = [*(one.name for one in fleet.targets), *fleet.models]
-        return {
-            **chosen,
-            "rank": "weighted",
-            "weights": {name: dice.one([1, 0, 2]) for name in dice.several(names, 2)} | {dice.one(names): 1},
-        }
+        known = [*(one.name for one in fleet.targets), *fleet.models]
+        weights = {name: dice.one([1, 0, 2]) for name in dice.several(known, 2)} | {dice.one(known): 1}
+        return {**chosen, "rank": "weighted", "weights": weights}
 
     last: list[Raw] = [{"id": "rest", "use": ["*"]}] if dice.chance(8) else []
     modes: list[Any] = ["never", "always", "client", {"budget": "4k"}]
@@ -453,7 +450,7 @@ def document(dice: Dice, fleet: Fleet) -> Raw:
             for number in range(1 + dice.below(3))
         ]
         + last,
-        "constraints": [constraint(dice, fleet, number) for number in range(dice.below(4))],
+        "constraints": [constraint(dice, fleet, number, names) for number in range(dice.below(4))],
         "thinking": [
             asked({"id": f"t{number}", "set": dice.one(modes), "force": dice.chance(3)}, 6)
             for number in range(dice.below(4))
@@ -506,10 +503,12 @@ def snapshot(dice: Dice, fleet: Fleet) -> Snapshot:
 class Case:
     """A request to be decided, with everything a decision may look at, as written and as compiled."""
 
-    def __init__(self, fleet: Fleet, raw: Raw, given: Raw, snapshot: Snapshot, pinned: int | None) -> None:
+    def __init__(
+        self, fleet: Fleet, raw: Raw, given: Raw, snapshot: Snapshot, pinned: int | None, policy: Policy | None = None
+    ) -> None:
         self.fleet = fleet
         self.raw = raw
-        self.policy = compiled(raw, fleet)
+        self.policy = policy or compiled(raw, fleet)
         self.given = given
         self.snapshot = snapshot
         self.pinned = pinned
@@ -517,7 +516,8 @@ class Case:
     def but(self, **changes: Any) -> Case:
         """The same with something else in it."""
         kept = {name: getattr(self, name) for name in ("fleet", "raw", "given", "snapshot", "pinned")}
-        return Case(**{**kept, **changes})
+        policy = None if {"fleet", "raw"} & changes.keys() else self.policy
+        return Case(**{**kept, **changes}, policy=policy)
 
     def __repr__(self) -> str:
         lines = [f"  {_told(one)}\n    {_told(one.model)}\n    {_told(one.backend)}" for one in self.fleet.targets]
@@ -535,11 +535,52 @@ def _told(noun: Any) -> str:
     return ", ".join(f"{name}={value}" for name, value in said.items() if name not in ("model", "backend"))
 
 
-def case(dice: Dice) -> Case:
-    """A random one."""
+def case(dice: Dice, names: Sequence[str] = tuple(SIGNALS)) -> Case:
+    """A random one, whose policy asks about these signals."""
     of = fleet(dice)
     pinned = 1 + dice.below(of.mask()) if dice.chance(2) else None
-    return Case(of, document(dice, of), request(dice), snapshot(dice, of), pinned)
+    return Case(of, document(dice, of, names), request(dice), snapshot(dice, of), pinned)
+
+
+class Traffic(list[Case]):
+    """Requests to one policy."""
+
+    def __repr__(self) -> str:
+        return f"{len(self)} requests, of which the first is {self[0]}"
+
+
+def traffic(dice: Dice, most: int = 15) -> Traffic:
+    """Requests to one policy, some of which differ in little: drawing a policy costs more than deciding by it."""
+    found = Traffic([case(dice)])
+    while len(found) < most:
+        one = dice.one(found)
+        kind = dice.below(4)
+        if kind == 0:
+            found.append(one.but(snapshot=snapshot(dice, one.fleet)))
+        elif kind == 1:
+            name = dice.one([name for name in SIGNALS if name != "context_tokens"])
+            found.append(one.but(given={**one.given, name: SIGNALS[name][1](dice)}))
+        else:
+            pinned = 1 + dice.below(one.fleet.mask()) if dice.chance(2) else None
+            found.append(one.but(given=request(dice), pinned=pinned))
+    return found
+
+
+def for_every_case(check: Callable[[Case], None]) -> Callable[[], None]:
+    """A test of what holds for every request to every policy."""
+
+    @more()
+    @given(drawn(traffic))
+    def test(cases: Traffic) -> None:
+        for one in cases:
+            try:
+                check(one)
+            except AssertionError as error:
+                error.add_note(repr(one))
+                raise
+
+    test.__name__, test.__doc__ = check.__name__, check.__doc__
+    return test
 
 
 def grown(fleet: Fleet, more: Target) -> Fleet:
