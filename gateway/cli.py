@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from gateway import __version__
 from gateway.catalog import cli as catalogcli
-from gateway.core.errors import ConfigError
 from gateway.replay import cli as replaycli
 
 if TYPE_CHECKING:
+    from gateway.core.errors import ConfigError
     from gateway.core.types import Tenant
     from gateway.site import Site
 
@@ -40,8 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = given.run(given)
         sys.stdout.flush()
-    except ConfigError as error:
-        return _broken(error, as_json=getattr(given, "json", False))
     except BrokenPipeError:  # `pointsman explain ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO
@@ -133,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _json(one)
 
-    replaycli.commands(command, _config, _json)
+    replaycli.commands(command, _config, _json, _broken)
 
     one = command("explain", _explain, "Say what would become of a request, and why. Nothing is sent.")
     one.epilog = "Exit codes: 0 it would be served, 1 it would be refused, 2 something is broken."
@@ -274,6 +272,7 @@ def _sidecar(given: argparse.Namespace) -> int:
 
 def _check(given: argparse.Namespace) -> int:
     from gateway.check.command import Options, check
+    from gateway.core.errors import ConfigError
 
     config = given.config or CONFIG
     options = Options(config, given.config is not None, given.policy, given.against, secrets=not given.no_keys)
@@ -306,6 +305,7 @@ def _probe(given: argparse.Namespace) -> int:
 
 
 def _test(given: argparse.Namespace) -> int:
+    from gateway.core.errors import ConfigError
     from gateway.testing.command import Options, run
 
     options = Options(
@@ -328,6 +328,7 @@ def _test(given: argparse.Namespace) -> int:
 
 
 def _catalog(given: argparse.Namespace) -> int:
+    from gateway.core.errors import ConfigError
 
     try:
         return catalogcli.run(given, CONFIG if CONFIG.exists() else None, os.environ)
@@ -337,7 +338,7 @@ def _catalog(given: argparse.Namespace) -> int:
 
 def _explain(given: argparse.Namespace) -> int:
     from gateway.config import cache_dir
-    from gateway.core.errors import GatewayError, to_openai
+    from gateway.core.errors import ConfigError, GatewayError, to_openai
     from gateway.core.tracetext import render
     from gateway.explain import explain
     from gateway.site import load_lexicon

@@ -385,7 +385,7 @@ class Folder:
 
 @needs_curl
 @needs_model
-@pytest.mark.parametrize("page", [README, DOCS / "init-and-probe.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("page", [README, DOCS / "init-and-probe.md", DOCS / "records.md"], ids=lambda path: path.name)
 def test_what_a_page_does_from_top_to_bottom_works_as_written(page: Path, tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     try:

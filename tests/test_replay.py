@@ -77,7 +77,8 @@ class Place:
         if made.decided.candidates:
             target = made.decided.candidates[0]
             cost = 2_000_000_000 if target == "dear" else 1_000_000_000
-            made.result = Result(200, "ok", 1, (), target, "llama-3.3-70b", Usage(500_000, 250_000), cost)
+            used = Usage(500_000, 250_000)
+            made.result = Result(200, attempts=1, target=target, model="llama-3.3-70b", usage=used, cost_nano=cost)
         return made
 
 

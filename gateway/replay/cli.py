@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+#: Tells what is wrong with a file or an argument, and returns the exit code.
+Broken = Callable[..., int]
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,9 +27,14 @@ def commands(
     command: Callable[[str, Any, str], argparse.ArgumentParser],
     config: Callable[[argparse.ArgumentParser, str], None],
     as_json: Callable[[argparse.ArgumentParser], None],
+    broken: Broken,
 ) -> None:
-    """Add both commands to the command line, by its own ways of adding a command, `--config` and `--json`."""
-    one = command("replay", _replay, "Decide recorded requests by another policy: what changes, and what that costs.")
+    """Add both commands to the command line, by its ways of adding a command, `--config`, `--json`, and of failing."""
+    one = command(
+        "replay",
+        partial(_told, "replay", broken),
+        "Decide recorded requests by another policy: what changes, and what that costs.",
+    )
     config(one, "whose fleet it decides on (default pointsman.yaml)")
     _arguments(one)
     one.add_argument("--policy", type=Path, required=True, metavar="FILE", help="the policy to decide by")
@@ -34,7 +43,11 @@ def commands(
         help="the policy whose requests it decides (default: of its own name; all: every one)",
     )  # fmt: skip
     as_json(one)
-    one = command("savings", _savings, "Compare what recorded requests cost with what a baseline would have cost.")
+    one = command(
+        "savings",
+        partial(_told, "savings", broken),
+        "Compare what recorded requests cost with what a baseline would have cost.",
+    )
     config(one, "whose fleet and prices are meant (default pointsman.yaml)")
     _arguments(one)
     one.add_argument(
@@ -45,16 +58,14 @@ def commands(
     as_json(one)
 
 
-def _replay(given: argparse.Namespace) -> int:
-    from gateway.replay.command import replay  # noqa: PLC0415
+def _told(name: str, broken: Broken, given: argparse.Namespace) -> int:
+    from gateway.core.errors import ConfigError  # noqa: PLC0415 - `pointsman --help` waits for no library
+    from gateway.replay import command  # noqa: PLC0415
 
-    return replay(given)
-
-
-def _savings(given: argparse.Namespace) -> int:
-    from gateway.replay.command import savings  # noqa: PLC0415
-
-    return savings(given)
+    try:
+        return command.replay(given) if name == "replay" else command.savings(given)
+    except ConfigError as error:
+        return broken(error, as_json=given.json)
 
 
 def _positive(text: str) -> int:

@@ -102,8 +102,10 @@ def write(path: Path, count: int, replay: Replay) -> None:
             if decision.candidates:
                 target = by_name[decision.candidates[0].name]
                 usage = Usage(size // 4, dice.randrange(5, 900))
-                recorded.result = Result(200, "ok", 1, (), target.name, target.model.id, usage,
-                                         usage.input * 400 + usage.output * 2400, True, "x", 0.4, 3.1)  # fmt: skip
+                recorded.result = Result(
+                    200, attempts=1, target=target.name, model=target.model.id, usage=usage,
+                    cost_nano=usage.input * 400 + usage.output * 2400, prices="x", first_s=0.4, duration_s=3.1,
+                )  # fmt: skip
             else:
                 recorded.result = Result(403, "policy_denied")
             out.write(msgspec.json.encode(recorded) + b"\n")
