@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from gateway.core.errors import Problem
+from gateway.core.matchers import MOST_PROBLEMS
 from gateway.core.quantities import Invalid
 from gateway.yamlfile import Document, dotted
 
@@ -25,8 +26,11 @@ def problems(document: Document, error: ValidationError, model: type[BaseModel] 
     `model` is the class that was validated: with it, an unknown key is answered with the keys there are. A validator
     that raises `quantities.Invalid` chooses both halves of the message itself.
     """
-    found: list[Problem] = []
+    found: dict[Problem, None] = {}
     for item in error.errors(include_url=False):
+        if len(found) >= MOST_PROBLEMS:
+            found[Problem(document.name, 0, "", f"has more than {MOST_PROBLEMS} mistakes; these are the first")] = None
+            break
         steps, value = _locate(document.data, item["loc"], missing=item["type"] == "missing")
         if _is_secret(steps):
             what, valid = _say_secret(dict(item), steps)
@@ -38,10 +42,8 @@ def problems(document: Document, error: ValidationError, model: type[BaseModel] 
                 what, steps = "there is no such key here", steps[:-1]
         else:
             what, valid = _say(dict(item), value, model)
-        problem = Problem(document.name, document.line(steps), dotted(steps), what, valid)
-        if problem not in found:
-            found.append(problem)
-    return found
+        found[Problem(document.name, document.line(steps), dotted(steps), what, valid)] = None
+    return list(found)
 
 
 def suggest(word: object, known: Iterable[str]) -> str:

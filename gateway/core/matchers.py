@@ -72,16 +72,28 @@ class Either:
 Matcher = Leaf | Either
 
 
+#: Mistakes that are told of one document. Nobody reads more, and each takes a search for what may have been meant.
+MOST_PROBLEMS = 100
+
+
 class Problems:
-    """Collects what is wrong in a document, so that a person sees every mistake at once."""
+    """Collects what is wrong in a document, so that a person sees every mistake at once, or the first hundred."""
 
     def __init__(self, file: str = "") -> None:
         self.file = file
         self.found: list[Problem] = []
 
     def add(self, path: str, what: str, valid: str = "") -> None:
-        """Note one mistake; the loader, who knows the text, turns the path into a line."""
+        """Note one mistake; the loader, who knows the text, turns the path into a line.
+
+        Raises `ConfigError` where there are so many that reading on helps nobody.
+        """
         self.found.append(Problem(self.file, 0, path, what, valid))
+        if len(self.found) >= MOST_PROBLEMS:
+            self.found.append(
+                Problem(self.file, 0, "", f"has at least {MOST_PROBLEMS} mistakes; what follows was not read")
+            )
+            self.raise_any()
 
     def raise_any(self) -> None:
         """Raise `ConfigError` if anything was noted."""

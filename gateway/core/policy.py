@@ -8,7 +8,7 @@ in `analyse`, running its tests in `policytest`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -311,7 +311,7 @@ def _names(doc: PolicyDoc, fleet: Fleet, problems: Problems) -> Names:
                     f"sets.{name}[{i}]", f"no model {model!r} in the catalogue", suggest(model, [*known.models])
                 )
         sets[name] = tuple(known.models.get(model, model) for model in members)
-    return replace(known, sets=sets)
+    return known.having(sets)
 
 
 def _check_names(reading: _Reading) -> None:

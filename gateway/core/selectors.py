@@ -7,8 +7,8 @@ rules, ranks or requests' capabilities.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from gateway.core.facts import EVALS, FACTS, Fact, Value, fact_named
@@ -57,14 +57,22 @@ class Names:
 
     models: Mapping[str, str]  # id or alias -> id
     families: tuple[str, ...]
-    sets: Mapping[str, tuple[str, ...]]  # set -> model ids, in order
+    sets: Mapping[str, tuple[str, ...]]  # set -> model ids, in order, each once
+    ids: tuple[str, ...] = ()  # of all models, sorted
+    members: Mapping[str, frozenset[str]] = field(default_factory=dict)  # `sets`, without their order
 
     @staticmethod
     def of(fleet: Fleet) -> Names:
         """The names that the fleet's catalogue knows; sets are added by the policy."""
         models = {alias: model.id for model in fleet.models.values() for alias in model.aliases}
         models |= {model.id: model.id for model in fleet.models.values()}
-        return Names(models, tuple(sorted({model.family for model in fleet.models.values()})), {})
+        families = tuple(sorted({model.family for model in fleet.models.values()}))
+        return Names(models, families, {}, tuple(sorted(set(models.values()))))
+
+    def having(self, sets: Mapping[str, Iterable[str]]) -> Names:
+        """The same with the sets of a policy. However often one repeats a model, it is as long as the catalogue."""
+        made = {name: tuple(dict.fromkeys(models)) for name, models in sets.items()}
+        return replace(self, sets=made, members={name: frozenset(models) for name, models in made.items()})
 
 
 def describe(raw: object) -> str:
@@ -199,9 +207,7 @@ def facts_settled(parts: Sequence[Selector]) -> frozenset[str]:
 
 def _spelling(key: str, fact: Fact, names: Names, variables: Mapping[str, Kind] | None) -> Spelling:
     if fact.name == "model.id":
-        sets = {name: frozenset(models) for name, models in names.sets.items()}
-        ids = tuple(sorted(set(names.models.values())))
-        return Spelling(key, "text", ids, names.models, sets, variables)
+        return Spelling(key, "text", names.ids, names.models, names.members, variables)
     choices = names.families if fact.name == "model.family" else fact.choices
     return Spelling(key, fact.kind, choices, variables=variables)
 
