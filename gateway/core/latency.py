@@ -104,11 +104,9 @@ class Limit:
     percentile: int
     value: float
 
-    def late(self, measured: float, margin: float) -> bool:
-        """Whether one answer was too slow; `margin` 1 is the limit itself, less asks for more. HOT."""
-        if self.measure == "first_event":
-            return measured > self.value * margin
-        return measured < self.value / margin
+    def edge(self, margin: float) -> float:
+        """Where an answer begins to be too slow; `margin` 1 is the limit itself, less asks for more."""
+        return self.value * margin if self.measure == "first_event" else self.value / margin
 
     def missed(self, late: int, count: int) -> bool:
         """Whether a percentile (nearest rank) of `count` answers, `late` of them too slow, misses the limit."""
@@ -154,22 +152,24 @@ def slowness(policy: Policy, signals: Signals, snapshot: Snapshot, mask: int) ->
 class _Watch:
     """One limit of one entry at one target: which of the last answers were too slow."""
 
-    __slots__ = ("answers", "late", "limit", "margin")
+    __slots__ = ("answers", "late", "limit", "streams", "threshold")
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
-        self.margin = 1.0
+        self.streams = limit.measure == "first_event"
         self.answers: deque[tuple[float, bool]] = deque()
         self.late = 0
+        self.begin(1.0)
 
-    def add(self, measured: float, now: float, over_s: float) -> None:
+    def add(self, measured: float, now: float, oldest: float) -> None:
+        """HOT where there are limits."""
         answers = self.answers
-        late = self.limit.late(measured, self.margin)
+        late = measured > self.threshold if self.streams else measured < self.threshold
         answers.append((now, late))
         self.late += late
         if len(answers) > WINDOW:
             self.late -= answers.popleft()[1]
-        while answers[0][0] < now - over_s:
+        while answers[0][0] < oldest:
             self.late -= answers.popleft()[1]
 
     def missed(self) -> bool:
@@ -177,7 +177,7 @@ class _Watch:
 
     def begin(self, margin: float) -> None:
         """Judge anew, by another margin: what was counted by the old one says nothing."""
-        self.margin = margin
+        self.threshold = self.limit.edge(margin)
         self.answers.clear()
         self.late = 0
 
@@ -196,14 +196,14 @@ class Pace:
         self.asked = 0  # requests since the last try, while slow
         self.probe_at = 0.0  # when that was
 
-    def heard(self, measured: Mapping[Measure, float], now: float) -> bool:
+    def heard(self, first_event_s: float | None, tokens_per_s: float | None, now: float) -> bool:
         """Take an answer down; whether the target became slow by it, or recovered. HOT where there are limits."""
         rule = self.rule
         for watch in self.watches:
-            value = measured.get(watch.limit.measure)
-            if value is not None:
-                watch.add(value, now, rule.over_s)
-                if watch in self.blamed:
+            measured = first_event_s if watch.streams else tokens_per_s
+            if measured is not None:
+                watch.add(measured, now, now - rule.over_s)
+                if self.slow and watch in self.blamed:
                     self.heard_at = now
         if self.slow:
             needed = min(rule.samples, RECOVERY)
@@ -211,10 +211,11 @@ class Pace:
                 return False
             self._turn((), now)
             return True
-        missed = self._missed(rule.samples)
-        if missed:
-            self._turn(missed, now)
-        return bool(missed)
+        for watch in self.watches:
+            if watch.late and len(watch.answers) >= rule.samples and watch.missed():
+                self._turn(self._missed(rule.samples), now)
+                return True
+        return False
 
     def behind(self, now: float) -> bool:
         """Whether this request should pass the slow target over; False where it is due to be tried again."""
@@ -278,16 +279,11 @@ class Paces:
 
     def heard(self, target: str, first_event_s: float | None, tokens_per_s: float | None, now: float) -> None:
         """A target answered, or made a request wait in vain. None for what the answer does not tell. HOT."""
-        paces = self._by_target.get(target)
-        if paces:
-            measured: dict[Measure, float] = {}
-            if first_event_s is not None:
-                measured["first_event"] = first_event_s
-            if tokens_per_s is not None:
-                measured["tokens_per_s"] = tokens_per_s
-            turned = [pace.heard(measured, now) for pace in paces]
-            if any(turned):
-                self._sort()
+        turned = False
+        for pace in self._by_target.get(target, ()):
+            turned |= pace.heard(first_event_s, tokens_per_s, now)
+        if turned:
+            self._sort()
 
     def sent(self, target: str, now: float) -> None:
         """A request went there: if it is slow, this was its try. HOT while one is."""

@@ -21,12 +21,13 @@ from gateway.core.matchers import known
 from gateway.core.pricing import span
 from gateway.core.rank import bits, expected_nano
 from gateway.core.types import Decision, Fleet, Snapshot, Target, Thinking
+from gateway.core.watchtrace import conversation_line, latency_lines, shadow_lines
 
 if TYPE_CHECKING:
     from gateway.core.policy import Policy
     from gateway.core.signals import Signals
 
-Verdict = Literal["kept", "avoided", "dropped"]
+Verdict = Literal["kept", "slow", "avoided", "dropped"]
 _ELSEWHERE = ("not in rule ", "not what the client named")
 
 
@@ -71,6 +72,9 @@ class Trace:
     thinking: tuple[EntryTrace, ...]
     targets: tuple[TargetTrace, ...]  # candidates in order, then the others in fleet order
     flips: tuple[Flip, ...]  # empty where they were not asked for
+    latency: tuple[EntryTrace, ...] = ()
+    shadows: tuple[EntryTrace, ...] = ()
+    conversation: str = ""  # where it was answered last, for policies that are sticky
 
     @property
     def reasons(self) -> Mapping[str, tuple[str, ...]]:
@@ -118,6 +122,12 @@ class Trace:
                 }
                 for entry in self.targets
             ],
+            "latency": [_entry(entry) for entry in self.latency],
+            "conversation": self.conversation or None,
+            "shadow": None
+            if decision.shadow is None
+            else {"id": decision.shadow.id, "target": decision.shadow.target.name},
+            "shadow_entries": [_entry(entry) for entry in self.shadows],
             "nearest_flips": [flip.to_dict() for flip in self.flips],
         }
 
@@ -147,6 +157,11 @@ def trace(
     constraints = _constraints(policy, signals)
     thinking = _thinking(policy, signals, decision)
     reasons = _reasons(policy, signals, snapshot, decision, pinned)
+
+    def judge(when: Condition | None) -> tuple[bool, str]:
+        return explain(when, signals, policy.tokens_by)
+
+    latency = tuple(EntryTrace(**line) for line in latency_lines(policy, snapshot, judge))
     return Trace(
         decision,
         policy.fleet,
@@ -155,8 +170,11 @@ def trace(
         rules,
         constraints,
         thinking,
-        _targets(policy, signals, decision, constraints, reasons),
+        _targets(policy, signals, decision, (*constraints, *latency), reasons),
         nearest(policy, signals, snapshot, decision) if flips and pinned is None else (),
+        latency,
+        tuple(EntryTrace(**line) for line in shadow_lines(policy, snapshot, decision, judge)),
+        conversation_line(policy, snapshot),
     )
 
 
@@ -344,20 +362,21 @@ def _targets(
     policy: Policy,
     signals: Signals,
     decision: Decision,
-    constraints: tuple[EntryTrace, ...],
+    entries: tuple[EntryTrace, ...],
     reasons: list[list[str]],
 ) -> tuple[TargetTrace, ...]:
     places = {target.index: place for place, target in enumerate(decision.candidates, 1)}
     made = []
     for target in policy.fleet.targets:
         place = places.get(target.index)
-        avoiding = [
-            f"{entry.id} puts it back"
-            for entry in constraints
-            if entry.effect == "avoid" and entry.matched and target.name in entry.targets
+        behind = [
+            entry
+            for entry in entries
+            if entry.effect in ("avoid", "behind") and entry.matched and target.name in entry.targets
         ]
-        verdict: Verdict = "dropped" if place is None else "avoided" if avoiding else "kept"
-        said = tuple(reasons[target.index]) if place is None else tuple(avoiding)
+        avoided = any(entry.effect == "avoid" for entry in behind)
+        verdict: Verdict = "dropped" if place is None else "avoided" if avoided else "slow" if behind else "kept"
+        said = tuple(reasons[target.index] if place is None else [f"{entry.id} puts it back" for entry in behind])
         low, usual, high = costs_of(target, signals, decision.thinking) or (None, None, None)
         model = target.model
         made.append(TargetTrace(target.name, model.id, verdict, said, place, low, usual, high, model.lineage))

@@ -24,10 +24,16 @@ def _lines(trace: Trace) -> Iterator[str]:
     yield f"  because   {decision.because}"
     yield f"  thinking  {decision.thinking}" + (f" ({decision.thinking.rule})" if decision.thinking.rule else "")
     yield f"  tokens    {trace.tokens.removeprefix('is ')}"
+    if trace.conversation:
+        yield f"  conversation  {trace.conversation}"
+    if decision.shadow is not None:
+        yield f"  shadow    {decision.shadow.target.name} ({decision.shadow.id})"
     yield ""
     yield from _entries("rules", trace.rules)
     yield from _entries("constraints", trace.constraints)
     yield from _entries("thinking", trace.thinking)
+    yield from _entries("latency", trace.latency)
+    yield from _entries("shadow", trace.shadows)
     yield "targets"
     width = max((len(entry.target) for entry in trace.targets), default=0)
     yield from (_target(entry, width) for entry in trace.targets)

@@ -273,3 +273,14 @@ def test_the_worst_comes_first_and_reads_as_one_line() -> None:
     assert str(found[0]) == (
         "warning: b: never applies: `a` above it applies to everything (move it up, narrow what stands above)"
     )
+
+
+def test_a_misspelt_canary_is_found_and_a_set_that_only_a_shadow_uses_is_used() -> None:
+    def weighted(**weights: int) -> list[Finding]:
+        return findings(rules=[rule("r", [{"family": "*", "rank": "weighted", "weights": weights}, "*"])])
+
+    (said,) = about(weighted(scuot=5, maverick=95), "r")
+    assert said == "no model of the catalogue or target of this fleet is called scuot, so it gets no share"
+    assert about(weighted(scout=5, maverick=95), "r") == []
+    copies = [{"id": "copy", "use": [{"model": "@s"}], "share": "5%"}]
+    assert about(findings(sets={"s": ["qwen3.5-plus"]}, shadow=copies), "s", "info") == []

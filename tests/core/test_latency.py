@@ -51,10 +51,10 @@ def test_counting_late_answers_says_what_sorting_them_would(percentile: int) -> 
     for _ in range(300):
         values = sorted(chance.choice([0.2, 0.9, 1.0, 1.1, 3.0]) for _ in range(chance.randint(1, 60)))
         rank = -(-percentile * len(values) // 100)
-        late = sum(limit.late(value, 1.0) for value in values)
+        late = sum(value > limit.edge(1.0) for value in values)
         assert limit.missed(late, len(values)) is (values[rank - 1] > 1.0)
         rank = max(-(-(100 - percentile) * len(values) // 100), 1)
-        late = sum(rate.late(value, 1.0) for value in values)
+        late = sum(value < rate.edge(1.0) for value in values)
         assert rate.missed(late, len(values)) is (values[rank - 1] < 1.0)
 
 

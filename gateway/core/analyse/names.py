@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from gateway.core.analyse.domains import leaves, members
 from gateway.core.analyse.study import Study
 from gateway.core.facts import fact_named
 from gateway.core.findings import Finding, finding
-from gateway.core.matchers import Problems, Spelling, parse
+from gateway.core.matchers import Problems, Spelling, parse, suggest
 from gateway.core.policy import Policy
 
 
@@ -25,9 +25,20 @@ def judge(study: Study) -> Iterator[Finding]:
         if f"'@{name}'" not in used:
             yield finding("set-unused", name, f"sets.{name}", "is never used")
     for identity, path, raw in _selectors(policy):
+        yield from _weightless(policy, identity, path, raw.get("weights"), served | names.keys())
         for key, value in raw.items():
             yield from _unknown(policy, identity, f"{path}.{key}", key, value)
     yield from _self(policy)
+
+
+def _weightless(policy: Policy, identity: str, path: str, raw: object, models: Collection[str]) -> Iterator[Finding]:
+    """Names of `weights` that get no share here: a misspelt canary would get no traffic, and nobody would notice."""
+    if isinstance(raw, Mapping):
+        known = {*models, *(target.name for target in policy.fleet.targets)}
+        lost = sorted(str(name) for name in raw if name not in known)
+        if lost:
+            what = f"no model of the catalogue or target of this fleet is called {', '.join(lost)}, so it gets no share"
+            yield finding("name-unknown", identity, f"{path}.weights", what, suggest(lost[0], sorted(known)))
 
 
 def _unknown(policy: Policy, identity: str, path: str, key: str, value: object) -> Iterator[Finding]:
@@ -49,10 +60,12 @@ def _unknown(policy: Policy, identity: str, path: str, key: str, value: object) 
 
 def _selectors(policy: Policy) -> Iterator[tuple[str, str, Mapping[str, object]]]:
     """Every selector map of the document: id of its owner, path, map."""
-    for i, rule in enumerate(policy.doc.rules):
-        for j, raw in enumerate(rule.use):
+    used = [(f"rules[{i}]", rule.id, rule.use) for i, rule in enumerate(policy.doc.rules)]
+    used += [(f"shadow[{i}]", entry.id, entry.use) for i, entry in enumerate(policy.doc.shadow)]
+    for path, identity, rungs in used:
+        for j, raw in enumerate(rungs):
             if isinstance(raw, Mapping):
-                yield rule.id, f"rules[{i}].use[{j}]", raw
+                yield identity, f"{path}.use[{j}]", raw
     for i, entry in enumerate(policy.doc.constraints):
         key, whole = entry.effect, entry.selector
         for number, part in enumerate(whole if isinstance(whole, list) else [whole]):
