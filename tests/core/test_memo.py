@@ -510,3 +510,26 @@ def test_two_languages_in_one_script_are_two_answers() -> None:
     for _ in range(2):
         assert {text: served(same, Asked(text=text)).candidates[0].name for text in texts} == texts
     assert served.remembered == 2
+
+
+COPY = {"use": [{"family": "qwen", "rank": "weighted"}], "share": "100%"}
+LAST = Previous("qwen122", 9_000, NOW - 60)
+WATCHING: list[tuple[dict[str, Any], Asked, Asked]] = [
+    ({"sticky": {"for": "30m"}}, Asked(), Asked(previous=LAST)),
+    ({"sticky": {"for": "30m"}}, Asked(previous=LAST), Asked(previous=Previous("plus", 9_000, NOW - 60))),
+    ({"sticky": {"for": "30m"}}, Asked(previous=LAST), Asked(previous=Previous("qwen122", 9_000, NOW - 2_000))),
+    ({"latency": [{"id": "quick", "first_event": {"p90": "1s"}}]}, Asked(), Asked(slow={"quick": ("scout",)})),
+    ({"shadow": [{"id": "copy", "use": ["*"], "share": "50%"}]}, Asked(draw=0.1), Asked(draw=0.3)),
+    ({"shadow": [{"id": "copy", **COPY}], "rules": [{"id": "one", "use": [{"target.name": "scout"}]}]},
+     Asked(draw=0.1), Asked(draw=0.9)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("watches", "one", "other"), WATCHING)
+def test_what_a_policy_watches_keeps_decisions_apart(watches: dict[str, Any], one: Asked, other: Asked) -> None:
+    same = policy(**watches)
+    assert Served().afresh(same, one) != Served().afresh(same, other), "or there is nothing to keep apart"
+    for requests in ((one, other, one), (other, one, other)):
+        served = Served()
+        for asked in requests:
+            assert served(same, asked) == served.afresh(same, asked)
