@@ -29,26 +29,34 @@ def read_weights(raw: object, fleet: Fleet, names: Names, path: str, problems: P
         problems.add(path, "says no weights", valid)
         return None
     wrong = len(problems.found)
-    masks: dict[str, int] = {}
     by_name = {target.name: 1 << target.index for target in fleet.targets}
     single = 0
     for name in raw:
         single |= by_name.get(str(name), 0)
+    by_model: dict[str, int] = {}
+    for target in fleet.targets:
+        by_model[target.model.id] = by_model.get(target.model.id, 0) | 1 << target.index & ~single
+    shares: list[tuple[int, float]] = []
+    models: dict[str, str] = {}
     for name, weight in raw.items():
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
         if not number or not 0 <= weight < math.inf:
             problems.add(f"{path}.{name}", f"{weight!r:.40} is no weight", "a number from 0, such as 5")
+            continue
         model = names.models.get(str(name))
         if str(name) in by_name:
-            masks[name] = by_name[str(name)]
+            shares.append((by_name[str(name)], float(weight)))
         elif model is not None:
-            masks[name] = sum(1 << one.index for one in fleet.targets if one.model.id == model) & ~single
+            if models.setdefault(model, str(name)) != name:
+                problems.add(f"{path}.{name}", f"is the model that {models[model]} is", "one name for each model")
+            shares.append((by_model.get(model, 0), float(weight)))
     if len(problems.found) > wrong:
         return None
     if not any(raw.values()):
         problems.add(path, "nothing has a weight", "at least one number above 0")
         return None
-    return tuple((masks.get(name, 0), float(weight)) for name, weight in raw.items())
+    # Where nobody of them is served, the rung still is drawn by weights: of nobody.
+    return tuple((mask, weight) for mask, weight in shares if mask) or ((0, 0.0),)
 
 
 def drawn(mask: int, shares: Shares, listed: Sequence[int], fleet: Fleet, draw: float) -> list[int]:

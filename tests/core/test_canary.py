@@ -92,6 +92,7 @@ def test_a_target_of_another_fleet_gets_no_share() -> None:
         ({"weights": {"plus": float("nan")}}, "weights.plus: nan is no weight"),
         ({"weights": {"plus": float("inf")}}, "weights.plus: inf is no weight"),
         ({"weights": {"plus": 0, "scout": 0}}, "weights: nothing has a weight: at least one number above 0"),
+        ({"weights": {"Scout": 5, "llama-4-scout": 95}}, "weights.llama-4-scout: is the model that Scout is: one name"),
         ({"weights": {}}, "weights: says no weights"),
         ({"weights": ["plus"]}, "weights: says no weights"),
         ({"weights": {"plus": 5}, "rank": "cheapest"}, "weights: means nothing with rank cheapest: rank: weighted"),
