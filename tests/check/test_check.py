@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway import bundled, yamlfile
 from gateway.check.report import FORMAT, flow
 from gateway.cli import main
+from gateway.core.analyse import analyse
+from gateway.core.findings import CODES
+from gateway.core.policy import PolicyDoc
 from gateway.core.policytest import run_tests
-from gateway.policyfile import load_policy, reference_fleet
+from gateway.policyfile import PolicyFile, load_policy, reference_fleet, validated
 
 CONFIG = """\
 policies: {dir: policies, default: first}
@@ -157,3 +162,20 @@ def test_an_example_can_be_pasted_into_a_test(site: Path, capsys: pytest.Capture
     path.write_text(path.read_text() + pasted)
     results = run_tests(load_policy(path).bind(reference_fleet()))
     assert [result.name for result in results] == ["code is code", "pasted"]
+
+
+def test_the_documented_codes_are_those_there_are() -> None:
+    text = (bundled.policies() / "README.md").read_text(encoding="utf-8")
+    table = text.partition("| Code | Severity at most | Says |\n|---|---|---|\n")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `([a-z-]+)` \| (\w+) \| (.*) \|$", table, re.M)
+    assert {code: (severity, says) for code, severity, says in rows} == dict(CODES)
+    assert len(rows) == len(CODES)
+
+
+def test_the_documented_acceptance_accepts(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (bundled.policies() / "README.md").read_text(encoding="utf-8")
+    (block,) = [one for one in re.findall(r"^```yaml\n(.*?)^```$", text, re.M | re.S) if "accept:" in one]
+    document = yamlfile.loads("policy: example\nas_of: 2026-11-21\n" + block, "README.md")
+    made = PolicyFile(document, validated(document, PolicyDoc)).bind(reference_fleet())
+    told = [one for one in analyse(made) if one.code == "constraint-strands"]
+    assert [(one.id, bool(one.accepted)) for one in told] == [("own-machines", True)]

@@ -80,6 +80,7 @@ _QUESTIONS = {
 def _undecided(study: Study) -> Iterator[Finding]:
     """What was not told, by kind of question: silence about it is no good news."""
     for kind, about in study.undecided.items():
-        shown = ", ".join(about[:8]) + (f" and {len(about) - 8} more" if len(about) > 8 else "")
+        named = [*about]
+        shown = ", ".join(named[:8]) + (f" and {len(about) - 8} more" if len(about) > 8 else "")
         what = f"not decided within the effort spent: {_QUESTIONS[kind]}: {shown}"
         yield finding("undecided", study.policy.name, "", what, "fewer values, or fewer rules")

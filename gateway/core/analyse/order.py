@@ -120,12 +120,13 @@ def shadows(study: Study) -> Iterator[Finding]:
             continue
         found: list[tuple[str, Witness]] = []
         for j, upper in enumerate(study.policy.rules[:i]):
+            if len(found) == _MOST_NAMED:
+                break
             if upper.rungs != rule.rungs and (example := _both(study, i, j)) is not None:
                 found.append((upper.id, example))
         if found:
-            named = ", ".join(f"`{name}`" for name, _ in found[:_MOST_NAMED])
-            more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
-            what = f"a part of what it would take is taken by {named}{more} above it"
+            named = ", ".join(f"`{name}`" for name, _ in found)
+            what = f"a part of what it would take is taken by {named} above it"
             yield finding("rule-shadowed", rule.id, f"rules[{i}]", what, witness=found[0][1])
 
 
@@ -133,6 +134,11 @@ def _both(study: Study, lower: int, upper: int) -> Witness | None:
     """A request that satisfies both rules, and that the upper one takes."""
     rules = study.policy.rules
     when = rules[lower].when
+    if study.spent:
+        study.note("overlap", rules[lower].id)
+        return None
+    if study.admits([study.wants(when), study.wants(rules[upper].when)], "overlap", rules[lower].id) is False:
+        return None
     formulas: list[Formula] = [study.wants(when), *study.taken(upper)]
 
     def shows(decision: Decision, signals: Signals) -> bool:

@@ -36,7 +36,7 @@ class Study:
         self.policy = policy
         self.now = now
         self.tenants = tenants
-        self.undecided: dict[str, list[str]] = {}  # kind of question -> about what
+        self.undecided: dict[str, dict[str, None]] = {}  # kind of question -> about what
         conditions = [
             entry.when
             for entries in (
@@ -54,6 +54,8 @@ class Study:
         asked = asked.union(*(one.select.signals for one in (*policy.forbids, *policy.avoids)))
         self._facts = sorted(name for name in asked if name.startswith("tenant."))
         self.space = Space(Domains(conditions, self._beside(), policy.tasks), effort)
+        self._lacks: dict[int, Formula] = {}  # by the id of a condition, which the policy keeps alive
+        self._above: list[Formula] = []
         self._dead: dict[int, bool] = {}
         self._real: list[Formula] | None = None
         self.snapshot = Snapshot(now=now, draw=0.5, available=policy.fleet.mask())
@@ -99,10 +101,14 @@ class Study:
 
     def lacks(self, when: Condition | None) -> Formula:
         """That a condition does not hold."""
-        try:
-            return self.space.without(self.space.of(when))
-        except Undecided:
-            return ALWAYS
+        found = self._lacks.get(id(when))
+        if found is None:
+            try:
+                found = self.space.without(self.space.of(when))
+            except Undecided:
+                found = ALWAYS
+            self._lacks[id(when)] = found
+        return found
 
     def matches(self, name: str, leaf: Leaf, *, yes: bool = True) -> Formula:
         """That a signal satisfies a comparison, or does not."""
@@ -119,7 +125,14 @@ class Study:
     def taken(self, number: int) -> list[Formula]:
         """What a rule decides: its own condition, and none of those above it."""
         rules = self.policy.rules
-        return [self.wants(rules[number].when), *(self.lacks(rule.when) for rule in rules[:number])]
+        if not self._above:
+            self._above = [self.lacks(rule.when) for rule in rules]
+        return [self.wants(rules[number].when), *self._above[:number]]
+
+    @property
+    def spent(self) -> bool:
+        """Whether there is no effort left for any question."""
+        return self.space.effort.left <= 0
 
     def dead(self, number: int) -> bool:
         """Whether a rule was shown never to apply."""
@@ -140,14 +153,16 @@ class Study:
 
     def note(self, kind: str, about: str) -> None:
         """Take down that a question was not answered."""
-        known = self.undecided.setdefault(kind, [])
-        if about not in known:
-            known.append(about)
+        self.undecided.setdefault(kind, {})[about] = None
 
     def example(
         self, formulas: Sequence[Formula], shows: Callable[[Decision, Signals], bool], kind: str = "", about: str = ""
     ) -> Witness | None:
         """A request, as a test gives it, that a client could send and that does what it is to show; None without."""
+        if self.spent:
+            if kind:
+                self.note(kind, about)
+            return None
         asked = {name for formula in formulas for name in variables(formula)}
         real = [formula for formula in self._coherence() if asked.issuperset(variables(formula))]
         if any(name.startswith("tenant.") or name in ("region", "residency", "cost_sensitive") for name in asked):
