@@ -11,11 +11,12 @@ is not known stands there as null. Targets go by name, so that a line means the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from gateway.core.conversations import conversation_of
 from gateway.core.facts import SIGNALS
 from gateway.core.language import Language
 from gateway.core.rank import draw
@@ -84,7 +85,8 @@ class World(msgspec.Struct, omit_defaults=True, gc=False):
     doubted: tuple[str, ...] = ()
     latency_s: dict[str, float] | None = None  # None: not recorded, for no rank read it
     previous: Previous | None = None
-    slow: dict[str, tuple[str, ...]] = {}
+    slow: dict[str, tuple[str, ...]] = {}  # every latency target of the policy, and who missed it
+    conversations: bool = False  # the policy asked where the conversation was before: `previous` is known
 
 
 class Decided(msgspec.Struct, omit_defaults=True, gc=False):
@@ -229,10 +231,8 @@ def _recorded(settled: Settled, policy: Policy, using: Recording, reading: bool,
     record, decision, envelope = settled.record, settled.decision, settled.envelope
     signals, tokens = _inputs(settled, using, reading)
     names = [target.name for target in policy.fleet.targets]
-
-    def named(mask: int) -> tuple[str, ...]:
-        return tuple([name for index, name in enumerate(names) if mask >> index & 1])
-
+    conversation = signals.get("conversation")
+    drawn = draw(record.request_id, conversation if isinstance(conversation, str) else None)
     return Recorded(
         v=VERSION,
         id=record.request_id,
@@ -243,11 +243,11 @@ def _recorded(settled: Settled, policy: Policy, using: Recording, reading: bool,
         tenant=dict(settled.tenant.facts),
         model_asked=record.routing.model_asked,
         stream=record.routing.stream,
-        pinned=None if settled.pinned is None else named(settled.pinned),
+        pinned=None if settled.pinned is None else _named(names, settled.pinned),
         signals=signals,
         tokens=tokens,
         text_bytes=settled.text_bytes if envelope is None else _text_bytes(envelope),
-        world=_world(settled, named(~settled.available), named(settled.doubted)),
+        world=_world(settled, policy, drawn),
         decided=decided(decision),
         result=_result(settled),
         sample=using.sample,
@@ -297,20 +297,28 @@ def fleet_digest(fleet: Fleet) -> str:
     return hashlib.sha256(msgspec.json.encode(told, order="deterministic", enc_hook=str)).hexdigest()[:12]
 
 
-def _world(settled: Settled, held: tuple[str, ...], doubted: tuple[str, ...]) -> World:
+def _world(settled: Settled, policy: Policy, drawn: float) -> World:
+    names = [target.name for target in policy.fleet.targets]
+    held, doubted = _named(names, ~settled.available), _named(names, settled.doubted)
+    watched = [entry.id for entry in policy.latency]
     snapshot = settled.snapshot
-    drawn = draw(settled.record.request_id, settled.hints.conversation)
     if snapshot is None:
-        return World(drawn, held, doubted)
+        return World(drawn, held, doubted, slow=dict.fromkeys(watched, ()), conversations=policy.sticky is not None)
     previous = snapshot.previous
+    timed = bool(snapshot.latency_s) or not policy.ranks.isdisjoint(("fastest", "balanced"))
     return World(
         snapshot.draw,
         held,
         doubted,
-        dict(snapshot.latency_s),
+        dict(snapshot.latency_s) if timed else None,
         None if previous is None else Previous(previous.target, previous.tokens, previous.at),
-        dict(snapshot.slow),
+        {name: snapshot.slow.get(name, ()) for name in watched},
+        policy.sticky is not None,
     )
+
+
+def _named(names: Sequence[str], mask: int) -> tuple[str, ...]:
+    return tuple([name for index, name in enumerate(names) if mask >> index & 1])
 
 
 def _result(settled: Settled) -> Result:
@@ -343,8 +351,10 @@ def lightened(settled: Settled) -> Settled:
         return settled
     text_bytes = _text_bytes(envelope)
     if signals is None:
-        return settled._replace(envelope=None, text_bytes=text_bytes)
+        values = {**settled.values, "conversation": conversation_of(settled.hints, envelope)}
+        return settled._replace(envelope=None, text_bytes=text_bytes, values=values)
     values = dict(settled.values) | {name: _plain(signals.get(name)) for name in signals.consulted}
+    values["conversation"] = conversation_of(settled.hints, envelope)
     if signals.quick_limit is None:
         values["tokens"] = signals.computed()["tokens"]
     return settled._replace(envelope=None, signals=None, values=values, text_bytes=text_bytes)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from gateway.core.decide import decide
 from gateway.core.facts import signal_named
 from gateway.core.rank import coarse
-from gateway.core.records import Recorded, Spoken, Unreadable, World
+from gateway.core.records import Recorded, Spoken, Unreadable
 from gateway.core.signals import EXPECTED, Signals
 from gateway.core.sizes import Sizes, expected_tokens, far_within
 from gateway.core.tokens import Bounds
@@ -248,13 +248,18 @@ _WORLD: Mapping[str, Reader] = {
 }
 
 
+def _new_conversation(recorded: Recorded) -> bool:
+    return recorded.world.previous is None and recorded.world.conversations
+
+
 class _World:
     """A Snapshot that notes what is read of it, and raises `NotRecorded` for what is not there."""
 
-    __slots__ = ("_asked", "_recorded", "_seen", "_snapshot", "one_of_its_kind")
+    __slots__ = ("_asked", "_policy", "_recorded", "_seen", "_snapshot", "one_of_its_kind")
 
-    def __init__(self, snapshot: Snapshot, recorded: Recorded, asked: list[Asked]) -> None:
+    def __init__(self, snapshot: Snapshot, recorded: Recorded, policy: Policy, asked: list[Asked]) -> None:
         self._snapshot = snapshot
+        self._policy = policy
         self._recorded = recorded
         self._asked = asked
         self._seen: set[str] = set()
@@ -267,16 +272,25 @@ class _World:
         reader = _WORLD.get(name)
         if reader is not None:
             self._asked.append(reader)
-        elif name == "previous" and self._recorded.world.previous is None:
-            self._asked.append(lambda recorded: recorded.world.previous is None or _UNRECORDED)
+        elif name == "previous" and _new_conversation(self._recorded):
+            self._asked.append(_new_conversation)
         else:
             self.one_of_its_kind = True
-        if name == "latency_s" and self._recorded.world.latency_s is None:
-            raise NotRecorded("how fast targets were")
+        if lack := self._lack(name):
+            raise NotRecorded(lack)
         return getattr(self._snapshot, name)
 
-
-_ALL_WELL = World()
+    def _lack(self, name: str) -> str:
+        """What a record lacks of this, for this policy; "" where it is whole."""
+        world, policy = self._recorded.world, self._policy
+        if name == "latency_s" and world.latency_s is None:
+            return "how fast targets were"
+        if name == "slow" and any(entry.id not in world.slow for entry in policy.latency):
+            return "which targets were slower than asked"
+        if name == "previous" and policy.sticky is not None and not world.conversations:
+            alone = policy.sticky.by == ("conversation",) and self._recorded.signals.get("conversation", "?") is None
+            return "" if alone else "where its conversation was answered before"
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,16 +353,16 @@ class Replay:
 
     def snapshot(self, recorded: Recorded) -> Snapshot:
         """The world as it was, on this fleet. A target that was not there then counts as available."""
-        world = _ALL_WELL if self._healthy else recorded.world
+        world = recorded.world
         previous = world.previous
         return Snapshot(
             now=recorded.at,
             draw=world.draw,
-            available=self.policy.fleet.mask() & ~self.mask(world.held),
+            available=self.policy.fleet.mask() & ~(0 if self._healthy else self.mask(world.held)),
             latency_s=world.latency_s or {},
-            doubted=self.mask(world.doubted),
+            doubted=0 if self._healthy else self.mask(world.doubted),
             previous=None if previous is None else Previous(previous.target, previous.tokens, previous.at),
-            slow=world.slow,
+            slow={name: who for name, who in world.slow.items() if who},
         )
 
     def mask(self, names: Iterable[str]) -> int:
@@ -367,7 +381,7 @@ class Replay:
     def _afresh(self, recorded: Recorded) -> Decision | Undecided:
         asked: list[Asked] = []
         signals = RecordedSignals(recorded, self.policy, asked)
-        world = _World(self.snapshot(recorded), recorded, asked)
+        world = _World(self.snapshot(recorded), recorded, self.policy, asked)
         made: Decision | Undecided
         try:
             made = decide(self.policy, signals, cast("Snapshot", world), pinned=self.pinned(recorded))

@@ -14,13 +14,13 @@ import resource
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from gateway import bundled
 from gateway.core import records
+from gateway.core.policy import compile_policy
 from gateway.core.rank import coarse
 from gateway.core.records import Decided, Recorded, Result, Spoken, World
 from gateway.core.replay import Replay, Undecided
@@ -43,7 +43,7 @@ def main() -> None:
     fleet = reference_fleet()
     serves = file.bind(fleet)
     doc = file.doc.model_copy(update={"rules": [*file.doc.rules[2:]]})
-    other = replace(file, doc=doc).bind(fleet)
+    other = compile_policy(doc, fleet, digest="another", tasks=file.tasks)
     with tempfile.TemporaryDirectory() as scratch:
         path = (given.kept or Path(scratch)) / "records-bench.jsonl"
         write(path, given.records, Replay(serves))

@@ -30,7 +30,9 @@ TOKENIZERS = Tokenizers({"qwen3.5": words})
 
 def world(asked: Asked) -> Snapshot:
     """As served: what is drawn by is the request's id, or its conversation."""
-    drawn = draw(request_id(asked), asked.hints.get("conversation"))
+    drawn = draw(
+        request_id(asked), asked.hints.get("conversation") or asked.members.get("metadata", {}).get("conversation_id")
+    )
     return replace(Served.snapshot(asked), draw=drawn)
 
 
@@ -180,10 +182,41 @@ def test_targets_go_by_name_on_another_fleet() -> None:
 
 
 def test_what_a_decision_may_know_of_a_conversation_comes_back() -> None:
-    rules = policy()
-    seen = Snapshot(NOW, 0.5, FLEET.mask(), {}, 0, Previous("scout", 900, NOW - 5), {"quick": ("oss",)})
+    rules = policy(latency=LATENCY)
+    seen = Snapshot(NOW, 0.5, FLEET.mask(), {}, 0, Previous("scout", 900, NOW - 5), {"quick": ("scout",)})
     settled = Serving()(rules, Asked())[1]._replace(snapshot=seen)
     assert Replay(rules).snapshot(line(settled)) == seen
+
+
+LATENCY: list[Any] = [{"id": "quick", "first_event": {"p90": "2s"}}]
+
+
+def test_a_policy_that_watches_more_than_the_one_that_served_leaves_what_it_lacks_undecided() -> None:
+    llamas: list[Any] = [{"id": "all", "use": [{"family": "llama"}]}]
+    plain, sticky = policy(rules=llamas), policy(rules=llamas, sticky={"for": "30m"})
+    watchful = policy(rules=llamas, latency=LATENCY)
+    alone = recorded(Asked(), plain)
+    talking = recorded(Asked(hints={"conversation": "c1"}), plain)
+    assert rule(Replay(sticky).decide(alone)) == "all", "no conversation, so nothing to know of one"
+    assert rule(Replay(sticky).decide(talking)) == "where its conversation was answered before"
+    assert rule(Replay(sticky).decide(recorded(Asked(hints={"conversation": "c1"}), sticky))) == "all"
+    assert rule(Replay(watchful).decide(alone)) == "which targets were slower than asked"
+    assert rule(Replay(watchful).decide(recorded(Asked(), watchful))) == "all"
+
+
+def test_times_that_nobody_took_are_not_recorded_as_none_taken() -> None:
+    plain, fast = policy(), policy(rank="fastest")
+    assert recorded(Asked(), plain).world.latency_s is None
+    assert recorded(Asked(), fast).world.latency_s == {}
+    assert Replay(fast).decide(recorded(Asked(), plain)) == Undecided("how fast targets were")
+
+
+@pytest.mark.parametrize("light", [True, False])
+def test_the_draw_is_that_of_the_conversation_wherever_it_is_said(light: bool) -> None:
+    said = Asked(members={"metadata": {"conversation_id": "c9"}})
+    settled = Serving()(policy(), said)[1]._replace(snapshot=None)
+    made = line(records.lightened(settled) if light else settled)
+    assert made.world.draw == draw(request_id(said), "c9")
 
 
 def test_a_signal_of_the_wrong_kind_is_no_signal_of_ours() -> None:

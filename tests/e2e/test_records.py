@@ -7,8 +7,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from gateway import bundled
+from gateway.cli import main
 from gateway.core import records
 from gateway.core.records import Recorded
 from gateway.core.replay import Replay
@@ -103,3 +106,57 @@ def test_prompts_on_disk_are_said_loudly_at_the_start(tmp_path: Path) -> None:
         assert any("decision records hold up to 4 characters" in line for line in gateway.lines)
     upstream.close()
     assert [one.prompt for one in recorded(tmp_path)] == ["llo."]
+
+
+def test_what_repeats_on_a_connection_and_what_a_policy_watches_is_decided_alike_from_its_record(
+    tmp_path: Path,
+) -> None:
+    good, other = Upstream([plain()]), Upstream([plain()])
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "plain.yaml").write_text('policy: plain\nrules:\n  - {id: all, use: ["*"]}\n')
+    (tmp_path / "policies" / "watchful.yaml").write_text(
+        "policy: watchful\nsticky: {for: 30m}\nrules:\n"
+        '  - {id: all, use: [{family: "*", rank: weighted, weights: {good: 1, other: 1}}]}\n'
+    )
+    over = {"policies": {"dir": "policies", "default": "plain"}}
+    with running(tmp_path, settings({"good": good, "other": other}, **over)) as gateway:
+        headers = {"authorization": f"Bearer {KEY}"}
+        with httpx.Client(base_url=gateway.public, headers=headers) as client:
+            for number in range(12):
+                client.post("/v1/chat/completions", json=chat(text=f"Tell me of {number}."))
+            for number in range(12):
+                talk = {"x-pointsman-conversation": f"c{number % 3}"}
+                client.post("/v1/chat/completions", json=chat("auto/watchful", text="And?"), headers=talk)
+        assert eventually(lambda: gateway.metric('pointsman_decision_records_total{result="written"}') == 24)
+    good.close()
+    other.close()
+    site = load_site(tmp_path / "pointsman.yaml", os.environ, secrets=False, tests=False)
+    replays = {name: Replay(policy) for name, policy in site.policies.items()}
+    found = recorded(tmp_path)
+    for one in found:
+        assert records.decided(replays[one.policy_name].decide(one)) == one.decided  # type: ignore[arg-type]
+    watched = [one for one in found if one.policy_name == "watchful"]
+    assert sum(one.world.previous is not None for one in watched) == 9
+    assert all(one.text_bytes and one.signals["task"] != "?" for one in found)
+
+
+def test_a_line_that_a_kill_tore_is_counted_and_the_others_are_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upstream = Upstream([plain()])
+    with running(tmp_path, settings({"a": upstream})) as gateway:
+        for _ in range(3):
+            gateway.post(chat())
+        assert eventually(lambda: gateway.metric('pointsman_decision_records_total{result="written"}') == 3)
+        os.kill(gateway.process.pid, signal.SIGKILL)
+        gateway.process.wait(10)
+    upstream.close()
+    [file] = (tmp_path / "records").iterdir()
+    file.write_bytes(file.read_bytes()[:-30])
+    monkeypatch.chdir(tmp_path)
+    policy = Path(bundled.__file__).parent.parent / "policies" / "default.yaml"
+    assert main(["replay", "--policy", str(policy), "records"]) == 0
+    told = capsys.readouterr().out
+    assert "2 recorded requests decided by default@" in told
+    assert "          2  decided alike\n" in told
+    assert f"records/{file.name}:3: is cut off" in told
