@@ -38,6 +38,7 @@ class Asked(msgspec.Struct, frozen=True):
     http_1_0: bool
     expect_continue: bool
     limit: int  # bytes of body
+    keep_alive_s: float  # how long the connection may be idle after it
     tenant: Tenant = _ANONYMOUS
     expires_at: float = NEVER  # Unix time at which its key does
     hints: Hints = NO_HINTS
@@ -85,7 +86,15 @@ def read(head: RequestHead, serving: Serving, now: float, *, draining: bool) -> 
                 pass  # the app answers it; a small body may come along
             else:
                 limit = limits.max_body
-        return Asked(serving, False, keep, head.http_1_0, head.expect_continue, min(limit, limits.max_body))
+        return Asked(
+            serving,
+            False,
+            keep,
+            head.http_1_0,
+            head.expect_continue,
+            min(limit, limits.max_body),
+            limits.keep_alive_s,
+        )
     raw = head.headers
     tenant, expires_at, hints, error = _ANONYMOUS, NEVER, NO_HINTS, None
     try:
@@ -105,6 +114,7 @@ def read(head: RequestHead, serving: Serving, now: float, *, draining: bool) -> 
         head.http_1_0,
         head.expect_continue,
         limits.max_body,
+        limits.keep_alive_s,
         tenant,
         expires_at,
         hints,

@@ -34,12 +34,13 @@ class Timed:
 class Wheel:
     """The wheel. `now` is the monotonic clock as of the last tick, for users who can live with 0.1 s."""
 
-    __slots__ = ("_handle", "_last", "_loop", "_slots", "now")
+    __slots__ = ("_handle", "_last", "_loop", "_slots", "_soon", "now")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._slots: dict[int, list[Timed]] = {}
         self.now = time.monotonic()
+        self._soon = self.now + TICK_S
         self._last = int(self.now / TICK_S)
         self._handle: asyncio.TimerHandle | None = None
 
@@ -55,18 +56,15 @@ class Wheel:
 
     def arm(self, item: Timed, after_s: float) -> None:
         """Set the item's only deadline to `after_s` seconds from the last tick (so up to one tick early)."""
-        item.due = due = self.now + after_s + TICK_S
-        held = item.slot
-        if held and after_s >= HORIZON_S:
-            return  # its slot comes round before that, and the deadline is looked at then
-        slot = int(due / TICK_S) + 1
-        if held and held <= slot:
+        item.due = self._soon + after_s
+        # A slot comes round within the horizon, and the deadline is looked at then.
+        if after_s < HORIZON_S or not item.slot:
+            self._park(item)
+
+    def _park(self, item: Timed) -> None:
+        slot = min(int(item.due / TICK_S) + 1, self._last + HORIZON_SLOTS)
+        if item.slot and item.slot <= slot:
             return
-        ahead = self._last + HORIZON_SLOTS
-        if slot > ahead:
-            slot = ahead
-            if held and held <= slot:
-                return
         item.slot = slot
         bucket = self._slots.get(slot)
         if bucket is None:
@@ -81,6 +79,7 @@ class Wheel:
     def advance(self, now: float) -> None:
         """Turn the wheel to `now`, firing what is due. Separate from the loop so that tests need no waiting."""
         self.now = now
+        self._soon = now + TICK_S
         current = int(now / TICK_S)
         for number in range(self._last + 1, current + 1):
             bucket = self._slots.pop(number, None)
@@ -95,9 +94,4 @@ class Wheel:
                     item.due = NEVER
                     item.on_due(now)
                 elif item.due != NEVER:
-                    self._repark(item)
-
-    def _repark(self, item: Timed) -> None:
-        slot = min(int(item.due / TICK_S) + 1, self._last + HORIZON_SLOTS)
-        item.slot = slot
-        self._slots.setdefault(slot, []).append(item)
+                    self._park(item)

@@ -60,7 +60,6 @@ class ClientConnection(Timed, HttpToolsProtocol):
         self._body_since = 0.0
         self._body_at = 0.0  # when bytes of the body came last
         self._exchange: Exchange | None = None
-        self._total_due = NEVER
         # A head that was read before: clients repeat most of theirs on a connection.
         self._familiar: Familiar | None = None
         self._known: Asked | None = None
@@ -113,18 +112,21 @@ class ClientConnection(Timed, HttpToolsProtocol):
     def pause_writing(self) -> None:
         """asyncio's callback: the client reads more slowly than we send."""
         HttpToolsProtocol.pause_writing(self)
+        wheel = self.runtime.wheel
+        stall_s = WRITE_STALL_S
         if self._exchange is not None:
             self._exchange.pause()
-        wheel = self.runtime.wheel
-        wheel.arm(self, max(0.0, min(WRITE_STALL_S, self._total_due - wheel.now)))
+            stall_s = min(stall_s, self._exchange.ends_at - wheel.now)
+        wheel.arm(self, max(0.0, stall_s))
 
     def resume_writing(self) -> None:
         """asyncio's callback: the client has caught up."""
         HttpToolsProtocol.resume_writing(self)
         state = self._state
         if state == _HOT:
-            self.due = self._total_due
+            self.due = NEVER
             if self._exchange is not None:
+                self.due = self._exchange.ends_at
                 self._exchange.resume()
         elif state == _HEAD:
             self.runtime.wheel.arm(self, self.runtime.serving.site.limits.keep_alive_s)
@@ -288,9 +290,8 @@ class ClientConnection(Timed, HttpToolsProtocol):
 
     def _serve(self, body: bytes | bytearray) -> None:
         asked = self._asked
-        self.due = NEVER
-        self._total_due = NEVER
         if not asked.hot:
+            self.due = NEVER
             self._serve_cold(asked, body)
             return
         self._state = _HOT
@@ -302,6 +303,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
         if len(body) <= WHOLE_BYTES:
             exchange.begin(body)
         else:
+            self.due = NEVER
             exchange.begin_large(body)
 
     def _serve_cold(self, asked: Asked, body: bytes | bytearray) -> None:
@@ -341,8 +343,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
             return
         self._state = _HEAD
         self._begun = False
-        self._total_due = NEVER
-        self.runtime.wheel.arm(self, self.runtime.serving.site.limits.keep_alive_s)
+        self.runtime.wheel.arm(self, asked.keep_alive_s)
         if self._pending:
             # From the loop, not from here: a thousand pipelined requests must not nest a thousand calls deep. What
             # waits stays in `_pending`, or bytes that are read before the loop comes to it would overtake it.
@@ -361,12 +362,6 @@ class ClientConnection(Timed, HttpToolsProtocol):
 
     # -- clocks --
 
-    def request_clock(self, total_s: float) -> None:
-        """Start the total clock of the request being served."""
-        wheel = self.runtime.wheel
-        wheel.arm(self, total_s)
-        self._total_due = self.due
-
     def on_due(self, now: float) -> None:
         """A deadline passed: which one depends on what the connection is doing."""
         state = self._state
@@ -377,7 +372,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
                 self._reject(TooSlow("request_timeout", "The request body did not arrive in time."))
             else:
                 self.runtime.wheel.arm(self, min(1.0, limits.request_head_s))
-        elif state == _CLOSING or (self.paused and now < self._total_due):
+        elif state == _CLOSING or (self.paused and (self._exchange is None or now < self._exchange.ends_at)):
             self.transport.abort()
         elif state == _HOT:
             if self._exchange is not None:

@@ -135,7 +135,7 @@ class Exchange(Relaying):
 
     def _clock(self, total_s: float) -> None:
         self.ends_at = self.record.started_at + total_s
-        self.connection.request_clock(total_s)
+        self.runtime.wheel.arm(self.connection, total_s)
 
     def _look(self, policy: Policy, key: Key | None) -> Key | None:
         """Take in what the policy watches; and the memo's key with all of it that the decision can rest on."""

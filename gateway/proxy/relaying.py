@@ -88,7 +88,7 @@ class Relaying:
 
     # Set on the way to the step that first reads them.
     envelope: Envelope = None  # type: ignore[assignment]  # until the body was parsed
-    ends_at: float  # monotonic
+    ends_at = NEVER  # monotonic; until it is known how long the request may take
     attempt: Attempt
     route: Route
     link: UpstreamConnection
@@ -115,7 +115,8 @@ class Relaying:
             self.resent_at = time.monotonic()
         route = self.route
         # A non-streamed answer begins when it is complete, so its head has first_event's time.
-        connection.clock(route.headers_s if self.relay is not None else route.answer_s, Outcome.HEADERS_TIMEOUT)
+        connection.due_outcome = Outcome.HEADERS_TIMEOUT
+        self.runtime.wheel.arm(connection, route.answer_s if self.relay is None else route.headers_s)
 
     def on_whole(self, head: AnswerHead, body: bytes) -> None:
         """A complete answer that came in one read; its connection is back in the pool or closed."""

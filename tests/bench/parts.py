@@ -68,7 +68,6 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "proxy.exchange:Exchange._repeat",
         "proxy.relaying:Relaying.__init__",
         "proxy.runtime:Runtime.request_id",
-        "proxy.downstream:ClientConnection.request_clock",
     )),
     ("body: parse", ("core.wire:parse", "core.likeness:Likeness.read")),
     ("route: pin, permission, availability", ("site:Site.resolve", "site:Site.allow", "core.health:Board.available")),
