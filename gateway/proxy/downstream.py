@@ -327,7 +327,8 @@ class ClientConnection(Timed, HttpToolsProtocol):
 
     def _next(self) -> None:
         """The message is served: look at what came behind it, or wait for more."""
-        self._unhold()
+        if self._held:
+            self._unhold()
         self._exchange = None
         if self._state >= _CLOSING:
             return

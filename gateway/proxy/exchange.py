@@ -254,7 +254,10 @@ class Exchange(Relaying):
             routing = self.routings[route.name] = routing_of(self._asking(), self.decision, attempt.target)
         record.routing = routing
         runtime = self.runtime
-        chosen = route.pick(self.tried if attempt.replica else (), runtime.board, record.started_at)
+        if route.only is not None:
+            chosen = -1 if route.only.saturated else 0
+        else:
+            chosen = route.pick(self.tried if attempt.replica else (), runtime.board, record.started_at)
         if chosen < 0:
             self._failed(Outcome.SATURATED)
             return
@@ -272,10 +275,10 @@ class Exchange(Relaying):
             self._failed(Outcome.INEXPRESSIBLE)
             return
         pool = route.pools[chosen]
-        if len(route.pools) > 1:
+        if route.only is None:
             self.endpoint = pool.endpoint.url
             self.tried = (*self.tried, chosen) if attempt.replica else (chosen,)
-        else:
+        elif attempt.number > 1:
             self.endpoint, self.tried = "", ()
         if route.openings:
             head = route.openings[chosen].head(body, time.time())

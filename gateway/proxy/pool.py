@@ -56,6 +56,7 @@ class Pool:
         self.backend = backend
         self.endpoint = endpoint
         self.tls = tls
+        self.most = backend.max_inflight
         self.outstanding = 0
         self.opened = 0
         self._idle: list[UpstreamConnection] = []
@@ -67,7 +68,7 @@ class Pool:
     @property
     def saturated(self) -> bool:
         """True when the backend's in-flight cap is reached here."""
-        return self.outstanding >= self.backend.max_inflight
+        return self.outstanding >= self.most
 
     def answer_head(self, raw: bytes) -> AnswerHead:
         """Parse an answer's head; the last few distinct ones are remembered, as upstreams repeat themselves."""

@@ -120,21 +120,23 @@ class Relaying:
 
     def on_whole(self, head: AnswerHead, body: bytes) -> None:
         """A complete answer that came in one read; its connection is back in the pool or closed."""
-        attempt = self.attempt
         self.upstream = None
+        relay = self.relay
+        if head.status == 200 and relay is None and not head.encoded and not head.kind.startswith(_NO_COMPLETION):
+            self._answer(body)
+            return
+        attempt = self.attempt
         self.status = head.status
         self.upstream_head = head
         if head.status != 200:
             self.parts = [body]
             self._upstream_said_no()
-        elif self.relay is not None and head.kind.startswith(self.relay.kind) and not head.encoded:
+        elif relay is None or head.encoded or not head.kind.startswith(relay.kind):
+            self._failed(Outcome.INVALID)
+        else:
             self.on_data(body, None)
             if not self.over and self.attempt is attempt:
                 self.on_end()
-        elif head.encoded or head.kind.startswith(_NO_COMPLETION) or self.relay is not None:
-            self._failed(Outcome.INVALID)
-        else:
-            self._answer(body)
 
     def on_head(self, head: AnswerHead) -> None:
         """The head of an answer that comes in more than one read."""

@@ -62,6 +62,7 @@ class Route:
         "heads",
         "idle_s",
         "name",
+        "only",
         "openings",
         "plan",
         "pools",
@@ -72,6 +73,7 @@ class Route:
         self.first = Attempt(target, 1)
         self.plan = dialects.prepare(target)
         self.pools = pools
+        self.only = pools[0] if len(pools) == 1 else None  # where there is no choice
         # Request line and headers of each endpoint, up to and including "Content-Length: ": fixed for a plain key or
         # none, made for each attempt by an opening where the credential is more than that.
         self.heads: tuple[bytes, ...] = ()
@@ -109,8 +111,6 @@ class Route:
         health holds back come last: one that refuses at once always has the fewest requests under way.
         """
         pools = self.pools
-        if len(pools) == 1:
-            return -1 if pools[0].saturated else 0
 
         def burden(index: int) -> tuple[bool, int]:
             return board.endpoint_held(self.name, pools[index].endpoint.url, now), pools[index].outstanding
