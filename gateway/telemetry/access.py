@@ -118,14 +118,23 @@ class AccessLog:
         )
         if not sent:
             return line + b"}\n"
-        line += b',"attempts":%d,"overhead_ms":%.3f' % (record.attempts, (sent - begun) * 1000)
-        if first:
-            line += b',"first_event_ms":%.3f' % ((first - begun) * 1000)
         usage = record.usage
-        if usage is not None:
-            line += b',"input_tokens":%d,"output_tokens":%d' % (usage.input, usage.output)
-            if usage.cached or usage.reasoning or usage.estimated:
-                line += _unusual(usage)
+        if first and usage is not None:  # nearly always; one long form costs less than three short ones
+            line += b',"attempts":%d,"overhead_ms":%.3f,"first_event_ms":%.3f,"input_tokens":%d,"output_tokens":%d' % (
+                record.attempts,
+                (sent - begun) * 1000,
+                (first - begun) * 1000,
+                usage.input,
+                usage.output,
+            )
+        else:
+            line += b',"attempts":%d,"overhead_ms":%.3f' % (record.attempts, (sent - begun) * 1000)
+            if first:
+                line += b',"first_event_ms":%.3f' % ((first - begun) * 1000)
+            if usage is not None:
+                line += b',"input_tokens":%d,"output_tokens":%d' % (usage.input, usage.output)
+        if usage is not None and (usage.cached or usage.reasoning or usage.estimated):
+            line += _unusual(usage)
         if record.priced:
             line += b',"cost_usd":%.9f' % (record.cost_nano / NANO_PER_USD)
         if record.thought_unasked:
