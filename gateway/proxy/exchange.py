@@ -114,6 +114,8 @@ class Exchange(Relaying):
         tenant = asked.tenant
         policy, self.pinned = pinned = site.resolve(envelope.model_asked, hints.policy, tenant.policy)
         site.allow(tenant, envelope.model_asked, *pinned)
+        if policy.name in serving.paced:
+            self.runtime.measures = True
         total_s = site.timeouts.total_s
         if hints.timeout_s is not None:
             total_s = min(hints.timeout_s, total_s)
@@ -321,7 +323,7 @@ class Exchange(Relaying):
         now = time.monotonic()
         self.failures = (*self.failures, (name, outcome))
         runtime.metrics.attempt(name, outcome)
-        if outcome in LATE and self.serving.measures:
+        if outcome in LATE and runtime.measures:
             first_event_s, rate = (NEVER, None) if self.envelope.stream else (None, 0.0)
             runtime.paces.heard(name, first_event_s, rate, now)
         jitter = float.fromhex("0x." + self.record.request_id[-6:])

@@ -282,7 +282,7 @@ class Relaying:
         if runtime.board.entries:
             runtime.board.record(name, Outcome.OK, record.first_event_at, endpoint=self.endpoint)
         self._book(reported, output_chars)
-        if self.serving.measures:
+        if runtime.measures:
             measured(self, name)
         if self.conversation is not None:
             answered(self, name)

@@ -125,7 +125,7 @@ class Serving:
 
     site: Site
     routes: tuple[Route, ...]
-    measures: bool  # some policy ranks by speed or has latency targets
+    paced: frozenset[str]  # names of the policies that rank by speed or have latency targets
     doubted: int = 0  # mask of targets whose promise not to think is not believed, see `promises`
     memo: Memo = field(default_factory=Memo)
     known_keys: dict[bytes, tuple[Tenant, float]] = field(default_factory=dict, repr=False)  # see `asked`
@@ -173,6 +173,7 @@ class Runtime:
         self._tokens: dict[tuple[object, ...], TokenSource] = {}
         self.exchanges: set[Exchange] = set()
         self.records: RecordLog | None = None  # set by who owns its files
+        self.measures = False  # how fast targets are: from the first request on whose policy asks for it
         self.buffered = 0  # request bytes held for all clients
         self.draining = False
         self.sidecar: Sidecar | None = None  # set by who can start processes
@@ -205,11 +206,12 @@ class Runtime:
                 pools.append(pool)
             routes.append(Route(target, tuple(pools), self._door(backend, sources)))
         policies = site.policies
-        measures = any(policy.latency or policy.ranks & {"fastest", "balanced"} for policy in policies.values())
+        paced = frozenset(name for name, one in policies.items() if one.latency or one.ranks & {"fastest", "balanced"})
+        self.measures = self.measures or site.default_policy.name in paced
         self.paces.adopt({name: one.latency for name, one in policies.items()}, [t.name for t in site.fleet.targets])
         self.conversations.keep(self._unchanged(site.fleet))
         doubted = self.promises.adopt(site.fleet, site.thinking_violations)
-        self.serving = Serving(site, tuple(routes), measures, doubted)
+        self.serving = Serving(site, tuple(routes), paced, doubted)
         for key in [key for key in self.pools if key not in used]:
             self.pools.pop(key).retire()
         if self.sidecar is not None:
