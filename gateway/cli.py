@@ -117,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     one = command("test", _test, "Run the tests that policies carry, on the reference fleet.")
     one.epilog = "Exit codes: 0 all passed; 1 a test failed, too little is covered, a mutant lives; 2 a file is broken."
     one.add_argument("paths", nargs="*", type=Path, metavar="POLICY", help="files or folders (default: the bundled)")
+    _config(one, "whose `catalog:` may name further models (default pointsman.yaml, if there is one)")
     one.add_argument("-k", metavar="TEXT", help="only tests whose name holds this")
     one.add_argument("--junit", type=Path, metavar="FILE", help="also write the results as JUnit XML")
     one.add_argument("--coverage", action="store_true", help="show rules, rungs, constraints that no test reaches")
@@ -134,11 +135,21 @@ def _parser() -> argparse.ArgumentParser:
     replaycli.commands(command, _config, _json, _broken)
 
     one = command("explain", _explain, "Say what would become of a request, and why. Nothing is sent.")
-    one.epilog = "Exit codes: 0 it would be served, 1 it would be refused, 2 something is broken."
+    one.epilog = (
+        "Exit codes: 0 it would be served, 1 it would be refused, 2 something is broken. "
+        "With --diff: 0 it was told, 1 a test fails now, 2 the policies do not load or there is no such revision."
+    )
     _config(one, "default pointsman.yaml; without one, the reference fleet")
     what = one.add_mutually_exclusive_group(required=True)
     what.add_argument("--text", help="what the user says")
     what.add_argument("--request", metavar="FILE", help="the JSON body of a chat request; - reads standard input")
+    what.add_argument(
+        "--diff", metavar="REV", help="what the policies here do differently from those of a git revision"
+    )
+    one.add_argument(
+        "--policies", action="append", default=[], type=Path, metavar="PATH",
+        help="with --diff: a policy, or a folder of them (default: those of the configuration, else policies/)",
+    )  # fmt: skip
     one.add_argument("--model", default="auto", help="`model` of the request made from --text (default auto)")
     one.add_argument("--policy", help="as a client's x-pointsman-policy")
     one.add_argument("--header", action="append", default=[], type=_pair, metavar="NAME=VALUE", help="a header")
@@ -158,6 +169,11 @@ class _Ordered(argparse.Action):
 
 def _config(parser: argparse.ArgumentParser, says: str = "default pointsman.yaml") -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help=says)
+
+
+def _config_there(given: Path | None) -> Path | None:
+    """The configuration that was named, or the one that is here; None where there is none."""
+    return given or (CONFIG if CONFIG.exists() else None)
 
 
 def _json(parser: argparse.ArgumentParser) -> None:
@@ -310,6 +326,7 @@ def _test(given: argparse.Namespace) -> int:
 
     options = Options(
         paths=given.paths,
+        config=_config_there(given.config),
         as_json=given.json,
         chosen=given.k,
         junit=given.junit,
@@ -336,7 +353,20 @@ def _catalog(given: argparse.Namespace) -> int:
         return _broken(error, as_json=given.json)
 
 
+def _diff(given: argparse.Namespace) -> int:
+    from gateway.core.errors import ConfigError
+    from gateway.diff.command import Options, run
+
+    options = Options(given.diff, given.policies, _config_there(given.config), as_json=given.json)
+    try:
+        return run(options, os.environ)
+    except ConfigError as error:
+        return _broken(error, as_json=given.json)
+
+
 def _explain(given: argparse.Namespace) -> int:
+    if given.diff is not None:
+        return _diff(given)
     from gateway.config import cache_dir
     from gateway.core.errors import ConfigError, GatewayError, to_openai
     from gateway.core.tracetext import render

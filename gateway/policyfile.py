@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from gateway import bundled, fixtures, yamlfile
 from gateway.catalog import catalogue as catalog
 from gateway.catalog.catalogue import Catalogue
-from gateway.config import FleetDoc
+from gateway.config import ConfigDoc, FleetDoc
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.lexicon import Lexicon
 from gateway.core.policy import Policy, PolicyDoc, compile_policy
@@ -113,6 +113,14 @@ def reference_fleet(known: Catalogue | None = None, *, cache: Path | None = None
     if builder.found:
         raise ConfigError(builder.found)
     return fleet
+
+
+def fleet_of_tests(config: Path | None, *, cache: Path | None = None) -> Fleet:
+    """The reference fleet, with the models that the catalogue of a configuration has besides. Raises `ConfigError`."""
+    if config is None:
+        return reference_fleet(cache=cache)
+    doc = validated(yamlfile.load(config, cache_dir=cache), ConfigDoc)
+    return reference_fleet(load_catalogue([config.parent / name for name in doc.catalog], cache=cache), cache=cache)
 
 
 def validated(document: Document, model: type[M]) -> M:

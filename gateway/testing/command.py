@@ -20,7 +20,7 @@ from gateway.core.coverage import coverage
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.policytest import run as run_case
 from gateway.core.types import Fleet
-from gateway.policyfile import PolicyFile, load_policy, policy_files, reference_fleet
+from gateway.policyfile import PolicyFile, fleet_of_tests, load_policy, policy_files
 from gateway.progress import Progress
 from gateway.testing.junit import junit
 from gateway.testing.mutation import ready, survey
@@ -34,6 +34,7 @@ class Options:
     """What the command line asks for. `chosen`: only tests whose names hold this, whatever the case."""
 
     paths: Sequence[Path] = ()
+    config: Path | None = None  # whose catalogue adds models; None: no other than the shipped ones
     as_json: bool = False
     chosen: str | None = None
     junit: Path | None = None
@@ -47,7 +48,7 @@ def run(options: Options, environ: Mapping[str, str]) -> int:
     """Test every file. Raises `ConfigError` where no file or no test is meant, OSError where it cannot write."""
     cache = cache_dir(environ)
     files = _files(options.paths)
-    fleet = reference_fleet(cache=cache)
+    fleet = fleet_of_tests(options.config, cache=cache)
     ends = time.monotonic() + options.time_limit_s
     told: list[FileResult] = []
     broken: list[Problem] = []

@@ -1,0 +1,141 @@
+"""`pointsman explain --diff REV`: which policies are meant, both versions of them, and what is printed.
+
+Exit codes: 0 the change was told; 1 a test of the new version fails; 2 the new version does not load, or there is no
+such revision.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gateway import yamlfile
+from gateway.config import ConfigDoc, cache_dir
+from gateway.core.errors import ConfigError, Problem
+from gateway.core.types import Fleet
+from gateway.diff.compare import PolicyChange, Version, compare, pair
+from gateway.diff.markdown import comment, problems
+from gateway.diff.revision import Revision, find
+from gateway.policyfile import fleet_of_tests, load_policy, policy_files, validated
+from gateway.site import load_site
+
+OK, NO, BROKEN = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asks for. Without `policies` they are those of the configuration, else in `policies/`."""
+
+    revision: str
+    policies: Sequence[Path] = ()
+    config: Path | None = None
+    records: Sequence[Path] = ()
+    as_json: bool = False
+
+
+def run(options: Options, environ: Mapping[str, str]) -> int:
+    """Compare and print. Raises `ConfigError`."""
+    cache = cache_dir(environ)
+    paths = _paths(options)
+    revision = find(paths[0], options.revision)
+    reference = fleet_of_tests(options.config, cache=cache)
+    fleets = {"the reference fleet": reference, **_own_fleet(options.config, environ)}
+    with tempfile.TemporaryDirectory(prefix="pointsman-diff-") as folder:
+        before, unreadable = _before(paths, revision, Path(folder), cache)
+        try:
+            after = [version for path in paths for version in _after(path, revision, cache)]
+            found, same = [], 0
+            for old, new in pair(before, after):
+                change = compare(old, new, reference, fleets, time.time())
+                same += change is None
+                found += [] if change is None else [change]
+        except ConfigError as error:
+            if options.as_json:
+                raise
+            print(problems(error.problems), end="")
+            print(error, file=sys.stderr)
+            return BROKEN
+    found = [_explained(change, unreadable) for change in found]
+    if options.as_json:
+        print(json.dumps(_json(found, revision, same), indent=2, ensure_ascii=False))
+    else:
+        print(comment(found, f"{revision.asked} ({revision.short})", same), end="")
+    return NO if any(change.failing for change in found) else OK
+
+
+def _paths(options: Options) -> list[Path]:
+    """The files and folders of policies that are meant, absolute. Raises `ConfigError`."""
+    if options.policies:
+        return [path.absolute() for path in options.policies]
+    if options.config is not None:
+        own = validated(yamlfile.load(options.config), ConfigDoc).policies.dir
+        if own is not None:
+            return [(options.config.parent / own).absolute()]
+    if Path("policies").is_dir():
+        return [Path("policies").absolute()]
+    valid = "pointsman explain --diff REV --policies FOLDER"
+    raise ConfigError([Problem("--policies", 0, "", "there are no policies here", valid)])
+
+
+def _own_fleet(config: Path | None, environ: Mapping[str, str]) -> dict[str, Fleet]:
+    """The fleet of the configuration, for findings, as far as it can be had."""
+    if config is None:
+        return {}
+    try:
+        return {"your fleet": load_site(config, environ, secrets=False, tests=False).fleet}
+    except ConfigError as error:
+        print(f"{config} does not load, so nothing is said of your own fleet: {error.problems[0]}", file=sys.stderr)
+        return {}
+
+
+def _before(
+    paths: Sequence[Path], revision: Revision, folder: Path, cache: Path | None
+) -> tuple[list[Version], dict[str, tuple[Problem, ...]]]:
+    """The versions at a revision, and what is wrong with those that do not load."""
+    versions: list[Version] = []
+    unreadable: dict[str, tuple[Problem, ...]] = {}
+    for path in paths:
+        single = path.suffix in (".yaml", ".yml")
+        inside = revision.write(path.parent if single else path, folder)
+        there = inside / path.name
+        files = ([there] if there.is_file() else []) if single else policy_files(inside)
+        for file in files:
+            relative = file.relative_to(folder).as_posix()
+            try:
+                versions.append(Version(relative, load_policy(file, cache=cache)))
+            except ConfigError as error:
+                unreadable[relative] = tuple(replace(problem, file=relative) for problem in error.problems)
+    return versions, unreadable
+
+
+def _after(path: Path, revision: Revision, cache: Path | None) -> list[Version]:
+    """The versions in the work tree."""
+    files = policy_files(path) if path.is_dir() else [path] if path.is_file() else []
+    found = []
+    for file in files:
+        relative = file.parent.resolve().relative_to(revision.top) / file.name
+        found.append(Version(relative.as_posix(), load_policy(file, cache=cache)))
+    return found
+
+
+def _explained(change: PolicyChange, unreadable: Mapping[str, tuple[Problem, ...]]) -> PolicyChange:
+    """A policy that seems to be new because its version before does not load, said to be that."""
+    reasons = unreadable.get(change.path_after or "")
+    if change.state != "added" or reasons is None:
+        return change
+    return replace(change, state="changed", path_before=change.path_after, unreadable_before=reasons)
+
+
+def _json(found: Sequence[PolicyChange], revision: Revision, same: int) -> dict[str, Any]:
+    return {
+        "ok": not any(change.failing for change in found),
+        "revision": {"asked": revision.asked, "commit": revision.commit},
+        "unchanged": same,
+        "policies": [asdict(change) for change in found],
+    }
