@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from gateway.cli import main
 from gateway.diff.markdown import MARKER
@@ -214,6 +218,28 @@ def test_it_is_all_there_as_json(git: Callable[..., str], capsys: pytest.Capture
     assert policy["written"][0]["details"] == [{"member": "when", "before": "{task: code}", "after": "{task: math}"}]
     test = next(one for one in policy["tests"] if one["name"] == "code goes to a coder")
     assert (test["before"]["rule"], test["after"]["rule"], test["after"]["passed"]) == ("code", "default", False)
+
+
+def test_the_workflow_of_the_readme_runs_here(
+    git: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    readme = Path(__file__).parents[2] / "policies" / "README.md"
+    (text,) = re.findall(r"^```yml\n(.*?)^```$", readme.read_text(encoding="utf-8"), re.M | re.S)
+    steps = YAML(typ="safe").load(text)["jobs"]["policies"]["steps"]
+    runs = {step["name"]: step["run"] for step in steps if "run" in step}
+    edit("{task: code}\n", "{task: math}\n")
+    git("commit", "-qam", "two")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    script = f'pointsman() {{ {sys.executable} -m gateway.cli "$@"; }}\n'
+    monkeypatch.setenv("PYTHONPATH", str(readme.parents[1]))
+    codes = {
+        name: subprocess.run(["bash", "-c", script + runs[name]], capture_output=True, check=False).returncode
+        for name in ("what it does", "tests")
+    }
+    assert codes == {"what it does": 1, "tests": 1}
+    assert "- rule `code` **changed**" in Path("comment.md").read_text(encoding="utf-8")
+    assert Path("results.xml").read_bytes().startswith(b"<?xml")
+    assert {"install", "comment"} == runs.keys() - codes.keys()
 
 
 def test_a_configuration_adds_its_own_fleet(git: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
