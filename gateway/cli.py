@@ -11,20 +11,18 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from gateway import __version__
 from gateway.catalog import cli as catalogcli
+from gateway.explain import cli as explaincli
 from gateway.replay import cli as replaycli
 
 if TYPE_CHECKING:
     from gateway.core.errors import ConfigError
-    from gateway.core.types import Tenant
-    from gateway.site import Site
 
 OK, NO, BROKEN = 0, 1, 2
 CONFIG = Path("pointsman.yaml")
@@ -135,27 +133,8 @@ def _parser() -> argparse.ArgumentParser:
     replaycli.commands(command, _config, _json, _broken)
 
     one = command("explain", _explain, "Say what would become of a request, and why. Nothing is sent.")
-    one.epilog = (
-        "Exit codes: 0 it would be served, 1 it would be refused, 2 something is broken. "
-        "With --diff: 0 it was told, 1 a test fails now, 2 the policies do not load or there is no such revision."
-    )
     _config(one, "default pointsman.yaml; without one, the reference fleet")
-    what = one.add_mutually_exclusive_group(required=True)
-    what.add_argument("--text", help="what the user says")
-    what.add_argument("--request", metavar="FILE", help="the JSON body of a chat request; - reads standard input")
-    what.add_argument(
-        "--diff", metavar="REV", help="what the policies here do differently from those of a git revision"
-    )
-    one.add_argument(
-        "--policies", action="append", default=[], type=Path, metavar="PATH",
-        help="with --diff: a policy, or a folder of them (default: those of the configuration, else policies/)",
-    )  # fmt: skip
-    one.add_argument("--model", default="auto", help="`model` of the request made from --text (default auto)")
-    one.add_argument("--policy", help="as a client's x-pointsman-policy")
-    one.add_argument("--header", action="append", default=[], type=_pair, metavar="NAME=VALUE", help="a header")
-    one.add_argument("--tenant", action="append", default=[], type=_pair, metavar="FACT=VALUE", help="a tenant's fact")
-    one.add_argument("--key", metavar="NAME", help="explain for the key of this name: its facts and what it may use")
-    one.add_argument("--down", action="append", default=[], metavar="TARGET", help="as if health held it back")
+    explaincli.arguments(one)
     _json(one)
     return parser
 
@@ -199,13 +178,6 @@ def _percent(text: str) -> float:
     if not 0 <= percent <= 100:
         raise argparse.ArgumentTypeError(f"{text} is out of range: 0 to 100")
     return percent
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, found, value = text.partition("=")
-    if not found or not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name, value
 
 
 def _print(content: Any) -> None:
@@ -353,113 +325,13 @@ def _catalog(given: argparse.Namespace) -> int:
         return _broken(error, as_json=given.json)
 
 
-def _diff(given: argparse.Namespace) -> int:
-    from gateway.core.errors import ConfigError
-    from gateway.diff.command import Options, run
-
-    options = Options(given.diff, given.policies, _config_there(given.config), as_json=given.json)
-    try:
-        return run(options, os.environ)
-    except ConfigError as error:
-        return _broken(error, as_json=given.json)
-
-
 def _explain(given: argparse.Namespace) -> int:
-    if given.diff is not None:
-        return _diff(given)
-    from gateway.config import cache_dir
-    from gateway.core.errors import ConfigError, GatewayError, to_openai
-    from gateway.core.tracetext import render
-    from gateway.explain import explain
-    from gateway.site import load_lexicon
-    from gateway.vocab import open_tokenizers
+    from gateway.core.errors import ConfigError
 
     try:
-        site = _site_to_explain(given.config)
-        lexicon = load_lexicon(cache=cache_dir(os.environ))
-        tenant, site = _whose(site, given.key, dict(given.tenant))
-        body = _body(given)
-        available = _available(site, given.down)
+        return explaincli.run(given, _config_there(None), os.environ)
     except ConfigError as error:
         return _broken(error, as_json=given.json)
-    except (LookupError, OSError) as error:
-        print(f"pointsman explain: {error}", file=sys.stderr)
-        return BROKEN
-    headers = {name.lower(): value for name, value in given.header}
-    if given.policy is not None:
-        headers["x-pointsman-policy"] = given.policy
-    try:
-        told = explain(
-            site,
-            body,
-            headers=headers,
-            tenant=tenant,
-            tokenizers=open_tokenizers(site.tokenizers, background=False),
-            lexicon=lexicon,
-            now=time.time(),
-            available=available,
-        )
-    except GatewayError as error:
-        if given.json:
-            print(to_openai(error).decode())
-        else:
-            print(f"refused with status {error.status}: {error.code}: {error.message}", file=sys.stderr)
-        return NO
-    if given.json:
-        _print(told.to_dict())
-    else:
-        print(render(told.trace), end="")
-        if told.wire_body is not None:
-            print(f"\nwould be sent to {told.trace.decision.candidates[0].name}\n  {told.wire_body}")
-    return OK if told.trace.decision.refusal is None else NO
-
-
-def _site_to_explain(config: Path | None) -> Site:
-    from gateway import bundled
-    from gateway.site import load_site
-
-    if config is None and not CONFIG.exists():
-        print(f"no {CONFIG} here: explaining on the reference fleet with the bundled policies", file=sys.stderr)
-        reference = bundled.policies() / "catalog" / "reference-fleet.yaml"
-        return load_site(reference, {}, secrets=False, tests=False)
-    return load_site(config or CONFIG, os.environ, secrets=False, tests=False)
-
-
-def _whose(site: Site, key: str | None, facts: Mapping[str, str]) -> tuple[Tenant, Site]:
-    """The tenant to explain for, on a site that knows it. Raises LookupError for a key that is not configured.
-
-    Without a key it is the operator's own question: everything may be used.
-    """
-    from dataclasses import replace
-
-    from gateway.core.types import Tenant
-    from gateway.naming import Grant
-
-    if key is not None:
-        tenants = {entry.tenant.key: entry.tenant for entry in site.keys.values()}
-        if key not in tenants:
-            raise LookupError(f"no key {key!r}: {', '.join(tenants) or 'none is configured'}")
-        found = tenants[key]
-        return replace(found, facts=MappingProxyType({**found.facts, **facts})), site
-    operator = Tenant("operator", MappingProxyType(dict(facts)), explain=True)
-    return operator, replace(site, _grants=MappingProxyType({operator.key: Grant(everything=True)}))
-
-
-def _available(site: Site, down: Sequence[str]) -> int:
-    """The mask of targets that are up. Raises LookupError for a name that is none."""
-    indices = {target.name: target.index for target in site.fleet.targets}
-    for name in down:
-        if name not in indices:
-            raise LookupError(f"no target {name!r}: {', '.join(indices)}")
-    return site.fleet.mask() & ~sum(1 << indices[name] for name in set(down))
-
-
-def _body(given: argparse.Namespace) -> bytes:
-    """The request's bytes, exactly as a client would send them. Raises OSError."""
-    if given.text is not None:
-        request = {"model": given.model, "messages": [{"role": "user", "content": given.text}]}
-        return json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogateescape")
-    return sys.stdin.buffer.read() if given.request == "-" else Path(given.request).read_bytes()
 
 
 if __name__ == "__main__":

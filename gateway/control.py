@@ -29,7 +29,7 @@ from gateway.core.errors import (
     to_openai,
 )
 from gateway.core.types import Tenant
-from gateway.explain import explain, explain_record
+from gateway.explain.request import explain, explain_record
 from gateway.front import METRICS_TYPE, admits, alive, headers_of, readiness, scrape
 from gateway.listing import listing
 from gateway.proxy.asked import authenticate

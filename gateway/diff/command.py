@@ -6,6 +6,7 @@ such revision.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -18,14 +19,19 @@ from typing import Any
 from gateway import yamlfile
 from gateway.config import ConfigDoc, cache_dir
 from gateway.core.errors import ConfigError, Problem
+from gateway.core.records import Recorded
 from gateway.core.types import Fleet
 from gateway.diff.compare import PolicyChange, Version, compare, pair
 from gateway.diff.markdown import comment, problems
 from gateway.diff.revision import Revision, find
+from gateway.diff.traffic import Traffic, Versions
 from gateway.policyfile import fleet_of_tests, load_policy, policy_files, validated
+from gateway.replay.command import count, reading
+from gateway.replay.reading import Read, Wanted, files_of
 from gateway.site import load_site
 
 OK, NO, BROKEN = 0, 1, 2
+OWN = "your fleet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +56,21 @@ def run(options: Options, environ: Mapping[str, str]) -> int:
         before, unreadable = _before(paths, revision, Path(folder), cache)
         try:
             after = [version for path in paths for version in _after(path, revision, cache)]
-            found, same = [], 0
-            for old, new in pair(before, after):
-                change = compare(old, new, reference, fleets, time.time())
-                same += change is None
-                found += [] if change is None else [change]
+            pairs = list(pair(before, after))
+            seen = [compare(old, new, reference, fleets, time.time()) for old, new in pairs]
+            traffic = _traffic(pairs, fleets.get(OWN), options.records)
         except ConfigError as error:
             if options.as_json:
                 raise
             print(problems(error.problems), end="")
             print(error, file=sys.stderr)
             return BROKEN
-    found = [_explained(change, unreadable) for change in found]
+    found = [
+        _explained(replace(change, traffic=traffic.get(change.name)), unreadable)
+        for change in seen
+        if change is not None
+    ]
+    same = len(seen) - len(found)
     if options.as_json:
         print(json.dumps(_json(found, revision, same), indent=2, ensure_ascii=False))
     else:
@@ -88,10 +97,38 @@ def _own_fleet(config: Path | None, environ: Mapping[str, str]) -> dict[str, Fle
     if config is None:
         return {}
     try:
-        return {"your fleet": load_site(config, environ, secrets=False, tests=False).fleet}
+        return {OWN: load_site(config, environ, secrets=False, tests=False).fleet}
     except ConfigError as error:
         print(f"{config} does not load, so nothing is said of your own fleet: {error.problems[0]}", file=sys.stderr)
         return {}
+
+
+def _traffic(
+    pairs: Sequence[tuple[Version | None, Version | None]], fleet: Fleet | None, paths: Sequence[Path]
+) -> dict[str, Traffic]:
+    """Policy -> what becomes of its recorded requests, by one walk over the records. Raises `ConfigError`."""
+    if not paths:
+        return {}
+    if fleet is None:
+        valid = "a pointsman.yaml that loads, here or named with --config"
+        raise ConfigError([Problem("--records", 0, "", "are decided on your own fleet", valid)])
+    versions: dict[str, tuple[str, Versions]] = {}  # by the name before: recorded requests bear that
+    for old, new in pairs:
+        if old is not None and new is not None and old.file.document.sha256 != new.file.document.sha256:
+            with contextlib.suppress(ConfigError):  # a version that does not load on this fleet decides nothing
+                both = Versions(old.file.bind(fleet), new.file.bind(fleet))
+                versions[both.name] = (new.file.doc.policy, both)
+    told = Read()
+
+    def add(recorded: Recorded) -> None:
+        known = versions.get(recorded.policy_name)
+        if known is not None:
+            known[1].add(recorded)
+
+    count(add, reading(files_of(paths), Wanted(), told, "replaying"), told)
+    if told.damaged:
+        print(f"{told.damaged:,} damaged records were passed over: {told.places[0]}", file=sys.stderr)
+    return {name: both.found for name, both in versions.values()}
 
 
 def _before(
@@ -137,5 +174,10 @@ def _json(found: Sequence[PolicyChange], revision: Revision, same: int) -> dict[
         "ok": not any(change.failing for change in found),
         "revision": {"asked": revision.asked, "commit": revision.commit},
         "unchanged": same,
-        "policies": [asdict(change) for change in found],
+        "policies": [_plain(change) for change in found],
     }
+
+
+def _plain(change: PolicyChange) -> dict[str, Any]:
+    made = asdict(replace(change, traffic=None))
+    return {**made, "traffic": None if change.traffic is None else change.traffic.to_dict()}

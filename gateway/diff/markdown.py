@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from gateway.core.changes import NOUNS, Detail, DocChange
 from gateway.core.errors import Problem
 from gateway.core.findings import Finding
+from gateway.core.types import NANO_PER_USD
 from gateway.diff.compare import PolicyChange, TestChange, Told
-from gateway.diff.traffic import traffic_lines
+from gateway.diff.traffic import Traffic
 
 #: The first line, by which a later run finds the comment that it replaces.
 MARKER = "<!-- pointsman explain --diff -->"
@@ -20,6 +21,7 @@ MARKER = "<!-- pointsman explain --diff -->"
 LONGEST = 60_000
 _MOST_ROWS = 40
 _MOST_TARGETS = 3
+_MOST_MOVES = 15
 _LONGEST_TEXT = 200
 
 
@@ -61,7 +63,7 @@ def _policy(change: PolicyChange) -> Iterator[str]:
     yield from _tests(change)
     yield from _findings(change.appeared, change.vanished)
     if change.traffic is not None:
-        yield from traffic_lines(change.traffic)
+        yield from _traffic(change.traffic)
 
 
 def _state(change: PolicyChange) -> str:
@@ -183,6 +185,50 @@ def _findings(appeared: Mapping[str, Sequence[Finding]], vanished: Mapping[str, 
 def _finding(sign: str, one: Finding) -> str:
     fix = f" ({prose(one.fix)})" if one.fix and sign == "new" else ""
     return f"- {sign}: {one.severity}: {code(one.id)}: {prose(one.message)}{fix}"
+
+
+def _traffic(found: Traffic) -> Iterator[str]:
+    moved = sum(found.moves.values())
+    yield f"**Recorded traffic: {moved:,} of {found.records:,} requests would go elsewhere**"
+    yield ""
+    if moved:
+        yield "| Requests | Before | After |"
+        yield "|--:|---|---|"
+        for (rule, target, rule_after, target_after), count in found.moves.most_common(_MOST_MOVES):
+            yield f"| {count:,} | {code(rule)}: {code(target)} | {code(rule_after)}: {code(target_after)} |"
+        left = moved - sum(count for _, count in found.moves.most_common(_MOST_MOVES))
+        if left:
+            yield f"| {left:,} | otherwise | |"
+        yield ""
+    if found.newly_refused:
+        codes = ", ".join(f"{count:,} {code(name)}" for name, count in found.newly_refused.most_common())
+        yield f"- **newly refused**: {codes}"
+    if found.newly_served:
+        yield f"- refused before, served now: {found.newly_served:,}"
+    if found.before_nano or found.after_high_nano:
+        low, likely, high = (
+            amount - found.before_nano for amount in (found.after_low_nano, found.after_nano, found.after_high_nano)
+        )
+        yield (
+            f"- cost of those that move: {_usd(found.before_nano)} before, {_signed(likely)} after "
+            f"({_signed(low)} to {_signed(high)})"
+        )
+    for count, says in (
+        (found.unpriced, "move, and no difference of cost can be said"),
+        (found.otherwise, "keep their target and get other fallbacks"),
+        (found.undecided, "cannot be decided, because the record lacks what a version asks"),
+    ):
+        if count:
+            yield f"- {count:,} {says}"
+    yield ""
+
+
+def _usd(nano: int) -> str:
+    return f"${nano / NANO_PER_USD:,.4f}"
+
+
+def _signed(nano: int) -> str:
+    return f"{'-' if nano < 0 else '+'}{_usd(abs(nano))}"
 
 
 def problems(found: Sequence[Problem]) -> str:

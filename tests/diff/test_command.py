@@ -10,10 +10,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from ruamel.yaml import YAML
 
 from gateway.cli import main
+from gateway.core.records import Decided, Recorded, Result, World
+from gateway.core.signals import NAMES
 from gateway.diff.markdown import MARKER
 
 POLICY = """\
@@ -36,6 +39,14 @@ tests:
   - {name: code goes to a coder, given: {task: code}, expect: {rule: code, model: qwen3-coder-next}}
   - {name: French goes to Qwen, given: {language: fr}, expect: {family: qwen}}
   - {name: a request from a file, request: fixtures/hello.json, expect: {rule: default}}
+"""
+CONFIG = """\
+policies: {dir: policies, default: first}
+backends:
+  local: {dialect: llama.cpp, self_hosted: true, base_url: "http://127.0.0.1:1/v1"}
+targets:
+  general: {model: llama-4-maverick, backend: local, window: 8192, price: none}
+  other: {model: qwen3.5-9b, backend: local, window: 8192, price: none}
 """
 HELLO = '{"model": "auto", "messages": [{"role": "user", "content": "Hello, how are you today?"}]}'
 
@@ -218,6 +229,26 @@ def test_it_is_all_there_as_json(git: Callable[..., str], capsys: pytest.Capture
     assert policy["written"][0]["details"] == [{"member": "when", "before": "{task: code}", "after": "{task: math}"}]
     test = next(one for one in policy["tests"] if one["name"] == "code goes to a coder")
     assert (test["before"]["rule"], test["after"]["rule"], test["after"]["passed"]) == ("code", "default", False)
+
+
+def test_recorded_traffic_needs_a_configuration_and_is_decided_on_its_fleet(
+    git: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit("when: {task: code}\n", "when: {task: math}\n")
+    capsys.readouterr()
+    assert main(["explain", "--diff", "HEAD", "--records", "records.jsonl"]) == 2
+    assert "are decided on your own fleet" in capsys.readouterr().err
+    Path("pointsman.yaml").write_text(CONFIG, encoding="utf-8")
+    signals: dict[str, object] = dict.fromkeys(NAMES) | {"modality": ["text"], "parameters": []}
+    signals |= {"tools": False, "stream": False, "images": 0, "cost_sensitive": False, "task": "code"}
+    line = Recorded(
+        1, "id", 1_795_262_400.0, "first@0", "f", "k", "auto", World(), Decided("code", ("other",)), Result(),
+        signals=signals, tokens={"": (10, 10, True)}, text_bytes=40,
+    )  # fmt: skip
+    Path("records.jsonl").write_bytes(msgspec.json.encode(line) + b"\n" + b"damaged\n")
+    comment = told(capsys, "--records", "records.jsonl", code=1)
+    assert "**Recorded traffic: 1 of 1 requests would go elsewhere**" in comment
+    assert "| 1 | `code`: `other` | `default`: `general` |" in comment
 
 
 def test_the_workflow_of_the_readme_runs_here(
