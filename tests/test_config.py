@@ -13,6 +13,7 @@ from gateway.config import (
     AdminKeyDoc,
     BackendDoc,
     ConfigDoc,
+    RecordsDoc,
     TimeoutsDoc,
     admin_digest,
     cache_dir,
@@ -334,3 +335,28 @@ def test_a_secret_pasted_where_its_place_belongs_is_never_shown(tmp_path: Path, 
         load_site(path, {}, tests=False)
     assert "7Hq2" not in str(caught.value)
     assert re.search("may be a secret|no such key|is a secret", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("records", "path"),
+    [
+        ({}, "records.dir"),
+        ({"dir": "r", "sample": 0}, "records.sample"),
+        ({"dir": "r", "sample": 1.5}, "records.sample"),
+        ({"dir": "r", "keep_for": "14"}, "records.keep_for"),
+        ({"dir": "r", "keep_for": "9999d"}, "records.keep_for"),
+        ({"dir": "r", "rotate_size": "big"}, "records.rotate_size"),
+        ({"dir": "r", "prompts": -1}, "records.prompts"),
+        ({"dir": "r", "prompt": 10}, "records.prompt"),
+    ],
+)
+def test_records_that_mean_nothing_are_refused_at_their_place(records: dict[str, object], path: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        RecordsDoc.model_validate(records)
+    assert [".".join(map(str, ("records", *one["loc"]))) for one in caught.value.errors()] == [path]
+
+
+def test_records_have_defaults_and_lie_beside_the_file() -> None:
+    found = RecordsDoc.model_validate({"dir": "kept", "sample": 0.5, "keep_for": "7d"}).settings(Path("/etc/pointsman"))
+    assert (str(found.directory), found.sample, found.keep_s) == ("/etc/pointsman/kept", 0.5, 604_800.0)
+    assert (found.prompt_chars, found.compress, found.rotate_bytes) == (0, True, 128_000_000)
