@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.core.errors import ConfigError
+from gateway.core.errors import ConfigError, Problem
 from gateway.fleet import NO_DOOR, Door
 from gateway.policyfile import policy_files
 from gateway.proxy.runtime import Runtime
@@ -27,6 +28,8 @@ from gateway.vocab import open_tokenizers
 logger = logging.getLogger("pointsman")
 
 WATCH_S = 1.0
+#: CPU seconds in which files must load in the child: what takes longer would hold up requests here, and is refused.
+CHILD_CPU_S = 60
 #: A file that changed so shortly before it was read may have changed again before it was looked at.
 _FRESH_NS = 50_000_000
 
@@ -135,19 +138,25 @@ class Reloader:
         }
 
     async def _check_in_child(self) -> None:
-        """Have another process load the files first. Its verdict is not needed: this process loads them again."""
+        """Have another process load the files first. Its verdict is not needed: this process loads them again.
+
+        Raises `ConfigError` only where it took so long that this process had better not begin.
+        """
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "gateway.site",
             str(self.config),
+            str(CHILD_CPU_S),
             env=dict(self.environ),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )
         try:
-            await child.wait()
+            if await child.wait() == -signal.SIGXCPU:
+                what = f"takes more than {CHILD_CPU_S} s of CPU to load, with all that it names"
+                raise ConfigError([Problem(str(self.config), 0, "", what, "fewer rules, tests or targets")])
         except asyncio.CancelledError:
             child.kill()
             raise

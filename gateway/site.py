@@ -433,7 +433,15 @@ def _metric_names(
 
 
 def main(arguments: list[str], environ: Mapping[str, str]) -> int:
-    """The verdict on one file: 0, or 2 with every problem on standard error."""
+    """The verdict on one file: 0, or 2 with every problem on standard error.
+
+    A second argument is a limit in CPU seconds, after which the kernel ends the process (SIGXCPU).
+    """
+    if len(arguments) > 1:
+        import resource  # noqa: PLC0415 - only here
+
+        resource.setrlimit(resource.RLIMIT_CPU, (int(arguments[1]), -1))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         load_site(Path(arguments[0]), environ)
     except ConfigError as error:

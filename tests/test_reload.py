@@ -292,6 +292,30 @@ BROKEN: dict[str, tuple[str, str, str]] = {
         "policies/home.yaml:7: tests[0]: the test 'streams are first' fails",
     ),
     "a policy that names nothing": ("policies/home.yaml", HOME.replace('["*"]', "[{model: lama}]"), "did you mean"),
+    "a policy that leaks": (
+        "policies/home.yaml",
+        HOME.replace("rules:", "constraints: [{id: at-home, forbid: {target.region: {not: eu}}}]\nrules:"),
+        "policies/home.yaml:3: constraints[0]",
+    ),
+    "an alias": ("policies/home.yaml", HOME.replace("rules:", "sets: &a {}\nrules:"), "policies/home.yaml:3"),
+    "10,000 levels": (
+        "policies/home.yaml",
+        HOME + "sets: {a: " + "[" * 10_000 + "]" * 10_000 + "}\n",
+        "policies/home.yaml:",
+    ),
+    "more than 1 MiB": ("policies/home.yaml", HOME + "# \n" * 400_000, "is larger than 1 MiB"),
+    "NUL": ("policies/home.yaml", HOME + "# \0\n", "policies/home.yaml:"),
+    "a key twice": ("policies/home.yaml", HOME + "policy: home\n", "policies/home.yaml:"),
+    "500 mistakes": (
+        "policies/home.yaml",
+        HOME.replace("rules:", "rules:\n" + "".join(f"  - {{id: x{n}, use: [{{model: lama}}]}}\n" for n in range(500))),
+        "policies/home.yaml:1: has at least 100 mistakes",
+    ),
+    "a test that means nothing": (
+        "policies/home.yaml",
+        HOME.replace("given: {", "given: {tsak: x, "),
+        "policies/home.yaml:",
+    ),
     "an empty file": ("pointsman.yaml", "", "pointsman.yaml:"),
     "two policies of one name": ("policies/other.yaml", HOME, "home is already another file's policy"),
     "no default": ("policies/home.yaml", OTHER, "policies.default: no policy 'home'"),
@@ -483,6 +507,55 @@ def test_sighup_reloads_and_readyz_forgets_the_error(gateway: Gateway, kept: dic
     assert gateway.get("/readyz").json()["config"] != kept["config"]
     assert gateway.post(chat()).headers["x-pointsman-rule"] == "others"
     assert total(gateway, "ok") > ok + 1
+
+
+def test_what_takes_too_long_to_load_is_not_loaded(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reload, "CHILD_CPU_S", 1)
+    monkeypatch.setattr(Quick, "_check_in_child", reload.Reloader._check_in_child)
+
+    async def scenario(place: Place) -> None:
+        before = place.site
+        place.write(
+            "policies/long.yaml",
+            "policy: long\nrules:\n" + "".join(f"- {{id: r{n}, use: ['*']}}\n" for n in range(16_000)),
+        )
+        told = await place.reloader.request()
+        assert "takes more than 1 s of CPU to load" in told.error
+        assert place.site is before
+
+    place.run(scenario)
+
+
+HOSTILE = {
+    "it does not load": "policy: [",
+    "it fails its test": HOME.replace("stream: true}, use", "stream: false}, use"),
+    "it leaks": HOME.replace("rules:", "constraints: [{id: c, forbid: {target.region: {not: eu}}}]\nrules:"),
+    "it is a bomb": "a: &a [x]\n" + "".join(f"b{n}: &b{n} [*a, *a]\n" for n in range(1_000)),
+    "it is deep": HOME + "sets: {a: " + "[" * 10_000 + "]" * 10_000 + "}\n",
+    "it is full of mistakes": "policy: home\nrules:\n" + "".join(f"- {{id: r{n}, uze: [x]}}\n" for n in range(14_000)),
+}
+
+
+@pytest.mark.parametrize("why", HOSTILE)
+def test_a_policy_that_must_not_be_served_never_is_before_during_and_after(
+    gateway: Gateway, kept: dict[str, Any], why: str
+) -> None:
+    def served() -> tuple[int, str, str]:
+        answer = gateway.post(chat())
+        return answer.status_code, answer.headers["x-pointsman-rule"], answer.headers["x-pointsman-policy"]
+
+    before, rejected = served(), total(gateway, "rejected")
+    (gateway.directory / "policies" / "home.yaml").write_text(HOSTILE[why])
+    seen = {before}
+
+    def told() -> bool:
+        seen.add(served())
+        return total(gateway, "rejected") > rejected
+
+    wait_for(told, 60)
+    seen.add(served())
+    assert seen == {before}
+    assert gateway.get("/readyz").json()["config"] == kept["config"]
 
 
 def test_a_missing_variable_is_named_and_never_a_value(gateway: Gateway, kept: dict[str, Any]) -> None:

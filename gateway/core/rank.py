@@ -27,6 +27,7 @@ class Costs:
 
     order: tuple[int, ...]  # target indices, unpriced last
     nano_usd: tuple[int | None, ...]  # by target index
+    bits: tuple[tuple[int, int], ...]  # `order`, each with its bit: half the work where a mask is put in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Prices:
     def _costs(self, input_tokens: int, max_output: int) -> Costs:
         costs = tuple(expected_nano(target, input_tokens, max_output or None) for target in self.fleet.targets)
         order = sorted(range(len(costs)), key=lambda i: (costs[i] is None, costs[i], i))
-        return Costs(tuple(order), costs)
+        return Costs(tuple(order), costs, tuple((index, 1 << index) for index in order))
 
 
 def coarse(tokens: int) -> int:
@@ -98,7 +99,7 @@ def order(
 ) -> list[int]:
     """The targets of a mask, best first. `costs` is needed for cheapest and balanced. HOT."""
     if by == "cheapest" and costs is not None:
-        return [index for index in costs.order if mask >> index & 1]
+        return [index for index, bit in costs.bits if mask & bit]
     chosen = [index for index in listed if mask >> index & 1]
     if by == "listed":
         return chosen
