@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -433,15 +434,9 @@ def _metric_names(
 
 
 def main(arguments: list[str], environ: Mapping[str, str]) -> int:
-    """The verdict on one file: 0, or 2 with every problem on standard error.
-
-    A second argument is a limit in CPU seconds, after which the kernel ends the process (SIGXCPU).
-    """
-    if len(arguments) > 1:
-        import resource  # noqa: PLC0415 - only here
-
-        resource.setrlimit(resource.RLIMIT_CPU, (int(arguments[1]), -1))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """The verdict on one file: 0, or 2 with every problem on standard error."""
+    if len(arguments) > 1:  # CPU seconds, after which the kernel ends the process (SIGXCPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(arguments[1]), resource.RLIM_INFINITY))
     try:
         load_site(Path(arguments[0]), environ)
     except ConfigError as error:
