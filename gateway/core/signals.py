@@ -307,7 +307,7 @@ _COMPUTE: Mapping[str, Callable[[Request], Any]] = MappingProxyType(
         "cost_sensitive": _cost_sensitive,
         "max_cost_usd": _max_cost_usd,
         "stream": lambda request: request.envelope.stream,
-        "workload": lambda request: request.hints.workload or request.tenant.facts.get("workload"),
+        "workload": _narrowed("workload"),
         "region": _narrowed("region"),
         "residency": _narrowed("residency"),
         "conversation": lambda request: conversation_of(request.hints, request.envelope),

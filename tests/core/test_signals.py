@@ -160,6 +160,7 @@ def test_a_hint_cannot_lead_out_of_where_a_tenant_must_stay() -> None:
     assert made.get("residency") == "eu"
     assert made.get("region") == "eu"
     assert signals(hints={"residency": "us"}).get("residency") == "us"
+    assert signals(tenant={"workload": "commerce"}, hints={"workload": "social"}).get("workload") == "commerce"
 
 
 @pytest.mark.parametrize(

@@ -272,7 +272,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], dict[str, str], str, str]] = {
     "context": ("test", chat(text="7 " * 600_000), {}, "context_length_exceeded", "window"),
     "context of a pin": ("test", chat("gemma", LONG), {}, "context_length_exceeded", "window"),
     "domicile": ("berlin", chat("scout"), {}, "policy_denied", "forbidden by eu-domicile"),
-    "licence": ("apache", chat("llama-4-maverick"), {}, "policy_denied", "forbidden by licence"),
+    "licence": ("apache", chat("llama-4-maverick"), {}, "policy_denied", "not what spdx-only requires"),
     "region": ("test", chat(), {"x_pointsman_region": "mars"}, "policy_denied", "is not in mars"),
     "residency": ("eu-only", chat("plus"), {}, "policy_denied", "not only in eu"),
     "tools": (
