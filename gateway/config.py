@@ -48,10 +48,14 @@ class ListenDoc(Strict):
 
 
 class PoliciesDoc(Strict):
-    """Where policy files are (relative to this file; left out: those that come with Pointsman) and which is `auto`."""
+    """Where policy files are (relative to this file; left out: those that come with Pointsman) and which is `auto`.
+
+    `overlays` are files of constraints, relative to this file, that lie over every policy.
+    """
 
     dir: str | None = None
     default: Name = "default"
+    overlays: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list, max_length=16)
 
 
 class TimeoutsDoc(Strict):

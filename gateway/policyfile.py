@@ -7,30 +7,28 @@ only the files, and the lines that its complaints belong to.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
-
-from pydantic import BaseModel, ValidationError
 
 from gateway import bundled, fixtures, yamlfile
 from gateway.catalog import catalogue as catalog
 from gateway.catalog.catalogue import Catalogue
 from gateway.config import ConfigDoc, FleetDoc
 from gateway.core.errors import ConfigError, Problem
+from gateway.core.findings import Finding
 from gateway.core.lexicon import Lexicon
+from gateway.core.parts import PartDoc
 from gateway.core.policy import Policy, PolicyDoc, compile_policy
 from gateway.core.policytest import Result, run_tests
 from gateway.core.signals import REQUEST_TASKS
 from gateway.core.testrequest import Reader
 from gateway.core.types import Fleet, Timeouts
 from gateway.fleet import FleetBuilder
-from gateway.problems import problems
+from gateway.includes import SUFFIX, Part, is_part, put_in, read_parts
+from gateway.problems import validated
 from gateway.yamlfile import Document
-
-M = TypeVar("M", bound=BaseModel)
 
 #: Files of a policy directory that are not policies.
 NOT_POLICIES = frozenset({"lexicon.yaml"})
@@ -61,6 +59,10 @@ class PolicyFile:
         """What the requests of its tests are read with; None where no test has one. Raises `ConfigError`."""
         return fixtures.reader(self.document, self.doc, reference, cache=self.cache)
 
+    def wrong(self, findings: Iterable[Finding]) -> list[Problem]:
+        """Findings as problems of the files that they are about."""
+        return [self.document.problem(one.path, one.message, one.fix) for one in findings]
+
     def failures(self, reference: Fleet) -> list[Problem]:
         """The tests that fail, as problems of the file. Raises `ConfigError`."""
         return [
@@ -70,10 +72,39 @@ class PolicyFile:
         ]
 
 
-def load_policy(path: Path, *, cache: Path | None = None) -> PolicyFile:
-    """Read one policy file. Raises `ConfigError`."""
+def load_policy(
+    path: Path, *, cache: Path | None = None, touched: list[Path] | None = None, part: bool = False
+) -> PolicyFile:
+    """Read one policy file with all that it includes. Raises `ConfigError`.
+
+    `touched` is given the included files that were looked at, also where loading fails. With `part`, a file of
+    constraints is taken too, as the policy that lets everything go everywhere but for these: for testing it by itself.
+    """
     document = yamlfile.load(path, cache_dir=cache)
-    return PolicyFile(document, validated(document, PolicyDoc), known_tasks(cache=cache), cache)
+    if is_part(document):
+        if not part:
+            what = f"holds constraints for policies to include, and lies among policies as {path.name}"
+            raise ConfigError([document.problem("part", what, f"{path.stem}{SUFFIX}, or a folder below")])
+        alone = validated(document, PartDoc)
+        parts = (Part(document, alone), *read_parts(document, alone.include, cache, touched))
+        document, doc = put_in(document, alone.alone(), parts)
+    else:
+        doc = validated(document, PolicyDoc)
+        document, doc = put_in(document, doc, read_parts(document, doc.include, cache, touched))
+    return PolicyFile(document, doc, known_tasks(cache=cache), cache)
+
+
+def lay_over(file: PolicyFile, overlays: Sequence[Part]) -> PolicyFile:
+    """A policy under what an installation lays over all of its policies; its tests are those of the overlays.
+
+    What is in the policy already, because it includes the same file, is not added again. Raises `ConfigError`.
+    """
+    there = {Path(document.name).resolve() for document, _ in file.document.parts.values()}
+    new = [part for part in overlays if Path(part.document.name).resolve() not in there]
+    if not new:
+        return file
+    document, doc = put_in(file.document, file.doc, new, tests=())
+    return replace(file, document=document, doc=doc)
 
 
 def known_tasks(*, cache: Path | None = None) -> frozenset[str]:
@@ -85,7 +116,8 @@ def known_tasks(*, cache: Path | None = None) -> frozenset[str]:
 
 def policy_files(directory: Path) -> list[Path]:
     """The policy files of a directory, sorted."""
-    return sorted(path for path in directory.glob("*.yaml") if path.name not in NOT_POLICIES)
+    found = directory.glob("*.yaml")
+    return sorted(path for path in found if path.name not in NOT_POLICIES and not path.name.endswith(SUFFIX))
 
 
 def load_catalogue(overlays: Sequence[Path] = (), *, cache: Path | None = None) -> Catalogue:
@@ -121,14 +153,6 @@ def fleet_of_tests(config: Path | None, *, cache: Path | None = None) -> Fleet:
         return reference_fleet(cache=cache)
     doc = validated(yamlfile.load(config, cache_dir=cache), ConfigDoc)
     return reference_fleet(load_catalogue([config.parent / name for name in doc.catalog], cache=cache), cache=cache)
-
-
-def validated(document: Document, model: type[M]) -> M:
-    """A document as a pydantic model. Raises `ConfigError` with lines."""
-    try:
-        return model.model_validate(document.data)
-    except ValidationError as error:
-        raise ConfigError(problems(document, error, model)) from None
 
 
 @contextlib.contextmanager

@@ -10,14 +10,16 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from gateway.core.errors import Problem
+from gateway.core.errors import ConfigError, Problem
 from gateway.core.matchers import MOST_PROBLEMS
 from gateway.core.quantities import Invalid
 from gateway.yamlfile import Document, dotted
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def problems(document: Document, error: ValidationError, model: type[BaseModel] | None = None) -> list[Problem]:
@@ -44,6 +46,14 @@ def problems(document: Document, error: ValidationError, model: type[BaseModel] 
             what, valid = _say(dict(item), value, model)
         found[Problem(document.name, document.line(steps), dotted(steps), what, valid)] = None
     return list(found)
+
+
+def validated(document: Document, model: type[M]) -> M:
+    """A document as a pydantic model. Raises `ConfigError` with lines."""
+    try:
+        return model.model_validate(document.data)
+    except ValidationError as error:
+        raise ConfigError(problems(document, error, model)) from None
 
 
 def suggest(word: object, known: Iterable[str]) -> str:

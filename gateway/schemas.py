@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from gateway.catalog.doc import CatalogueDoc
 from gateway.config import ConfigDoc, FleetDoc
+from gateway.core.parts import PartDoc
 from gateway.core.policy import PolicyDoc
 
 _WORTH_SHARING = 120  # characters
@@ -30,6 +31,7 @@ SCHEMAS: Mapping[str, tuple[str, type[BaseModel]]] = MappingProxyType(
         "fleet.json": ("A fleet of backends and targets", FleetDoc),
         "catalogue.json": ("A catalogue of models and offers", CatalogueDoc),
         "policy.json": ("A routing policy", PolicyDoc),
+        "part.json": ("Constraints that policies include", PartDoc),
     }
 )
 

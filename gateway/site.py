@@ -32,9 +32,10 @@ from gateway.core.policy import Policy
 from gateway.core.quantities import Invalid
 from gateway.core.types import Fleet, Tenant, Timeouts
 from gateway.fleet import NO_DOOR, Door, FleetBuilder
+from gateway.includes import Part, read_overlays
 from gateway.naming import Grant, Route, grant, routes
-from gateway.policyfile import load_catalogue, load_policy, placed, policy_files, reference_fleet, validated
-from gateway.problems import suggest
+from gateway.policyfile import lay_over, load_catalogue, load_policy, placed, policy_files, reference_fleet
+from gateway.problems import suggest, validated
 from gateway.sidecar.spec import SidecarSpec, SpecReader
 from gateway.telemetry.metrics import Names
 from gateway.telemetry.records import RecordSettings
@@ -328,10 +329,11 @@ class _Loader:
             self._note("policies.dir", f"no policy files in {directory}", "a directory of *.yaml files")
         reference = reference_fleet(known, cache=self.cache) if self.tests and paths else None
         policies: dict[str, Policy] = {}
+        overlays = read_overlays([self.directory / name for name in doc.policies.overlays], self.cache, self.files)
         for path in paths:
             self.files.append(path)
             try:
-                policy = self._policy(path, fleet, reference)
+                policy = self._policy(path, fleet, reference, overlays)
             except ConfigError as error:
                 self.found += error.problems
                 self.unread = True
@@ -341,14 +343,15 @@ class _Loader:
             policies[policy.name] = policy
         return policies
 
-    def _policy(self, path: Path, fleet: Fleet, reference: Fleet | None) -> Policy:
-        file = load_policy(path, cache=self.cache)
-        self.digests.append(file.document.sha256)
-        policy = file.bind(fleet)
-        for finding in leaks(policy):
-            self.found.append(file.document.problem(finding.path, finding.message, finding.fix))
+    def _policy(self, path: Path, fleet: Fleet, reference: Fleet | None, overlays: Sequence[Part]) -> Policy:
+        file = load_policy(path, cache=self.cache, touched=self.files)
+        served = lay_over(file, overlays)
+        self.digests.append(served.document.sha256)
+        policy = served.bind(fleet)
+        self.found += served.wrong(leaks(policy))
         if reference is not None:
-            self.found += file.failures(reference)
+            self.found += file.failures(reference)  # what a policy promises holds wherever it is: without overlays
+            self.found += served.failures(reference) if served is not file else []
         return policy
 
     def _default(self, doc: ConfigDoc, policies: Mapping[str, Policy]) -> Policy | None:

@@ -17,8 +17,8 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,19 @@ class Document:
     data: dict[str, Any]
     sha256: str
     lines: LineTree
+    parts: Mapping[str, tuple[Document, str]] = field(default_factory=dict)  # paths that stand in another file
+
+    def place(self, path: str | Sequence[str | int]) -> tuple[str, int]:
+        """The file and line of a path, in whichever file it stands."""
+        there, inside = self._there(path)
+        return there.name, there.line(inside)
+
+    def _there(self, path: str | Sequence[str | int]) -> tuple[Document, str | Sequence[str | int]]:
+        if isinstance(path, str):
+            for prefix, (other, inside) in self.parts.items():
+                if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", ".", "["):
+                    return other, inside + path[len(prefix) :]
+        return self, path
 
     def line(self, path: str | Sequence[str | int]) -> int:
         """The 1-based line of a path such as `rules[2].use[0].model`; of its nearest parent where it does not exist.
@@ -96,9 +109,10 @@ class Document:
         return int(line)
 
     def problem(self, path: str | Sequence[str | int], what: str, valid: str = "") -> Problem:
-        """A `Problem` at a path of this file."""
-        shown = path if isinstance(path, str) else dotted(path)
-        return Problem(self.name, self.line(path), shown, what, valid)
+        """A `Problem` at a path of this file, or of the one that the path really stands in."""
+        there, inside = self._there(path)
+        shown = inside if isinstance(inside, str) else dotted(inside)
+        return Problem(there.name, there.line(inside), shown, what, valid)
 
 
 def load(path: Path, *, cache_dir: Path | None = None) -> Document:

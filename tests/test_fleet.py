@@ -15,7 +15,8 @@ from gateway.core.pricing import cost
 from gateway.core.types import NANO_PER_USD, Target, Thinking, Timeouts, Usage
 from gateway.core.wire import parse
 from gateway.fleet import FleetBuilder
-from gateway.policyfile import load_catalogue, validated
+from gateway.policyfile import load_catalogue
+from gateway.problems import validated
 from gateway.yamlfile import loads
 
 KNOWN = load_catalogue()

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from gateway import yamlfile
+from gateway import includes, yamlfile
 from gateway.core import expectations, facts, matchers, policytest
 from gateway.core.analyse import analyse
+from gateway.core.parts import PartDoc
 from gateway.core.policy import RANKS, Policy, PolicyDoc
 from gateway.core.types import Fleet
-from gateway.policyfile import PolicyFile, load_policy, policy_files, reference_fleet, validated
+from gateway.policyfile import PolicyFile, load_policy, policy_files, reference_fleet
+from gateway.problems import validated
 from gateway.testing.mutation import survey
 
 ROOT = Path(__file__).parent.parent
@@ -86,12 +88,15 @@ def test_whatever_is_in_a_policy_can_matter_on_the_reference_fleet(path: Path) -
 
 FENCE = re.compile(r"^```yaml\n(.*?)^```$", re.M | re.S)
 EXAMPLES = FENCE.findall(README.read_text(encoding="utf-8"))
-PARTS = ("sets", "constraints", "rules", "thinking", "tests", "rank", "allow_closed", "tokens_by")
+PARTS = ("include", "sets", "constraints", "rules", "thinking", "tests", "rank", "allow_closed", "tokens_by")
 
 
 def example(text: str) -> PolicyFile:
-    """A policy of an example: what it leaves out is what makes it whole."""
+    """A policy of an example: what it leaves out is what makes it whole. A part is one that lets all else go."""
     document = yamlfile.loads(text, str(README))
+    if includes.is_part(document):
+        part = validated(document, PartDoc)
+        return PolicyFile(*includes.put_in(document, part.alone(), [includes.Part(document, part)]))
     base = {"policy": "example", "as_of": "2026-11-21", "rules": [{"id": "default", "use": ["*"]}]}
     document.data.update({key: value for key, value in base.items() if key not in document.data})
     return PolicyFile(document, validated(document, PolicyDoc))

@@ -14,7 +14,9 @@ from gateway.core.analyse import analyse
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.matchers import suggest
 from gateway.core.policy import Policy
-from gateway.policyfile import load_catalogue, load_policy, policy_files, reference_fleet, validated
+from gateway.includes import read_overlays
+from gateway.policyfile import lay_over, load_catalogue, load_policy, policy_files, reference_fleet
+from gateway.problems import validated
 from gateway.site import Site, load_site
 from gateway.yamlfile import Document
 
@@ -47,7 +49,7 @@ def check(options: Options, environ: Mapping[str, str], now: float) -> Checked:
     document = yamlfile.load(options.config, cache_dir=cache)
     doc = validated(document, ConfigDoc)
     chosen = _chosen(options, site.policies)
-    places = Places(document, _documents(_directory(doc, options.config), cache), [key.name for key in doc.keys])
+    places = Places(document, _documents(doc, options.config, cache), [key.name for key in doc.keys])
     facts = configuration.facts_of(doc)
     told = []
     if not options.policies:
@@ -91,9 +93,10 @@ def _directory(doc: ConfigDoc, config: Path) -> Path:
     return bundled.policies() if doc.policies.dir is None else config.parent / doc.policies.dir
 
 
-def _documents(directory: Path, cache: Path | None) -> dict[str, Document]:
-    documents = (yamlfile.load(path, cache_dir=cache) for path in policy_files(directory))
-    return {str(document.data.get("policy")): document for document in documents}
+def _documents(doc: ConfigDoc, config: Path, cache: Path | None) -> dict[str, Document]:
+    overlays = read_overlays([config.parent / name for name in doc.policies.overlays], cache)
+    files = [lay_over(load_policy(path, cache=cache), overlays) for path in policy_files(_directory(doc, config))]
+    return {file.doc.policy: file.document for file in files}
 
 
 def _may_use(site: Site, doc: ConfigDoc, key: str, policy: str) -> bool:

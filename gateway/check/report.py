@@ -73,7 +73,7 @@ class Places:
             document = self.config
         if document is None:
             return Told(policy, one, "", 0)
-        return Told(policy, one, document.name, document.line(path))
+        return Told(policy, one, *document.place(path))
 
 
 @dataclass(frozen=True, slots=True)

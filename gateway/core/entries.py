@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from gateway.core import schema
 from gateway.core.matchers import parse_date
@@ -69,4 +69,17 @@ Duration = Annotated[
     float,
     BeforeValidator(_duration),
     WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,15}(\.[0-9]{1,9})? ?(us|ms|s|m|min|h|d)$"}),
+]
+
+
+def _file(name: str) -> str:
+    if not name or "\0" in name or "\\" in name or name.startswith(("/", "~")) or not name.endswith(".yaml"):
+        raise Invalid(f"{name!r:.80} names no file to include", "a path relative to this file, such as parts/eu.yaml")
+    return name
+
+
+#: Files whose constraints a policy takes in, relative to the file that names them and inside the policy's folder.
+Includes = Annotated[
+    list[Annotated[str, AfterValidator(_file), Field(max_length=256, pattern=r"^[^/~].*\.yaml$")]],
+    Field(max_length=16),
 ]

@@ -20,7 +20,7 @@ from gateway.core.byfact import ByFact, ByFactDoc, read_by_fact
 from gateway.core.canary import Shares, read_weights
 from gateway.core.capabilities import Capabilities
 from gateway.core.conditions import Condition, Group, Scope, compile_condition
-from gateway.core.entries import Day, Id, RungForm, Select, Strict, When, unique
+from gateway.core.entries import Day, Id, Includes, RungForm, Select, Strict, When, unique
 from gateway.core.facts import SIGNALS, Kind
 from gateway.core.findings import AcceptDoc
 from gateway.core.latency import LatencyDoc, LatencyRule
@@ -128,6 +128,7 @@ class PolicyDoc(Strict):
 
     policy: Id
     because: str = ""
+    include: Includes = Field(default_factory=list)
     as_of: Day | None = None
     tokens_by: str | None = None
     allow_closed: list[str] = Field(default_factory=lambda: ["qwen", "llama"])

@@ -26,11 +26,10 @@ from gateway.core import dialects
 from gateway.core.errors import ConfigError
 from gateway.core.quantities import Invalid
 from gateway.core.types import Target
-from gateway.policyfile import validated
 from gateway.probe.auth import client, opened, revealed
 from gateway.probe.record import difference, edited, record
 from gateway.probe.target import Probe, Row
-from gateway.problems import suggest
+from gateway.problems import suggest, validated
 from gateway.secretref import SecretRef, read_secret
 from gateway.sidecar.process import Reserved, beside
 from gateway.site import Site, load_site

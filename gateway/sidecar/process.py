@@ -26,7 +26,7 @@ from gateway.config import ConfigDoc
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.types import Secret
 from gateway.fleet import Door
-from gateway.policyfile import validated
+from gateway.problems import validated
 from gateway.sidecar.spec import SidecarSpec, SpecReader, environment
 from gateway.yamlfile import load
 

@@ -54,7 +54,7 @@ def run(options: Options, environ: Mapping[str, str]) -> int:
     broken: list[Problem] = []
     for path in files:
         try:
-            tested = _test(path, load_policy(path, cache=cache), fleet, options, ends)
+            tested = _test(path, load_policy(path, cache=cache, part=True), fleet, options, ends)
         except ConfigError as error:
             broken += error.problems
             continue

@@ -9,7 +9,8 @@ from itertools import count
 from gateway import yamlfile
 from gateway.core.policy import PolicyDoc
 from gateway.core.types import Fleet
-from gateway.policyfile import PolicyFile, reference_fleet, validated
+from gateway.policyfile import PolicyFile, reference_fleet
+from gateway.problems import validated
 from gateway.testing.mutation import survey
 
 POLICY = """\
