@@ -115,7 +115,7 @@ def test_an_example_of_the_readme_loads_and_its_tests_pass(text: str) -> None:
 def test_the_readme_explains_every_key_signal_operator_and_expectation() -> None:
     text = README.read_text(encoding="utf-8")
     words = set(re.findall(r"`([^`\n]+)`", text))
-    operators = {name for names in matchers._OPERATORS.values() for name in names}
+    operators = {name for names in matchers.OPERATORS.values() for name in names}
     known = {
         *PARTS,
         *facts.SIGNALS,

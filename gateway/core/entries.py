@@ -50,6 +50,13 @@ def number(least: float, most: float, valid: str, *, whole: bool = False) -> Cal
     return check
 
 
+def _said(raw: object) -> object:
+    """Nothing behind a key is a slip: an empty `when` would hold always."""
+    if raw is None:
+        raise Invalid("says nothing", "a value behind it, or not the key")
+    return raw
+
+
 def unique(entries: Sequence[Any]) -> Sequence[Any]:
     """A validator of lists whose entries have ids. Raises `Invalid` for one that stands there twice."""
     seen: set[str] = set()
@@ -61,8 +68,8 @@ def unique(entries: Sequence[Any]) -> Sequence[Any]:
 
 
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-When = Annotated[Any, WithJsonSchema(schema.part("Condition"))]
-Select = Annotated[Any, WithJsonSchema(schema.part("Selector"))]
+When = Annotated[Any, BeforeValidator(_said), WithJsonSchema(schema.part("Condition"))]
+Select = Annotated[Any, BeforeValidator(_said), WithJsonSchema(schema.part("Selector"))]
 RungForm = Annotated[Any, WithJsonSchema(schema.part("Rung"))]
 Day = Annotated[date, BeforeValidator(_date), WithJsonSchema({"type": "string", "format": "date"})]
 Duration = Annotated[

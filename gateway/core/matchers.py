@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from gateway.core.errors import ConfigError, Problem
-from gateway.core.facts import BUILT_IN_SETS, Kind, Value, parse_size
+from gateway.core.facts import BUILT_IN_SETS, Kind, Value, parse_size, signal_named
 
 if TYPE_CHECKING:
     from gateway.core.language import Language
@@ -33,14 +34,14 @@ _NEGATED: dict[Op, Op] = {
 }  # fmt: skip
 _NEGATED |= {negative: positive for positive, negative in _NEGATED.items()}
 
-_OPERATORS: dict[Kind, tuple[str, ...]] = {
+OPERATORS: Mapping[Kind, tuple[str, ...]] = MappingProxyType({
     "number": ("gt", "gte", "lt", "lte", "eq", "in", "not", "known", "any", "all"),
     "date": ("gt", "gte", "lt", "lte", "eq", "in", "not", "known", "any", "all"),
     "boolean": ("eq", "not", "known"),
     "text": ("eq", "in", "not", "prefix", "known", "any", "all"),
     "set": ("eq", "in", "not", "has", "lacks", "known", "any", "all"),
     "language": ("eq", "in", "not", "known", "any", "all"),
-}
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +123,18 @@ class Spelling:
     sets: Mapping[str, frozenset[str]] = field(default_factory=lambda: BUILT_IN_SETS)
     variables: Mapping[str, Kind] | None = None  # signals that may stand as $name; None: none may
 
+    @property
+    def named(self) -> Mapping[str, frozenset[str]]:
+        """The sets that may stand here: the built-in ones hold texts of no closed list."""
+        free = self.kind in ("text", "set") and not self.choices
+        return self.sets if free or self.sets is not BUILT_IN_SETS else {}
+
 
 def parse(raw: object, spelling: Spelling, path: str, problems: Problems, *, negated: bool = False) -> Matcher | None:
     """Read a matcher: a scalar, a list (any of), or a map of operators (all of). None after a noted problem."""
     if isinstance(raw, Mapping):
         parts: list[Matcher | None] = []
-        valid = _OPERATORS[spelling.kind]
+        valid = OPERATORS[spelling.kind]
         if not raw:
             problems.add(path, "says nothing", "one of " + ", ".join(valid))
         for operator, operand in raw.items():
@@ -201,10 +208,10 @@ def _operand(raw: object, spelling: Spelling, path: str, problems: Problems) -> 
     for index, item in items:
         at = path if index is None else f"{path}[{index}]"
         if isinstance(item, str) and item.startswith("@"):
-            if item[1:] in spelling.sets:
-                values |= spelling.sets[item[1:]]
+            if item[1:] in spelling.named:
+                values |= spelling.named[item[1:]]
             else:
-                names = [f"@{name}" for name in sorted(spelling.sets)]
+                names = [f"@{name}" for name in sorted(spelling.named)]
                 problems.add(at, f"there is no set {item!r}", suggest(item, names) or "a set declared under `sets:`")
         elif (value := scalar(item, spelling, at, problems)) is not None:
             values.add(value)
@@ -216,8 +223,8 @@ def _variable(signal: str, spelling: Spelling, path: str, problems: Problems) ->
         problems.add(path, f"${signal} cannot stand here", "variables are for constraints")
         return None
     kind = spelling.variables.get(signal)
-    if kind is None and signal.partition(".")[0] in ("tenant", "headers", "metadata"):
-        kind = "text"
+    if kind is None and (open_one := signal_named(signal)) is not None:
+        kind = open_one.kind
     fits = {"text": ("text", "set", "language"), "set": ("text", "set", "language")}.get(spelling.kind, ())
     if kind is None or kind not in fits or (spelling.kind == "text" and kind == "set"):
         able = sorted(f"${name}" for name, its in spelling.variables.items() if its in fits)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from gateway.core import schema
 from gateway.core.byfact import ByFact, ByFactDoc, read_by_fact
@@ -52,6 +52,8 @@ EFFECTS: tuple[Effect, ...] = ("forbid", "require", "avoid")
 
 class ConstraintDoc(Strict):
     """What holds under every rule: `forbid` and `require` remove targets, `avoid` puts them behind all others."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [effect]} for effect in EFFECTS]})
 
     id: Id
     because: str = ""

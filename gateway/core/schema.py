@@ -1,7 +1,9 @@
 """JSON Schema of the parts of a policy that pydantic does not see: conditions, selectors, rungs and tests.
 
-Written from the tables in `facts`, so that an editor offers exactly the names a policy may use. It helps people write;
-what is valid is decided by `compile_policy`, which also knows the catalogue.
+Written from the tables in `facts` and `matchers`, so that an editor offers exactly what a policy may say. What is valid
+is decided by `compile_policy`. It accepts nothing that the schema refuses, and refuses besides what no schema can say:
+names that the catalogue, the lexicon or the file itself does not have, ids that stand there twice, dates that are in no
+calendar, sizes that are no whole number, `weights` without `rank: weighted`, and tests that mean nothing.
 """
 
 from __future__ import annotations
@@ -9,14 +11,14 @@ from __future__ import annotations
 import re
 from typing import Any, Literal, cast
 
-from gateway.core.facts import EVAL_NAME, EVALS, FACTS, MODALITIES, SIGNALS, Fact, Kind, Signal
+from gateway.core.facts import BUILT_IN_SETS, EVAL_NAME, EVALS, FACTS, MODALITIES, SIGNALS, Kind
+from gateway.core.matchers import OPERATORS
 
 Schema = dict[str, Any]
 Part = Literal["Condition", "Selector", "Rank", "Rung", "Given", "Expectation"]
 
-SIZE: Schema = {
-    "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?(k|M|Ki|Mi)$"}]
-}
+_SIZES = r"^([0-9]{1,15}|[0-9]{1,15}(\.[0-9]{1,9})? ?(k|M|Ki|Mi))$"
+SIZE: Schema = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": _SIZES}]}
 _WEIGHTS: Schema = {
     "type": "object",
     "minProperties": 1,
@@ -24,6 +26,21 @@ _WEIGHTS: Schema = {
     "description": "model or target -> its part of this rung's requests, with rank: weighted",
 }
 _TEXT: Schema = {"type": "string", "minLength": 1}
+_WORD: Schema = {"type": "string", "pattern": "^[^@]"}
+_BUILT_IN = [f"@{name}" for name in BUILT_IN_SETS]
+_SCORE = f"^{re.escape(EVALS)}{EVAL_NAME.pattern}$"
+_OPEN = r"^(tenant|headers|metadata)\.[A-Za-z0-9_.-]{1,64}$"
+_VARIABLE = (
+    "^\\$("
+    + "|".join([*(name for name, one in SIGNALS.items() if one.kind in ("text", "set", "language")), _OPEN[1:-1]])
+    + ")$"
+)
+#: A rung is more than what stands beside a selector.
+_NAMES: Schema = {
+    "minProperties": 1,
+    "propertyNames": {"minLength": 1},
+    "not": {"propertyNames": {"enum": ["rank", "weights"]}},
+}
 _ORDERED = ("gt", "gte", "lt", "lte")
 
 
@@ -51,45 +68,91 @@ def _resolve(node: Any) -> Any:
 def _definitions() -> dict[str, Schema]:
     condition = {"$ref": "#/$defs/Condition"}
     conditions = {"type": "array", "items": condition, "minItems": 1}
-    open_signals = {
-        rf"^{prefix}\.[A-Za-z0-9_.-]+$": _matcher(_TEXT, "text") for prefix in ("tenant", "headers", "metadata")
-    }
-    facts = {
-        "model": {**_matcher(_TEXT, "text"), "description": 'a model id, "@set", "*", or several'},
-        "family": {**_matcher(_TEXT, "text"), "description": 'a model family, "*", or several'},
-        **{fact.name: _described(fact) for fact in FACTS.values()},
-    }
-    scored = {"patternProperties": {f"^{re.escape(EVALS)}{EVAL_NAME.pattern}$": _matcher(SIZE, "number")}}
-    selector_map = {**_closed(facts), **scored}
+    made: dict[str, Schema] = {}
+    plain, bound = _Words(made, ""), _Words(made, "Bound")
+    rung, select = _facts(plain), _facts(bound)
+    scored = {_SCORE: plain.matcher("number", ())}
+    selector_map = {**_closed(select), "patternProperties": scored, "minProperties": 1}
     ordered = {"enum": [fact.name for fact in FACTS.values() if fact.kind in ("number", "date")]}
-    by_fact = {"anyOf": [ordered, {"type": "string", "pattern": f"^{re.escape(EVALS)}{EVAL_NAME.pattern}$"}]}
+    by_fact = {"anyOf": [ordered, {"type": "string", "pattern": _SCORE}]}
     one_of_two = {**_closed({"highest": by_fact, "lowest": by_fact}), "minProperties": 1, "maxProperties": 1}
-    rank = {"anyOf": [{"enum": ["listed", "cheapest", "fastest", "balanced", "weighted"]}, one_of_two]}
     beside = {"rank": {"$ref": "#/$defs/Rank"}, "weights": _WEIGHTS}
     return {
         "Condition": {
             **_closed({
-                **{signal.name: _described(signal) for signal in SIGNALS.values()},
+                **{one.name: _said(plain.matcher(one.kind, one.choices), one.says) for one in SIGNALS.values()},
                 "any": conditions, "all": conditions, "not": condition,
             }),
-            "patternProperties": open_signals, "minProperties": 1,
+            "patternProperties": {_OPEN: plain.matcher("text", ())}, "minProperties": 1,
             "description": "all members must hold; a signal that is not known matches only `known: false`",
         },
         "Selector": {"anyOf": [{"const": "*"}, selector_map, {"type": "array", "items": selector_map, "minItems": 1}]},
-        "Rank": rank,
-        "Rung": {"anyOf": [{"const": "*"}, {**_closed({**facts, **beside}), **scored}]},
+        "Rank": {"anyOf": [{"enum": ["listed", "cheapest", "fastest", "balanced", "weighted"]}, one_of_two]},
+        "Rung": {"anyOf": [{"const": "*"}, {**_closed({**rung, **beside}), "patternProperties": scored, **_NAMES}]},
         "Given": _given(),
         "Expectation": _expectation(),
+        **made,
     }  # fmt: skip
+
+
+def _facts(words: _Words) -> dict[str, Schema]:
+    of_models, of_families = words.matcher("text", ("@",)), words.matcher("text", ())
+    known = {one.name: _said(words.matcher(one.kind, one.choices), one.says) for one in FACTS.values()}
+    anything = {"const": "*"}
+    return {
+        **known,
+        "model": {"anyOf": [anything, of_models], "description": 'a model id, "@set", "*", or several'},
+        "model.id": of_models,
+        "family": {"anyOf": [anything, of_families], "description": 'a model family, "*", or several'},
+    }
+
+
+class _Words:
+    """How values are compared, a definition for each kind and choice, as matchers may stand inside one another."""
+
+    def __init__(self, made: dict[str, Schema], prefix: str) -> None:
+        self._made = made
+        self._prefix = prefix
+        self._named: dict[tuple[Kind, tuple[str, ...]], str] = {}
+
+    def matcher(self, kind: Kind, choices: tuple[str, ...]) -> Schema:
+        """A reference to the matcher of a kind."""
+        name = self._named.get((kind, choices))
+        if name is None:
+            tail = "" if not choices else "OfModels" if choices == ("@",) else str(len(self._named))
+            name = self._named[kind, choices] = f"{self._prefix}{kind.capitalize()}{tail}"
+            self._made[name] = {}  # taken, before what refers to it is made
+            self._made[name] = self._of(kind, choices, {"$ref": f"#/$defs/{name}"})
+        return {"$ref": f"#/$defs/{name}"}
+
+    def _of(self, kind: Kind, choices: tuple[str, ...], itself: Schema) -> Schema:
+        scalar = _scalar(kind, choices)
+        one = scalar if kind not in ("text", "set") or not choices or choices == ("@",) else {"enum": list(choices)}
+        variable = {"type": "string", "pattern": _VARIABLE}
+        alone = {"anyOf": [one, variable]} if self._prefix and kind in ("text", "set") else _not_a_variable(one, kind)
+        some = {"anyOf": [*alone.get("anyOf", [alone]), {"type": "array", "items": scalar, "minItems": 1}]}
+        several = {"type": "array", "items": itself, "minItems": 1}
+        said: dict[str, Schema] = {
+            **dict.fromkeys(("eq", "in", "has", "lacks"), some), **dict.fromkeys(_ORDERED, scalar),
+            **dict.fromkeys(("any", "all"), several), "not": itself, "prefix": _TEXT, "known": {"type": "boolean"},
+        }  # fmt: skip
+        operators = {name: said[name] for name in OPERATORS[kind]}
+        return {"anyOf": [*some["anyOf"], {**_closed(operators), "minProperties": 1}]}
+
+
+def _not_a_variable(scalar: Schema, kind: Kind) -> Schema:
+    """Outside constraints nothing stands for a signal's value, and texts that look so are refused."""
+    if kind not in ("text", "set", "language") or "enum" in scalar:
+        return scalar
+    return {"anyOf": [{**one, "pattern": "^[^$@]"} if one == _WORD else one for one in scalar["anyOf"]]}
 
 
 def _closed(properties: dict[str, Schema]) -> Schema:
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
-def _described(entry: Signal | Fact) -> Schema:
-    made = _matcher(_scalar(entry.kind, entry.choices), entry.kind)
-    return {**made, "description": entry.says} if entry.says else made
+def _said(schema: Schema, says: str) -> Schema:
+    return {**schema, "description": says} if says else schema
 
 
 def _scalar(kind: Kind, choices: tuple[str, ...]) -> Schema:
@@ -98,23 +161,12 @@ def _scalar(kind: Kind, choices: tuple[str, ...]) -> Schema:
     if kind == "boolean":
         return {"type": "boolean"}
     if kind == "date":
-        return {"type": "string", "format": "date"}
+        return {"type": "string", "format": "date", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"}
+    if choices == ("@",):
+        return {"anyOf": [_WORD, {"type": "string", "pattern": "^@."}]}
     if choices:
-        return {"anyOf": [{"enum": list(choices)}, {"type": "string", "pattern": "^[$@]"}]}
-    return _TEXT
-
-
-def _matcher(scalar: Schema, kind: Kind) -> Schema:
-    some = {"anyOf": [scalar, {"type": "array", "items": scalar, "minItems": 1}]}
-    operators: dict[str, Schema] = {"eq": some, "in": some, "not": {}, "known": {"type": "boolean"}}
-    if kind in ("number", "date"):
-        operators |= dict.fromkeys(_ORDERED, scalar)
-    if kind == "text":
-        operators["prefix"] = _TEXT
-    if kind == "set":
-        operators |= {"has": some, "lacks": some}
-    operators |= {"any": {"type": "array", "minItems": 1}, "all": {"type": "array", "minItems": 1}}
-    return {"anyOf": [*some["anyOf"], {**_closed(operators), "minProperties": 1}]}
+        return {"enum": list(choices)}
+    return {"anyOf": [_WORD]} if kind == "language" else {"anyOf": [_WORD, {"enum": _BUILT_IN}]}
 
 
 def _given() -> Schema:

@@ -103,20 +103,27 @@ def compile_selector(
     *,
     variables: Mapping[str, Kind] | None = None,
 ) -> Selector | None:
-    """Bind a selector to a fleet; None after a noted problem. Selecting no target is not a problem."""
+    """Bind a selector to a fleet; None after a noted problem. Selecting no target is not a problem.
+
+    Where variables may stand, in constraints, a list of maps may too.
+    """
     if raw == "*":
         return Selector(fleet.mask(), None, tuple(range(len(fleet.targets))), "*")
-    if isinstance(raw, list) and raw:
-        parts = [
-            compile_selector(part, fleet, names, f"{path}[{i}]", problems, variables=variables)
-            for i, part in enumerate(raw)
-        ]
+    if isinstance(raw, list) and raw and variables is not None:
+        parts = [_one(part, fleet, names, f"{path}[{i}]", problems, variables) for i, part in enumerate(raw)]
         known = [part for part in parts if part is not None]
         return _merge(known, describe(raw)) if len(known) == len(parts) else None
-    if not isinstance(raw, Mapping) or not raw:
-        problems.add(path, "is no selector", '"*", a map such as {family: qwen}, or a list of maps')
-        return None
-    return _compile_map(raw, fleet, names, path, problems, variables)
+    return _one(raw, fleet, names, path, problems, variables)
+
+
+def _one(
+    raw: object, fleet: Fleet, names: Names, path: str, problems: Problems, variables: Mapping[str, Kind] | None
+) -> Selector | None:
+    if isinstance(raw, Mapping) and raw:
+        return _compile_map(raw, fleet, names, path, problems, variables)
+    valid = '"*", or a map such as {family: qwen}' + ("; in constraints also a list of maps" if variables else "")
+    problems.add(path, "is no selector", valid)
+    return None
 
 
 def _compile_map(

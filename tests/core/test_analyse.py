@@ -284,3 +284,14 @@ def test_a_misspelt_canary_is_found_and_a_set_that_only_a_shadow_uses_is_used() 
     assert about(weighted(scout=5, maverick=95), "r") == []
     copies = [{"id": "copy", "use": [{"model": "@s"}], "share": "5%"}]
     assert about(findings(sets={"s": ["qwen3.5-plus"]}, shadow=copies), "s", "info") == []
+
+
+def test_amounts_of_money_may_lie_between_whole_ones() -> None:
+    rules = [
+        {"id": "none", "when": {"max_cost_usd": 0}, "use": ["*"]},
+        {"id": "little", "when": {"max_cost_usd": {"lt": 0.001}}, "use": ["*"]},
+        {"id": "edge", "when": {"max_cost_usd": {"lte": 0.001}}, "use": ["*"]},
+        {"id": "rest", "use": ["*"]},
+    ]
+    found = findings(rules=rules)
+    assert not [one for one in found if one.code == "rule-unreachable"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 from math import ceil, floor
 from typing import Any, NamedTuple
 
@@ -232,6 +232,10 @@ def _classes(
     return Domain(tuple(values), bits, tuple(tuple(found) for _, found in order))
 
 
+#: Numbers that may lie between two whole ones; of all others only whole ones are ever met.
+_FRACTIONAL = frozenset({"max_cost_usd"})
+
+
 def _numbers(signal: Signal, asked: Sequence[Leaf]) -> Domain:
     named: set[Any] = set()
     for leaf in asked:
@@ -240,7 +244,14 @@ def _numbers(signal: Signal, asked: Sequence[Leaf]) -> Domain:
         elif leaf.operand is not None:
             named.add(leaf.operand)
     plain = _PLAIN.get(signal.name, 0)
-    points = {max(edge, 0) for value in named for edge in range(floor(value) - 1, ceil(value) + 2)} | {0, plain, 1_000}
+    points: set[float] = {max(edge, 0) for value in named for edge in range(floor(value) - 1, ceil(value) + 2)} | {
+        0,
+        plain,
+        1_000,
+    }
+    if signal.name in _FRACTIONAL:
+        steps = sorted({max(value, 0) for value in named} | points)
+        points = {*steps, *((low + high) / 2 for low, high in pairwise(steps))}
     if len(points) * len(asked) > _MOST_COMPARED:
         raise Undecided
     tests: list[Callable[[Any], bool]]
