@@ -17,7 +17,8 @@ from gateway.core.errors import ConfigError
 from gateway.core.matchers import MOST_PROBLEMS
 from gateway.core.policy import PolicyDoc
 from gateway.core.types import Fleet
-from gateway.policyfile import PolicyFile, reference_fleet, validated
+from gateway.policyfile import PolicyFile, reference_fleet
+from gateway.problems import validated
 
 #: CPU seconds: several times of what is needed, and a fraction of what an unbounded reading takes.
 MOST_S = 20.0

@@ -25,7 +25,8 @@ from gateway.diff.compare import PolicyChange, Version, compare, pair
 from gateway.diff.markdown import comment, problems
 from gateway.diff.revision import Revision, find
 from gateway.diff.traffic import Traffic, Versions
-from gateway.policyfile import fleet_of_tests, load_policy, policy_files, validated
+from gateway.policyfile import fleet_of_tests, load_policy, policy_files
+from gateway.problems import validated
 from gateway.replay.command import count, reading
 from gateway.replay.reading import Read, Wanted, files_of
 from gateway.site import load_site

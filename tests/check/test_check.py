@@ -16,7 +16,8 @@ from gateway.core.analyse import analyse
 from gateway.core.findings import CODES
 from gateway.core.policy import PolicyDoc
 from gateway.core.policytest import run_tests
-from gateway.policyfile import PolicyFile, load_policy, reference_fleet, validated
+from gateway.policyfile import PolicyFile, load_policy, reference_fleet
+from gateway.problems import validated
 
 CONFIG = """\
 policies: {dir: policies, default: first}
