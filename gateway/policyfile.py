@@ -107,6 +107,11 @@ def lay_over(file: PolicyFile, overlays: Sequence[Part]) -> PolicyFile:
     return replace(file, document=document, doc=doc)
 
 
+def failures_of(file: PolicyFile, served: PolicyFile, reference: Fleet) -> list[Problem]:
+    """The tests that fail: a policy's own without overlays, for they hold wherever it is, and those of the overlays."""
+    return file.failures(reference) + (served.failures(reference) if served is not file else [])
+
+
 def known_tasks(*, cache: Path | None = None) -> frozenset[str]:
     """Every task that a request can turn out to be: a policy that names another waits for it in vain."""
     document = yamlfile.load(bundled.policies() / "lexicon.yaml", cache_dir=cache)

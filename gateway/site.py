@@ -34,7 +34,7 @@ from gateway.core.types import Fleet, Tenant, Timeouts
 from gateway.fleet import NO_DOOR, Door, FleetBuilder
 from gateway.includes import Part, read_overlays
 from gateway.naming import Grant, Route, grant, routes
-from gateway.policyfile import lay_over, load_catalogue, load_policy, placed, policy_files, reference_fleet
+from gateway.policyfile import failures_of, lay_over, load_catalogue, load_policy, placed, policy_files, reference_fleet
 from gateway.problems import suggest, validated
 from gateway.sidecar.spec import SidecarSpec, SpecReader
 from gateway.telemetry.metrics import Names
@@ -349,9 +349,7 @@ class _Loader:
         self.digests.append(served.document.sha256)
         policy = served.bind(fleet)
         self.found += served.wrong(leaks(policy))
-        if reference is not None:
-            self.found += file.failures(reference)  # what a policy promises holds wherever it is: without overlays
-            self.found += served.failures(reference) if served is not file else []
+        self.found += [] if reference is None else failures_of(file, served, reference)
         return policy
 
     def _default(self, doc: ConfigDoc, policies: Mapping[str, Policy]) -> Policy | None:
