@@ -249,7 +249,7 @@ AFFECTED = st.one_of(SELECTORS, st.just({"model.languages": {"lacks": "$language
 @st.composite
 def policies(draw: st.DrawFn) -> dict[str, Any]:
     count = st.integers(0, 4)
-    return {
+    made: dict[str, Any] = {
         "rules": [
             {"id": f"r{i}", "use": draw(RUNGS), "when": draw(CONDITIONS)} for i in range(draw(st.integers(1, 4)))
         ],
@@ -265,6 +265,10 @@ def policies(draw: st.DrawFn) -> dict[str, Any]:
         "rank": draw(RANKS),
         "allow_closed": draw(st.lists(st.sampled_from(["qwen", "gpt"]), unique=True)),
     }  # fmt: skip
+    for entry in (*made["rules"], *made["constraints"], *made["thinking"]):
+        if entry["when"] is None:
+            del entry["when"]
+    return made
 
 
 @st.composite
