@@ -200,7 +200,8 @@ def test_records_of_a_policy_replayed_under_it_give_its_decisions_or_say_what_th
         found = replay.decide(line)
         exact = all(bounds[2] for bounds in line.tokens.values()) and set(TOKENIZERS) - {None} <= line.tokens.keys()
         if isinstance(found, Undecided):
-            assert not exact, found.lacks
+            # What a request was taken for before it was counted is recorded where it was asked for; here nobody did.
+            assert not exact or found.lacks.startswith("its size class"), found.lacks
         else:
             expected = decide(one.policy, Signals.given(one.given), one.snapshot, pinned=one.pinned)
             assert as_recorded(found) == as_recorded(expected)

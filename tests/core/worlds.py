@@ -337,6 +337,8 @@ def request(dice: Dice, *, whole: bool = False) -> Raw:
             for name in TOKENIZERS
             for extra in [dice.one([0, 1, 300])]
         }
+        most = max(bounds[1] for bounds in sent["tokens"].values())
+        sent["tokens"][""] = [least, most, most == least, "drawn"]  # bounds the length for any tokenizer
     return sent
 
 
