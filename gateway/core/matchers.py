@@ -225,8 +225,8 @@ def _variable(signal: str, spelling: Spelling, path: str, problems: Problems) ->
     kind = spelling.variables.get(signal)
     if kind is None and (open_one := signal_named(signal)) is not None:
         kind = open_one.kind
-    fits = {"text": ("text", "set", "language"), "set": ("text", "set", "language")}.get(spelling.kind, ())
-    if kind is None or kind not in fits or (spelling.kind == "text" and kind == "set"):
+    fits = {"text": ("text", "language"), "set": ("text", "set", "language")}.get(spelling.kind, ())
+    if kind is None or kind not in fits:
         able = sorted(f"${name}" for name, its in spelling.variables.items() if its in fits)
         problems.add(path, f"${signal} is no value that {spelling.name} can be compared with", suggest(signal, able))
         return None

@@ -30,11 +30,11 @@ _WORD: Schema = {"type": "string", "pattern": "^[^@]"}
 _BUILT_IN = [f"@{name}" for name in BUILT_IN_SETS]
 _SCORE = f"^{re.escape(EVALS)}{EVAL_NAME.pattern}$"
 _OPEN = r"^(tenant|headers|metadata)\.[A-Za-z0-9_.-]{1,64}$"
-_VARIABLE = (
-    "^\\$("
-    + "|".join([*(name for name, one in SIGNALS.items() if one.kind in ("text", "set", "language")), _OPEN[1:-1]])
-    + ")$"
-)
+#: Signals whose values a fact of a kind can be compared with: a text is never a whole set.
+_VARIABLE = {
+    kind: "^\\$(" + "|".join([*(name for name, one in SIGNALS.items() if one.kind in kinds), _OPEN[1:-1]]) + ")$"
+    for kind, kinds in (("text", ("text", "language")), ("set", ("text", "set", "language")))
+}
 #: A rung is more than what stands beside a selector.
 _NAMES: Schema = {
     "minProperties": 1,
@@ -128,8 +128,9 @@ class _Words:
     def _of(self, kind: Kind, choices: tuple[str, ...], itself: Schema) -> Schema:
         scalar = _scalar(kind, choices)
         one = scalar if kind not in ("text", "set") or not choices or choices == ("@",) else {"enum": list(choices)}
-        variable = {"type": "string", "pattern": _VARIABLE}
-        alone = {"anyOf": [one, variable]} if self._prefix and kind in ("text", "set") else _not_a_variable(one, kind)
+        alone = _not_a_variable(one, kind)
+        if self._prefix and kind in _VARIABLE:
+            alone = {"anyOf": [*alone.get("anyOf", [alone]), {"type": "string", "pattern": _VARIABLE[kind]}]}
         some = {"anyOf": [*alone.get("anyOf", [alone]), {"type": "array", "items": scalar, "minItems": 1}]}
         several = {"type": "array", "items": itself, "minItems": 1}
         said: dict[str, Schema] = {
