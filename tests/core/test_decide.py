@@ -530,3 +530,71 @@ def test_what_is_seen_at_a_glance_to_fit_is_what_fits_one_by_one(input_tokens: i
     signals = given(context_tokens=input_tokens + (output or 0), max_output_tokens=output)
     expected = sum(1 << one.index for one in made.fleet.targets if holds(signals, one))
     assert fits(made, signals, made.fleet.mask()) == expected
+
+
+def test_no_length_lets_in_what_is_not_among_the_targets_asked_about() -> None:
+    """A larger window holds what a smaller one of the same model holds, and still is a candidate only where wanted."""
+    made = policy()
+    for tokens in (100, 130_573, 200_000, 300_000, 500_000, 950_000, 2_000_000):
+        signals = given(context_tokens=tokens)
+        able = sum(1 << one.index for one in made.fleet.targets if holds(signals, one))
+        for wanted in range(made.fleet.mask() + 1):
+            assert fits(made, signals, wanted) == able & wanted, (tokens, bin(wanted))
+
+
+NO_SCOUT: dict[str, Any] = {"constraints": [{"id": "no", "forbid": {"target.name": "scout"}}]}
+
+
+@pytest.mark.parametrize(
+    ("parts", "pinned", "held_back"),
+    [
+        (NO_SCOUT, None, ()),
+        (NO_SCOUT, mask(FLEET, "scout", "scout-small", "oss"), ()),
+        ({}, mask(FLEET, "scout-small", "oss"), ()),
+        ({}, None, ("scout",)),
+        ({"rules": [rule("r", [{"target.name": ["scout-small", "oss"]}])]}, None, ()),
+    ],
+)
+def test_a_long_request_reaches_no_larger_window_of_a_model_than_may_serve_it(
+    parts: dict[str, Any], pinned: int | None, held_back: tuple[str, ...]
+) -> None:
+    decision = choose(policy(**parts), pinned, held_back, context_tokens=200_000)
+    assert "scout-small" in names(decision)
+    assert "scout" not in names(decision)
+
+
+UNTOLD: list[Any] = [
+    None,
+    {"shares": {"en": 0.1}, "undetermined": 0.9, "letters": 20},
+    {"shares": {"ja": 0.1}, "undetermined": 0.9, "letters": 20},
+    {"shares": {}, "undetermined": 1.0, "letters": 20},
+    {"shares": {"en": 1.0}, "undetermined": 0.0, "letters": 0},
+]
+
+
+@pytest.mark.parametrize("language", UNTOLD)
+@pytest.mark.parametrize(
+    "select",
+    [
+        {"model.languages": "$language"},
+        {"model.languages": {"has": "$language"}},
+        {"model.languages": {"lacks": "$language"}},
+        {"model.languages": {"not": {"has": "$language"}}},
+        {"model.languages": {"not": {"lacks": "$language"}}},
+        {"model.languages": {"any": [{"has": "$language"}, {"lacks": "$language"}]}},
+    ],
+)
+def test_a_list_neither_has_nor_lacks_a_language_that_was_not_told(select: Any, language: Any) -> None:
+    everybody = names(choose(policy(), language=language))
+    assert names(choose(policy(constraints=[{"id": "c", "forbid": select}]), language=language)) == everybody
+    assert names(choose(policy(constraints=[{"id": "c", "avoid": select}]), language=language)) == everybody
+    assert not names(choose(policy(constraints=[{"id": "c", "require": select}]), language=language)), "fails closed"
+
+
+@pytest.mark.parametrize("language", [one for one in UNTOLD if one is None or one["undetermined"]])
+@pytest.mark.parametrize("matcher", ["$language", {"not": "$language"}])
+def test_a_word_is_neither_like_nor_unlike_a_language_that_was_not_told(matcher: Any, language: Any) -> None:
+    select = {"target.name": matcher}
+    everybody = names(choose(policy(), language=language))
+    assert names(choose(policy(constraints=[{"id": "c", "forbid": select}]), language=language)) == everybody
+    assert not names(choose(policy(constraints=[{"id": "c", "require": select}]), language=language))

@@ -6,7 +6,7 @@ import gc
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -18,11 +18,12 @@ from gateway.core.hints import Hints
 from gateway.core.lexicon import Lexicon
 from gateway.core.memo import LIMIT, Kept, Memo, watched
 from gateway.core.policy import EFFECTS, Policy
+from gateway.core.shadow import drawn
 from gateway.core.signals import Signals
 from gateway.core.tokens import Tokenizers
-from gateway.core.types import Decision, Previous, Snapshot, Tenant
+from gateway.core.types import Decision, Previous, Price, PriceTier, Snapshot, Tenant
 from gateway.core.wire import parse
-from tests.core.fleets import ANYTHING, FLEET, mask, policy
+from tests.core.fleets import ANYTHING, FLEET, TARGETS, fleet, mask, policy
 
 LEXICON = Lexicon.compile(
     {
@@ -324,6 +325,15 @@ DIFFERENT: list[tuple[Any, Asked, Asked]] = [
     ({"tenant.domicile": "DE"}, Asked(), Asked(tenant=TENANTS[1])),
     ({"workload": "bulk"}, Asked(), Asked(hints={"workload": "bulk"})),
     ({"max_output_tokens": {"gt": 50}}, Asked(members={"max_tokens": 50}), Asked(members={"max_tokens": 51})),
+    (
+        {"max_output_tokens": {"gt": 50}},
+        Asked(members={"max_completion_tokens": 50}),
+        Asked(members={"max_completion_tokens": 51}),
+    ),
+    ({"model_asked": "auto/fast"}, Asked(members={"model": "auto/slow"}), Asked(members={"model": "auto/fast"})),
+    ({"region": "us"}, Asked(), Asked(hints={"region": "us"})),
+    ({"conversation": "c1"}, Asked(hints={"conversation": "c2"}), Asked(hints={"conversation": "c1"})),
+    ({"max_cost_usd": {"gt": 1}}, Asked(hints={"max-cost-usd": "1"}), Asked(hints={"max-cost-usd": "2"})),
     ({"parameters": {"has": "seed"}}, Asked(), Asked(members={"seed": 1})),
     ({"parameters": {"has": "seed"}}, Asked(members={"seed": None}), Asked(members={"seed": 1})),
     ({"parameters": {"has": "n"}}, Asked(members={"n": 1}), Asked(members={"n": 2})),
@@ -457,6 +467,17 @@ def test_a_retirement_ends_what_was_remembered_before_it() -> None:
     assert served(same, after).refusal is not None
 
 
+@pytest.mark.parametrize("days", range(4))
+def test_no_midnight_passes_unnoticed(days: int) -> None:
+    day = datetime(2026, 12, 1, tzinfo=UTC) + timedelta(days=days)
+    leaves = fleet([replace(one, retires_on=day.date()) if one.name == "scout" else one for one in TARGETS])
+    served, same = Served(), policy(leaves)
+    for seconds, there in ((-60, True), (-1, True), (0, False), (-1, True)):
+        asked = Asked(now=day.timestamp() + seconds)
+        assert ("scout" in [one.name for one in served(same, asked).candidates]) is there
+    assert served.remembered == 2
+
+
 @pytest.mark.parametrize("rank", ["fastest", "weighted", "balanced"])
 def test_a_choice_by_chance_or_by_latency_is_made_each_time(rank: str) -> None:
     served, same = Served(), policy(rules=[{"id": "all", "use": [{"family": "llama", "rank": rank}]}])
@@ -513,13 +534,26 @@ def test_two_languages_in_one_script_are_two_answers() -> None:
 
 
 COPY = {"use": [{"family": "qwen", "rank": "weighted"}], "share": "100%"}
+#: Draws that fall to none of two shadows of 50 %, to the first, to the second, to both.
+FALLS_TO = {
+    drawn(policy(shadow=[{"id": name, "use": ["*"], "share": "50%"} for name in ("one", "two")]).shadows, of / 50): of
+    / 50
+    for of in range(50)
+}
 LAST = Previous("qwen122", 9_000, NOW - 60)
 WATCHING: list[tuple[dict[str, Any], Asked, Asked]] = [
     ({"sticky": {"for": "30m"}}, Asked(), Asked(previous=LAST)),
     ({"sticky": {"for": "30m"}}, Asked(previous=LAST), Asked(previous=Previous("plus", 9_000, NOW - 60))),
     ({"sticky": {"for": "30m"}}, Asked(previous=LAST), Asked(previous=Previous("qwen122", 9_000, NOW - 2_000))),
     ({"latency": [{"id": "quick", "first_event": {"p90": "1s"}}]}, Asked(), Asked(slow={"quick": ("scout",)})),
+    (
+        {"latency": [{"id": "quick", "first_event": {"p90": "1s"}}]},
+        Asked(slow={"quick": ("scout",)}),
+        Asked(slow={"quick": ("scout", "scout-small")}),
+    ),
     ({"shadow": [{"id": "copy", "use": ["*"], "share": "50%"}]}, Asked(draw=0.1), Asked(draw=0.3)),
+    ({"shadow": [{"id": name, "use": ["*"], "share": "50%"} for name in ("one", "two")]},
+     Asked(draw=FALLS_TO[1]), Asked(draw=FALLS_TO[2])),
     ({"shadow": [{"id": "copy", **COPY}], "rules": [{"id": "one", "use": [{"target.name": "scout"}]}]},
      Asked(draw=0.1), Asked(draw=0.9)),
 ]  # fmt: skip
@@ -533,3 +567,17 @@ def test_what_a_policy_watches_keeps_decisions_apart(watches: dict[str, Any], on
         served = Served()
         for asked in requests:
             assert served(same, asked) == served.afresh(same, asked)
+
+
+def test_how_much_of_a_conversation_its_target_knows_keeps_decisions_apart() -> None:
+    known = Price((PriceTier(0, 400_000_000, 1_000_000, cached_input=4_000_000),), "test")
+    cached = fleet([replace(one, price=known) if one.name == "qwen122" else one for one in TARGETS])
+    same = policy(cached, sticky={"for": "30m"}, rank="cheapest")
+    much, little, long_ago = (
+        Asked(text="x" * 20_000, previous=Previous("qwen122", tokens, NOW - age))
+        for tokens, age in ((12_000, 60), (50, 60), (12_000, 900))
+    )
+    served = Served()
+    for asked, first in ((much, "qwen122"), (little, "scout-small"), (long_ago, "scout-small")) * 2:
+        assert served(same, asked).candidates[0].name == first
+    assert served.remembered == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from gateway.core.replay import Replay, Undecided
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Decision, Previous, Record, Routing, Snapshot
 from gateway.core.wire import parse
-from tests.core.fleets import FLEET, mask, policy
+from tests.core.fleets import FLEET, TARGETS, fleet, mask, policy
 from tests.core.test_memo import LEXICON, NOW, PYTHON, Asked, Served, alike, policies, words
 
 ID = "0199a7b1c2d3" + "0" * 12
@@ -231,3 +232,55 @@ def test_decisions_are_remembered_over_records_that_differ_in_nothing_that_was_a
     first = replay.decide(recorded(Asked("Tell me of the sea.")))
     assert replay.decide(recorded(Asked("Tell me of the hills, please.", members={"seed": 3}))) is first
     assert replay.decide(recorded(Asked(members={"stream": True}))) is not first
+
+
+STICKY = {"for": "30m"}
+DIFFERENT: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
+    ({}, {"held": ()}, {"held": ("scout",)}),
+    ({}, {"held": ("maverick",)}, {"held": ("scout",)}),
+    ({"thinking": [{"id": "no", "set": "never"}]}, {"doubted": ()}, {"doubted": ("qwen122",)}),
+    ({"latency": LATENCY}, {"slow": {"quick": ()}}, {"slow": {"quick": ("scout",)}}),
+    ({"latency": LATENCY}, {"slow": {"quick": ("scout",)}}, {"slow": {"quick": ("scout", "scout-small")}}),
+    ({"latency": LATENCY}, {"slow": {"quick": ()}}, {"slow": {}}),
+    ({"sticky": STICKY}, {"conversations": True}, {"conversations": False}),
+    ({"sticky": STICKY}, {"conversations": True}, {"previous": records.Previous("plus", 9_000, NOW - 60)}),
+    (
+        {"sticky": STICKY},
+        {"previous": records.Previous("oss", 9_000, NOW - 60)},
+        {"previous": records.Previous("plus", 9_000, NOW - 60)},
+    ),
+    ({"rank": "fastest"}, {"latency_s": {"scout": 9.0, "plus": 1.0}}, {"latency_s": {"scout": 1.0, "plus": 9.0}}),
+    ({"rank": "weighted"}, {"draw": 0.01}, {"draw": 0.99}),
+    ({"shadow": [{"id": "copy", "use": ["*"], "share": "50%"}]}, {"draw": 0.1}, {"draw": 0.3}),
+]
+
+
+@pytest.mark.parametrize(("parts", "one", "other"), DIFFERENT)
+def test_what_was_different_outside_is_never_answered_from_the_memory_of_another_record(
+    parts: dict[str, Any], one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    rules = policy(**parts)
+
+    def seen(world: Mapping[str, Any]) -> Recorded:
+        made = recorded(Asked(hints={"conversation": "c1"}), rules)
+        for name, value in world.items():
+            setattr(made.world, name, value)
+        return made
+
+    first, second = Replay(rules).decide(seen(one)), Replay(rules).decide(seen(other))
+    assert first != second, "or there is nothing to keep apart"
+    replay = Replay(rules)
+    assert [replay.decide(seen(world)) for world in (one, other, one, other)] == [first, second, first, second]
+
+
+@pytest.mark.parametrize("days", range(4))
+def test_what_is_withdrawn_is_withdrawn_on_its_day_whatever_is_remembered(days: int) -> None:
+    day = datetime(2026, 12, 1, tzinfo=UTC) + timedelta(days=days)
+    leaves = fleet([replace(one, retires_on=day.date()) if one.name == "scout" else one for one in TARGETS])
+    rules = policy(leaves)
+    replay, record = Replay(rules), recorded(Asked(), rules)
+    for seconds, there in ((-1, True), (0, False), (-1, True), (86_399, False)):
+        record.at = day.timestamp() + seconds
+        found = replay.decide(record)
+        assert isinstance(found, Decision)
+        assert ("scout" in [one.name for one in found.candidates]) is there

@@ -8,10 +8,11 @@ import pytest
 
 from gateway.core.decide import decide
 from gateway.core.errors import ConfigError
+from gateway.core.filters import FILTERS
 from gateway.core.policy import Policy, PolicyDoc
 from gateway.core.shadow import drawn
 from gateway.core.types import Decision
-from tests.core.fleets import FLEET, document, given, mask, policy, snapshot
+from tests.core.fleets import FLEET, TARGETS, document, fleet, given, mask, policy, snapshot, target
 
 SCOUT = [{"id": "all", "use": [{"model": "llama-4-scout"}]}]
 
@@ -78,26 +79,29 @@ def test_who_answers_the_client_is_no_shadow() -> None:
     assert copied(shadowed({"model": "llama-4-scout"}), pinned=mask(FLEET, "scout-small")) == "scout"
 
 
-@pytest.mark.parametrize(
-    ("use", "policy_parts", "asked"),
-    [
-        ({"model": "gpt-5"}, {}, {}),  # closed
-        ({"target.name": "gone"}, {}, {}),  # withdrawn
-        ({"target.name": "plus"}, {"constraints": [{"id": "no", "forbid": {"target.name": "plus"}}]}, {}),
-        ({"target.name": "plus"}, {"constraints": [{"id": "us", "require": {"target.region": {"prefix": "us"}}}]}, {}),
-        ({"target.name": "plus"}, {}, {"region": "us-east-1"}),
-        ({"target.name": "plus"}, {}, {"residency": "us"}),
-        ({"target.name": "plus"}, {}, {"modality": frozenset({"text", "image"})}),
-        ({"target.name": "oss"}, {}, {"tools": True}),
-        ({"target.name": "oss"}, {}, {"structured_output": "json_schema"}),
-        ({"target.name": "coder"}, {}, {"parameters": frozenset({"logprobs"})}),
-        ({"target.name": "plus"}, {}, {"max_output_tokens": 65_000}),
-        ({"target.name": "oss"}, {}, {"context_tokens": 150_000}),
-        ({"target.name": "oss"}, {"thinking": [{"id": "no", "set": "never"}]}, {}),
-        ({"target.name": "plus"}, {}, {"world": {"held_back": ["plus"]}}),
-        ({"target.name": "qwen122"}, {"thinking": [{"id": "no", "set": "never"}]}, {"world": {"doubted": 1 << 4}}),
-    ],
-)
+STREAMED = fleet([*TARGETS, target("deep", "gpt-oss-120b", "us", 131_072, (0.1, 0.1), thinking_needs_stream=True)])
+UNABLE: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
+    ({"model": "gpt-5"}, {}, {}),  # closed
+    ({"target.name": "gone"}, {}, {}),  # withdrawn
+    ({"target.name": "plus"}, {"constraints": [{"id": "no", "forbid": {"target.name": "plus"}}]}, {}),
+    ({"target.name": "plus"}, {"constraints": [{"id": "us", "require": {"target.region": {"prefix": "us"}}}]}, {}),
+    ({"target.name": "plus"}, {}, {"region": "us-east-1"}),
+    ({"target.name": "plus"}, {}, {"residency": "us"}),
+    ({"target.name": "plus"}, {}, {"modality": frozenset({"text", "image"})}),
+    ({"target.name": "oss"}, {}, {"tools": True}),
+    ({"target.name": "oss"}, {}, {"structured_output": "json_schema"}),
+    ({"target.name": "coder"}, {}, {"parameters": frozenset({"logprobs"})}),
+    ({"target.name": "plus"}, {}, {"max_output_tokens": 65_000}),
+    ({"target.name": "oss"}, {}, {"context_tokens": 150_000}),
+    ({"target.name": "oss"}, {"thinking": [{"id": "no", "set": "never"}]}, {}),
+    ({"target.name": "plus"}, {}, {"world": {"held_back": ["plus"]}}),
+    ({"target.name": "qwen122"}, {"thinking": [{"id": "no", "set": "never"}]}, {"world": {"doubted": 1 << 4}}),
+    ({"target.name": "deep"}, {"of": STREAMED}, {"stream": False}),
+    ({"target.name": "qwen122"}, {}, {"max_cost_usd": 0.03, "context_tokens": 100_000}),
+]
+
+
+@pytest.mark.parametrize(("use", "policy_parts", "asked"), UNABLE)
 def test_nothing_gets_a_copy_that_could_not_get_the_request(
     use: dict[str, Any], policy_parts: dict[str, Any], asked: dict[str, Any]
 ) -> None:
@@ -107,6 +111,18 @@ def test_nothing_gets_a_copy_that_could_not_get_the_request(
     assert copied(made, **asked) is None
     if not policy_parts and use.get("target.name") in ("plus", "oss", "coder"):
         assert copied(made) == use["target.name"], "only for what was asked"
+
+
+def test_nothing_that_removes_a_candidate_is_missing_above() -> None:
+    """So that a filter that is new, or that shadows no longer pass through, does not go unnoticed."""
+    seen = set()
+    for use, parts, asked in UNABLE:
+        made = shadowed(use, **parts)
+        signals, world = given(**{k: v for k, v in asked.items() if k != "world"}), snapshot(made.fleet)
+        for each in FILTERS:
+            if each.lost(made, signals, world, made.shadows[0].mask) & made.shadows[0].mask:
+                seen.add(each.name)
+    assert seen == {each.name for each in FILTERS}
 
 
 def test_a_refused_request_has_no_shadow() -> None:

@@ -265,7 +265,7 @@ def _sets(words: Sequence[str]) -> Callable[[Dice], Any]:
 # -- conditions and requests --
 
 LENGTHS = (0, 1, 299, 300, 301, 499, 500, 501, 799, 800, 801, 900, 901, 999, 1000, 1001, 1500, 1900, 1901, 4500, 5001)
-SHARES = ({"en": 0.5, "ja": 0.5}, {"de": 0.1, "en": 0.9}, {"en": 0.2, "de": 0.2})
+SHARES = ({"en": 0.5, "ja": 0.5}, {"de": 0.1, "en": 0.9}, {"en": 0.2, "de": 0.2}, {"en": 0.1})
 #: Signals, what a condition may say of each, and what a request may have.
 SIGNALS: Mapping[str, tuple[Callable[[Dice], Any], Callable[[Dice], Any]]] = {
     "context_tokens": (_numbers(), lambda dice: dice.one(LENGTHS)),
