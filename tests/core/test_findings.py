@@ -236,6 +236,38 @@ def test_a_lifted_constraint_shows_the_header_that_lifts_it() -> None:
     assert told.message == "does not apply where a client sends cost_sensitive: true"
 
 
+WORKLOAD: dict[str, Any] = {"any": [{"workload": {"known": False}}, {"workload": {"not": "vetted"}}]}
+ABROAD: dict[str, Any] = {"any": [{"region": {"known": False}}, {"region": {"not": "eu"}}]}
+SECRET = {"workload": "secret"}
+
+
+@pytest.mark.parametrize(
+    ("when", "keys", "told"),
+    [
+        (WORKLOAD, None, "hint-lifts"),
+        (WORKLOAD, {"a": {"workload": "bulk"}}, ""),
+        (WORKLOAD, {"a": {"workload": "bulk"}, "b": {"team": "x"}}, "hint-lifts"),
+        ({**WORKLOAD, "tenant.team": "x"}, {"a": {"workload": "bulk", "team": "x"}, "b": {"team": "y"}}, ""),
+        ({**WORKLOAD, "tenant.team": "x"}, {"a": {"workload": "bulk", "team": "y"}, "b": {"team": "x"}}, "hint-lifts"),
+        (SECRET, None, "hint-binds"),
+        (SECRET, {"a": {"team": "x"}}, "hint-binds"),
+        (SECRET, {"a": {"workload": "secret"}}, ""),
+        (SECRET, {"a": {"workload": "secret"}, "b": {"team": "x"}}, ""),
+        (SECRET, {"a": {"workload": "bulk"}, "b": {"team": "x"}}, "hint-binds"),
+        ({"not": {"cost_sensitive": True}}, {"a": {"cost": "low"}}, ""),
+        ({"not": {"cost_sensitive": True}}, {"a": {"cost": "low"}, "b": {"team": "x"}}, "hint-lifts"),
+        ({"not": {"cost_sensitive": True}}, {"a": {"cost_sensitive": "no"}}, "hint-lifts"),
+        (ABROAD, {"a": {"team": "x"}}, "hint-lifts"),
+        (ABROAD, {"a": {"region": "us"}}, ""),
+        ({"conversation": {"known": False}}, {"a": {"conversation": "c"}}, "hint-lifts"),
+        ({"headers.x-pass": {"known": False}}, {"a": {"headers.x-pass": "no"}}, "hint-lifts"),
+    ],
+)
+def test_a_hint_lifts_nothing_of_a_key_that_says_it_itself(when: Any, keys: Any, told: str) -> None:
+    found = findings(constraints=[forbid({"family": "llama"}, **when)], keys=keys)
+    assert [one.code for one in found if one.code.startswith("hint-")] == ([told] if told else [])
+
+
 def test_a_target_that_is_excluded_by_what_else_is_said_does_not_leak() -> None:
     """Three targets have no region; of these only those that are self-hosted would be meant, and none is."""
     assert leaks(policy(constraints=[forbid({**WEST, "target.self_hosted": True})])) == []

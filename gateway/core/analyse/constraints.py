@@ -124,12 +124,13 @@ def _hints(study: Study, constraint: Constraint, path: str) -> Iterator[Finding]
     named = dict.fromkeys(member.signal for member in members(when))
     for name in named:
         own = name.partition(".")[0] in ("headers", "metadata")
-        if not own and (name not in _HINTS or _kept(study, name)):
+        if not own and name not in _HINTS:
             continue
         try:
             witness = _lifts(study, constraint, name)
             unsaid = study.space.under(study.space.of(when), {name: 1})  # the plainest class: not sent
             needed = name not in ("region", "residency") and study.admits([unsaid]) is False
+            needed = needed and study.admits([study.space.of(when), study.keys(name, say=True)]) is False
         except Undecided:
             study.note("hint", constraint.id)
             continue
@@ -144,21 +145,16 @@ def _hints(study: Study, constraint: Constraint, path: str) -> Iterator[Finding]
             )
 
 
-def _kept(study: Study, name: str) -> bool:
-    """Whether every key says it, so that no hint can."""
-    return bool(study.tenants) and all(name in facts for facts in (study.tenants or {}).values())
-
-
 def _lifts(study: Study, constraint: Constraint, name: str) -> Witness | None:
     """A request that a constraint does not bind, though it would without this one hint."""
     when, space = constraint.when, study.space
     if when is None:
         return None
     formula, domain = space.of(when), space.domains.domain(name)
-    bound = space.under(formula, {name: 1})
+    bound, able = space.under(formula, {name: 1}), study.keys(name, say=False)
     for number, value in enumerate(domain.values[1:], 1):
         free = space.without(space.under(formula, {name: 1 << number}))
-        point = space.find([bound, free])
+        point = space.find([bound, free, able])
         rest = None if point is None else space.domains.given(point)
         if rest is None:
             continue

@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.core.analyse import able
 from gateway.core.analyse.domains import Domains, Undecided, members
-from gateway.core.analyse.formulas import ALWAYS, Formula, Lies, every, some, variables
+from gateway.core.analyse.formulas import ALWAYS, NEVER, Formula, Lies, every, some, variables
 from gateway.core.analyse.space import Effort, Space
 from gateway.core.capabilities import retired
 from gateway.core.conditions import Condition
@@ -72,7 +72,7 @@ class Study:
             for name, value in facts.items():
                 if f"tenant.{name}" in self._facts:
                     yield f"tenant.{name}", _one(value)
-                if name in ("region", "residency"):
+                if name in NARROWED:
                     yield name, _one(value)
         yield from _REALITY
 
@@ -165,7 +165,7 @@ class Study:
             return None
         asked = {name for formula in formulas for name in variables(formula)}
         real = [formula for formula in self._coherence() if asked.issuperset(variables(formula))]
-        if any(name.startswith("tenant.") or name in ("region", "residency", "cost_sensitive") for name in asked):
+        if any(name.startswith("tenant.") or name in NARROWED or name == "cost_sensitive" for name in asked):
             real.append(self.somebody)
         try:
             point = self.space.find([*formulas, *real])
@@ -243,16 +243,31 @@ class Study:
         """That the facts are those of one of the keys."""
         return ALWAYS if self.tenants is None else some([self.key(facts) for facts in self.tenants.values()])
 
+    def keys(self, name: str, *, say: bool) -> Formula:
+        """That a request is made with a key that says a signal itself, or with one that leaves it to the client."""
+        if not self.tenants:
+            return NEVER if say else ALWAYS
+        return some([self.key(facts) for facts in self.tenants.values() if says(facts, name) is say])
+
     def key(self, facts: Mapping[str, str]) -> Formula:
         """That a request is made with a key of these facts, which narrow what it can say of itself."""
         parts = []
         for name in self._facts:
             value = facts.get(name.removeprefix("tenant."))
             parts.append(self.matches(name, _UNKNOWN if value is None else _one(value)))
-        parts += [self.matches(name, _one(facts[name])) for name in ("region", "residency") if name in facts]
+        parts += [self.matches(name, _one(facts[name])) for name in NARROWED if facts.get(name)]
         if facts.get("cost") == "low" and "cost_sensitive" in self.space.domains:
             parts.append(self.matches("cost_sensitive", Leaf("in", frozenset({True}))))
         return every(parts)
+
+
+#: Facts of keys that are signals, whatever else a request says: see `signals`.
+NARROWED = ("workload", "region", "residency")
+
+
+def says(facts: Mapping[str, str], name: str) -> bool:
+    """Whether a key says a signal itself, so that no hint of a client can."""
+    return facts.get("cost") == "low" if name == "cost_sensitive" else name in NARROWED and bool(facts.get(name))
 
 
 _KNOWN, _UNKNOWN = Leaf("known"), Leaf("unknown")
