@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gateway import bundled, yamlfile
 from gateway.check import configuration
-from gateway.check.report import Places, Report
+from gateway.check.report import Places, Report, Told
 from gateway.config import ConfigDoc, cache_dir
 from gateway.core.analyse import analyse
 from gateway.core.errors import ConfigError, Problem
@@ -51,12 +51,15 @@ def check(options: Options, environ: Mapping[str, str], now: float) -> Checked:
     chosen = _chosen(options, site.policies)
     places = Places(document, _documents(doc, options.config, cache), [key.name for key in doc.keys])
     facts = configuration.facts_of(doc)
-    told = []
+    optional = _shipped_constraints(doc, options.config, cache)
+    told: list[Told] = []
     if not options.policies:
         told += [places.of(None, one) for one in configuration.judge(site, doc, now)]
     for policy in chosen:
         users = {name: own for name, own in facts.items() if _may_use(site, doc, name, policy.name)}
-        told += [places.of(policy.name, one) for one in analyse(policy, now=now, keys=users or facts)]
+        wanted = optional.get(policy.name, frozenset())
+        found = analyse(policy, now=now, keys=users or facts, everyone=facts, optional=wanted)
+        told += [places.of(policy.name, one) for one in found]
     unnamed = frozenset() if options.policies else _unnamed(site)
     report = Report("fleet", site.digest, site.warnings, told, unnamed)
     counted = f"{_count(len(site.fleet.targets), 'target', 'targets')}, {_count(len(chosen), 'policy', 'policies')}"
@@ -97,6 +100,17 @@ def _documents(doc: ConfigDoc, config: Path, cache: Path | None) -> dict[str, Do
     overlays = read_overlays([config.parent / name for name in doc.policies.overlays], cache)
     files = [lay_over(load_policy(path, cache=cache), overlays) for path in policy_files(_directory(doc, config))]
     return {file.doc.policy: file.document for file in files}
+
+
+def _shipped_constraints(doc: ConfigDoc, config: Path, cache: Path | None) -> Mapping[str, frozenset[str]]:
+    """The constraints of policies that came along with Pointsman, also where the files were copied as they are."""
+    found: dict[str, frozenset[str]] = {}
+    for path in policy_files(_directory(doc, config)):
+        shipped = bundled.policies() / path.name
+        if shipped.is_file() and shipped.read_bytes() == path.read_bytes():
+            file = load_policy(path, cache=cache)
+            found[file.doc.policy] = frozenset(one.id for one in file.doc.constraints)
+    return found
 
 
 def _may_use(site: Site, doc: ConfigDoc, key: str, policy: str) -> bool:

@@ -77,6 +77,10 @@ def findings(capsys: pytest.CaptureFixture[str], *more: str) -> list[dict[str, A
         ("allow-refused", "shop", 11, "allow: [auto]", "allow: [auto, scout]"),
         ("place-unmet", "shop", 11, "home: eu}", "home: eu, residency: mars}"),
         ("tenant-unread", "shop", 11, "home: eu}", "home: eu, residencey: eu}"),
+        *(
+            ("tenant-unread", "shop", 11, "home: eu}", f"home: eu, {name}: health}}")
+            for name in ("tean", "taem", "tema", "Team", "tenant", "owner")
+        ),
         ("tenant-unmatched", "shop", 11, "home: eu}", "home: EU}"),
         ("budget-unpriced", "shop", 11, "allow: [auto]", "allow: [auto], budget: {usd: 5, per: day}"),
     ],
@@ -94,6 +98,50 @@ def test_keys_and_names_that_lead_nowhere_are_told_with_their_line(
     change(site / "pointsman.yaml", old, new)
     (told,) = [one for one in findings(capsys, "--no-keys") if one["code"] == code]
     assert (told["id"], told["file"], told["line"]) == (identity, "pointsman.yaml", line)
+
+
+@pytest.mark.parametrize("value", ["helth", "healthcare", "hospital", "shop"])
+def test_a_constraint_for_a_value_that_no_key_has_fails_a_strict_check(
+    site: Path, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    policy, config = site / "policies" / "first.yaml", site / "pointsman.yaml"
+    change(policy, "rules:", "  - {id: h, when: {tenant.team: health}, forbid: {family: llama}}\nrules:")
+    change(config, "team: shop", "team: health")
+    assert main(["check", "--strict"]) == 0
+    change(config, "team: health", f"team: {value}")
+    assert main(["check", "--strict"]) == 1
+    (told,) = [one for one in findings(capsys) if one["code"] == "tenant-unmet"]
+    assert (told["id"], told["file"], told["line"]) == ("h", "policies/first.yaml", 6)
+    assert (told["message"], told["fix"]) == (
+        "no key has tenant.team health: it never binds one",
+        f"keys have {value}",
+    )
+
+
+def test_what_came_along_and_nobody_asked_for_is_not_told_unless_a_key_sets_the_fact(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unmet() -> set[str]:
+        return {one["id"] for one in findings(capsys) if one["code"] == "tenant-unmet"}
+
+    config = site / "pointsman.yaml"
+    change(config, "dir: policies, default: first", "default: default")
+    assert unmet() == set()
+    change(config, "home: eu}", "licence: spdx_only, domicile: SG}")
+    assert unmet() == set()
+    change(config, "licence: spdx_only", "licence: nothing_but_spdx")
+    assert unmet() == {one["id"] for one in _licences()}
+    (site / "policies" / "default.yaml").write_bytes((bundled.policies() / "default.yaml").read_bytes())
+    change(config, "licence: nothing_but_spdx, ", "")
+    change(config, "default: default", "dir: policies, default: default")
+    (site / "policies" / "first.yaml").unlink()
+    assert unmet() == set()
+
+
+def _licences() -> list[dict[str, Any]]:
+    """The constraints of the shipped default that ask for `tenant.licence`."""
+    document = yamlfile.load(bundled.policies() / "default.yaml")
+    return [one for one in document.data["constraints"] if "tenant.licence" in one.get("when", {})]
 
 
 def test_a_key_of_many_facts_may_use_what_its_facts_allow(site: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,6 +114,8 @@ TABLE: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
      {**KEYS, "rules": [rule("r", **{"tenant.cloud": "western"}), Z]}),
     ("tenant-unmatched", "shop", {"keys": {"shop": {"cloud": "Western"}}, "rules": [rule("r", **{"tenant.cloud": "western"}), Z]},
      {"keys": {"shop": {"cloud": "eastern"}}, "rules": [rule("r", **{"tenant.cloud": "western"}), Z]}),
+    ("tenant-unmet", "c", {**KEYS, "constraints": [forbid({"family": "llama"}, **{"tenant.cloud": ["western", "apac"]})]},
+     {**KEYS, "constraints": [forbid({"family": "llama"}, **{"tenant.cloud": "western"})]}),
     ("family-locked", "r", {"rules": [rule("r", [{"family": "llama"}])]}, {}),
     ("backend-locked", "r", {"rules": [rule("r", [{"target.backend": "us"}])]}, {}),
     ("region-locked", "r", {"fleet": TWO_PLACES, "rules": [rule("r", [{"target.region": "us-east-1"}])]}, {"fleet": TWO_PLACES}),

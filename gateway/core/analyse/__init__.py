@@ -21,13 +21,20 @@ __all__ = ["analyse", "leaks"]
 
 
 def analyse(
-    policy: Policy, *, now: float | None = None, keys: Tenants | None = None, effort: Effort | None = None
+    policy: Policy,
+    *,
+    now: float | None = None,
+    keys: Tenants | None = None,
+    everyone: Tenants | None = None,
+    optional: frozenset[str] = frozenset(),
+    effort: Effort | None = None,
 ) -> list[Finding]:
     """Judge a policy on its fleet, worst first.
 
     `now` is Unix seconds, for retirements; by default the policy's own `as_of`. `keys` are the facts of all keys by
-    name, where they are known: examples are then of requests that one of them could send. `effort` bounds the search;
-    what it did not suffice for is told as undecided.
+    name, where they are known: examples are then of requests that one of them could send. `everyone` are those of all
+    keys, where some may not use the policy. `optional` are the constraints that may well be of no key. `effort` bounds
+    the search; what it did not suffice for is told as undecided.
     """
     study = Study(policy, clock(policy) if now is None else now, keys, effort)
     found = [
@@ -37,6 +44,7 @@ def analyse(
         *constraints.judge(study),
         *thinking.judge(study),
         *tenants.judge(study),
+        *tenants.unmet(policy, keys if everyone is None else everyone, optional),
         *names.judge(study),
         *targets.judge(study),
         *rungs.unused(study),

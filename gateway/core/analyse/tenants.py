@@ -12,7 +12,8 @@ from difflib import SequenceMatcher, get_close_matches
 from gateway.core.analyse.able import hit
 from gateway.core.analyse.domains import Undecided, leaves, members
 from gateway.core.analyse.formulas import ALWAYS, Formula, every, some
-from gateway.core.analyse.study import Study
+from gateway.core.analyse.study import Study, Tenants
+from gateway.core.facts import BUILT_IN_SETS
 from gateway.core.findings import Finding, finding
 from gateway.core.matchers import Leaf
 from gateway.core.policy import Constraint, Policy
@@ -22,7 +23,7 @@ _PREFIX = "tenant."
 #: Facts that the gateway itself reads.
 BUILT_IN = frozenset({"team", "cost", "region", "residency", "workload"})
 _YES, _NO = frozenset({"yes", "true", "on", "1"}), frozenset({"no", "false", "off", "0"})
-_ALIKE, _SAME = 0.8, 0.9  # names and values: `eastern` is not `western`
+_ALIKE, _SAME = 0.6, 0.9  # names and values: `eastern` is not `western`
 
 
 def judge(study: Study) -> Iterator[Finding]:
@@ -63,15 +64,62 @@ def asked_of(policy: Policy) -> Mapping[str, tuple[Leaf, ...]]:
     return {name: tuple(asked) for name, asked in found.items()}
 
 
-def unread(tenants: Mapping[str, Mapping[str, str]], policies: Iterable[Policy]) -> Iterator[Finding]:
-    """Facts that keys set and no policy asks for, though one asks for nearly that."""
-    asked = {name for policy in policies for name in asked_of(policy)}
+def unread(tenants: Tenants, policies: Iterable[Policy]) -> Iterator[Finding]:
+    """Facts that keys set and nothing reads: a slip in the name takes every constraint on the fact off its key."""
+    asked = {name for policy in policies for name in asked_of(policy)} | BUILT_IN
     for key, facts in tenants.items():
-        for name in facts:
-            near = get_close_matches(name, sorted((asked | BUILT_IN) - {name}), n=1, cutoff=_ALIKE)
-            if name not in asked | BUILT_IN and near:
-                what = f"its fact {name} is asked for by no policy; {near[0]} is"
-                yield finding("tenant-unread", key, f"keys.{key}.tenant.{name}", what, f"{near[0]}: ...")
+        for name in sorted(facts.keys() - asked):
+            near = get_close_matches(name.casefold(), sorted(asked), n=1, cutoff=_ALIKE)
+            what = f"its fact {name} is read by no policy" + (f"; {near[0]} is" if near else "")
+            fix = f"{near[0]}: ..." if near else f"one of {', '.join(sorted(asked)[:12])}, or without it"
+            yield finding("tenant-unread", key, f"keys.{key}.tenant.{name}", what, fix)
+
+
+def unmet(policy: Policy, tenants: Tenants | None, optional: frozenset[str] = frozenset()) -> Iterator[Finding]:
+    """Values of facts that a hard constraint names and no key has: it binds nobody of whom it was written.
+
+    `optional` are constraints that came along with Pointsman. They say what may be wanted, so they are told of only
+    where keys set the fact, and to nothing that any constraint of the policy on that fact names.
+    """
+    had = {name: {facts[name] for facts in (tenants or {}).values() if name in facts} for name in asked_of(policy)}
+    hard = {one.id: _named(one) for one in policy.forbids}
+    for i, entry in enumerate(policy.doc.constraints if tenants is not None else ()):
+        for name, asked in hard.get(entry.id, {}).items():
+            there = had[name]
+            if entry.id in optional and (not there or any(_any(there, named.get(name, ())) for named in hard.values())):
+                continue
+            missing = sorted({str(word) for leaf in asked for word in _words(leaf) if not _has(there, leaf.op, word)})
+            if missing:
+                what = f"no key has {_PREFIX}{name} {' or '.join(missing)}: it never binds one"
+                fix = (
+                    f"keys have {', '.join(sorted(there)[:8])}"
+                    if there
+                    else f"tenant: {{{name}: {missing[0]}}} at a key"
+                )
+                yield finding("tenant-unmet", entry.id, f"constraints[{i}].when", what, fix)
+
+
+def _named(constraint: Constraint) -> Mapping[str, list[Leaf]]:
+    """The values that a condition names, by fact; not those of a set such as @eu, which is of whoever may come."""
+    found: dict[str, list[Leaf]] = {}
+    for member in members(constraint.when) if constraint.when is not None else ():
+        if member.signal.startswith(_PREFIX):
+            for leaf in leaves(member.matcher):
+                if leaf.op in ("in", "prefix") and not any(whole <= _words(leaf) for whole in BUILT_IN_SETS.values()):
+                    found.setdefault(member.signal.removeprefix(_PREFIX), []).append(leaf)
+    return found
+
+
+def _words(leaf: Leaf) -> frozenset[object]:
+    return frozenset(leaf.operand) if isinstance(leaf.operand, frozenset) else frozenset({leaf.operand})
+
+
+def _has(values: Iterable[str], op: str, word: object) -> bool:
+    return any(value.startswith(str(word)) if op == "prefix" else value == word for value in values)
+
+
+def _any(values: Iterable[str], asked: Iterable[Leaf]) -> bool:
+    return any(_has(values, leaf.op, word) for leaf in asked for word in _words(leaf))
 
 
 def _nearly(value: str, asked: Iterable[Leaf]) -> str | None:
