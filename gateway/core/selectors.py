@@ -35,6 +35,21 @@ _SHORT = {"model": "model.id", "family": "model.family"}
 
 
 @dataclass(frozen=True, slots=True)
+class SelectorMember:
+    """One member of a selector's map, bound to a fleet: a fact and which targets it holds of."""
+
+    fact: str
+    signals: frozenset[str]  # that stand in it as variables
+    possible: int  # every target it could ever hold of; without variables those that it does hold of
+    resolve: Callable[[Signals], int] | None
+    open_to_unknown: bool
+
+    def mask(self, signals: Signals) -> int:
+        """The targets it holds of for this request."""
+        return self.possible if self.resolve is None else self.resolve(signals)
+
+
+@dataclass(frozen=True, slots=True)
 class Selector:
     """A compiled selector. `possible` holds every target it could ever select; without variables that is its value."""
 
@@ -45,6 +60,7 @@ class Selector:
     facts: frozenset[str] = frozenset()  # facts it reads
     signals: frozenset[str] = frozenset()  # signals that stand in it as variables
     open_to_unknown: tuple[str, ...] = ()  # facts it negates without saying what happens where they are not known
+    members: tuple[tuple[SelectorMember, ...], ...] = ()  # of each map of a list, as written; for traces
 
     def mask(self, signals: Signals) -> int:
         """The targets selected for this request. HOT."""
@@ -134,7 +150,7 @@ def _compile_map(
     problems: Problems,
     variables: Mapping[str, Kind] | None,
 ) -> Selector | None:
-    members: list[_Member] = []
+    members: list[SelectorMember] = []
     failed = False
     order: Sequence[str] = ()
     for key, value in raw.items():
@@ -170,6 +186,7 @@ def _compile_map(
         frozenset(member.fact for member in members),
         frozenset().union(*(member.signals for member in members)),
         tuple(member.fact for member in members if member.open_to_unknown),
+        (tuple(members),),
     )
 
 
@@ -194,17 +211,25 @@ def _merge(parts: Sequence[Selector], text: str) -> Selector:
     signals_read = frozenset().union(*(part.signals for part in parts))
     settled = facts_settled(parts)
     loose = tuple(fact for part in parts for fact in part.open_to_unknown if fact not in settled)
-    return Selector(possible, resolve, tuple(listed), text, facts, signals_read, loose)
+    every = tuple(members for part in parts for members in part.members)
+    return Selector(possible, resolve, tuple(listed), text, facts, signals_read, loose, every)
 
 
 def all_but(select: Selector, fleet: Fleet) -> Selector:
-    """Every target that a selector does not select: with what is not known, since that is never selected."""
+    """Every target that a selector does not select: with what is not known, since that is never selected.
+
+    `members` stay those of the selector itself.
+    """
     everything = fleet.mask()
-    text = f"all but ({select.text})"
-    if select.resolve is None:
-        return Selector(everything & ~select.possible, None, (), text, select.facts)
     within = select.resolve
-    return Selector(everything, lambda signals: everything & ~within(signals), (), text, select.facts, select.signals)
+    return replace(
+        select,
+        possible=everything & ~select.possible if within is None else everything,
+        resolve=None if within is None else lambda signals: everything & ~within(signals),
+        listed=(),
+        text=f"all but ({select.text})",
+        open_to_unknown=(),
+    )
 
 
 def facts_settled(parts: Sequence[Selector]) -> frozenset[str]:
@@ -230,23 +255,16 @@ def _named(value: object, names: Names) -> list[str]:
     return named
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
-    fact: str
-    signals: frozenset[str]
-    possible: int
-    resolve: Callable[[Signals], int] | None
-    open_to_unknown: bool
-
-
-def _bind(fact: Fact, matcher: Matcher, fleet: Fleet) -> _Member:
+def _bind(fact: Fact, matcher: Matcher, fleet: Fleet) -> SelectorMember:
     """A matcher against one fact of every target, grouped by the distinct values the fleet has."""
     groups: dict[Value | None, int] = {}
     for target in fleet.targets:
         value = fact.read(target)
         groups[value] = groups.get(value, 0) | 1 << target.index
     possible, resolve = _masks(matcher, tuple(groups.items()))
-    return _Member(fact.name, variables_of(matcher), possible, resolve, _negates(matcher) and bool(groups.get(None)))
+    return SelectorMember(
+        fact.name, variables_of(matcher), possible, resolve, _negates(matcher) and bool(groups.get(None))
+    )
 
 
 def _masks(matcher: Matcher, groups: Sequence[tuple[Value | None, int]]) -> tuple[int, Callable[[Signals], int] | None]:

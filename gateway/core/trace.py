@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from gateway.core.against import against
 from gateway.core.capabilities import lies_in, refused
 from gateway.core.conditions import Condition, Group, Member
 from gateway.core.decide import PIN, choose_thinking, decide, fits
-from gateway.core.facts import residency, value_of
+from gateway.core.facts import residency
 from gateway.core.filters import FILTERS
 from gateway.core.flips import Flip, nearest
-from gateway.core.matchers import known
 from gateway.core.pricing import span
 from gateway.core.rank import bits, expected_nano
 from gateway.core.types import Decision, Fleet, Snapshot, Target, Thinking
@@ -298,7 +298,7 @@ def _selected(policy: Policy, decision: Decision, pinned: int | None) -> int:
 def _why(name: str, policy: Policy, signals: Signals, target: Target) -> str:
     """The words of one filter for one target that it drops."""
     if name == "forbidden":
-        return _against(policy, signals, target)
+        return against(policy, signals, target)
     if name == "place":
         return _place(signals, target)
     if name == "content":
@@ -318,25 +318,6 @@ def _why(name: str, policy: Policy, signals: Signals, target: Target) -> str:
         "stream": "only answers as a stream",
         "output": f"gives at most {target.max_output or 0:,} output tokens",
     }[name]
-
-
-def _against(policy: Policy, signals: Signals, target: Target) -> str:
-    """The constraints that remove a target, and of what they require, which facts or signals are not known."""
-    against = [
-        constraint
-        for constraint in policy.forbids
-        if constraint.select.mask(signals) >> target.index & 1
-        and (constraint.when is None or constraint.when.test(signals))
-    ]
-    forbidding = [constraint.id for constraint in against if constraint.effect == "forbid"]
-    said = ["forbidden by " + ", ".join(forbidding)] if forbidding else []
-    for constraint in against:
-        if constraint.effect == "require":
-            facts = [name for name in sorted(constraint.select.facts) if value_of(name, target) is None]
-            asked = [name for name in sorted(constraint.select.signals) if not known(signals.get(name))]
-            unknown = f" ({', '.join(facts + asked)} not known)" if facts or asked else ""
-            said.append(f"not what {constraint.id} requires{unknown}")
-    return ", ".join(said)
 
 
 def _place(signals: Signals, target: Target) -> str:

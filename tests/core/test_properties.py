@@ -101,6 +101,9 @@ REASONS = {
 }  # fmt: skip
 
 
+FACT_OF = {"model": "model.id", "family": "model.family"}
+
+
 def kind_of(reason: str) -> set[str]:
     for words, kind in sorted(REASONS.items(), key=lambda it: -len(it[0])):
         if reason.startswith(words):
@@ -138,6 +141,21 @@ def test_explaining_decides_alike_and_every_reason_is_true_and_none_is_missing(c
             true.add("thinking")
         assert said == true
         assert entry.reasons
+
+
+@for_every_case
+def test_a_requirement_that_drops_a_target_names_the_facts_that_fail_and_no_others(case: Case) -> None:
+    world, request = judged(case)
+    told = trace(case.policy, case.signals(), case.snapshot, pinned=case.pinned)
+    for target in case.fleet.targets:
+        reasons = [one for one in told.reasons.get(target.name, ()) if one.startswith(("forbidden by", "not what c"))]
+        for entry in case.raw["constraints"]:
+            if entry["id"] not in world.against(target, request) or not isinstance(entry.get("require"), dict):
+                continue
+            said = reasons[0].partition(f"not what {entry['id']} requires: ")[2].partition(", not what ")[0]
+            for name, wanted in entry["require"].items():
+                fact = FACT_OF.get(name, name)
+                assert (f"{fact} is " in said) is not world.selects({name: wanted}, target, request), (name, said)
 
 
 @for_every_case

@@ -69,7 +69,11 @@ def test_a_constraint_names_what_it_selects() -> None:
 @pytest.mark.parametrize(
     ("values", "target", "reason"),
     [
-        ({"tenant_domicile": "DE"}, "maverick", "forbidden by eu"),
+        (
+            {"tenant_domicile": "DE"},
+            "maverick",
+            "forbidden by eu: target.self_hosted is true, model.eu_domiciled_licensee_excluded is true",
+        ),
         ({}, "gpt", "API only, and gpt is not in allow_closed"),
         ({}, "gone", "withdrawn on 2026-07-17"),
         ({"region": "us"}, "llama70", "region not known is not in us"),
@@ -94,7 +98,8 @@ def test_every_target_that_is_dropped_says_why(values: dict[str, Any], target: s
 def test_all_reasons_are_told_not_only_the_first() -> None:
     reasons = told(tenant_domicile="DE", tools=True, effort="high", context_tokens=150_000, held_back=("oss",)).reasons
     assert reasons["oss"] == ("has no tools", "window 131,072 < 150,000 + 500 tokens", "held back by health")
-    assert reasons["maverick"] == ("forbidden by eu", "cannot promise thinking: client")
+    licensee = "target.self_hosted is true, model.eu_domiciled_licensee_excluded is true"
+    assert reasons["maverick"] == (f"forbidden by eu: {licensee}", "cannot promise thinking: client")
 
 
 def test_what_a_requirement_removes_says_what_was_not_known() -> None:
@@ -104,10 +109,12 @@ def test_what_a_requirement_removes_says_what_was_not_known() -> None:
     required, speaks = sorted(found.constraints, key=lambda entry: entry.id)
     assert (required.effect, required.targets) == ("require", ("scout", "maverick", "coder", "oss", "gone"))
     assert speaks.targets == ("scout", "scout-small", "maverick")
-    assert found.reasons["qwen122"] == ("not what home requires, not what speaks requires (model.languages not known)",)
-    assert found.reasons["scout-small"] == ("not what home requires (target.region not known)",)
+    assert found.reasons["qwen122"] == (
+        "not what home requires: target.region is eu, not what speaks requires: model.languages is not known",
+    )
+    assert found.reasons["scout-small"] == ("not what home requires: target.region is not known",)
     assert "home   require  tools: true (is true): only scout, maverick, coder, oss, gone\n" in render(found)
-    assert "not what speaks requires (language not known)" in told(made).reasons["maverick"][0]
+    assert told(made).reasons["maverick"][0].endswith(" where language is not known")
     nowhere = told(policy(constraints=[{"id": "mars", "require": {"target.region": "mars"}}]))
     assert "mars require  always: only targets that are not here\n" in render(nowhere)
     assert nowhere.decision.because == "all: no earlier rule applies; mars drops the last target"
@@ -205,7 +212,8 @@ def test_a_trace_reads_in_a_terminal() -> None:
     assert text.startswith("qwen122 (qwen3.5-122b-a10b) under rule rest of test@0123456789ab\n")
     assert "  > rest  always\n" in text
     assert "  + eu       forbid  tenant.domicile: {in: @eu} (is DE): scout, maverick\n" in text
-    assert "   - maverick     $0.000000 to $0.800000, usually $0.000400  dropped: forbidden by eu\n" in text
+    usually = "$0.000000 to $0.800000, usually $0.000400"
+    assert f"   - maverick     {usually}  dropped: forbidden by eu: target.self_hosted is true, " in text
     long = render(told(context_tokens=300_000))
     assert re.search(r"  > long +.*\n +because S1:22\n", long)
     assert "because R-05" not in long, "a constraint that selects nothing had no part in it"

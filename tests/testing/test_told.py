@@ -39,7 +39,7 @@ def test_a_failure_shows_candidates_and_the_fate_of_what_was_expected() -> None:
         "  3. qwen35   qwen3.5-35b-a3b",
         "  4. coder    qwen3-coder-next",
         "expected, and what became of it:",
-        "  plus: forbidden by no-ap",
+        "  plus: forbidden by no-ap: target.region is ap-southeast-1",
         "  qwen35: candidate 3",
         "  maverick: not in rule all",
     ]
