@@ -7,6 +7,7 @@ only the files, and the lines that its complaints belong to.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from gateway.yamlfile import Document
 
 #: Files of a policy directory that are not policies.
 NOT_POLICIES = frozenset({"lexicon.yaml"})
+_ENTRY = re.compile(r"\w+(\[\d+\]|\.[^.\[]+)")  # the entry that a path lies in
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,17 @@ class PolicyFile:
         """The policy on this fleet. Raises `ConfigError` with lines."""
         with placed(self.document):
             return compile_policy(self.doc, fleet, digest=self.document.sha256, tasks=self.tasks)
+
+    def own(self, path: str) -> bool:
+        """Whether what stands at a path is this file's to answer for.
+
+        Of a part by itself that is what it says itself: not the policy made up around it, nor what it includes.
+        """
+        if not is_part(self.document):
+            return True
+        entry = _ENTRY.match(path)
+        place = self.document.parts.get(entry[0]) if entry else None
+        return place is not None and place[0].name == self.document.name
 
     def run_tests(self, reference: Fleet) -> tuple[Result, ...]:
         """The file's own tests, on the reference fleet. Raises `ConfigError` for a test that means nothing."""

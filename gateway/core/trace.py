@@ -42,6 +42,7 @@ class EntryTrace:
     effect: str = ""  # "forbid", "require" or "avoid" for constraints, the mode for thinking entries
     targets: tuple[str, ...] = ()  # what the selector of a constraint that matched selects
     chosen: bool = False  # the rule or thinking entry that decided
+    asked: bool = True  # False: an earlier entry decided, or the client's own words did
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,8 @@ def _entry(entry: EntryTrace) -> dict[str, Any]:
         made["targets"] = list(entry.targets)
     if entry.chosen:
         made["chosen"] = True
+    if not entry.asked:
+        made["asked"] = False
     return made
 
 
@@ -229,7 +232,7 @@ def _rules(policy: Policy, signals: Signals, decision: Decision) -> tuple[EntryT
         chosen = matched and not over
         if over:
             why = "not asked: " + ("the client named its target" if decision.rule == PIN else "an earlier rule applies")
-        found.append(EntryTrace(rule.id, matched, why, rule.because, chosen=chosen))
+        found.append(EntryTrace(rule.id, matched, why, rule.because, chosen=chosen, asked=not over))
         over = over or matched
     return tuple(found)
 
@@ -249,11 +252,16 @@ def _constraints(policy: Policy, signals: Signals) -> tuple[EntryTrace, ...]:
 
 def _thinking(policy: Policy, signals: Signals, decision: Decision) -> tuple[EntryTrace, ...]:
     found = []
+    pinned, over = decision.rule == PIN, False
     for entry in policy.thinking:
         matched, why = explain(entry.when, signals, policy.tokens_by)
         chosen = decision.refusal is None and decision.thinking.rule == entry.id
         effect = str(entry.thinking) + (", forced" if entry.force else "")
-        found.append(EntryTrace(entry.id, matched, why, entry.because, effect, chosen=chosen))
+        asked = not over and (entry.force or not pinned)
+        if not asked:
+            why = "not asked: " + ("an earlier entry applies" if over else "the client named its target")
+        found.append(EntryTrace(entry.id, matched, why, entry.because, effect, chosen=chosen, asked=asked))
+        over = over or (asked and matched)
     return tuple(found)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from gateway.core.trace import EntryTrace, TargetTrace, Trace
 from gateway.core.types import NANO_PER_USD
 
+LEGEND = "> decided  + applies  - does not apply  . not asked"
+
 
 def render(trace: Trace) -> str:
     """The whole trace: what was decided first, then why, then what would flip it."""
@@ -29,6 +31,7 @@ def _lines(trace: Trace) -> Iterator[str]:
     if decision.shadow is not None:
         yield f"  shadow    {decision.shadow.target.name} ({decision.shadow.id})"
     yield ""
+    yield LEGEND
     yield from _entries("rules", trace.rules)
     yield from _entries("constraints", trace.constraints)
     yield from _entries("thinking", trace.thinking)
@@ -49,7 +52,7 @@ def _entries(title: str, entries: Sequence[EntryTrace]) -> Iterator[str]:
     yield title
     width = max(len(entry.id) for entry in entries)
     for entry in entries:
-        mark = ">" if entry.chosen else "+" if entry.matched else "-"
+        mark = ">" if entry.chosen else "." if not entry.asked else "+" if entry.matched else "-"
         effect = f" {entry.effect}" if entry.effect else ""
         names = f": {', '.join(entry.targets)}" if entry.targets else ""
         if entry.effect == "require" and entry.matched:

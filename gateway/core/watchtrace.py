@@ -51,7 +51,7 @@ def shadow_lines(policy: Policy, snapshot: Snapshot, decision: Decision, judge: 
             why += "; drawn"
         found.append(
             {"id": entry.id, "matched": matched, "why": why, "because": entry.because,
-             "effect": f"{entry.share * 100:g}%", "chosen": chosen,
+             "effect": f"{entry.share * 100:g}%", "chosen": chosen, "asked": not settled,
              "targets": (shadow.target.name,) if shadow is not None and chosen else ()}
         )  # fmt: skip
         settled = settled or chosen

@@ -16,7 +16,7 @@ from typing import Any
 
 from gateway import bundled
 from gateway.config import cache_dir
-from gateway.core.coverage import coverage
+from gateway.core.coverage import Coverage, coverage
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.policytest import run as run_case
 from gateway.core.types import Fleet
@@ -84,8 +84,11 @@ def _test(path: Path, file: PolicyFile, fleet: Fleet, options: Options, ends: fl
         cases = tuple(case for case in cases if options.chosen.casefold() in case.test.name.casefold())
     tested = FileResult(path, file, tuple(run_case(policy, case) for case in cases))
     if options.coverage or options.min_coverage is not None:
-        tested = replace(tested, coverage=coverage(policy, cases))
-    if options.mutants and not tested.failed:
+        items = (item for item in coverage(policy, cases).items if file.own(item.path))
+        tested = replace(tested, coverage=Coverage(tuple(items)))
+    if options.mutants and tested.failed:
+        tested = replace(tested, unsurveyed=True)
+    elif options.mutants:
         bar = Progress(f"{path.name}: mutants", sys.stderr)
         found = survey(file, fleet, cases, time_is_up=lambda: time.monotonic() >= ends, step=bar.at)
         bar.done()
@@ -114,6 +117,9 @@ def _close(told: Sequence[FileResult], broken: Sequence[Problem], options: Optio
     for tested in thin:
         reached = 0.0 if tested.coverage is None else share(tested.coverage)
         print(f"{tested.path}: coverage of {reached:.0f} % is less than {least:g} %")
+    left = sum(tested.unsurveyed for tested in told)
+    if left:
+        print(f"changes of {counted(left, 'file')} were not tried, for tests fail there already (--mutants)")
     if surveys:
         print(f"{counted(noticed, 'change')} noticed, {unnoticed:,} not")
     if broken:

@@ -37,7 +37,7 @@ def survey(
     policy, every_case = ready(file, fleet)
     cases = every_case if cases is None else cases
     whole = effect(policy)
-    every = list(mutants(file.doc))
+    every = [mutant for mutant in mutants(file.doc) if file.own(mutant.path)]
     noticed = 0
     survivors: list[Mutant] = []
     idle: list[Mutant] = []

@@ -26,6 +26,7 @@ class FileResult:
     results: tuple[Result, ...]
     coverage: Coverage | None = None
     survey: Survey | None = None
+    unsurveyed: bool = False  # no change was tried although that was asked: its tests fail as it is
 
     @property
     def failed(self) -> int:
@@ -46,6 +47,8 @@ def lines(tested: FileResult) -> Iterator[str]:
             yield from (f"         {line}" for line in difference(result))
     if tested.coverage is not None:
         yield from _coverage(tested, tested.coverage)
+    if tested.unsurveyed:
+        yield "  no change was tried (--mutants): the tests have to pass on the policy as it is first"
     if tested.survey is not None:
         yield from (f"  NOT NOTICED {_place(tested, one)}" for one in tested.survey.survivors)
         yield from (f"  no effect   {_place(tested, one)}" for one in tested.survey.idle)
@@ -135,6 +138,8 @@ def as_json(tested: FileResult) -> dict[str, Any]:
             "percent": round(share(tested.coverage), 2),
             "items": [_item(tested, item) for item in tested.coverage.items],
         }
+    if tested.unsurveyed:
+        made["mutants"] = {"skipped": "a test fails"}
     if tested.survey is not None:
         made["mutants"] = {
             "noticed": tested.survey.noticed,

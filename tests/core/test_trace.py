@@ -220,6 +220,18 @@ def test_a_trace_reads_in_a_terminal() -> None:
     assert "refused: context_length_exceeded under rule long" in render(told(context_tokens=5_000_000))
 
 
+def test_what_was_not_asked_is_marked_so_and_a_legend_says_what_the_marks_mean() -> None:
+    text = render(told(context_tokens=300_000, max_output_tokens=100, difficulty="hard"))
+    assert "> decided  + applies  - does not apply  . not asked\nrules\n" in text
+    assert re.search(r"  > long .*\n.*\n  \. code  not asked: an earlier rule applies\n  \. rest ", text)
+    assert re.search(
+        r"  > short never .*\n  \. hard  budget:4000  not asked: an earlier entry applies\n  \. else ", text
+    )
+    assert "  . short never  not asked: the client named its target\n" in render(told(pinned=mask(FLEET, "plus")))
+    entries = told(difficulty="hard").to_dict()["thinking_entries"]
+    assert [entry.get("asked", True) for entry in entries] == [True, True, False]
+
+
 # What must hold of any policy, fleet and request
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import count
+from pathlib import Path
+
+import pytest
 
 from gateway import yamlfile
+from gateway.cli import main
 from gateway.core.policy import PolicyDoc
 from gateway.core.types import Fleet
 from gateway.policyfile import PolicyFile, reference_fleet
@@ -61,3 +67,43 @@ def test_a_survey_tells_its_progress() -> None:
     steps: list[tuple[int, int]] = []
     survey(small(), fleet(), step=lambda done, total: steps.append((done, total)))
     assert steps == [(i, len(steps)) for i in range(len(steps))]
+
+
+PART = """\
+part: house
+as_of: 2026-11-21
+include: [other.part.yaml]
+sets: {theirs: [llama-4-scout, llama-4-maverick]}
+constraints:
+  - {id: theirs, forbid: {model: "@theirs"}}
+tests:
+  - {name: not theirs, expect: {never_model: llama-4-scout}}
+"""
+
+
+def test_of_a_part_only_what_it_says_itself_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "house.part.yaml"
+    path.write_text(PART, encoding="utf-8")
+    other = "part: other\nconstraints:\n  - {id: closed, forbid: {model.open_weights: false}}\n"
+    (tmp_path / "other.part.yaml").write_text(other, encoding="utf-8")
+    assert main(["test", "--mutants", "--coverage", str(path)]) == 1
+    told = capsys.readouterr().out
+    assert "coverage: 1 of 1 (100 %)" in told
+    assert re.findall("  NOT NOTICED (.*)", told) == [
+        "theirs: without llama-4-maverick (line 4: sets.theirs[1])",
+    ]
+    assert "all:" not in told
+    assert "closed" not in told
+
+
+def test_changes_that_are_not_tried_because_a_test_fails_are_said_to_be_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(POLICY.replace("expect: {family: llama}", "expect: {family: qwen}"), encoding="utf-8")
+    assert main(["test", "--mutants", str(path)]) == 1
+    told = capsys.readouterr().out
+    assert "  no change was tried (--mutants): the tests have to pass on the policy as it is first\n" in told
+    assert "changes of 1 file were not tried, for tests fail there already (--mutants)\n" in told
+    assert main(["test", "--mutants", "--json", str(path)]) == 1
+    assert json.loads(capsys.readouterr().out)["files"][0]["mutants"] == {"skipped": "a test fails"}
