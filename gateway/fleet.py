@@ -342,7 +342,9 @@ class FleetBuilder:
     def _modalities(self, path: str, doc: TargetDoc, model: Model, offer: Offer) -> frozenset[str]:
         if doc.modalities is None:
             return offer.modalities if offer.modalities is not None else model.modalities
-        beyond = sorted(set(doc.modalities) - model.modalities)
+        beyond = sorted(
+            set(doc.modalities) - model.modalities - {"other"}
+        )  # which only its server can be known to read
         if beyond:
             valid = f"some of {', '.join(sorted(model.modalities))}; or correct the catalogue in a file of your own"
             self._note(f"{path}.modalities", f"{model.id} does not read {', '.join(beyond)}", valid)

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from gateway.core.errors import GatewayError
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Target
-from gateway.explain import explain
+from gateway.explain.request import explain
 from gateway.site import Site, load_lexicon, load_site
 
 ROOT = Path(__file__).parent.parent
@@ -57,6 +57,11 @@ CASES = (
          chat({"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}})),
     Case("R-07", lambda t: "audio" not in t.modalities,
          chat({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}})),
+    Case("R-07", lambda t: "other" not in t.modalities,
+         chat({"type": "image_embeds", "image_embeds": "AAAA"})),
+    Case("R-07", lambda t: "other" not in t.modalities, said("Hello there.", modalities=["text", "audio"])),
+    Case("R-07", lambda t: "image" not in t.modalities,
+         {"messages": [{"role": "user", "content": "Hello there.", "images": ["aGVsbG8="]}]}),
     Case("R-08", lambda t: (t.model.images_max or 99) < 6 or "image" not in t.modalities, chat(*[IMAGE] * 6)),
     Case("R-09", lambda t: not t.tools,
          said("Hello there.", tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}])),
@@ -76,6 +81,8 @@ CASES = (
          said("Hello there.", max_tokens=4_000), headers={"x-pointsman-max-cost-usd": "0.008"}),
     Case("R-21", lambda t: not t.structured_output,
          said("Hello.", response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {}}})),
+    Case("R-21", lambda t: not t.structured_output,
+         said("Hello.", response_format={"type": "grammar", "grammar": "x"})),
     Case("R-26", lambda t: not t.model.open_weights, policy="licence-safe"),
     Case("R-32", lambda t: t.retires_on is not None and t.retires_on <= TODAY),
     Case("R-35", lambda t: t.backend.self_hosted and t.model.eu_domiciled_licensee_excluded,
@@ -88,6 +95,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """The reference fleet as an installation: a name of the map for every target, and three keys for every case."""
     fleet = YAML(typ="safe").load((ROOT / "policies/catalog/reference-fleet.yaml").read_text("utf-8"))
     fleet["targets"]["gemma27-deepinfra"]["tools"] = False  # all others have them
+    fleet["targets"]["scout-us"]["modalities"] = [
+        "text",
+        "image",
+        "other",
+    ]  # nobody else is known to read what is unknown
     keys = []
     for number, case in enumerate(CASES):
         of = {"tenant": dict(case.tenant), "explain": True}

@@ -353,6 +353,14 @@ def test_a_listing_has_what_the_key_may_send_and_no_more(site: Site) -> None:
     assert "deepinfra" not in str(entry)  # whose servers they are is the operator's business
 
 
+def test_only_a_target_that_is_said_to_reads_what_nobody_here_knows(files: Directory) -> None:
+    assert not any("other" in target.modalities for target in files.load(tests=False).fleet.targets)
+    files.change("backend: deepinfra}", "backend: deepinfra, modalities: [text, other]}")
+    assert [sorted(one.modalities) for one in files.load(tests=False).fleet.targets if "other" in one.modalities] == [
+        ["other", "text"]
+    ]
+
+
 def test_a_key_expires_at_the_start_of_its_day(files: Directory) -> None:
     files.change("allow: [auto]}", "allow: [auto], expires: 2027-01-01}")
     entry = files.load(tests=False).keys[hashlib.sha256(b"auto-only").digest()]

@@ -21,7 +21,7 @@ Kind = Literal["number", "date", "boolean", "text", "set", "language"]
 #: What a fact or a plain signal can be. `None` is "not known" and is never one of these.
 Value = int | float | bool | str | date | frozenset[str]
 
-MODALITIES = ("text", "image", "audio", "video", "file")
+MODALITIES = ("text", "image", "audio", "video", "file", "other")
 _THINKING = ("switchable", "always", "never")
 
 #: Members of the European Union, ISO 3166-1 alpha-2. Both cases, so that a domicile written `de` cannot slip through.
@@ -69,10 +69,10 @@ _SIGNALS = (
     Signal(
         "target_language", "set", 3, says="codes of the languages an answer or a translation is asked for in, by words"
     ),
-    Signal("modality", "set", 1, MODALITIES, "kinds of content in the request", certain=True),
+    Signal("modality", "set", 1, MODALITIES, "kinds of content in the request; `other`: not known here", certain=True),
     Signal("images", "number", 1, says="how many images are sent", certain=True),
     Signal("tools", "boolean", 0, says="tools are offered", certain=True),
-    Signal("structured_output", "text", 0, ("json_object", "json_schema"), "the response format asked for"),
+    Signal("structured_output", "text", 0, ("json_object", "json_schema", "other"), "the response format asked for"),
     Signal("effort", "text", 0, ("none", "minimal", "low", "medium", "high", "xhigh", "max"), "reasoning_effort"),
     Signal("max_output_tokens", "number", 0, says="max_completion_tokens or max_tokens"),
     Signal("task", "text", 4, says="what kind of work it is: code, math, translation, ..."),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -27,6 +28,17 @@ FILE_TOKENS = 65_536
 _AUDIO_TOKENS_PER_S = (13, 25)  # Qwen3-Omni; Qwen2-Audio and Qwen2.5-Omni
 _AUDIO_BYTES_PER_S = 1_000  # the thinnest speech codecs; PCM is 16,000 at least
 _PCM_BYTES_PER_S = 16_000  # where a recording does not say: the thinnest in use
+_TEXTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking", "reasoning"})
+#: Members in which servers look for media beside the content of a message, or in a part of text, and what they hold.
+MEDIA_MEMBERS: Mapping[str, Modality] = MappingProxyType(
+    {
+        **dict.fromkeys(("image", "images", "image_url", "input_image"), "image"),
+        **dict.fromkeys(("audio", "audios", "audio_url", "input_audio"), "audio"),
+        **dict.fromkeys(("video", "videos", "video_url", "input_video"), "video"),
+        **dict.fromkeys(("file", "files", "document", "documents", "input_file"), "file"),
+        **dict.fromkeys(("image_embeds", "image_pil", "audio_embeds", "attachments"), "other"),
+    }
+)
 _HEADER_CHARS = 131_072  # of base64: JPEG puts its size behind previews, PNG, GIF and WebP in the first 30 bytes
 
 
@@ -39,6 +51,7 @@ class Content:
     audio_tokens: list[tuple[int, int]] = field(default_factory=list)  # bounds of each recording
     videos: int = 0
     file_tokens: list[int] = field(default_factory=list)
+    others: int = 0  # of kinds that nobody here knows; they count as the text that spells them
     messages: int = 0
     calls: int = 0
 
@@ -50,6 +63,7 @@ class Content:
             ("audio", self.audio_tokens),
             ("video", self.videos),
             ("file", self.file_tokens),
+            ("other", self.others),
         )
         return frozenset(("text", *(kind for kind, found in kinds if found)))
 
@@ -84,6 +98,8 @@ def read(messages: Sequence[Mapping[str, Any]]) -> Content:
                 found.calls += len(value)
                 for call in value:
                     texts += _apart(call)
+            elif name in MEDIA_MEMBERS and value:
+                _beside(MEDIA_MEMBERS[name], value, found)
             elif name != "role" and value:
                 texts += [value] if isinstance(value, str | LongText) else _apart(value)
     return found
@@ -117,10 +133,12 @@ def _long(value: object) -> str:
 def _part(part: Mapping[str, Any], found: Content) -> None:
     kind = part["type"]
     value = part.get(kind)
-    if kind in ("text", "input_text", "refusal"):
+    if kind in _TEXTS:
         text = part.get("text", value)
         if isinstance(text, str | LongText):
             found.texts.append(text)
+        for name in part.keys() & MEDIA_MEMBERS.keys():
+            _beside(MEDIA_MEMBERS[name], part[name], found)
     elif kind in ("image_url", "image", "input_image"):
         found.images.append(image_size(_url(value) or _url(part.get("image_url"))))
     elif kind in ("input_audio", "audio_url", "audio"):
@@ -130,7 +148,26 @@ def _part(part: Mapping[str, Any], found: Content) -> None:
     elif kind in ("file", "input_file", "document"):
         found.file_tokens.append(_file_tokens(value))
     else:
+        found.others += 1
         found.texts += _apart(part)
+
+
+def _beside(kind: Modality, value: Any, found: Content) -> None:
+    """Media that stand where OpenAI's API has none: some servers read them there, so they are not text."""
+    if not value:
+        return
+    many = len(value) if isinstance(value, list) else 1
+    if kind == "image":
+        found.images += [None] * many
+    elif kind == "audio":
+        found.audio_tokens += [(0, AUDIO_TOKENS)] * many
+    elif kind == "video":
+        found.videos += many
+    elif kind == "file":
+        found.file_tokens += [FILE_TOKENS] * many
+    else:
+        found.others += 1
+        found.texts += _apart(value)
 
 
 def _url(value: Any) -> Text | None:

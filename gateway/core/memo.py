@@ -16,6 +16,7 @@ from typing import Any
 
 from gateway.core.hints import NO_HINTS, Hints
 from gateway.core.language import Language
+from gateway.core.media import MEDIA_MEMBERS
 from gateway.core.neutral import NEUTRAL, asks_nothing
 from gateway.core.policy import Policy
 from gateway.core.rank import coarse
@@ -36,7 +37,10 @@ MOST_MEMBERS = 64
 LONGEST_NAME = 64
 
 #: Members whose value, not only whose presence, some signal reads, and that are not plain numbers or strings.
-_COMPLEX = frozenset({"tools", "functions", "response_format", "metadata"}) | (THINKING - {"reasoning_effort"})
+_COMPLEX = frozenset({"tools", "functions", "response_format", "metadata", "modalities"}) | (
+    THINKING - {"reasoning_effort"}
+)
+_MEDIA = frozenset(MEDIA_MEMBERS)
 _TELLING = _COMPLEX | NEUTRAL.keys()
 #: Signals told from the text, which become nodes of the tree. All others are held by the key, or prevent keeping.
 _TEXTUAL = frozenset({"language", "target_language", "task", "difficulty"})
@@ -117,7 +121,7 @@ class Memo:
         if max(map(len, tree)) > LONGEST_NAME:
             return None
         for message in tree["messages"]:
-            if type(message.get("content")) is not str:
+            if type(message.get("content")) is not str or (len(message) > 2 and not _MEDIA.isdisjoint(message)):
                 return None
         get = tree.get
         return (

@@ -214,7 +214,16 @@ def _effort(request: Request) -> str | None:
 def _structured_output(request: Request) -> str | None:
     wanted = request.envelope.get("response_format")
     kind = wanted["type"] if wanted else None
-    return kind if kind in ("json_object", "json_schema") else None
+    if kind is None or kind == "text":
+        return None
+    return kind if kind in ("json_object", "json_schema") else "other"
+
+
+def _modality(request: Request) -> frozenset[str]:
+    """What the messages consist of; an answer wanted in anything but text is of a kind that no target is known for."""
+    kinds: frozenset[str] = request.content.modality
+    wanted = request.envelope.get("modalities")
+    return kinds if not wanted or wanted == ["text"] else kinds | {"other"}
 
 
 def _cost_sensitive(request: Request) -> bool:
@@ -295,7 +304,7 @@ _COMPUTE: Mapping[str, Callable[[Request], Any]] = MappingProxyType(
     {
         "language": _language,
         "target_language": _target_language,
-        "modality": lambda request: request.content.modality,
+        "modality": _modality,
         "images": _images,
         "tools": lambda request: bool(request.envelope.get("tools") or request.envelope.get("functions")),
         "structured_output": _structured_output,

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from gateway.core.credentials import Credential
     from gateway.core.rows import Dialect
 
-Modality = Literal["text", "image", "audio", "video", "file"]
+#: `other` is content, or an answer asked for, of a kind that nobody here knows.
+Modality = Literal["text", "image", "audio", "video", "file", "other"]
 ThinkingSupport = Literal["switchable", "always", "never", "unknown"]
 EMPTY: Mapping[str, str] = MappingProxyType({})
 NOBODY_SLOW: Mapping[str, tuple[str, ...]] = MappingProxyType({})

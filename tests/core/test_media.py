@@ -142,8 +142,39 @@ def test_base64_is_no_text_but_everything_else_in_a_message_is() -> None:
     assert content.texts[-2:] == ["1", "42"]
     assert content.calls == 1
     assert content.messages == 5
-    assert content.modality == {"text", "audio"}
+    assert content.modality == {"text", "audio", "other"}
     assert content.media_tokens("qwen3.5") == (0, 4 * 25 + 2)
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ({"type": "image_embeds", "image_embeds": "AAAA"}, "other"),
+        ({"type": "audio_embeds", "audio_embeds": "AAAA"}, "other"),
+        ({"type": "image_pil", "image_pil": "x"}, "other"),
+        ({"type": "Image_URL", "image_url": {"url": "https://x/y"}}, "other"),
+        ({"type": "text", "text": "x", "image_url": {"url": "https://x/y"}}, "image"),
+        ({"type": "text", "text": "x", "video": "https://x/y"}, "video"),
+        ({"type": "text", "text": "x", "image_embeds": "AAAA"}, "other"),
+    ],
+)
+def test_a_part_that_is_not_known_to_be_text_is_not_taken_for_text(part: dict[str, Any], kind: str) -> None:
+    assert parts(part).modality == {"text", kind}
+
+
+@pytest.mark.parametrize(
+    ("member", "kind"),
+    [("images", "image"), ("audio", "audio"), ("videos", "video"), ("files", "file"), ("attachments", "other")],
+)
+def test_media_beside_the_content_of_a_message_are_media(member: str, kind: str) -> None:
+    assert read([{"role": "user", "content": "x", member: ["aGVsbG8="]}]).modality == {"text", kind}
+    assert read([{"role": "user", "content": "x", member: None}]).modality == {"text"}
+
+
+@pytest.mark.parametrize("kind", ["text", "input_text", "output_text", "refusal", "thinking", "reasoning"])
+def test_what_models_said_and_thought_is_text_when_it_is_sent_back(kind: str) -> None:
+    content = parts({"type": kind, kind: "hm", "cache_control": {"type": "ephemeral"}})
+    assert (content.modality, content.texts) == ({"text"}, ["hm"])
 
 
 def test_media_whose_length_cannot_be_seen_has_a_bound_all_the_same() -> None:

@@ -114,6 +114,24 @@ class Served:
         return decide(rules, self.signals(asked), self.snapshot(asked), pinned=asked.pinned)
 
 
+@pytest.mark.parametrize(
+    ("more", "message", "kept"),
+    [
+        ({}, {"name": "ann"}, True),
+        ({}, {"images": ["aGVsbG8="]}, False),
+        ({}, {"attachments": [{}]}, False),
+        ({"modalities": ["text"]}, {}, False),
+        ({"modalities": ["text", "audio"]}, {}, False),
+    ],
+)
+def test_a_decision_that_rests_on_media_outside_the_content_has_no_key(
+    more: dict[str, Any], message: dict[str, Any], kept: bool
+) -> None:
+    body = {"model": "auto", "messages": [{"role": "user", "content": "hi", **message}], **more}
+    key = Memo.key(parse(json.dumps(body).encode()), policy(rules=ANYTHING), None, NOBODY, Hints(), FLEET.mask(), NOW)
+    assert (key is not None) == kept
+
+
 # -- the property --
 
 CONDITIONS: list[Any] = [
@@ -225,7 +243,8 @@ MEMBERS = some(
     max_tokens=[1, 100, 4_000, None], max_completion_tokens=[2_000, 70_000], reasoning_effort=["none", "high"],
     service_tier=["flex", "auto"], stream=[True, False], logprobs=[True], seed=[1, 2], n=[2],
     metadata=[{"team": "red"}, {"team": "blue"}], tools=[[{"type": "function"}]], enable_thinking=[True, False],
-    response_format=[{"type": "json_schema", "json_schema": {}}, {"type": "text"}],
+    response_format=[{"type": "json_schema", "json_schema": {}}, {"type": "text"}, {"type": "grammar"}],
+    modalities=[["text"], ["text", "audio"]],
 )  # fmt: skip
 HINTS = some(
     cost=["low", "normal"], thinking=["never", "always", "4k"], region=["us", "eu"], residency=["eu"],

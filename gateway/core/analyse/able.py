@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _YES, _NO = Leaf("in", frozenset({True})), Leaf("in", frozenset({False}))
 UNKNOWN = Leaf("unknown")
 _MOST_LISTS = 4  # of languages: each doubles the classes
-MEDIA = ("image", "audio", "video", "file")
+MEDIA = ("image", "audio", "video", "file", "other")
 
 
 def _places(place: str | None) -> Leaf:
