@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gateway.core.canary import drawn
 from gateway.core.capabilities import least
-from gateway.core.filters import FILTERS, last_straw
+from gateway.core.filters import last_straw
 from gateway.core.latency import slowness
 from gateway.core.rank import Costs, order
 from gateway.core.sticky import stay
@@ -60,17 +60,17 @@ def decide(policy: Policy, signals: Signals, snapshot: Snapshot, *, pinned: int 
     forced; constraints, capabilities and health bind it like any other choice.
     """
     if pinned is None:
-        for rule in policy.rules:
-            if rule.when is None or rule.when.test(signals):
+        for asks, rule in policy.asks:
+            if asks is None or asks(signals):
+                rule_id, says, rungs, left = rule.id, rule.says, rule.rungs, rule.mask
                 break
         else:
             return _refused(policy, None, "no rule applies", NO_RULE)
-        rule_id, says, rungs, left = rule.id, rule.says, rule.rungs, rule.mask
     else:
         rule_id, says, rungs, left = PIN, "named by the client", (policy.everything,), pinned
     if not left:
         return _refused(policy, rule_id, says + "; it selects no target here", NO_SELECTION)
-    for each in FILTERS:
+    for each in policy.filters:
         lost = each.lost(policy, signals, snapshot, left)
         if lost & left:
             if not left & ~lost:
@@ -268,7 +268,7 @@ def _shadow(policy: Policy, signals: Signals, snapshot: Snapshot, choice: Thinki
 
 def shadowing(policy: Policy, signals: Signals, snapshot: Snapshot, choice: ThinkingChoice, mask: int) -> int:
     """The targets of a mask that may see the request: everything that removes candidates removes shadows as well."""
-    for each in FILTERS:
+    for each in policy.filters:
         if not mask:
             return 0
         mask &= ~each.lost(policy, signals, snapshot, mask)

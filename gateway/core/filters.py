@@ -1,13 +1,14 @@
 """What removes targets, as one table: each filter says which candidates a request takes away, and how it is refused
 when none is left.
 
-`decide` walks the table with the candidates that are left and computes only what can still matter; `trace` walks it
-with the whole fleet, so both mean the same. Window fit, health and thinking are in `decide`: they depend on each other.
+`decide` walks what can act on a policy's targets, with the candidates that are left, and computes only what can still
+matter; `trace` walks all of it with the whole fleet, so both mean the same. Window fit, health and thinking are in
+`decide`: they depend on each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,8 @@ from gateway.core.rank import bits
 from gateway.core.types import NANO_PER_USD, Snapshot
 
 if TYPE_CHECKING:
-    from gateway.core.policy import Policy
+    from gateway.core.capabilities import Capabilities
+    from gateway.core.policy import Constraint, Policy
     from gateway.core.signals import Signals
 
 
@@ -138,6 +140,22 @@ def _too_dear(policy: Policy, signals: Signals, snapshot: Snapshot, left: int) -
         if affordable < 0 or signals.exceeds(target.model.tokenizer, affordable + asked):
             lost |= 1 << index
     return lost
+
+
+def acting(able: Capabilities, forbids: Sequence[Constraint]) -> tuple[Filter, ...]:
+    """Of `FILTERS`, those that can remove a target at all, so that no request asks the others."""
+    idle: dict[object, bool] = {
+        _closed: not able.closed,
+        _retired: not able.retirements,
+        _forbidden: not forbids,
+        _cannot_read: not able.some_blind | able.some_count_images,
+        _no_tools: not able.no_tools,
+        _no_structure: not able.no_structured_output,
+        _refuses_parameters: not able.some_refuse,
+        _needs_stream: not able.needs_stream,
+        _caps_output: not able.some_cap_output,
+    }
+    return tuple(each for each in FILTERS if not idle.get(each.lost))
 
 
 _CAPABILITY = "unsupported_capability"

@@ -19,9 +19,10 @@ from gateway.core import schema
 from gateway.core.byfact import ByFact, ByFactDoc, read_by_fact
 from gateway.core.canary import Shares, read_weights
 from gateway.core.capabilities import Capabilities
-from gateway.core.conditions import Condition, Group, Scope, compile_condition
+from gateway.core.conditions import Condition, Group, Scope, Test, compile_condition
 from gateway.core.entries import Day, Id, Includes, RungForm, Select, Strict, When, unique
 from gateway.core.facts import SIGNALS, Kind
+from gateway.core.filters import Filter, acting
 from gateway.core.findings import AcceptDoc
 from gateway.core.latency import LatencyDoc, LatencyRule
 from gateway.core.matchers import Problems, suggest
@@ -230,6 +231,8 @@ class Policy:
     sticky: Sticky | None
     latency: tuple[LatencyRule, ...]
     shadows: tuple[ShadowRule, ...]
+    asks: tuple[tuple[Test | None, Rule], ...]  # the rules, each with what its condition asks
+    filters: tuple[Filter, ...]  # of `FILTERS`, those that can ever remove a target here
     watches: bool  # it asks for more of the outside than health: `previous`, `slow` or a draw for shadows
 
 
@@ -273,6 +276,8 @@ def compile_policy(doc: PolicyDoc, fleet: Fleet, *, digest: str, tasks: Iterable
     every = [entry.rungs for entry in rules] + [entry.rungs for entry in shadows]
     kept = [constraint for constraint in constraints if constraint is not None]
     kept.sort(key=lambda entry: 0 if entry.when is None else entry.when.cost)
+    forbids = tuple(entry for entry in kept if entry.hard)
+    able = Capabilities.of(fleet, doc.allow_closed)
     return Policy(
         name=doc.policy,
         digest=digest,
@@ -280,7 +285,7 @@ def compile_policy(doc: PolicyDoc, fleet: Fleet, *, digest: str, tasks: Iterable
         doc=doc,
         fleet=fleet,
         rules=rules,
-        forbids=tuple(entry for entry in kept if entry.hard),
+        forbids=forbids,
         avoids=tuple(entry for entry in kept if not entry.hard),
         thinking=thinking,
         forced=tuple(entry for entry in thinking if entry.force),
@@ -289,11 +294,13 @@ def compile_policy(doc: PolicyDoc, fleet: Fleet, *, digest: str, tasks: Iterable
         rank=rank,
         ranks=frozenset({rank, *(rung.rank for rungs in every for rung in rungs)}),
         everything=Rung(fleet.mask(), rank, tuple(range(len(fleet.targets))), "*", by=by),
-        capabilities=Capabilities.of(fleet, doc.allow_closed),
+        capabilities=able,
         prices=Prices(fleet),
         sticky=None if doc.sticky is None else Sticky.of(doc.sticky),
         latency=latency,
         shadows=shadows,
+        asks=tuple((None if rule.when is None else rule.when.test, rule) for rule in rules),
+        filters=acting(able, forbids),
         watches=bool(doc.sticky or latency or shadows),
     )
 

@@ -19,6 +19,8 @@ RankName = Literal["listed", "cheapest", "fastest", "balanced", "weighted"]
 AnyRank = RankName | Literal["highest", "lowest"]
 #: A target nobody has timed yet goes first in this share of requests, so that it gets timed, and last in the others.
 EXPLORE = 0.05
+#: Masks of which the order is kept for a size class before starting over.
+_MASKS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,16 @@ class Costs:
 
     order: tuple[int, ...]  # target indices, unpriced last
     nano_usd: tuple[int | None, ...]  # by target index
-    bits: tuple[tuple[int, int], ...]  # `order`, each with its bit: half the work where a mask is put in order
+    within: dict[int, tuple[int, ...]] = field(default_factory=dict)  # mask -> its part of `order`, a few of them
+
+    def cheapest(self, mask: int) -> tuple[int, ...]:
+        """The targets of a mask, cheapest first. HOT: the masks that requests leave are few."""
+        found = self.within.get(mask)
+        if found is None:
+            if len(self.within) >= _MASKS:
+                self.within.clear()
+            found = self.within[mask] = tuple(index for index in self.order if mask >> index & 1)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +59,7 @@ class Prices:
     def _costs(self, input_tokens: int, max_output: int) -> Costs:
         costs = tuple(expected_nano(target, input_tokens, max_output or None) for target in self.fleet.targets)
         order = sorted(range(len(costs)), key=lambda i: (costs[i] is None, costs[i], i))
-        return Costs(tuple(order), costs, tuple((index, 1 << index) for index in order))
+        return Costs(tuple(order), costs)
 
 
 def coarse(tokens: int) -> int:
@@ -96,10 +107,10 @@ def bits(mask: int) -> list[int]:
 
 def order(
     mask: int, by: AnyRank, listed: Sequence[int], fleet: Fleet, snapshot: Snapshot, costs: Costs | None
-) -> list[int]:
+) -> Sequence[int]:
     """The targets of a mask, best first. `costs` is needed for cheapest and balanced. HOT."""
     if by == "cheapest" and costs is not None:
-        return [index for index, bit in costs.bits if mask & bit]
+        return costs.cheapest(mask)
     chosen = [index for index in listed if mask >> index & 1]
     if by == "listed":
         return chosen

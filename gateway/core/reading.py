@@ -31,6 +31,7 @@ class Request:
         "headers",
         "hints",
         "lexicon",
+        "member",
         "messages",
         "now",
         "tenant",
@@ -46,6 +47,7 @@ class Request:
         now: float,
     ) -> None:
         self.envelope = envelope
+        self.member = envelope.tree.get  # the decoded member of a name, or None where it is missing or null. HOT
         self.tenant = tenant
         self.hints = hints
         self.headers = headers

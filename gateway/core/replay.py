@@ -18,7 +18,7 @@ from gateway.core.decide import decide
 from gateway.core.facts import signal_named
 from gateway.core.rank import coarse
 from gateway.core.records import Recorded, Spoken, Unreadable
-from gateway.core.signals import EXPECTED, Signals
+from gateway.core.signals import EXPECTED, Memory, Signals
 from gateway.core.sizes import Sizes, expected_tokens, far_within
 from gateway.core.tokens import Bounds
 from gateway.core.types import Decision, Previous, Snapshot
@@ -123,6 +123,21 @@ def _bounds(recorded: Recorded, tokenizer: str | None) -> Bounds:
     return Bounds(found[0], found[1]) if found is not None else Bounds(0, 1 << 60)
 
 
+class _Read(Memory):
+    """Reads what is asked for off a record, and takes down that it was asked."""
+
+    __slots__ = ("_asked", "_recorded")
+
+    def __init__(self, recorded: Recorded, asked: list[Asked]) -> None:
+        self._recorded = recorded
+        self._asked = asked
+
+    def __missing__(self, name: str) -> Any:
+        self._asked.append(_tenant_reader(name[len(_TENANT) :]) if name.startswith(_TENANT) else name)
+        value = self[name] = _signal(self._recorded, name)
+        return value
+
+
 class RecordedSignals(Signals):
     """The signals of a record, as `decide` and `trace` ask for them; whatever is asked may raise `NotRecorded`."""
 
@@ -133,17 +148,7 @@ class RecordedSignals(Signals):
         self._recorded = recorded
         self._policy = policy
         self._recorded_sizes = RecordedSizes(recorded, self._asked)
-        super().__init__({}, None, self._recorded_sizes, True)
-
-    def get(self, name: str) -> Any:
-        """As in `Signals`."""
-        try:
-            return self._memo[name]
-        except KeyError:
-            pass
-        self._asked.append(_tenant_reader(name[len(_TENANT) :]) if name.startswith(_TENANT) else name)
-        value = self._memo[name] = _signal(self._recorded, name)
-        return value
+        super().__init__(_Read(recorded, self._asked), None, self._recorded_sizes, True)
 
     def tokens(self, tokenizer: str | None) -> Bounds:
         """As in `Signals`."""

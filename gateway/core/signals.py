@@ -33,9 +33,31 @@ from gateway.core.wire import Envelope
 REQUEST_TASKS = frozenset({"agentic", "extraction"})
 _EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})
 _MOST_KEPT = 64  # names of members that `computed` lists, and characters of one: they are the client's to make up
-_UNASKED: Any = object()
 #: Name under which `computed` tells how long the input was thought to be.
 EXPECTED = "expected_tokens"
+
+
+class Memory(dict[str, Any]):
+    """What was asked for so far, in that order. What is asked for anew is not known; subclasses know more."""
+
+    __slots__ = ()
+
+    def __missing__(self, name: str) -> Any:
+        self[name] = None
+
+
+class _Computed(Memory):
+    """Computes what is asked for. HOT."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    def __missing__(self, name: str) -> Any:
+        compute = _COMPUTE.get(name)
+        value = self[name] = _named(self._request, name) if compute is None else compute(self._request)
+        return value
 
 
 class Signals:
@@ -44,10 +66,14 @@ class Signals:
     Not shared between threads, but for the `run` of a `NeedsCount` while nobody else asks.
     """
 
-    __slots__ = ("_blocking", "_memo", "_request", "_sizes")
+    __slots__ = ("_blocking", "_memo", "_request", "_sizes", "get")
 
-    def __init__(self, memo: dict[str, Any], request: Request | None, sizes: Sizes, blocking: bool) -> None:
+    #: The value of a signal by its name, or None where it is not known. HOT, so it is the memory's own lookup.
+    get: Callable[[str], Any]
+
+    def __init__(self, memo: Memory, request: Request | None, sizes: Sizes, blocking: bool) -> None:
         self._memo = memo
+        self.get = memo.__getitem__
         self._request = request
         self._sizes = sizes
         self._blocking = blocking
@@ -67,7 +93,7 @@ class Signals:
     ) -> Signals:
         """The signals of a request. HOT: nothing is read here. `now` is Unix time, for signals of the hour and day."""
         request = Request(envelope, tenant, hints, headers, lexicon, now)
-        return cls({}, request, RequestSizes(request, tokenizers), blocking)
+        return cls(_Computed(request), request, RequestSizes(request, tokenizers), blocking)
 
     @classmethod
     def given(cls, values: Mapping[str, Any], tokenizers: Tokenizers | None = None) -> Signals:
@@ -79,18 +105,10 @@ class Signals:
         >>> Signals.given({"language": "ja", "context_tokens": 300_000}).exceeds("qwen3.5", 200_000)
         True
         """
-        memo = {
-            name: _revive(name, value) for name, value in values.items() if name not in ("context_tokens", "tokens")
-        }
+        memo = Memory(
+            (name, _revive(name, value)) for name, value in values.items() if name not in ("context_tokens", "tokens")
+        )
         return cls(memo, None, GivenSizes(values, memo.get("max_output_tokens")), True)
-
-    def get(self, name: str) -> Any:
-        """The value of a signal, or None where it is not known. HOT."""
-        memo = self._memo
-        value = memo.get(name, _UNASKED)
-        if value is _UNASKED:
-            value = memo[name] = None if self._request is None else _compute(self._request, name)
-        return value
 
     def exceeds(self, tokenizer: str | None, limit: int) -> bool:
         """Whether prompt, template, tools, media and requested output are more than `limit` tokens. HOT.
@@ -178,18 +196,15 @@ def _revive(name: str, value: Any) -> Any:
     return value
 
 
-def _compute(request: Request, name: str) -> Any:
-    """The value of a signal. Raises nothing."""
-    found = _COMPUTE.get(name)
-    if found is not None:
-        return found(request)
+def _named(request: Request, name: str) -> str | None:
+    """The value of an open signal: a fact of the tenant, a header, a member of the metadata. Raises nothing."""
     kind, _, rest = name.partition(".")
     if kind == "tenant":
         return request.tenant.facts.get(rest)
     if kind == "headers":
         return request.headers.get(rest.lower())
     if kind == "metadata":
-        value = (request.envelope.get("metadata") or EMPTY).get(rest)
+        value = (request.member("metadata") or EMPTY).get(rest)
         return value if isinstance(value, str) else None
     return None
 
@@ -212,7 +227,7 @@ def _effort(request: Request) -> str | None:
 
 
 def _structured_output(request: Request) -> str | None:
-    wanted = request.envelope.get("response_format")
+    wanted = request.member("response_format")
     kind = wanted["type"] if wanted else None
     if kind is None or kind == "text":
         return None
@@ -235,7 +250,7 @@ def _cost_sensitive(request: Request) -> bool:
         return True
     if request.hints.cost is not None:
         return request.hints.cost == "low"
-    return bool(request.envelope.get("service_tier") == "flex")
+    return bool(request.member("service_tier") == "flex")
 
 
 def _max_cost_usd(request: Request) -> float | None:
@@ -290,13 +305,13 @@ def _images(request: Request) -> int:
 
 
 def _max_output_tokens(request: Request) -> int | None:
-    get = request.envelope.get
+    get = request.member
     value: int | None = get("max_completion_tokens") or get("max_tokens")
     return value
 
 
 def _parameters(request: Request) -> frozenset[str]:
-    get = request.envelope.get
+    get = request.member
     return frozenset(name for name in request.envelope.tree if not asks_nothing(name, get(name)))
 
 
@@ -306,7 +321,7 @@ _COMPUTE: Mapping[str, Callable[[Request], Any]] = MappingProxyType(
         "target_language": _target_language,
         "modality": _modality,
         "images": _images,
-        "tools": lambda request: bool(request.envelope.get("tools") or request.envelope.get("functions")),
+        "tools": lambda request: bool(request.member("tools") or request.member("functions")),
         "structured_output": _structured_output,
         "effort": _effort,
         "thinking_hint": lambda request: request.hints.thinking,

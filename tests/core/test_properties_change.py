@@ -174,9 +174,11 @@ def recorded(one: Case) -> Recorded:
         model_asked="auto",
         world=RecordedWorld(
             world.draw, held(~world.available), held(world.doubted), dict(world.latency_s),
-            before and WasRecorded(before.target, before.tokens, before.at), dict(world.slow),
+            before and WasRecorded(before.target, before.tokens, before.at),
+            {entry.id: world.slow.get(entry.id, ()) for entry in one.policy.latency},
+            one.policy.sticky is not None,
         ),
-        decided=Decided(),
+        decided=Decided(candidates=("whoever",)),
         result=Result(),
         tenant={name.removeprefix("tenant."): given[name] for name in given if name.startswith("tenant.")},
         pinned=None if one.pinned is None else held(one.pinned),
