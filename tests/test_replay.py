@@ -21,6 +21,8 @@ from gateway.core.policy import Policy
 from gateway.core.records import Decided, Recorded, Result, Spoken, World
 from gateway.core.replay import Replay
 from gateway.core.types import Usage
+from gateway.replay.command import count
+from gateway.replay.reading import Read, Wanted, read
 from gateway.site import load_site
 from tests.harness import config
 
@@ -195,6 +197,72 @@ def test_a_record_that_cannot_be_true_is_damage_and_no_traceback(place: Place) -
     told = json.loads(out)
     assert code == 0
     assert told["requests"] + told["damaged"]["lines"] == 2 or told["requests"] == 2
+
+
+HUGE = "1" + "0" * 400
+UNTRUE = [
+    ('"at":1795262400.0', '"at":1e15'),
+    ('"at":1795262400.0', '"at":1e308'),
+    ('"at":1795262400.0', '"at":-1.0'),
+    ('"input":500000', f'"input":{HUGE}'),
+    ('"input":500000', '"input":-500000'),
+    ('"cost_nano":1000000000', f'"cost_nano":{HUGE}'),
+    ('"cost_nano":1000000000', '"cost_nano":-1'),
+    ('"candidates":["cheap","dear"]', '"candidates":[]'),
+    ('"candidates":["cheap","dear"]', '"candidates":["cheap"],"refusal":"policy_denied"'),
+    ('"max_cost_usd":null', '"max_cost_usd":1e308'),
+    ('"max_cost_usd":null', f'"max_cost_usd":{HUGE}'),
+    ('"rule":"all"', f'"rule":"all","thinking":"budget:{"9" * 5000}"'),
+    ('"thinking_hint":null', '"thinking_hint":1.5'),
+    ('"thinking_hint":null', '"thinking_hint":["x"]'),
+    ('"thinking_hint":null', '"thinking_hint":"sometimes"'),
+    ('"images":0', f'"images":{HUGE}'),
+    ('"letters":99', f'"letters":{HUGE}'),
+    ('"":[1,200,true]', f'"":[1,{HUGE},true]'),
+    ('"text_bytes":200', f'"text_bytes":{HUGE}'),
+]
+
+
+@pytest.mark.parametrize(("said", "forged"), UNTRUE, ids=[forged[:40] for _, forged in UNTRUE])
+def test_one_line_that_cannot_be_true_is_counted_with_its_place_and_the_others_are_told(
+    place: Place, said: str, forged: str
+) -> None:
+    path = place.write([place.record(), place.record(1)])
+    text = path.read_text()
+    assert said in text
+    path.write_text(text.replace(said, forged, 1))
+    thinks = NEW + "thinking:\n  - {id: dear-code, when: {task: code}, set: never}\n"
+    limits = NEW.replace(
+        "when: {task: code}", "when: {max_cost_usd: {lt: 5}, images: {lt: 3}, context_tokens: {gt: 1k}}"
+    )
+    for name, policy in (("thinks", thinks), ("limits", limits)):
+        (place.path / f"{name}.yaml").write_text(policy)
+        code, out, _ = place.run("replay", "--policy", f"{name}.yaml", "records", "--json")
+        told = json.loads(out)
+        assert (code, told["requests"]) == (0, 1)
+        assert told["damaged"]["lines"] == 1
+        assert told["damaged"]["places"][0].startswith("records/a.jsonl:1: ")
+    for baseline in ("dear", "thinks.yaml", "limits.yaml"):
+        for form in ((), ("--csv",), ("--json",)):
+            code, out, _ = place.run("savings", "--baseline", baseline, "records", *form)
+            assert code == 0
+        [told] = json.loads(out)["baselines"]
+        assert (told["compared"], told["not_compared"]["damaged"]) == (1, 1)
+
+
+@pytest.mark.parametrize("error", [OverflowError("x"), TypeError("x"), KeyError("x"), ZeroDivisionError("x")])
+def test_whatever_a_record_breaks_on_costs_that_record_alone(place: Place, error: Exception) -> None:
+    place.write([place.record(number) for number in range(3)])
+    told, seen = Read(), []
+
+    def add(recorded: Recorded) -> None:
+        if recorded.at == START + 1:
+            raise error
+        seen.append(recorded.at)
+
+    count(add, read([place.path / "records" / "a.jsonl"], Wanted(), told), told)
+    assert seen == [START, START + 2]
+    assert told.places == [f"{place.path}/records/a.jsonl:2: cannot be true: {type(error).__name__}"]
 
 
 def test_hostile_names_do_not_move_the_terminal(place: Place) -> None:

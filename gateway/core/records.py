@@ -16,6 +16,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from gateway.core.bounded import (
+    LARGEST_SIGNAL,
+    Count,
+    Moment,
+    NanoUsd,
+    Number,
+    Part,
+    Seconds,
+    Share,
+    ThinkingText,
+    Whole,
+)
 from gateway.core.conversations import conversation_of
 from gateway.core.facts import SIGNALS
 from gateway.core.language import Language
@@ -39,18 +51,18 @@ READING = frozenset(name for name, signal in SIGNALS.items() if signal.cost >= 3
 #: All others that a request has by itself.
 CHEAP = tuple(name for name in NAMES if name not in READING)
 
-Tokens = tuple[int, int, bool]
+Tokens = tuple[Count, Count, bool]
 
 
 class Spoken(msgspec.Struct, omit_defaults=True, gc=False):
     """`Language` as it is recorded: unrounded, for a rounded share can lie on the other side of a threshold."""
 
-    shares: dict[str, float]
-    letters: int
-    undetermined: float
+    shares: dict[str, Part]
+    letters: Count
+    undetermined: Part
     scripted: tuple[str, ...] = ()
     edges: tuple[str, ...] = ()
-    prose: float = 1.0
+    prose: Part = 1.0
 
     @classmethod
     def of(cls, value: Language) -> Spoken:
@@ -66,24 +78,24 @@ class Spoken(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 #: A signal as JSON has it; None: looked at, and not known.
-Value = bool | int | float | str | tuple[str, ...] | Spoken | None
+Value = bool | Whole | Number | str | tuple[str, ...] | Spoken | None
 
 
 class Previous(msgspec.Struct, omit_defaults=True, gc=False):
     """`types.Previous` as it is recorded."""
 
     target: str
-    tokens: int = 0
-    at: float = 0.0
+    tokens: Count = 0
+    at: Moment = 0.0
 
 
 class World(msgspec.Struct, omit_defaults=True, gc=False):
     """`types.Snapshot` by the names of targets; `now` is the record's `at`."""
 
-    draw: float = 0.0
+    draw: Share = 0.0
     held: tuple[str, ...] = ()  # targets that health held back; all others were available
     doubted: tuple[str, ...] = ()
-    latency_s: dict[str, float] | None = None  # None: not recorded, for no rank read it
+    latency_s: dict[str, Seconds] | None = None  # None: not recorded, for no rank read it
     previous: Previous | None = None
     slow: dict[str, tuple[str, ...]] = {}  # every latency target of the policy, and who missed it
     conversations: bool = False  # the policy asked where the conversation was before: `previous` is known
@@ -94,7 +106,7 @@ class Decided(msgspec.Struct, omit_defaults=True, gc=False):
 
     rule: str | None = None
     candidates: tuple[str, ...] = ()
-    thinking: str = "client"
+    thinking: ThinkingText = "client"
     thinking_rule: str | None = None
     refusal: str | None = None
     shadow: tuple[str, str] | None = None  # id of the entry, target
@@ -105,17 +117,17 @@ class Result(msgspec.Struct, omit_defaults=True, gc=False):
 
     status: int = 0  # 499: the client left
     code: str = "ok"
-    attempts: int = 0
+    attempts: Count = 0
     failed: tuple[tuple[str, str], ...] = ()  # target and outcome of every attempt that did not answer
     target: str = ""  # that answered, or was tried last
     model: str = ""
     lineage: tuple[str, ...] = ()  # what that model descends from, where anybody says so
     usage: Usage | None = None  # over all attempts
-    cost_nano: int = 0
+    cost_nano: NanoUsd = 0
     priced: bool = True  # False: some attempt had no price, and `cost_nano` is short of it
     prices: str = ""  # version of the price list that the answer was booked at
-    first_s: float | None = None
-    duration_s: float = 0.0
+    first_s: Seconds | None = None
+    duration_s: Seconds = 0.0
 
 
 class Recorded(msgspec.Struct, omit_defaults=True, gc=False):
@@ -123,7 +135,7 @@ class Recorded(msgspec.Struct, omit_defaults=True, gc=False):
 
     v: int
     id: str
-    at: float  # Unix seconds of arrival
+    at: Moment  # Unix seconds of arrival
     policy: str  # name@digest
     fleet: str  # `fleet_digest` of what it was decided on
     key: str
@@ -136,8 +148,8 @@ class Recorded(msgspec.Struct, omit_defaults=True, gc=False):
     pinned: tuple[str, ...] | None = None  # targets that the client's `model` means; None: a policy's name
     signals: dict[str, Value] = {}
     tokens: dict[str, Tokens] = {}
-    text_bytes: int = 0  # of the body, where all messages are plain text: that alone bounds its length
-    sample: float = 1.0  # the share of requests that were recorded
+    text_bytes: Count = 0  # of the body, where all messages are plain text: that alone bounds its length
+    sample: Share = 1.0  # the share of requests that were recorded
     prompt: str | None = None  # only where `records: {prompts: ...}` asks for it
 
     @property
@@ -169,6 +181,8 @@ def read(line: bytes) -> Recorded:
         raise Unreadable("is not whole JSON") from None
     if found.v != VERSION:
         raise Unreadable(f"has version {found.v}, this Pointsman reads {VERSION}")
+    if (found.decided.refusal is None) is not bool(found.decided.candidates):
+        raise Unreadable("is no record: neither candidates nor a refusal, or both")
     return found
 
 
@@ -409,6 +423,8 @@ def _short(value: object) -> bool:
         return len(value) <= LONGEST_TEXT
     if isinstance(value, tuple | list):
         return len(value) <= 64 and all(len(str(one)) <= 64 for one in value)
+    if isinstance(value, int | float):
+        return abs(value) <= LARGEST_SIGNAL
     return True
 
 

@@ -214,6 +214,8 @@ def _signal(recorded: Recorded, name: str) -> Any:
     kind = signal.kind if (signal := signal_named(name)) is not None else None
     if kind is not None and type(value) not in _KINDS[kind]:
         raise Unreadable(f"has a signal {name} that is no {kind}")
+    if name == "thinking_hint" and type(value) is not int and value not in ("never", "always"):
+        raise Unreadable("has a thinking_hint that is no wish")
     if isinstance(value, Spoken):
         return value.language()
     return frozenset(value) if isinstance(value, tuple) else value

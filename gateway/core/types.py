@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
@@ -297,15 +297,19 @@ class Decision:
     shadow: Shadow | None = None
 
 
+#: Checked where usage is read back from a file; an attempt has no more than `usage.ABSURD_TOKENS`.
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+
+
 class Usage(msgspec.Struct, frozen=True, gc=False):  # made for every answer: a tenth of what a frozen dataclass takes
     """Tokens of one attempt. `cached` and `written` (into a cache) are parts of `input`, `reasoning` of `output`."""
 
-    input: int = 0
-    output: int = 0
-    cached: int = 0
-    reasoning: int = 0
+    input: _Tokens = 0
+    output: _Tokens = 0
+    cached: _Tokens = 0
+    reasoning: _Tokens = 0
     estimated: bool = False
-    written: int = 0
+    written: _Tokens = 0
 
 
 class Outcome(enum.Enum):

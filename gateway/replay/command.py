@@ -96,14 +96,16 @@ def _csv(found: Sequence[Savings]) -> None:
 
 
 def count(add: Any, records: Iterable[Recorded], told: Read) -> None:
-    """Hand every record to what counts it; one that cannot be true counts as damaged."""
+    """Hand every record to what counts it; one that cannot be true counts as damaged, in whatever way it shows."""
     from gateway.core.records import Unreadable  # noqa: PLC0415
 
     for recorded in records:
         try:
             add(recorded)
-        except Unreadable as error:
-            told.damage(f"record {recorded.id[:64]!r}", str(error))
+        except (ValueError, TypeError, ArithmeticError, LookupError) as error:
+            path, line = told.place
+            what = str(error) if isinstance(error, Unreadable) else f"cannot be true: {type(error).__name__}"
+            told.damage(f"{path}:{line}", what)
 
 
 def reading(paths: list[Path], wanted: Wanted, told: Read, says: str) -> Iterator[Recorded]:

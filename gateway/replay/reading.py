@@ -52,6 +52,7 @@ class Read:
     lines: int = 0
     wanted: int = 0
     damaged: int = 0
+    place: tuple[Path, int] = (Path(), 0)  # file and line of the record that was read last
     places: list[str] = field(default_factory=list)  # of the first damaged lines, each with what is wrong
 
     def damage(self, place: str, what: str) -> None:
@@ -114,6 +115,7 @@ def read(
                         if wanted.limit is not None and told.wanted >= wanted.limit:
                             return
                         told.wanted += 1
+                        told.place = path, number
                         yield recorded
         except (OSError, EOFError, zlib.error) as error:  # not ours, cut off, or broken inside
             what = getattr(error, "strerror", None) or "is cut off or no longer what was compressed"
