@@ -27,7 +27,7 @@ from gateway.core.signals import REQUEST_TASKS
 from gateway.core.testrequest import Reader
 from gateway.core.types import Fleet, Timeouts
 from gateway.fleet import FleetBuilder
-from gateway.includes import SUFFIX, Part, is_part, put_in, read_parts
+from gateway.includes import SUFFIX, Part, is_part, put_in, read_overlays, read_parts
 from gateway.problems import validated
 from gateway.yamlfile import Document
 
@@ -118,6 +118,12 @@ def lay_over(file: PolicyFile, overlays: Sequence[Part]) -> PolicyFile:
         return file
     document, doc = put_in(file.document, file.doc, new, tests=())
     return replace(file, document=document, doc=doc)
+
+
+def overlays_of(config: Path, *, cache: Path | None = None) -> tuple[Part, ...]:
+    """What a configuration lays over all of its policies. Raises `ConfigError`."""
+    doc = validated(yamlfile.load(config), ConfigDoc)
+    return read_overlays([config.parent / name for name in doc.policies.overlays], cache)
 
 
 def failures_of(file: PolicyFile, served: PolicyFile, reference: Fleet) -> list[Problem]:

@@ -137,6 +137,23 @@ def test_a_replay_says_what_changes_by_rule_target_team_and_cost(place: Place) -
     assert told["why_not_chosen_any_more"]["forbidden by no-streams"] == 1
 
 
+def test_a_replay_decides_under_what_the_configuration_lays_over_the_policy(place: Place) -> None:
+    place.write(some(place))
+    house = "part: house\nconstraints:\n  - {id: house, forbid: {target.name: cheap}}\n"
+    (place.path / "house.part.yaml").write_text(house)
+    settings = (place.path / "pointsman.yaml").read_text()
+    (place.path / "pointsman.yaml").write_text(
+        settings.replace("policies:\n", "policies:\n  overlays: [house.part.yaml]\n")
+    )
+    code, out, _ = place.run("replay", "--policy", "policies/default.yaml", "records")
+    assert code == 0
+    assert out.startswith("under what the configuration lays over it: house\n")
+    assert "forbidden by house" in out
+    _, out, _ = place.run("replay", "--policy", "policies/default.yaml", "records", "--json")
+    told = json.loads(out)
+    assert (told["overlays"], told["unchanged"]) == (["house"], 3)
+
+
 def test_a_replay_reads_as_a_person_reads(place: Place) -> None:
     place.write(some(place))
     code, out, _ = place.run("replay", "--policy", "new.yaml", "records")

@@ -24,6 +24,7 @@ NOUNS = {
     "shadow": "shadow",
     "sets": "set",
 }
+_UNORDERED = frozenset({"sets", "constraints"})  # constraints only add up, so their order says nothing
 _APART = frozenset({"tests", "policy"})  # told by what they do, and as the headline
 
 
@@ -133,7 +134,7 @@ def _entries(
             keys = dict.fromkeys([*before[name], *members])
             details = [Detail(key, before[name].get(key, ""), members.get(key, "")) for key in keys]
             yield DocChange(part, name, "changed", tuple(one for one in details if one.before != one.after))
-        if part != "sets" and renamed.get(name, name) in moved:
+        if part not in _UNORDERED and renamed.get(name, name) in moved:
             place = [*after].index(name)
             behind = f"after {[*after][place - 1]}" if place else "first"
             yield DocChange(part, name, "moved", (Detail("place", "", behind),))

@@ -23,9 +23,11 @@ from gateway.core.records import Recorded
 from gateway.core.types import Fleet
 from gateway.diff.compare import PolicyChange, Version, compare, pair
 from gateway.diff.markdown import comment, problems
+from gateway.diff.overlays import Overlays, overlays
 from gateway.diff.revision import Revision, find
 from gateway.diff.traffic import Traffic, Versions
-from gateway.policyfile import fleet_of_tests, load_policy, policy_files
+from gateway.includes import Part
+from gateway.policyfile import fleet_of_tests, lay_over, load_policy, policy_files
 from gateway.problems import validated
 from gateway.replay.command import count, reading
 from gateway.replay.reading import Read, Wanted, files_of
@@ -54,9 +56,10 @@ def run(options: Options, environ: Mapping[str, str]) -> int:
     reference = fleet_of_tests(options.config, cache=cache)
     fleets = {"the reference fleet": reference, **_own_fleet(options.config, environ)}
     with tempfile.TemporaryDirectory(prefix="pointsman-diff-") as folder:
-        before, unreadable = _before(paths, revision, Path(folder), cache)
         try:
-            after = [version for path in paths for version in _after(path, revision, cache)]
+            laid = overlays(options.config, revision, Path(folder), cache)
+            before, unreadable = _before(paths, revision, Path(folder), cache, laid.before)
+            after = [version for path in paths for version in _after(path, revision, cache, laid.after)]
             pairs = list(pair(before, after))
             seen = [compare(old, new, reference, fleets, time.time()) for old, new in pairs]
             traffic = _traffic(pairs, fleets.get(OWN), options.records)
@@ -73,9 +76,9 @@ def run(options: Options, environ: Mapping[str, str]) -> int:
     ]
     same = len(seen) - len(found)
     if options.as_json:
-        print(json.dumps(_json(found, revision, same), indent=2, ensure_ascii=False))
+        print(json.dumps(_json(found, revision, same, laid), indent=2, ensure_ascii=False))
     else:
-        print(comment(found, f"{revision.asked} ({revision.short})", same), end="")
+        print(comment(found, f"{revision.asked} ({revision.short})", same, laid.text), end="")
     return NO if any(change.failing for change in found) else OK
 
 
@@ -115,9 +118,9 @@ def _traffic(
         raise ConfigError([Problem("--records", 0, "", "are decided on your own fleet", valid)])
     versions: dict[str, tuple[str, Versions]] = {}  # by the name before: recorded requests bear that
     for old, new in pairs:
-        if old is not None and new is not None and old.file.document.sha256 != new.file.document.sha256:
+        if old is not None and new is not None and old.served.document.sha256 != new.served.document.sha256:
             with contextlib.suppress(ConfigError):  # a version that does not load on this fleet decides nothing
-                both = Versions(old.file.bind(fleet), new.file.bind(fleet))
+                both = Versions(old.served.bind(fleet), new.served.bind(fleet))
                 versions[both.name] = (new.file.doc.policy, both)
     told = Read()
 
@@ -133,7 +136,7 @@ def _traffic(
 
 
 def _before(
-    paths: Sequence[Path], revision: Revision, folder: Path, cache: Path | None
+    paths: Sequence[Path], revision: Revision, folder: Path, cache: Path | None, laid: Sequence[Part]
 ) -> tuple[list[Version], dict[str, tuple[Problem, ...]]]:
     """The versions at a revision, and what is wrong with those that do not load."""
     versions: list[Version] = []
@@ -146,19 +149,21 @@ def _before(
         for file in files:
             relative = file.relative_to(folder).as_posix()
             try:
-                versions.append(Version(relative, load_policy(file, cache=cache)))
+                policy = load_policy(file, cache=cache)
+                versions.append(Version(relative, policy, lay_over(policy, laid)))
             except ConfigError as error:
                 unreadable[relative] = tuple(replace(problem, file=relative) for problem in error.problems)
     return versions, unreadable
 
 
-def _after(path: Path, revision: Revision, cache: Path | None) -> list[Version]:
+def _after(path: Path, revision: Revision, cache: Path | None, laid: Sequence[Part]) -> list[Version]:
     """The versions in the work tree."""
     files = policy_files(path) if path.is_dir() else [path] if path.is_file() else []
     found = []
     for file in files:
         relative = file.parent.resolve().relative_to(revision.top) / file.name
-        found.append(Version(relative.as_posix(), load_policy(file, cache=cache)))
+        policy = load_policy(file, cache=cache)
+        found.append(Version(relative.as_posix(), policy, lay_over(policy, laid)))
     return found
 
 
@@ -170,11 +175,16 @@ def _explained(change: PolicyChange, unreadable: Mapping[str, tuple[Problem, ...
     return replace(change, state="changed", path_before=change.path_after, unreadable_before=reasons)
 
 
-def _json(found: Sequence[PolicyChange], revision: Revision, same: int) -> dict[str, Any]:
+def _json(found: Sequence[PolicyChange], revision: Revision, same: int, laid: Overlays) -> dict[str, Any]:
     return {
         "ok": not any(change.failing for change in found),
         "revision": {"asked": revision.asked, "commit": revision.commit},
         "unchanged": same,
+        "overlays": {
+            "before": [part.doc.part for part in laid.before],
+            "after": [part.doc.part for part in laid.after],
+            "as_now": list(laid.as_now),
+        },
         "policies": [_plain(change) for change in found],
     }
 

@@ -99,7 +99,8 @@ class Version:
     """One version of a policy's file. `path` is relative to the repository."""
 
     path: str
-    file: PolicyFile
+    file: PolicyFile  # as it is written: what its own tests have to pass on
+    served: PolicyFile  # under what an installation lays over it: what decides
 
 
 def pair(before: Sequence[Version], after: Sequence[Version]) -> Iterator[tuple[Version | None, Version | None]]:
@@ -130,44 +131,60 @@ def compare(
             before.file.doc.policy, "removed", before.path, None, tests_before=len(before.file.doc.tests)
         )
     name = after.file.doc.policy
-    new, new_cases = ready(after.file, reference)
+    new = _ready(after, reference)
     if before is None:
         tests = tuple(
-            TestChange(case.test.name, "added", told, told) for case in new_cases if (told := _run(new, case))
+            TestChange(case.test.name, "added", told, told) for laid, case in new.cases if (told := new.run(laid, case))
         )
         return PolicyChange(name, "added", None, after.path, tests=tests, tests_total=len(tests))
     try:
-        old, old_cases = ready(before.file, reference)
+        old = _ready(before, reference)
     except ConfigError as error:
         why = tuple(replace(problem, file=before.path) for problem in error.problems)
-        total = len(new_cases)
+        total = len(new.cases)
         return PolicyChange(name, "changed", before.path, after.path, tests_total=total, unreadable_before=why)
-    tests = tuple(_tests(old, old_cases, new, new_cases))
+    tests = tuple(_tests(old, new))
     state: State = "changed"
     if before.file.doc.policy != name or before.path != after.path:
         state = "renamed"
-    appeared, vanished = _findings(before.file, after.file, fleets, now)
+    appeared, vanished = _findings(before.served, after.served, fleets, now)
     made = PolicyChange(
         name, state, before.path, after.path, before.file.doc.policy,
-        tuple(changes(before.file.doc, after.file.doc)), tests, len(new_cases), len(old_cases), appeared, vanished,
+        tuple(changes(before.served.doc, after.served.doc)), tests, len(new.cases), len(old.cases), appeared, vanished,
     )  # fmt: skip
     quiet = not (made.written or made.decided_otherwise or appeared or vanished)
     return None if quiet and state == "changed" and all(one.state == "kept" for one in tests) else made
 
 
-def _run(policy: Policy, case: Case) -> Told:
-    return Told.of(run(policy, case))
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A version on the reference fleet. Each case with whether it is a test of what lies over the policy."""
+
+    alone: Policy
+    served: Policy
+    cases: tuple[tuple[bool, Case], ...]
+
+    def run(self, laid: bool, case: Case) -> Told:
+        """What serving decides; a policy's own test has to pass without what lies over it, as at loading."""
+        told = Told.of(run(self.served, case))
+        return told if laid or self.alone is self.served else replace(told, passed=run(self.alone, case).passed)
 
 
-def _tests(old: Policy, old_cases: Sequence[Case], new: Policy, new_cases: Sequence[Case]) -> Iterator[TestChange]:
-    before = {case.test.name: case for case in old_cases}
-    for case in new_cases:
-        was = before.pop(case.test.name, None)
+def _ready(version: Version, fleet: Fleet) -> _Ready:
+    alone, own = ready(version.file, fleet)
+    served, laid = (alone, ()) if version.served is version.file else ready(version.served, fleet)
+    return _Ready(alone, served, (*((False, case) for case in own), *((True, case) for case in laid)))
+
+
+def _tests(old: _Ready, new: _Ready) -> Iterator[TestChange]:
+    before = {(laid, case.test.name): case for laid, case in old.cases}
+    for laid, case in new.cases:
+        was = before.pop((laid, case.test.name), None)
         state: TestState = "added" if was is None else "kept" if was.test == case.test else "changed"
         first = case if was is None or state == "kept" else was
-        yield TestChange(case.test.name, state, _run(old, first), _run(new, case))
-    for case in before.values():
-        yield TestChange(case.test.name, "removed", _run(old, case), _run(new, case))
+        yield TestChange(case.test.name, state, old.run(laid, first), new.run(laid, case))
+    for (laid, _), case in before.items():
+        yield TestChange(case.test.name, "removed", old.run(laid, case), new.run(laid, case))
 
 
 def _findings(
@@ -190,4 +207,9 @@ def _found(file: PolicyFile, fleet: Fleet, now: float) -> dict[tuple[str, str, s
         found = analyse(file.bind(fleet), now=now)
     except ConfigError:
         return {}
-    return {(one.severity, one.id, one.message): one for one in found if one.severity != "holds" or one.id}
+    return {_same(one): one for one in found if one.severity != "holds" or one.id}
+
+
+def _same(one: Finding) -> tuple[str, str, str]:
+    """By what two findings are the same. Of what holds only that it does: its words list ids, which are told anyway."""
+    return (one.severity, one.code, "") if one.severity == "holds" else (one.severity, one.id, one.message)

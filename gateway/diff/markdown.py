@@ -25,10 +25,11 @@ _MOST_MOVES = 15
 _LONGEST_TEXT = 200
 
 
-def comment(found: Sequence[PolicyChange], revision: str, same: int) -> str:
-    """The whole comment. `same` policies are as they were."""
+def comment(found: Sequence[PolicyChange], revision: str, same: int, laid: str = "") -> str:
+    """The whole comment. `same` policies are as they were; `laid` says what lies over them."""
     lines = [MARKER, "## What this change does to routing", ""]
     lines += [f"Against {code(revision)}, on the reference fleet. Nothing was sent anywhere.", ""]
+    lines += [plain(laid), ""] if laid else []
     if not found:
         lines.append("No policy decides anything differently.")
     for change in found:

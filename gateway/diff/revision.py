@@ -53,6 +53,21 @@ class Revision:
                 path.write_bytes(_git(self.top, "cat-file", "blob", blob))
         return made
 
+    def read(self, file: Path, into: Path) -> Path | None:
+        """Write what one file of the work tree held then, below `into`; None where it was not there, or is outside."""
+        there = file.resolve()
+        if not there.is_relative_to(self.top):
+            return None
+        name = there.relative_to(self.top)
+        try:
+            held = _git(self.top, "cat-file", "blob", f"{self.commit}:{name.as_posix()}")
+        except _Failed:
+            return None
+        made = into / name
+        made.parent.mkdir(parents=True, exist_ok=True)
+        made.write_bytes(held)
+        return made
+
 
 def find(folder: Path, asked: str) -> Revision:
     """The revision of that name in the repository of a folder. Raises `ConfigError`."""

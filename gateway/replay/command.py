@@ -24,6 +24,7 @@ from gateway.replay.reading import Read, Wanted, files_of, read
 if TYPE_CHECKING:
     from gateway.core.policy import Policy
     from gateway.core.records import Recorded
+    from gateway.includes import Part
     from gateway.replay.savings import Savings
     from gateway.site import Site
 
@@ -36,7 +37,8 @@ def replay(given: argparse.Namespace) -> int:
     from gateway.replay.telling import as_json, assumptions, lines  # noqa: PLC0415
 
     paths, wanted = files_of(given.records), wanted_of(given, time.time())
-    policy = policy_of(given.policy, site_of(given.config))
+    overlays = overlays_of(given.config)
+    policy = policy_of(given.policy, site_of(given.config), overlays)
     names = frozenset(given.in_place_of or [policy.name])
     found = Comparison(policy, frozenset() if "all" in names else names)
     told = Read()
@@ -46,8 +48,11 @@ def replay(given: argparse.Namespace) -> int:
         print(f"no record is of policy {', '.join(sorted(names))}{others}", file=sys.stderr)
         return NO
     if given.json:
-        print(json.dumps(as_json(found, told), indent=2, ensure_ascii=False))
+        made = {**as_json(found, told), "overlays": [part.doc.part for part in overlays]}
+        print(json.dumps(made, indent=2, ensure_ascii=False))
     else:
+        if overlays:
+            print(f"under what the configuration lays over it: {', '.join(part.doc.part for part in overlays)}")
         print(*lines(found, told, given.rows), *(assumptions() if found.money.likely else ()), sep="\n")
     return NO if found.not_reproduced else OK
 
@@ -60,9 +65,10 @@ def savings(given: argparse.Namespace) -> int:
 
     paths, wanted, site = files_of(given.records), wanted_of(given, time.time()), site_of(given.config)
     found = []
+    overlays = overlays_of(given.config)
     for name in given.baseline:
         if name.endswith((".yaml", ".yml")):
-            policy = policy_of(Path(name), site)
+            policy = policy_of(Path(name), site, overlays)
             found.append(Savings(policy.label, Replay(policy, healthy=True)))
         else:
             found.append(Savings(name, everything_to(name, site.fleet), thinks=False))
@@ -135,12 +141,20 @@ def site_of(config: Path | None) -> Site:
     return load_site(config or Path("pointsman.yaml"), os.environ, secrets=False, tests=False)
 
 
-def policy_of(path: Path, site: Site) -> Policy:
-    """A policy's file on a site's fleet. Raises `ConfigError`."""
+def overlays_of(config: Path | None) -> tuple[Part, ...]:
+    """What the configuration lays over its policies. Raises `ConfigError`."""
+    from gateway import policyfile  # noqa: PLC0415
     from gateway.config import cache_dir  # noqa: PLC0415
-    from gateway.policyfile import load_policy  # noqa: PLC0415
 
-    return load_policy(path, cache=cache_dir(os.environ)).bind(site.fleet)
+    return policyfile.overlays_of(config or Path("pointsman.yaml"), cache=cache_dir(os.environ))
+
+
+def policy_of(path: Path, site: Site, overlays: Sequence[Part]) -> Policy:
+    """A policy's file on a site's fleet, under what lies over it when it serves. Raises `ConfigError`."""
+    from gateway.config import cache_dir  # noqa: PLC0415
+    from gateway.policyfile import lay_over, load_policy  # noqa: PLC0415
+
+    return lay_over(load_policy(path, cache=cache_dir(os.environ)), overlays).bind(site.fleet)
 
 
 def _moment(option: str, text: str, now: float) -> float:

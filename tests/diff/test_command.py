@@ -283,3 +283,51 @@ def test_a_configuration_adds_its_own_fleet(git: Callable[..., str], capsys: pyt
     )
     edit("use: [{family: qwen}, {family: llama}]", "use: [{model: qwen3.5-122b-a10b}]")
     assert "**Findings on your fleet**" in told(capsys)
+
+
+HOUSE = "part: house\nas_of: 2026-11-21\nconstraints:\n  - {id: at-home, forbid: {family: llama}}\n"
+
+
+def test_both_sides_decide_under_the_overlays_of_their_own_revision(
+    git: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("pointsman.yaml").write_text(CONFIG.replace("default: first}", "default: first, overlays: [house.part.yaml]}"))
+    Path("house.part.yaml").write_text(HOUSE, encoding="utf-8")
+    assert "before house, after house. Not in git at that revision, so taken as they are now: pointsman.yaml, " in told(
+        capsys
+    )
+    git("add", "-A")
+    git("commit", "-qm", "two")
+    same = told(capsys)
+    assert "under the overlays of their own revision: before house, after house.\n" in same
+    assert "No policy decides anything differently." in same
+    edit("{family: llama}", "{family: qwen}", "house.part.yaml")
+    comment = told(capsys)
+    assert "constraint `at-home` **changed**" in comment
+    assert "| a request from a file | `default`: `" in comment
+    assert "all pass." in comment, "a policy's own tests pass without what lies over it"
+    made = json.loads(told(capsys, "--json"))
+    assert made["overlays"] == {"before": ["house"], "after": ["house"], "as_now": []}
+    edit("constraints:", "constraint:", "house.part.yaml")
+    told(capsys, code=2)
+
+
+def test_moving_a_constraint_into_a_part_or_behind_another_is_no_news(
+    git: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = "  - {id: a, forbid: {family: gemma}}\n"
+    edit("constraints:\n", "constraints:\n" + first + "  - {id: b, forbid: {family: gpt-oss}}\n")
+    git("commit", "-qam", "two")
+    edit(first, "")
+    edit("rules:\n", first + "rules:\n")
+    assert "No policy decides anything differently." in told(capsys)
+    edit(first, "")
+    edit("as_of: 2026-11-21\n", "as_of: 2026-11-21\ninclude: [house.part.yaml]\n")
+    Path("policies/house.part.yaml").write_text(f"part: house\nconstraints:\n{first}", encoding="utf-8")
+    comment = told(capsys)
+    assert "`include` **added**" in comment
+    assert "holds" not in comment
+    assert "moved" not in comment
+    edit("  - {id: b, forbid: {family: gpt-oss}}\n", "")
+    edit("include: [house.part.yaml]\n", "")
+    assert "- gone: holds: `first`: no rule, fallback or pin can leak past" in told(capsys)
