@@ -259,3 +259,23 @@ def test_included_files_and_overlays_are_watched_also_those_that_are_broken(tmp_
         tmp_path, {"policies/parts/a.yaml": "part: a\ninclude: [b.yaml]\n", "policies/parts/b.yaml": "part: \n"}
     )
     assert tmp_path / "policies/parts/b.yaml" in {path.resolve() for path in error.files}
+
+
+@pytest.mark.parametrize(
+    ("test", "says"),
+    [
+        (
+            "request: hello.json, expect: {never_family: llama}",
+            "names a file as its request, and a test of a part runs in policies elsewhere",
+        ),
+        ("expect: {rule: all}", "expects rule, which policies around this file decide"),
+    ],
+)
+def test_a_test_that_a_part_may_not_have_is_told_at_its_line(tmp_path: Path, test: str, says: str) -> None:
+    part = NO_LLAMA + f"  - {{name: odd, {test}}}\n"
+    files = {"p.yaml": policy("no-llama.part.yaml"), "no-llama.part.yaml": part}
+    with pytest.raises(ConfigError) as caught:
+        loaded(tmp_path, files)
+    (problem,) = caught.value.problems
+    assert (Path(problem.file).name, problem.line) == ("no-llama.part.yaml", len(part.splitlines()))
+    assert f"the test 'odd' {says}" in str(problem)

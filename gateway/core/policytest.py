@@ -16,13 +16,14 @@ from gateway.core.expectations import Mismatch, check, listed, unmet
 from gateway.core.facts import parse_size, signal_named
 from gateway.core.matchers import Problems, Spelling, scalar, suggest
 from gateway.core.policy import Policy, TestDoc, clock
+from gateway.core.shadow import draw_for
 from gateway.core.signals import Signals
 from gateway.core.testrequest import Reader, named, read_request
 from gateway.core.trace import Trace, trace
 from gateway.core.types import Decision, Snapshot
 from gateway.core.world import OUTSIDE, read_outside
 
-WORLD = ("pinned", "unavailable", "draw", *OUTSIDE, "thinking_hint")
+WORLD = ("pinned", "unavailable", "draw", "drawn", *OUTSIDE, "thinking_hint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +66,13 @@ class Case:
     available: int
     draw: float
     outside: Mapping[str, Any] = field(default_factory=dict)  # other fields of the snapshot
+    drawn: frozenset[str] | None = None  # the shadows whose share the request is of; None: by `draw`
 
     def snapshot(self, policy: Policy) -> Snapshot:
         """The world as this test wants it, at the policy's own `as_of`."""
-        return Snapshot(now=clock(policy), draw=self.draw, available=self.available, **self.outside)
+        found = None if self.drawn is None else draw_for(policy.shadows, self.drawn, self.draw)
+        draw = self.draw if found is None else found
+        return Snapshot(now=clock(policy), draw=draw, available=self.available, **self.outside)
 
 
 def run_tests(policy: Policy, reader: Reader | None = None) -> tuple[Result, ...]:
@@ -152,18 +156,39 @@ def _case(policy: Policy, test: TestDoc, path: str, reader: Reader | None, probl
     if isinstance(draw, bool) or not isinstance(draw, int | float) or not 0 <= draw < 1:
         problems.add(f"{at}.draw", f"{draw!r} is no draw", "a number from 0 up to, not including, 1")
         draw = 0.5
+    drawn = _drawn(policy, world, draw, at, problems)
     outside = read_outside(policy, world, clock(policy), at, problems)
     if test.request is not None:
         for name in (*given, *(word for word in ("pinned", "thinking_hint") if word in world)):
-            valid = "unavailable, draw, previous and slow; headers and tenant stand beside the request"
+            valid = "unavailable, draw, drawn, previous and slow; headers and tenant stand beside the request"
             problems.add(f"{at}.{name}", "the request says this itself", valid)
         asked = read_request(policy, test, path, reader, problems)
         if asked is None or len(problems.found) > before:
             return None
-        return Case(test, path, asked.signals, asked.pinned, available, draw, outside)
+        return Case(test, path, asked.signals, asked.pinned, available, draw, outside, drawn)
     pinned = _pinned(policy, world, at, problems)
     signals = _signals(policy, given, world, at, problems)
-    return None if signals is None else Case(test, path, signals, pinned, available, draw, outside)
+    return None if signals is None else Case(test, path, signals, pinned, available, draw, outside, drawn)
+
+
+def _drawn(
+    policy: Policy, world: Mapping[str, Any], near: float, path: str, problems: Problems
+) -> frozenset[str] | None:
+    """The shadows that a test says its request is copied for, as far as the draw decides that."""
+    if "drawn" not in world:
+        return None
+    before = len(problems.found)
+    wanted = listed(world["drawn"])
+    known = [shadow.id for shadow in policy.shadows]
+    for name in wanted:
+        if name not in known:
+            problems.add(f"{path}.drawn", f"there is no shadow {name!r:.80}", suggest(str(name), known))
+    if len(problems.found) > before:
+        return None
+    if draw_for(policy.shadows, frozenset(wanted), near) is None:
+        what = "no draw was found that falls to these shadows and to no others"
+        problems.add(f"{path}.drawn", what, "fewer of them, larger shares, or a number under draw")
+    return frozenset(wanted)
 
 
 def _pinned(policy: Policy, world: Mapping[str, Any], path: str, problems: Problems) -> int | None:

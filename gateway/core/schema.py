@@ -184,6 +184,10 @@ def _given() -> Schema:
     world: dict[str, Schema] = {
         "unavailable": {"type": "array", "items": _TEXT, "description": "targets that health holds back"},
         "draw": {"type": "number", "minimum": 0, "exclusiveMaximum": 1, "description": "for rank: weighted"},
+        "drawn": {
+            "anyOf": [_TEXT, {"type": "array", "items": _TEXT}],
+            "description": "the shadows whose share the request is of",
+        },
         "previous": _previous(),
         "slow": {
             "anyOf": [

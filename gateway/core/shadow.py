@@ -71,3 +71,19 @@ def drawn(shadows: tuple[ShadowRule, ...], draw: float) -> int:
         if shadow.drawn(draw):
             found |= 1 << place
     return found
+
+
+#: Between the draws that are tried one after the other: too little to change anything but what is hashed of a draw.
+_STEP = 2.0**-40
+_TRIES = 200_000
+
+
+def draw_for(shadows: tuple[ShadowRule, ...], wanted: frozenset[str], near: float) -> float | None:
+    """A draw that falls to the wanted entries and to no others but those whose share is all; None where none is found.
+
+    It is so near to another that shares of a rung come out as by that one.
+    """
+    due = [(shadow, shadow.id in wanted) for shadow in shadows if shadow.share < 1]
+    step = _STEP if near + _TRIES * _STEP < 1 else -_STEP
+    tried = (near + i * step for i in range(_TRIES))
+    return next((draw for draw in tried if all(shadow.drawn(draw) is said for shadow, said in due)), None)

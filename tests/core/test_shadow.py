@@ -10,7 +10,8 @@ from gateway.core.decide import decide
 from gateway.core.errors import ConfigError
 from gateway.core.filters import FILTERS
 from gateway.core.policy import Policy, PolicyDoc
-from gateway.core.shadow import drawn
+from gateway.core.policytest import prepare, run_tests
+from gateway.core.shadow import draw_for, drawn
 from gateway.core.types import Decision
 from tests.core.fleets import FLEET, TARGETS, document, fleet, given, mask, policy, snapshot, target
 
@@ -143,3 +144,37 @@ def test_a_shadow_with_a_selector_that_means_nothing_is_refused_at_its_place() -
         shadowed("*", {"model": "lama"})
     with pytest.raises(ConfigError, match=r"shadow\[0\].when.tsk"):
         shadowed("*", entry={"when": {"tsk": "code"}})
+
+
+def test_a_draw_is_found_that_falls_to_the_wanted_shadows_and_no_others() -> None:
+    entries = [{"id": name, "use": ["*"], "share": share} for name, share in (("a", "1%"), ("b", "5%"), ("c", "100%"))]
+    shadows = policy(shadow=entries).shadows
+    for wanted, bits in ((set(), 0b100), ({"a"}, 0b101), ({"b"}, 0b110), ({"a", "b", "c"}, 0b111)):
+        for near in (0.0, 0.05, 0.5, 0.9999999999):
+            found = draw_for(shadows, frozenset(wanted), near)
+            assert found is not None
+            assert drawn(shadows, found) == bits
+            assert abs(found - near) < 1e-6
+            assert (found >= near) or near > 0.9
+    rare = policy(shadow=[{"id": name, "use": ["*"], "share": "0.001%"} for name in "ab"]).shadows
+    assert draw_for(rare, frozenset("ab"), 0.5) is None
+
+
+def test_a_test_says_whose_share_its_request_is_of() -> None:
+    weights = {"rank": "weighted", "weights": {"llama-4-scout": 5, "llama-4-maverick": 95}}
+    made = policy(
+        as_of="2026-11-21",
+        rules=[{"id": "all", "use": [{"model": ["llama-4-scout", "llama-4-maverick"], **weights}]}],
+        shadow=[{"id": "next", "use": [{"family": "qwen"}], "share": "2%"}],
+        tests=[
+            {"name": "drawn", "given": {"drawn": "next", "draw": 0.049}, "expect": {"model": "llama-4-scout",
+             "not_model": "llama-4-maverick"}},
+            {"name": "beside", "given": {"drawn": ["next"], "draw": 0.05}, "expect": {"model": "llama-4-maverick"}},
+            {"name": "not drawn", "given": {"drawn": []}, "expect": {"shadow": "none"}},
+        ],
+    )  # fmt: skip
+    assert [result.passed for result in run_tests(made)] == [True, True, True]
+    assert all(decide(made, one.signals, one.snapshot(made)).shadow for one in prepare(made)[:2])
+    with pytest.raises(ConfigError, match=r"tests\[0\].given.drawn: there is no shadow 'nxt': did you mean next"):
+        prepare(policy(as_of="2026-11-21", shadow=[{"id": "next", "use": ["*"], "share": "2%"}],
+                       tests=[{"name": "a", "given": {"drawn": "nxt"}, "expect": {"rule": "all"}}]))  # fmt: skip
