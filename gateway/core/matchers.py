@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from gateway.core import languagecodes
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.facts import BUILT_IN_SETS, Kind, Value, parse_size, signal_named
 
@@ -73,6 +74,8 @@ class Either:
 Matcher = Leaf | Either
 
 
+#: Sets of the codes of languages.
+_OF_LANGUAGES = frozenset({"target_language", "model.languages"})
 #: Mistakes that are told of one document. Nobody reads more, and each takes a search for what may have been meant.
 MOST_PROBLEMS = 100
 
@@ -124,9 +127,14 @@ class Spelling:
     variables: Mapping[str, Kind] | None = None  # signals that may stand as $name; None: none may
 
     @property
+    def languages(self) -> bool:
+        """Are the values codes of languages?"""
+        return self.kind == "language" or self.name in _OF_LANGUAGES
+
+    @property
     def named(self) -> Mapping[str, frozenset[str]]:
         """The sets that may stand here: the built-in ones hold texts of no closed list."""
-        free = self.kind in ("text", "set") and not self.choices
+        free = self.kind in ("text", "set") and not self.choices and not self.languages
         return self.sets if free or self.sets is not BUILT_IN_SETS else {}
 
 
@@ -256,6 +264,9 @@ def scalar(raw: object, spelling: Spelling, path: str, problems: Problems) -> Va
         problems.add(path, f"{raw!r} is not a text: {name} is compared with texts", "put it in quotes")
         return None
     value = (spelling.aliases or {}).get(raw, raw)
+    if spelling.languages and not languagecodes.valid(value, of_models=name == "model.languages"):
+        problems.add(path, f"{raw!r:.60} is no code of a language", languagecodes.meant(value))
+        return None
     if spelling.choices and value not in spelling.choices:
         problems.add(path, f"{raw!r} is no {name} that is known", suggest(raw, spelling.choices))
         return None

@@ -133,7 +133,9 @@ def read_given(given: Mapping[str, Any], path: str, problems: Problems, tasks: t
             items = raw if isinstance(raw, list) else [raw]
             values[name] = frozenset(scalar(item, spelling, at, problems) for item in items)
         elif signal.kind == "language":
-            values[name] = raw if isinstance(raw, dict) else scalar(raw, Spelling(name, "text"), at, problems)
+            for code in raw.get("shares", ()) if isinstance(raw, dict) else ():
+                scalar(code, Spelling(name, "language"), f"{at}.shares.{code}", problems)
+            values[name] = raw if isinstance(raw, dict) else scalar(raw, Spelling(name, "language"), at, problems)
         else:
             choices = tasks if name == "task" else signal.choices
             values[name] = scalar(raw, Spelling(name, signal.kind, choices), at, problems)

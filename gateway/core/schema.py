@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from typing import Any, Literal, cast
 
-from gateway.core.facts import BUILT_IN_SETS, EVAL_NAME, EVALS, FACTS, MODALITIES, SIGNALS, Kind
+from gateway.core.facts import BUILT_IN_SETS, EVAL_NAME, EVALS, FACTS, MODALITIES, SIGNALS, Kind, Signal
+from gateway.core.languagecodes import CODES
 from gateway.core.matchers import OPERATORS
 
 Schema = dict[str, Any]
@@ -27,6 +28,8 @@ _WEIGHTS: Schema = {
 }
 _TEXT: Schema = {"type": "string", "minLength": 1}
 _WORD: Schema = {"type": "string", "pattern": "^[^@]"}
+_CODE: Schema = {"enum": sorted(CODES)}
+_ANY_CODE = ("#",)  # stands for the codes of languages that a list of a model may hold
 _BUILT_IN = [f"@{name}" for name in BUILT_IN_SETS]
 _SCORE = f"^{re.escape(EVALS)}{EVAL_NAME.pattern}$"
 _OPEN = r"^(tenant|headers|metadata)\.[A-Za-z0-9_.-]{1,64}$"
@@ -80,7 +83,7 @@ def _definitions() -> dict[str, Schema]:
     return {
         "Condition": {
             **_closed({
-                **{one.name: _said(plain.matcher(one.kind, one.choices), one.says) for one in SIGNALS.values()},
+                **{one.name: _said(plain.matcher(one.kind, _choices(one)), one.says) for one in SIGNALS.values()},
                 "any": conditions, "all": conditions, "not": condition,
             }),
             "patternProperties": {_OPEN: plain.matcher("text", ())}, "minProperties": 1,
@@ -95,9 +98,17 @@ def _definitions() -> dict[str, Schema]:
     }  # fmt: skip
 
 
+def _choices(signal: Signal) -> tuple[str, ...]:
+    """What the values of a signal can be; nothing where they are free."""
+    return tuple(sorted(CODES)) if signal.name == "target_language" else signal.choices
+
+
 def _facts(words: _Words) -> dict[str, Schema]:
     of_models, of_families = words.matcher("text", ("@",)), words.matcher("text", ())
-    known = {one.name: _said(words.matcher(one.kind, one.choices), one.says) for one in FACTS.values()}
+    known = {
+        one.name: _said(words.matcher(one.kind, _ANY_CODE if one.name == "model.languages" else one.choices), one.says)
+        for one in FACTS.values()
+    }
     anything = {"const": "*"}
     return {
         **known,
@@ -119,7 +130,8 @@ class _Words:
         """A reference to the matcher of a kind."""
         name = self._named.get((kind, choices))
         if name is None:
-            tail = "" if not choices else "OfModels" if choices == ("@",) else str(len(self._named))
+            tails = {(): "", ("@",): "OfModels", _ANY_CODE: "OfLanguages"}
+            tail = tails.get(choices, str(len(self._named)))
             name = self._named[kind, choices] = f"{self._prefix}{kind.capitalize()}{tail}"
             self._made[name] = {}  # taken, before what refers to it is made
             self._made[name] = self._of(kind, choices, {"$ref": f"#/$defs/{name}"})
@@ -127,7 +139,8 @@ class _Words:
 
     def _of(self, kind: Kind, choices: tuple[str, ...], itself: Schema) -> Schema:
         scalar = _scalar(kind, choices)
-        one = scalar if kind not in ("text", "set") or not choices or choices == ("@",) else {"enum": list(choices)}
+        free = kind not in ("text", "set") or choices in ((), ("@",), _ANY_CODE)
+        one = scalar if free else {"enum": list(choices)}
         alone = _not_a_variable(one, kind)
         if self._prefix and kind in _VARIABLE:
             alone = {"anyOf": [*alone.get("anyOf", [alone]), {"type": "string", "pattern": _VARIABLE[kind]}]}
@@ -165,9 +178,11 @@ def _scalar(kind: Kind, choices: tuple[str, ...]) -> Schema:
         return {"type": "string", "format": "date", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"}
     if choices == ("@",):
         return {"anyOf": [_WORD, {"type": "string", "pattern": "^@."}]}
+    if choices == _ANY_CODE:
+        return {"anyOf": [_CODE, {"type": "string", "pattern": "^[a-z]{3}$"}]}
     if choices:
         return {"enum": list(choices)}
-    return {"anyOf": [_WORD]} if kind == "language" else {"anyOf": [_WORD, {"enum": _BUILT_IN}]}
+    return {"anyOf": [_CODE]} if kind == "language" else {"anyOf": [_WORD, {"enum": _BUILT_IN}]}
 
 
 def _given() -> Schema:
@@ -176,9 +191,10 @@ def _given() -> Schema:
         "boolean": {"type": "boolean"},
         "text": _TEXT,
         "set": {"type": "array", "items": _TEXT},
-        "language": {"anyOf": [_TEXT, {"type": "object"}]},
+        "language": {"anyOf": [_CODE, {"type": "object"}]},
     }
     given = {signal.name: values[signal.kind] for signal in SIGNALS.values()}
+    given["target_language"] = {"type": "array", "items": _CODE}
     given["modality"] = {"type": "array", "items": {"enum": list(MODALITIES)}}
     pinned = {"pinned": {**_TEXT, "description": "a model or target named by the client"}}
     world: dict[str, Schema] = {
