@@ -27,8 +27,10 @@ from gateway.core.wire import quick_tokens
 if TYPE_CHECKING:
     from gateway.core.policy import Policy
 
-#: Decisions kept before starting over.
-LIMIT = 200_000
+#: Questions and decisions kept before starting over: some 0.6 kB each.
+LIMIT = 400_000
+#: Answers to one question that are kept: a signal with more, such as a name per user, would fill the memory in vain.
+MOST_BRANCHES = 1_000
 _DAY_S = 86_400
 _SAMPLED = 10_000  # tokens: `tokens.SMALL_CHARS` of any text have more
 #: Branches that no value of a signal is.
@@ -402,11 +404,15 @@ class Replay:
         if self._count >= LIMIT:
             self._roots.clear()
             self._count = 0
-        self._count += 1
         branches, at = self._roots, cast("Hashable", recorded.pinned)
         for one in asked:
             node = branches.get(at)
             if type(node) is not _Ask:
+                if len(branches) >= MOST_BRANCHES:
+                    return
                 node = branches[at] = _Ask(one)
+                self._count += 1
             branches, at = node.branches, node.answer(recorded)
-        branches[at] = made
+        if len(branches) < MOST_BRANCHES:
+            branches[at] = made
+            self._count += 1

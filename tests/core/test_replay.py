@@ -12,13 +12,14 @@ from hypothesis import given, settings, target
 from hypothesis import strategies as st
 
 from gateway.core import records
+from gateway.core import replay as replays
 from gateway.core.decide import decide
 from gateway.core.hints import Hints
 from gateway.core.memo import Memo, watched
 from gateway.core.policy import Policy
 from gateway.core.rank import draw
 from gateway.core.records import Lines, Recorded, Recording, Settled, Unreadable
-from gateway.core.replay import Replay, Undecided
+from gateway.core.replay import Replay, Undecided, _Ask
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Decision, Previous, Record, Routing, Snapshot
 from gateway.core.wire import parse
@@ -232,6 +233,42 @@ def test_decisions_are_remembered_over_records_that_differ_in_nothing_that_was_a
     first = replay.decide(recorded(Asked("Tell me of the sea.")))
     assert replay.decide(recorded(Asked("Tell me of the hills, please.", members={"seed": 3}))) is first
     assert replay.decide(recorded(Asked(members={"stream": True}))) is not first
+
+
+def held(replay: Replay) -> int:
+    """Questions and decisions that a replay remembers."""
+    count, left = 0, [replay._roots]
+    while left:
+        for node in left.pop().values():
+            count += 1
+            left += [node.branches] if isinstance(node, _Ask) else []
+    return count
+
+
+def test_a_signal_with_a_value_for_every_user_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replays, "MOST_BRANCHES", 5)
+    rules = by({"metadata.user": {"prefix": "vip"}})
+    replay, served = Replay(rules), recorded()
+    for number in range(50):
+        for kind in ("user", "vip"):
+            served.signals["metadata.user"] = f"{kind}-{number}"
+            assert replay.decide(served) == Replay(rules).decide(served)
+    once = Replay(rules)
+    once.decide(served)
+    assert held(replay) <= 5 * held(once)
+
+
+def test_what_is_remembered_starts_over_when_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replays, "LIMIT", 40)
+    rules = by({"metadata.user": {"prefix": "vip"}})
+    replay, served, most = Replay(rules), recorded(), 0
+    for number in range(50):
+        served.signals["metadata.user"] = f"vip-{number}"
+        assert rule(replay.decide(served)) == rule(Replay(rules).decide(served))
+        most = max(most, held(replay))
+    once = Replay(rules)
+    once.decide(served)
+    assert most < 40 + held(once)
 
 
 STICKY = {"for": "30m"}
