@@ -13,10 +13,11 @@ import logging
 import os
 import re
 import shutil
+import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +34,8 @@ LARGEST_HELD = 262_144
 _EVERY_S = 0.2
 _SLICE_S = 0.0002  # of work, after which the thread lets go of the interpreter, lest a request wait for it
 _PAUSE_S = 0.00005
-_NAME = re.compile(r"records-\d{8}T\d{6}Z-[0-9a-f]+-\d+\.jsonl(\.gz)?")
+_NAME = re.compile(r"records-\d{8}T\d{6}Z-[0-9a-f]+-\d+\.jsonl(\.gz(\.part)?)?")
+_RETIRE_S = 60.0  # between two looks at what is too old or too much
 SUFFIXES = (".jsonl", ".jsonl.gz")
 
 
@@ -78,6 +80,7 @@ class RecordLog:
     def start(self) -> None:
         """Begin writing. Raises OSError where the directory cannot be written to."""
         self._files.open()
+        self._files.warn()
         self._thread.start()
 
     def takes(self, request_id: str) -> bool:
@@ -161,6 +164,7 @@ class RecordFiles:
         self._size = 0
         self._opened_at = 0.0
         self._number = 0
+        self._retired_at = float("-inf")
         self._failing = False
         self._torn = False  # the file ends inside a line
         self._mark = f"{os.getpid():x}{os.urandom(2).hex()}"
@@ -176,6 +180,17 @@ class RecordFiles:
         self._descriptor = os.open(path, flags, 0o600)
         self._number += 1
         self._path, self._size, self._opened_at, self._torn = path, 0, now, False
+
+    def warn(self) -> None:
+        """Say so where others may put files into the directory, or take ours out of it."""
+        with contextlib.suppress(OSError):
+            mode = self._settings.directory.stat().st_mode
+            if mode & (stat.S_IWGRP | stat.S_IWOTH):
+                logger.warning(
+                    "decision records: %s can be written by others (mode %o): chmod go-w it",
+                    self._settings.directory,
+                    stat.S_IMODE(mode),
+                )
 
     def write(self, lines: bytes) -> bool:
         """Append whole lines; False where they are lost, which is logged once until it works again."""
@@ -202,20 +217,29 @@ class RecordFiles:
         return True
 
     def tend(self) -> None:
-        """Rotate where the file is large or old enough, then compress and delete what is due."""
+        """Delete what is due, and rotate where the file is large or old enough.
+
+        Deleting has a clock of its own and comes first: a gateway without requests still keeps what it promises, and a
+        disk too full to compress on gets room.
+        """
+        now = self._clock()
+        if not 0 <= now - self._retired_at < _RETIRE_S:
+            self._retired_at = now
+            self._retire()
         due = self._size >= self._settings.rotate_bytes or (
-            self._size and self._clock() - self._opened_at >= self._settings.rotate_s
+            self._size and now - self._opened_at >= self._settings.rotate_s
         )
         if not due or self._descriptor < 0:
             return
+        self._retire()
         done = self._path
         self.close()
         try:
             if self._settings.compress:
                 compress(done)
-            self._retire()
         except OSError as error:
             logger.warning("decision records: %s: %s", self._settings.directory, error.strerror)
+        self._retire()
 
     def close(self) -> None:
         """Close the file; the next line opens another. An empty one is deleted."""
@@ -230,25 +254,36 @@ class RecordFiles:
 
     def _retire(self) -> None:
         """Delete the oldest files of the directory beyond what is to be kept; only files of our naming."""
-        settings = self._settings
-        found = []
-        for path in settings.directory.iterdir():
-            if _NAME.fullmatch(path.name) and path != self._path:
-                stat = path.stat()
-                found.append((stat.st_mtime, stat.st_size, path))
-        found.sort(reverse=True)
+        try:
+            found = list(self._finished())
+        except FileNotFoundError:
+            return  # the directory is gone, and made again with the next line
+        except OSError as error:
+            logger.warning("decision records: %s: %s", self._settings.directory, error.strerror)
+            return
         total = 0
-        for modified, size, path in found:
+        for modified, size, path in sorted(found, reverse=True):
             total += size
-            if total > settings.keep_bytes or self._clock() - modified > settings.keep_s:
-                path.unlink(missing_ok=True)
+            if total > self._settings.keep_bytes or self._clock() - modified > self._settings.keep_s:
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    logger.warning("decision records: %s: %s", path, error.strerror)
+
+    def _finished(self) -> Iterator[tuple[float, int, Path]]:
+        for path in self._settings.directory.iterdir():
+            if _NAME.fullmatch(path.name) and path != self._path:
+                with contextlib.suppress(FileNotFoundError):  # another process retires, too
+                    found = path.lstat()
+                    yield found.st_mtime, found.st_size, path
 
 
 def compress(path: Path) -> Path:
     """Put a finished file into a `.gz` of its own and delete it; whoever reads between sees the one or the other."""
     made = path.with_name(path.name + ".gz")
     part = made.with_name(made.name + ".part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    part.unlink(missing_ok=True)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with path.open("rb") as plain, os.fdopen(descriptor, "wb") as raw, gzip.open(raw, "wb", compresslevel=6) as out:
             shutil.copyfileobj(plain, out, 262_144)

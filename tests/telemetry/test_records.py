@@ -187,6 +187,96 @@ def test_the_oldest_files_go_when_there_is_too_much_or_they_are_too_old_and_othe
     assert len(files(settings)) == 2
 
 
+def test_what_is_too_old_goes_without_any_request_and_at_the_next_start(settings: RecordSettings) -> None:
+    clock = Clock()
+    kept = replace(settings, rotate_s=10, keep_s=1000)
+    made = RecordFiles(kept, clock)
+    made.write(b"one\n")
+    old = aged(settings, clock)
+    made.tend()
+    assert old in files(settings)
+    clock.now += 2000
+    made.tend()
+    assert old not in files(settings)
+    made.close()
+    old = aged(settings, clock)
+    clock.now += 2000
+    again = RecordFiles(kept, clock)
+    again.open()
+    again.tend()
+    assert old not in files(settings)
+
+
+def aged(settings: RecordSettings, clock: Clock, suffix: str = "") -> Path:
+    path = settings.directory / f"records-20260101T000000Z-1abcd-0.jsonl{suffix}"
+    path.write_bytes(b"old")
+    os.utime(path, (clock.now, clock.now))
+    return path
+
+
+def test_what_is_too_old_goes_though_compressing_fails_and_half_compressed_files_go_too(
+    settings: RecordSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records, "compress", fails)
+    clock = Clock()
+    made = RecordFiles(replace(settings, rotate_s=10, keep_s=1000), clock)
+    made.write(b"one\n")
+    made.tend()
+    old = [aged(settings, clock, suffix) for suffix in ("", ".gz", ".gz.part")]
+    clock.now += 2000
+    made.tend()
+    assert not set(old) & set(files(settings))
+
+
+def test_a_finished_file_counts_as_large_as_it_is_once_compressed(settings: RecordSettings) -> None:
+    made = RecordFiles(replace(settings, rotate_bytes=1, keep_bytes=1_000))
+    made.write(b"1234567\n" * 1_000)
+    made.tend()
+    assert [file.suffix for file in files(settings)] == [".gz"]
+
+
+def test_one_file_that_cannot_be_deleted_keeps_no_other(
+    settings: RecordSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    made = RecordFiles(replace(settings, keep_s=1000), clock)
+    made.open()
+    old = aged(settings, clock)
+    stuck = settings.directory / "records-20260102T000000Z-1abcd-0.jsonl"
+    stuck.mkdir()  # `unlink` fails
+    os.utime(stuck, (clock.now + 1, clock.now + 1))
+    clock.now += 2000
+    made.tend()
+    assert stuck in files(settings)
+    assert old not in files(settings)
+    assert stuck.name in caplog.text
+
+
+def test_compressing_writes_to_no_file_that_was_there_before(tmp_path: Path) -> None:
+    plain = tmp_path / "a.jsonl"
+    plain.write_bytes(b"one\n")
+    other = tmp_path / "other"
+    os.link(plain, other)
+    os.link(other, tmp_path / "a.jsonl.gz.part")
+    compress(plain)
+    assert other.read_bytes() == b"one\n"
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o700, False), (0o755, False), (0o770, True), (0o707, True)])
+def test_a_start_warns_of_a_directory_that_others_can_write_to(
+    settings: RecordSettings, caplog: pytest.LogCaptureFixture, mode: int, warned: bool
+) -> None:
+    settings.directory.mkdir()
+    settings.directory.chmod(mode)
+    log = RecordLog(settings, LINES)
+    log.start()
+    log.close()
+    assert ("can be written by others" in caplog.text) is warned
+
+
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A disk with room for so many bytes."""
