@@ -15,7 +15,8 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from gateway.addresses import Address, AddressField, Url
 from gateway.auth import AuthDoc
-from gateway.core.quantities import Invalid, nano_usd
+from gateway.core import tenants
+from gateway.core.quantities import Invalid
 from gateway.core.types import Modality, ThinkingSupport, Timeouts
 from gateway.fields import (
     Age,
@@ -32,7 +33,6 @@ from gateway.fields import (
     Strict,
     Tiers,
     Tokens,
-    country,
 )
 from gateway.owndialects import Body, DialectDoc, header_names, header_value
 from gateway.secretref import SecretRef, read_secret
@@ -236,21 +236,6 @@ class BudgetDoc(Strict):
     mode: Literal["hard", "soft"] = "hard"
 
 
-def _tenant(facts: dict[str, str]) -> dict[str, str]:
-    """Facts that bind by themselves, so that a slip in one must not pass as if it were not there."""
-    if "domicile" in facts:
-        try:
-            country(facts["domicile"])
-        except Invalid as error:
-            raise Invalid(f"domicile {error.what}", error.valid) from None
-    if "max_cost_usd" in facts:
-        try:
-            nano_usd(facts["max_cost_usd"])
-        except Invalid as error:
-            raise Invalid(f"max_cost_usd {error.what}", error.valid) from None
-    return facts
-
-
 #: How reasoning is spelt in answers; left out, as the server that answers spells it.
 Spelt = Literal["reasoning", "reasoning_content"]
 
@@ -266,7 +251,7 @@ class KeyDoc(Strict):
     name: Name
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     policy: Name | None = None
-    tenant: Annotated[dict[Name, str], AfterValidator(_tenant)] = Field(default_factory=dict)
+    tenant: Annotated[dict[Name, str], AfterValidator(tenants.checked)] = Field(default_factory=dict)
     allow: list[str] = Field(default_factory=lambda: ["*"], min_length=1)
     explain: bool = False
     reasoning: Spelt | None = None

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Dis
 from gateway.core import quantities
 from gateway.core.memory import BITS
 from gateway.core.quantities import Invalid
+from gateway.core.tenants import country
 from gateway.core.types import Price, PriceTier
 
 
@@ -110,16 +111,6 @@ Quantization = Annotated[
 Gigabytes = Annotated[float, Field(gt=0, le=1_000_000)]
 
 
-def country(value: str) -> str:
-    """A country's code. Where something stands decides what may go there, so a slip must not pass as nowhere."""
-    if not re.fullmatch("[A-Z]{2}", value) or value in _NOT_ISO:
-        valid = _NOT_ISO.get(value.upper(), "a country's two capital letters, ISO 3166-1 alpha-2, such as SG")
-        raise Invalid(f"{value!r:.40} is not a country", valid)
-    return value
-
-
-#: Codes that the EU's own institutions use where ISO 3166-1 has another.
-_NOT_ISO = {"EL": "GR", "UK": "GB"}
 Country = Annotated[
     str, AfterValidator(country), WithJsonSchema({"type": "string", "pattern": "^[A-Z]{2}$", "examples": ["SG"]})
 ]

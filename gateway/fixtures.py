@@ -46,12 +46,22 @@ def reader(document: Document, doc: PolicyDoc, fleet: Fleet, *, cache: Path | No
     return Reader(lexicon, open_tokenizers({name for name in names if name}, background=False), bodies)
 
 
+def paths(directory: Path, doc: PolicyDoc) -> list[Path]:
+    """The files that a policy's tests name inside its folder, there or not: a change of one may heal a test."""
+    names = {test.request for test in doc.tests if isinstance(test.request, str) and test.request.isprintable()}
+    inside = (name for name in sorted(names) if not Path(name).is_absolute() and ".." not in Path(name).parts)
+    return [directory / name for name in inside]
+
+
 def read(directory: Path, name: str) -> bytes:
     """The bytes of a request's file. Raises `quantities.Invalid`."""
     valid = "the JSON body of a chat request, in a file such as fixtures/request.json"
-    if "\0" in name:
+    if not name.isprintable():
         raise Invalid("is no name of a file", valid)
-    path = (directory / name).resolve()
+    try:
+        path = (directory / name).resolve()
+    except (OSError, RuntimeError):  # links that lead in a circle: until Python 3.13 a RuntimeError
+        raise Invalid(f"{name} cannot be read: it is a link that leads to itself", valid) from None
     if not path.is_relative_to(directory.resolve()):
         raise Invalid(f"{name} lies outside the folder of the policy", "a path such as fixtures/request.json")
     try:

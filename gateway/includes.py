@@ -113,7 +113,10 @@ class _Reading:
 
     def _one(self, document: Document, path: str, name: str, above: tuple[Path, ...]) -> tuple[str, str] | None:
         given = Path(document.name).parent / name
-        file = given.resolve()
+        try:
+            file = given.resolve()
+        except (OSError, RuntimeError):  # links that lead in a circle: until Python 3.13 a RuntimeError
+            return f"{name} is a link that leads to itself", "a file in it, such as parts/eu.yaml"
         if not file.is_relative_to(self.root):
             return f"{name} lies outside the folder of the policy", "a file in it, such as parts/eu.yaml"
         if file in above:

@@ -22,7 +22,7 @@ from gateway.core.findings import Finding
 from gateway.core.lexicon import Lexicon
 from gateway.core.parts import PartDoc
 from gateway.core.policy import Policy, PolicyDoc, compile_policy
-from gateway.core.policytest import Result, run_tests
+from gateway.core.policytest import MOST_TRACED, Result, run_tests
 from gateway.core.signals import REQUEST_TASKS
 from gateway.core.testrequest import Reader
 from gateway.core.types import Fleet, Timeouts
@@ -72,17 +72,25 @@ class PolicyFile:
         """What the requests of its tests are read with; None where no test has one. Raises `ConfigError`."""
         return fixtures.reader(self.document, self.doc, reference, cache=self.cache)
 
+    @property
+    def fixtures(self) -> list[Path]:
+        """The files that its tests name: what they hold decides whether it may be served."""
+        return fixtures.paths(Path(self.document.name).parent, self.doc)
+
     def wrong(self, findings: Iterable[Finding]) -> list[Problem]:
         """Findings as problems of the files that they are about."""
         return [self.document.problem(one.path, one.message, one.fix) for one in findings]
 
     def failures(self, reference: Fleet) -> list[Problem]:
         """The tests that fail, as problems of the file. Raises `ConfigError`."""
-        return [
+        failed = [one for one in self.run_tests(reference) if not one.passed]
+        told = [
             self.document.problem(one.path, f"the test {one.name!r} fails", "; ".join(one.failures))
-            for one in self.run_tests(reference)
-            if not one.passed
+            for one in failed[:MOST_TRACED]
         ]
+        if more := len(failed) - len(told):
+            told.append(self.document.problem("tests", f"{more:,} more tests fail", "`pointsman test` tells of each"))
+        return told
 
 
 def load_policy(
@@ -107,17 +115,23 @@ def load_policy(
     return PolicyFile(document, doc, known_tasks(cache=cache), cache)
 
 
-def lay_over(file: PolicyFile, overlays: Sequence[Part]) -> PolicyFile:
+def lay_over(file: PolicyFile, overlays: Sequence[Part], *, touched: list[Path] | None = None) -> PolicyFile:
     """A policy under what an installation lays over all of its policies; its tests are those of the overlays.
 
-    What is in the policy already, because it includes the same file, is not added again. Raises `ConfigError`.
+    What is in the policy already, because it includes the same file, is not added again. `touched` is given the files
+    that tests of both name. Raises `ConfigError`.
     """
+    if touched is not None:
+        touched += file.fixtures
     there = {Path(document.name).resolve() for document, _ in file.document.parts.values()}
     new = [part for part in overlays if Path(part.document.name).resolve() not in there]
     if not new:
         return file
     document, doc = put_in(file.document, file.doc, new, tests=())
-    return replace(file, document=document, doc=doc)
+    served = replace(file, document=document, doc=doc)
+    if touched is not None:
+        touched += served.fixtures
+    return served
 
 
 def overlays_of(config: Path, *, cache: Path | None = None) -> tuple[Part, ...]:

@@ -345,7 +345,7 @@ class _Loader:
 
     def _policy(self, path: Path, fleet: Fleet, reference: Fleet | None, overlays: Sequence[Part]) -> Policy:
         file = load_policy(path, cache=self.cache, touched=self.files)
-        served = lay_over(file, overlays)
+        served = lay_over(file, overlays, touched=self.files)
         self.digests.append(served.document.sha256)
         policy = served.bind(fleet)
         self.found += served.wrong(leaks(policy))

@@ -87,3 +87,30 @@ def test_headers_and_tenant_need_a_request(tmp_path: Path, member: str) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match="belong to a request"):
         load_policy(path)
+
+
+def test_links_in_a_circle_are_told_by_line(tmp_path: Path) -> None:
+    (tmp_path / "a.json").symlink_to("b.json")
+    (tmp_path / "b.json").symlink_to("a.json")
+    with pytest.raises(ConfigError) as caught:
+        load_policy(written(tmp_path, "a.json")).run_tests(reference_fleet())
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.path) == (11, "tests[1].request")
+    assert problem.what.startswith("a.json cannot be read: ")
+
+
+@pytest.mark.parametrize("amount", ["abc", "nan", "1e999999", "-1"])
+def test_a_tenant_of_a_test_is_checked_like_a_key_s(tmp_path: Path, amount: str) -> None:
+    path = written(
+        tmp_path, f'{{model: auto, messages: [{{role: user, content: x}}]}}\n    tenant: {{max_cost_usd: "{amount}"}}'
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_policy(path)
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.path) == (12, "tests[1].tenant")
+    assert problem.what.startswith(f"max_cost_usd '{amount}' is not an amount")
+
+
+def test_what_tests_name_is_watched_inside_the_folder_only(tmp_path: Path) -> None:
+    for name, watched in (("fixtures/ja.json", 1), ("/etc/hosts", 0), ("../ja.json", 0), ('"a\\0b"', 0)):
+        assert len(load_policy(written(tmp_path, name)).fixtures) == watched

@@ -279,3 +279,10 @@ def test_a_test_that_a_part_may_not_have_is_told_at_its_line(tmp_path: Path, tes
     (problem,) = caught.value.problems
     assert (Path(problem.file).name, problem.line) == ("no-llama.part.yaml", len(part.splitlines()))
     assert f"the test 'odd' {says}" in str(problem)
+
+
+def test_links_in_a_circle_are_told_by_line(tmp_path: Path) -> None:
+    (tmp_path / "a.part.yaml").symlink_to("b.part.yaml")
+    (tmp_path / "b.part.yaml").symlink_to("a.part.yaml")
+    (problem,) = told(tmp_path, {"p.yaml": policy("a.part.yaml")})
+    assert problem.startswith("p.yaml:3: include[0]: ")

@@ -374,6 +374,24 @@ def test_a_secret_that_comes_late_heals_the_file_that_named_it(place: Place) -> 
     place.run(scenario)
 
 
+def test_a_request_of_a_test_that_is_mended_heals_the_policy(place: Place) -> None:
+    async def scenario(place: Place) -> None:
+        test = "  - {name: from a file, request: streams.json, expect: {rule: first}}\n"
+        place.write("policies/home.yaml", HOME + test)
+        await place.until(lambda: "streams.json cannot be read" in place.error)
+        place.write("policies/streams.json", '{"model": "auto", "messages": [{"role": "user", "content": "x"}]}')
+        await place.until(lambda: "'from a file' fails" in place.error)
+        place.write(
+            "policies/streams.json",
+            '{"model": "auto", "stream": true, "messages": [{"role": "user", "content": "x"}]}',
+        )
+        await place.until(lambda: not place.error)
+        place.write("policies/streams.json", "{")
+        await place.until(lambda: "is refused before anything is decided" in place.error)
+
+    place.run(scenario)
+
+
 def test_an_overlay_that_only_the_broken_file_names_is_watched_until_it_is_mended(place: Place) -> None:
     async def scenario(place: Place) -> None:
         place.write("more.yaml", "models: [")

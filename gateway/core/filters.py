@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from gateway.core.signals import Signals
 
 
+#: A limit of cost from which on it is none: beyond this, prices and amounts are no longer exact.
+MOST_USD = 1_000_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """One reason to drop targets. `lost` is handed the candidates left and may name more than those. HOT."""
@@ -128,15 +132,14 @@ def _too_dear(policy: Policy, signals: Signals, snapshot: Snapshot, left: int) -
     most_usd = signals.get("max_cost_usd")
     if most_usd is None:
         return 0
+    most_nano = round(min(most_usd, MOST_USD) * NANO_PER_USD)
     asked = signals.get("max_output_tokens") or 0
     lost = 0
     for index in bits(left):
         target = policy.fleet.targets[index]
         affordable = -1
         if target.price is not None:
-            affordable = affordable_input(
-                target.price, round(most_usd * NANO_PER_USD), asked or target.typical_output_tokens
-            )
+            affordable = affordable_input(target.price, most_nano, asked or target.typical_output_tokens)
         if affordable < 0 or signals.exceeds(target.model.tokenizer, affordable + asked):
             lost |= 1 << index
     return lost

@@ -246,7 +246,7 @@ def scalar(raw: object, spelling: Spelling, path: str, problems: Problems) -> Va
     kind, name = spelling.kind, spelling.name
     if kind == "number":
         number = parse_size(raw)
-        if number is None or number < 0:
+        if number is None or not 0 <= number < float("inf"):
             problems.add(path, f"{raw!r} is not a size", "a number such as 500, 200k or 1M")
             return None
         return number

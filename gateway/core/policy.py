@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from gateway.core import schema
+from gateway.core import schema, tenants
 from gateway.core.byfact import ByFact, ByFactDoc, read_by_fact
 from gateway.core.canary import Shares, read_weights
 from gateway.core.capabilities import Capabilities
@@ -113,7 +113,7 @@ class TestDoc(Strict):
     name: str = Field(min_length=1)
     request: Annotated[str, Field(min_length=1)] | dict[str, Any] | None = None
     headers: dict[str, str] = Field(default_factory=dict)
-    tenant: dict[str, str] = Field(default_factory=dict)
+    tenant: Annotated[dict[str, str], AfterValidator(tenants.checked)] = Field(default_factory=dict)
     given: Annotated[dict[str, Any], WithJsonSchema(schema.part("Given"))] = Field(default_factory=dict)
     expect: Annotated[dict[str, Any], WithJsonSchema(schema.part("Expectation"))] = Field(min_length=1)
 

@@ -14,6 +14,7 @@ from typing import Any
 from gateway.core.decide import decide
 from gateway.core.expectations import Mismatch, check, listed, unmet
 from gateway.core.facts import parse_size, signal_named
+from gateway.core.filters import MOST_USD
 from gateway.core.matchers import Problems, Spelling, scalar, suggest
 from gateway.core.policy import Policy, TestDoc, clock
 from gateway.core.shadow import draw_for
@@ -23,6 +24,8 @@ from gateway.core.trace import Trace, trace
 from gateway.core.types import Decision, Snapshot
 from gateway.core.world import OUTSIDE, read_outside
 
+#: Of so many failed tests it is worked out why they failed; that takes longer than deciding.
+MOST_TRACED = 100
 WORLD = ("pinned", "unavailable", "draw", "drawn", *OUTSIDE, "thinking_hint")
 
 
@@ -34,7 +37,7 @@ class Result:
     path: str  # tests[3], for the line in the file
     decision: Decision
     mismatches: tuple[Mismatch, ...] = ()
-    trace: Trace | None = None  # of a test that failed
+    trace: Trace | None = None  # of a test that failed, one of the first
 
     @property
     def passed(self) -> bool:
@@ -44,11 +47,12 @@ class Result:
     @property
     def failures(self) -> tuple[str, ...]:
         """What did not hold, a line each, and at the end why it was decided so; empty when the test passed."""
-        if self.trace is None:
+        if self.passed:
             return ()
         refusal = self.decision.refusal
         if refusal is not None and self.mismatches[0].expectation == "refused":
-            return (f"refused with {refusal[0]}: {self.trace.refusal_detail(400)}",)
+            detail = refusal[1] if self.trace is None else self.trace.refusal_detail(400)
+            return (f"refused with {refusal[0]}: {detail}",)
         return (*map(str, self.mismatches), f"[{self.decision.because}]")
 
     def __str__(self) -> str:
@@ -81,7 +85,7 @@ def run_tests(policy: Policy, reader: Reader | None = None) -> tuple[Result, ...
     `reader` is needed where a test has a request. Raises `ConfigError` with every literal of a test that means
     nothing: an unknown signal, rule, model or code, a request that serving would not read.
     """
-    return tuple(run(policy, case) for case in prepare(policy, reader))
+    return run_all(policy, prepare(policy, reader))
 
 
 def prepare(policy: Policy, reader: Reader | None = None) -> tuple[Case, ...]:
@@ -99,12 +103,23 @@ def prepare(policy: Policy, reader: Reader | None = None) -> tuple[Case, ...]:
     return tuple(cases)
 
 
-def run(policy: Policy, case: Case) -> Result:
-    """Decide what a case asks, and compare."""
+def run_all(policy: Policy, cases: Sequence[Case]) -> tuple[Result, ...]:
+    """Run every case; the first hundred that fail are traced."""
+    failed = 0
+    results = []
+    for case in cases:
+        result = run(policy, case, traced=failed < MOST_TRACED)
+        failed += not result.passed
+        results.append(result)
+    return tuple(results)
+
+
+def run(policy: Policy, case: Case, *, traced: bool = True) -> Result:
+    """Decide what a case asks, and compare. `traced`: if it fails, also work out why."""
     snapshot = case.snapshot(policy)
     decision = decide(policy, case.signals, snapshot, pinned=case.pinned)
     mismatches = tuple(unmet(case.test.expect, decision))
-    told = trace(policy, case.signals, snapshot, pinned=case.pinned) if mismatches else None
+    told = trace(policy, case.signals, snapshot, pinned=case.pinned) if mismatches and traced else None
     return Result(case.test.name, case.path, decision, mismatches, told)
 
 
@@ -138,7 +153,9 @@ def read_given(given: Mapping[str, Any], path: str, problems: Problems, tasks: t
             values[name] = raw if isinstance(raw, dict) else scalar(raw, Spelling(name, "language"), at, problems)
         else:
             choices = tasks if name == "task" else signal.choices
-            values[name] = scalar(raw, Spelling(name, signal.kind, choices), at, problems)
+            value = values[name] = scalar(raw, Spelling(name, signal.kind, choices), at, problems)
+            if name == "max_cost_usd" and isinstance(value, int | float) and value >= MOST_USD:
+                problems.add(at, f"{raw!r:.40} is more than a request can cost", "an amount of US dollars such as 0.40")
     return values
 
 

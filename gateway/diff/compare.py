@@ -166,8 +166,12 @@ class _Ready:
 
     def run(self, laid: bool, case: Case) -> Told:
         """What serving decides; a policy's own test has to pass without what lies over it, as at loading."""
-        told = Told.of(run(self.served, case))
-        return told if laid or self.alone is self.served else replace(told, passed=run(self.alone, case).passed)
+        told = Told.of(run(self.served, case, traced=False))
+        return (
+            told
+            if laid or self.alone is self.served
+            else replace(told, passed=run(self.alone, case, traced=False).passed)
+        )
 
 
 def _ready(version: Version, fleet: Fleet) -> _Ready:

@@ -18,7 +18,7 @@ from gateway import bundled
 from gateway.config import cache_dir
 from gateway.core.coverage import Coverage, coverage
 from gateway.core.errors import ConfigError, Problem
-from gateway.core.policytest import run as run_case
+from gateway.core.policytest import run_all
 from gateway.core.types import Fleet
 from gateway.policyfile import PolicyFile, fleet_of_tests, load_policy, policy_files
 from gateway.progress import Progress
@@ -82,7 +82,7 @@ def _test(path: Path, file: PolicyFile, fleet: Fleet, options: Options, ends: fl
     policy, cases = ready(file, fleet)
     if options.chosen is not None:
         cases = tuple(case for case in cases if options.chosen.casefold() in case.test.name.casefold())
-    tested = FileResult(path, file, tuple(run_case(policy, case) for case in cases))
+    tested = FileResult(path, file, run_all(policy, cases))
     if options.coverage or options.min_coverage is not None:
         items = (item for item in coverage(policy, cases).items if file.own(item.path))
         tested = replace(tested, coverage=Coverage(tuple(items)))

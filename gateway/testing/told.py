@@ -10,7 +10,7 @@ from typing import Any
 from gateway.core.coverage import Coverage, Item
 from gateway.core.expectations import Mismatch
 from gateway.core.mutate import Mutant, Survey
-from gateway.core.policytest import Result
+from gateway.core.policytest import MOST_TRACED, Result
 from gateway.core.trace import TargetTrace, Trace
 from gateway.policyfile import PolicyFile
 
@@ -45,6 +45,8 @@ def lines(tested: FileResult) -> Iterator[str]:
         if not result.passed:
             yield f"  FAILED {result.name} (line {tested.line(result.path)})"
             yield from (f"         {line}" for line in difference(result))
+    if tested.failed > MOST_TRACED:
+        yield f"  only the first {MOST_TRACED} of {counted(tested.failed, 'failure')} are explained (-k chooses others)"
     if tested.coverage is not None:
         yield from _coverage(tested, tested.coverage)
     if tested.unsurveyed:

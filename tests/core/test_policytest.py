@@ -8,7 +8,7 @@ import pytest
 from fleets import policy
 
 from gateway.core.errors import ConfigError
-from gateway.core.policytest import Result, run_tests
+from gateway.core.policytest import MOST_TRACED, Result, run_tests
 
 RULES = [
     {"id": "long", "when": {"context_tokens": {"gt": "200k"}}, "use": [{"model": "llama-4-scout"}]},
@@ -66,6 +66,21 @@ def test_a_failure_reads_as_one_line() -> None:
     assert str(run({"rule": "rest"})) == "ok      a test"
 
 
+def test_only_the_first_hundred_failures_are_traced_and_all_are_told() -> None:
+    tests = [{"name": f"t{i}", "expect": {"rule": "long" if i % 2 else "rest"}} for i in range(2 * MOST_TRACED + 6)]
+    results = run_tests(policy(as_of="2026-11-21", rules=RULES, thinking=THINKING, tests=tests))
+    failed = [result for result in results if not result.passed]
+    assert len(failed) == MOST_TRACED + 3
+    assert [result.trace is not None for result in failed] == [True] * MOST_TRACED + [False] * 3
+    assert failed[0].failures == failed[-1].failures != ()
+
+
+def test_a_refusal_that_is_not_traced_is_told_as_a_client_would_be() -> None:
+    tests = [{"name": "t", "given": {"context_tokens": "2M"}, "expect": {"rule": "long"}}] * (MOST_TRACED + 1)
+    last = run_tests(policy(as_of="2026-11-21", rules=RULES, thinking=THINKING, tests=tests))[-1]
+    assert last.failures[0].startswith("refused with context_length_exceeded: ")
+
+
 def test_a_refusal_nobody_expected_names_every_candidate() -> None:
     result = run({"rule": "long"}, {"context_tokens": "2M"})
     assert str(result) == (
@@ -85,6 +100,9 @@ def test_an_answer_where_a_refusal_was_expected_is_a_failure() -> None:
         ({"context_tokens": "lots"}, {"rule": "rest"}, "tests[0].given.context_tokens", "is not a size"),
         ({"difficulty": "so-so"}, {"rule": "rest"}, "tests[0].given.difficulty", "no difficulty"),
         ({"modality": ["smell"]}, {"rule": "rest"}, "tests[0].given.modality", "no modality"),
+        ({"max_cost_usd": 1.0e308}, {"rule": "rest"}, "tests[0].given.max_cost_usd", "more than a request can cost"),
+        ({"max_cost_usd": float("inf")}, {"rule": "rest"}, "tests[0].given.max_cost_usd", "is not a size"),
+        ({"max_cost_usd": float("nan")}, {"rule": "rest"}, "tests[0].given.max_cost_usd", "is not a size"),
         ({"tools": "yes"}, {"rule": "rest"}, "tests[0].given.tools", "not a boolean"),
         ({"thinking_hint": "much"}, {"rule": "rest"}, "tests[0].given.thinking_hint", "is no wish"),
         ({"pinned": "nobody"}, {"rule": "rest"}, "tests[0].given.pinned", "no model or target"),
