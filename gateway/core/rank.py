@@ -6,9 +6,9 @@ answer; it compares targets and is never booked.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from statistics import median
 from typing import Literal
 
@@ -150,8 +150,13 @@ def _weighted(chosen: list[int], fleet: Fleet, draw: float) -> list[int]:
     return picked + [index for index in chosen if fleet.targets[index].weight <= 0]
 
 
-def draw(request_id: str, conversation: str | None) -> float:
-    """A number in [0, 1) that stays the same over a conversation."""
+def draw(request_id: str, conversation: str | None, key: str) -> float:
+    """A number in [0, 1) that stays the same over a conversation of one key.
+
+    `key` is the key's name: the same name of a conversation is another one's with another key, and who does not know
+    what their key is called here cannot make up names that are drawn as they like.
+    """
     if conversation is None:
         return int(request_id[24:32], 16) / 0x1_0000_0000
-    return zlib.crc32(conversation.encode()) / 0x1_0000_0000
+    said = f"{key}\0{conversation}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(said, digest_size=4, person=b"draw").digest()) / 0x1_0000_0000

@@ -246,7 +246,7 @@ def _recorded(settled: Settled, policy: Policy, using: Recording, reading: bool,
     signals, tokens = _inputs(settled, using, reading)
     names = [target.name for target in policy.fleet.targets]
     conversation = signals.get("conversation")
-    drawn = draw(record.request_id, conversation if isinstance(conversation, str) else None)
+    drawn = draw(record.request_id, conversation if isinstance(conversation, str) else None, settled.tenant.key)
     return Recorded(
         v=VERSION,
         id=record.request_id,

@@ -78,7 +78,7 @@ def explain(
         now=now,
         blocking=True,
     )
-    drawn = draw(_NO_ID, conversation_of(hints, envelope))
+    drawn = draw(_NO_ID, conversation_of(hints, envelope), tenant.key)
     snapshot = Snapshot(now, drawn, available, latency_s, doubted, **outside(policy, hints, envelope))
     told = trace(policy, signals, snapshot, pinned=pinned, flips=True)
     refusal = told.decision.refusal
@@ -100,7 +100,7 @@ def explain_record(entry: Remembered) -> dict[str, Any]:
     site = entry.serving.site
     policy = site.policies[entry.record.routing.policy.partition("@")[0]]
     signals = Signals.given(entry.signals)
-    drawn = draw(entry.record.request_id, entry.signals.get("conversation"))
+    drawn = draw(entry.record.request_id, entry.signals.get("conversation"), entry.record.routing.key)
     seen = entry.snapshot or Snapshot(entry.record.wall, drawn, entry.available, doubted=entry.serving.doubted)
     told = trace(policy, signals, seen, pinned=entry.pinned, flips=True)
     return {"record": entry.record.to_dict(), "trace": told.to_dict()}

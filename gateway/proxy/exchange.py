@@ -186,7 +186,7 @@ class Exchange(Relaying):
                 return
         snapshot = self.snapshot or Snapshot(
             now=record.wall,
-            draw=draw(record.request_id, conversation_of(asked.hints, self.envelope)),
+            draw=draw(record.request_id, conversation_of(asked.hints, self.envelope), asked.tenant.key),
             available=self.available,
             latency_s=runtime.board.latency_s,
             doubted=self.serving.doubted,

@@ -58,7 +58,7 @@ def look(policy: Policy, exchange: Relaying) -> Outside:
     name = name_of(policy, hints, envelope)
     previous = None if name is None else runtime.conversations.last(asked.tenant.key, name)
     slow = runtime.paces.slow(policy.name, record.started_at)
-    drawn = draw(record.request_id, conversation_of(hints, envelope))
+    drawn = draw(record.request_id, conversation_of(hints, envelope), asked.tenant.key)
     snapshot = Snapshot(
         now=record.wall,
         draw=drawn,

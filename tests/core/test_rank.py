@@ -7,7 +7,7 @@ from fleets import FLEET, target
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.rank import Prices, bits, coarse, cost_nano, expected_nano, tier_for
+from gateway.core.rank import Prices, bits, coarse, cost_nano, draw, expected_nano, tier_for
 from gateway.core.types import Price, PriceTier
 
 TIERED = target(
@@ -53,3 +53,17 @@ def test_costs_are_kept_by_size_class_and_no_more_of_them() -> None:
         prices.at(tokens, None)
     assert len(prices.kept) < 40
     assert prices.at(70_000, None) is prices.at(65_536, None)
+
+
+def test_a_conversation_keeps_its_draw_and_shares_it_with_no_other_key() -> None:
+    ids = ["0" * 32, "f" * 32]
+    assert len({draw(one, "c1", "shop") for one in ids}) == 1
+    assert [draw(one, None, "shop") for one in ids] == [0.0, 0xFFFF_FFFF / 0x1_0000_0000]
+    drawn = {key: [draw(ids[0], f"c{n}", key) for n in range(1_000)] for key in ("shop", "bank")}
+    shadowed = {key: {n for n, one in enumerate(found) if one < 0.05} for key, found in drawn.items()}
+    assert all(25 <= len(found) <= 80 for found in shadowed.values())
+    assert len(shadowed["shop"] & shadowed["bank"]) <= 10, "names that one key found out serve no other"
+
+
+def test_a_name_runs_into_no_key() -> None:
+    assert draw("0" * 32, "bc", "a") != draw("0" * 32, "c", "ab")

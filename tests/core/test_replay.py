@@ -33,7 +33,9 @@ TOKENIZERS = Tokenizers({"qwen3.5": words})
 def world(asked: Asked) -> Snapshot:
     """As served: what is drawn by is the request's id, or its conversation."""
     drawn = draw(
-        request_id(asked), asked.hints.get("conversation") or asked.members.get("metadata", {}).get("conversation_id")
+        request_id(asked),
+        asked.hints.get("conversation") or asked.members.get("metadata", {}).get("conversation_id"),
+        asked.tenant.key,
     )
     return replace(Served.snapshot(asked), draw=drawn)
 
@@ -218,7 +220,7 @@ def test_the_draw_is_that_of_the_conversation_wherever_it_is_said(light: bool) -
     said = Asked(members={"metadata": {"conversation_id": "c9"}})
     settled = Serving()(policy(), said)[1]._replace(snapshot=None)
     made = line(records.lightened(settled) if light else settled)
-    assert made.world.draw == draw(request_id(said), "c9")
+    assert made.world.draw == draw(request_id(said), "c9", said.tenant.key)
 
 
 def test_a_signal_of_the_wrong_kind_is_no_signal_of_ours() -> None:
