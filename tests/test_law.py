@@ -11,6 +11,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -168,6 +169,13 @@ def test_only_the_sidecar_imports_litellm_and_nothing_another_provider_sdk() -> 
 def test_the_sidecar_runs_where_nothing_of_the_gateway_is_installed() -> None:
     needs = {name.split(".")[0] for name, _ in imports(PACKAGE / "sidecar" / "server.py")}
     assert needs - set(sys.stdlib_module_names) == {"aiohttp", "litellm"}
+
+
+def test_every_package_is_in_the_wheel() -> None:
+    """An editable installation finds them anyway, and hides that a real one would not."""
+    made = {".".join(path.relative_to(ROOT).parts[:-1]) for path in SOURCES}
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
+    assert made == set(listed) - {"gateway.policies"}
 
 
 def test_importing_the_gateway_is_quick_and_loads_no_heavy_library() -> None:
