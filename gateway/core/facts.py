@@ -77,6 +77,7 @@ _SIGNALS = (
     Signal("max_output_tokens", "number", 0, says="max_completion_tokens or max_tokens"),
     Signal("task", "text", 4, says="what kind of work it is: code, math, translation, ..."),
     Signal("difficulty", "text", 4, ("easy", "hard"), "whether the request needs thinking; unknown where undecided"),
+    Signal("choices", "number", 0, says="how many answers are asked for: n, or best_of", certain=True),
     Signal("max_cost_usd", "number", 0, says="the most that this request may cost, in US dollars"),
     Signal("cost_sensitive", "boolean", 0, says="the client or its key asks for the cheap way", certain=True),
     Signal("stream", "boolean", 0, says="the answer is to be streamed", certain=True),

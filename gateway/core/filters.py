@@ -134,12 +134,14 @@ def _too_dear(policy: Policy, signals: Signals, snapshot: Snapshot, left: int) -
         return 0
     most_nano = round(min(most_usd, MOST_USD) * NANO_PER_USD)
     asked = signals.get("max_output_tokens") or 0
+    choices = signals.get("choices") or 1  # each is as long as the output may be
     lost = 0
     for index in bits(left):
         target = policy.fleet.targets[index]
         affordable = -1
         if target.price is not None:
-            affordable = affordable_input(target.price, most_nano, asked or target.typical_output_tokens)
+            output = (asked or target.typical_output_tokens) * choices
+            affordable = affordable_input(target.price, most_nano, output)
         if affordable < 0 or signals.exceeds(target.model.tokenizer, affordable + asked):
             lost |= 1 << index
     return lost

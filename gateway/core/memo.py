@@ -166,7 +166,7 @@ class Memo:
         for name in signals.consulted:
             if name in _ASKED:
                 path.append((name, _answer(name, envelope, signals)))
-            elif name.startswith(("headers.", "metadata.")):
+            elif name.startswith(("headers.", "metadata.")) or (name == "choices" and signals.get(name) != 1):
                 return None
         if any(answer is None for _, answer in path):
             return None

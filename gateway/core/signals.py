@@ -17,6 +17,7 @@ from typing import Any
 from gateway.core import language as languages
 from gateway.core import thinking as thoughts
 from gateway.core import translation
+from gateway.core.capabilities import lies_in
 from gateway.core.conversations import conversation_of
 from gateway.core.hints import Hints
 from gateway.core.language import Language
@@ -296,8 +297,21 @@ def _difficulty(request: Request) -> str | None:
 
 
 def _narrowed(name: str) -> Callable[[Request], str | None]:
-    """A fact of the tenant, else the client's hint: a hint cannot lead out of where a tenant must stay."""
+    """A fact of the tenant, else the client's hint."""
     return lambda request: request.tenant.facts.get(name) or getattr(request.hints, name)
+
+
+def _place(name: str) -> Callable[[Request], str | None]:
+    """Where the tenant must stay, and within it where the client asks to be; a place that is nowhere if they differ."""
+
+    def narrower(request: Request) -> str | None:
+        fact: str | None = request.tenant.facts.get(name)
+        hint: str | None = getattr(request.hints, name)
+        if not fact or not hint or lies_in(fact, hint):
+            return fact or hint
+        return hint if lies_in(hint, fact) else f"{fact} and {hint}"
+
+    return narrower
 
 
 def _images(request: Request) -> int:
@@ -306,8 +320,13 @@ def _images(request: Request) -> int:
 
 def _max_output_tokens(request: Request) -> int | None:
     get = request.member
-    value: int | None = get("max_completion_tokens") or get("max_tokens")
-    return value
+    asked = [value for name in ("max_completion_tokens", "max_tokens") if (value := get(name))]
+    return max(asked, default=None)  # a server may go by either
+
+
+def _choices(request: Request) -> int:
+    asked = [request.member("n"), request.member("best_of")]
+    return max((value for value in asked if type(value) is int), default=1)
 
 
 def _parameters(request: Request) -> frozenset[str]:
@@ -330,10 +349,11 @@ _COMPUTE: Mapping[str, Callable[[Request], Any]] = MappingProxyType(
         "difficulty": _difficulty,
         "cost_sensitive": _cost_sensitive,
         "max_cost_usd": _max_cost_usd,
+        "choices": _choices,
         "stream": lambda request: request.envelope.stream,
         "workload": _narrowed("workload"),
-        "region": _narrowed("region"),
-        "residency": _narrowed("residency"),
+        "region": _place("region"),
+        "residency": _place("residency"),
         "conversation": lambda request: conversation_of(request.hints, request.envelope),
         "model_asked": lambda request: request.envelope.model_asked,
         "parameters": _parameters,

@@ -268,7 +268,6 @@ class Exchange(Relaying):
         try:
             if self.around is not None and envelope.messages is not None:
                 body = envelope.messages.join(self.around)
-                self.around = None  # of the first candidate
             elif envelope.size <= wire.WHOLE_BYTES or route.openings:
                 body = dialects.request_body(envelope, route.plan, self.decision.thinking)
             else:
@@ -318,6 +317,7 @@ class Exchange(Relaying):
     ) -> None:
         """The present attempt is over; ask what follows. `relayed` is the upstream's own refusal, if it gave one."""
         self._release()
+        self.around = None  # is the first candidate's, and says its model and what its backend puts into a body
         runtime = self.runtime
         name = self.route.name
         now = time.monotonic()

@@ -102,6 +102,9 @@ def test_a_pin_takes_the_place_of_the_rules() -> None:
         # What has no price may cost anything; a usual answer counts where none is asked for: 500 tokens.
         ({"max_cost_usd": 1.0}, {"oss"}),
         ({"max_cost_usd": 0.05, "context_tokens": 100_000}, {"oss"}),
+        ({"max_cost_usd": 0.01, "max_output_tokens": 1_000}, {"oss"}),
+        ({"max_cost_usd": 0.01, "max_output_tokens": 1_000, "choices": 100},
+         {name.name for name in FLEET.targets} - {"gone", "gpt"}),
         ({"max_cost_usd": 0.03, "context_tokens": 100_000}, {"oss", "maverick", "qwen122", "plus"}),
         ({"max_cost_usd": 0.001, "max_output_tokens": 1_000, "context_tokens": 2_000},
          {"oss", "maverick", "qwen122", "qwen35", "plus", "coder"}),

@@ -147,6 +147,21 @@ def test_cost_sensitivity_is_the_keys_then_the_headers_then_the_bodys(
 
 
 @pytest.mark.parametrize(
+    ("members", "choices", "output"),
+    [
+        ({}, 1, None),
+        ({"n": 100, "max_tokens": 10}, 100, 10),
+        ({"n": 2, "best_of": 20}, 20, None),
+        ({"best_of": "many"}, 1, None),
+        ({"max_tokens": 100_000, "max_completion_tokens": 1}, 1, 100_000),  # a server may go by either
+    ],
+)
+def test_what_is_asked_for_is_taken_at_its_most(members: dict[str, Any], choices: int, output: int | None) -> None:
+    made = signals(**members)
+    assert (made.get("choices"), made.get("max_output_tokens")) == (choices, output)
+
+
+@pytest.mark.parametrize(
     ("tenant", "hints", "most"),
     [
         ({}, {}, None),
@@ -164,9 +179,13 @@ def test_of_two_limits_of_cost_the_lower_one_holds(
 
 def test_a_hint_cannot_lead_out_of_where_a_tenant_must_stay() -> None:
     made = signals(tenant={"residency": "eu", "region": "eu"}, hints={"residency": "us", "region": "us"})
-    assert made.get("residency") == "eu"
-    assert made.get("region") == "eu"
+    assert made.get("residency") == "eu and us"  # where nothing lies
+    assert made.get("region") == "eu and us"
     assert signals(hints={"residency": "us"}).get("residency") == "us"
+    narrower = signals(
+        tenant={"residency": "eu", "region": "eu-central-1"}, hints={"residency": "eu-west-1", "region": "eu"}
+    )
+    assert (narrower.get("residency"), narrower.get("region")) == ("eu-west-1", "eu-central-1")
     assert signals(tenant={"workload": "commerce"}, hints={"workload": "social"}).get("workload") == "commerce"
 
 

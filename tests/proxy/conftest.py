@@ -16,14 +16,23 @@ Start = Callable[..., tuple[Gateway, dict[str, Upstream]]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """`start({"a": [script, ...], "b": [...]}, **settings)` gives a gateway whose targets are a, b, ..."""
+    """`start({"a": [script, ...], "b": [...]}, **settings)` gives a gateway whose targets are a, b, ...
+
+    `change` is handed all settings before they are written.
+    """
     with ExitStack() as stack:
 
-        def begin(scripts: dict[str, list[Script]], **over: Any) -> tuple[Gateway, dict[str, Upstream]]:
+        def begin(
+            scripts: dict[str, list[Script]],
+            change: Callable[[dict[str, Any]], object] = lambda made: None,
+            **over: Any,
+        ) -> tuple[Gateway, dict[str, Upstream]]:
             upstreams = {name: Upstream(list(each)) for name, each in scripts.items()}
             for upstream in upstreams.values():
                 stack.callback(upstream.close)
-            gateway = stack.enter_context(running(tmp_path, config(upstreams, **over)))
+            settings = config(upstreams, **over)
+            change(settings)
+            gateway = stack.enter_context(running(tmp_path, settings))
             return gateway, upstreams
 
         yield begin

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.proxy.framing import Chunked
-from tests.harness import COMPLETION, KEY, chat, hang, plain, stream
+from tests.harness import COMPLETION, KEY, Received, Script, chat, hang, plain, stream
 from tests.proxy.conftest import Start
 from tests.proxy.test_requests import read_answer
 
@@ -119,3 +121,62 @@ def test_a_stream_served_the_short_way_says_what_the_upstream_said(start: Start)
     with gateway.connect() as conn:
         answers = [ask(conn, chat("a", f"Number {n}", stream=True))[1] for n in range(5)]
     assert len(set(answers)) == 1
+
+
+def test_a_fallback_gets_a_body_of_its_own(tmp_path: Path, start: Start) -> None:
+    """A target that has no room when a habit's request comes must not lend its body to the next one."""
+    (tmp_path / "policies").mkdir()
+    use = "[{target.name: a}, {target.name: b}]"
+    text = f"policy: mine\nrank: listed\nrules:\n  - {{id: all, use: {use}}}\n"
+    (tmp_path / "policies/mine.yaml").write_text(text, encoding="utf-8")
+    busy, free = threading.Event(), threading.Event()
+
+    def hold(conn: socket.socket, request: Received) -> bool:
+        busy.set()
+        free.wait(20)
+        return plain()(conn, request)
+
+    def change(made: dict[str, Any]) -> None:
+        made["backends"]["a"]["max_inflight"] = 1
+        made["backends"]["b"]["body"] = {"provider": {"data_collection": "deny"}}
+        made["targets"]["b"]["upstream_id"] = "model-of-b"
+
+    scripts: dict[str, list[Script]] = {"a": [plain(), plain(), plain(), hold], "b": [plain()]}
+    gateway, ups = start(scripts, change=change, policies={"dir": "policies", "default": "mine"})
+    same = {"temperature": 0.5, "max_tokens": 900, "seed": 12345}
+    with gateway.connect() as conn:
+        for n in range(3):
+            ask(conn, chat("auto", f"n {n}", **same))
+        holding = threading.Thread(target=lambda: gateway.post(chat("auto", "hold")))
+        holding.start()
+        assert busy.wait(20)
+        told, _ = ask(conn, chat("auto", "n 9", **same))
+        free.set()
+        holding.join()
+    assert told["x-pointsman-target"] == "b"
+    (request,) = ups["b"].requests
+    assert request.json["model"] == "model-of-b"
+    assert request.json["provider"] == {"data_collection": "deny"}
+
+
+def test_a_limit_of_cost_counts_every_choice_of_every_request(start: Start) -> None:
+    price = {"input": 1.0, "output": 2.0}
+    gateway, ups = start({"a": [plain()] * 9}, change=lambda made: made["targets"]["a"].update(price=price))
+    with gateway.connect() as conn:
+        for n, status in ((1, "200"), (2, "200"), (1, "200"), (100, "403"), (2, "200"), (100, "403")):
+            told, _ = ask(conn, chat("auto", "x", max_tokens=1_000, n=n), "x-pointsman-max-cost-usd: 0.01")
+            assert told["status"] == status, n
+    assert [request.json["n"] for request in ups["a"].requests] == [1, 2, 1, 2]
+
+
+def test_a_place_in_a_header_narrows_that_of_the_key(start: Start) -> None:
+    def change(made: dict[str, Any]) -> None:
+        for name, region in (("a", "eu-west-1"), ("b", "eu-central-1")):
+            made["backends"][name].update(region=region, processing=region)
+        made["keys"][0].setdefault("tenant", {})["residency"] = "eu"
+
+    gateway, ups = start({"a": [plain()] * 9, "b": [plain()] * 9}, change=change)
+    for hint, status in (("eu-central-1", 200), ("eu", 200), ("us", 403)):
+        assert gateway.post(chat("auto"), x_pointsman_residency=hint).status_code == status
+    assert gateway.post(chat("a"), x_pointsman_residency="eu-central-1").status_code == 403
+    assert len(ups["b"].requests) >= 1
