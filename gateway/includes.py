@@ -70,7 +70,12 @@ def read_overlays(paths: Iterable[Path], cache: Path | None, touched: list[Path]
 
 
 def put_in(
-    document: Document, doc: PolicyDoc, parts: Sequence[Part], *, tests: Sequence[Test] | None = None
+    document: Document,
+    doc: PolicyDoc,
+    parts: Sequence[Part],
+    *,
+    tests: Sequence[Test] | None = None,
+    alone: bool = False,
 ) -> tuple[Document, PolicyDoc]:
     """A policy with parts in it: its document knows the lines of all, and its hash is of all their bytes.
 
@@ -78,7 +83,7 @@ def put_in(
     """
     if not parts:
         return document, doc
-    joined = join(doc, [part.doc for part in parts], tests=tests)
+    joined = join(doc, [part.doc for part in parts], tests=tests, alone=alone)
     if joined.clashes:
         raise ConfigError([parts[one.part].document.problem(one.path, one.what, one.valid) for one in joined.clashes])
     together = sha256(document.sha256.encode())

@@ -66,7 +66,12 @@ class PolicyFile:
         policy = self.bind(reference)
         reader = self.reader(reference)
         with placed(self.document):
-            return run_tests(policy, reader)
+            return run_tests(policy, reader, self.promises)
+
+    @property
+    def promises(self) -> frozenset[str]:
+        """Paths of the tests that parts of it brought along, see `policytest.prepare`."""
+        return frozenset() if is_part(self.document) else frozenset(self.document.parts)
 
     def reader(self, reference: Fleet) -> Reader | None:
         """What the requests of its tests are read with; None where no test has one. Raises `ConfigError`."""
@@ -108,7 +113,7 @@ def load_policy(
             raise ConfigError([document.problem("part", what, f"{path.stem}{SUFFIX}, or a folder below")])
         alone = validated(document, PartDoc)
         parts = (Part(document, alone), *read_parts(document, alone.include, cache, touched))
-        document, doc = put_in(document, alone.alone(), parts)
+        document, doc = put_in(document, alone.alone(), parts, alone=True)
     else:
         doc = validated(document, PolicyDoc)
         document, doc = put_in(document, doc, read_parts(document, doc.include, cache, touched))

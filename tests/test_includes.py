@@ -81,6 +81,26 @@ def test_a_part_can_be_tested_by_itself(tmp_path: Path) -> None:
     assert all(result.passed for result in load_policy(path, part=True).run_tests(reference_fleet()))
 
 
+def test_what_policies_around_a_part_decide_is_tested_of_the_part_alone(tmp_path: Path) -> None:
+    more = NO_LLAMA + "  - {name: others go on, given: {pinned: qwen-plus}, expect: {target: qwen-plus}}\n"
+    path = written(tmp_path, {"p.yaml": more})
+    alone = load_policy(path, part=True).run_tests(reference_fleet())
+    assert [result.passed for result in alone] == [True, True, True]
+    around = loaded(tmp_path, {"p.yaml": policy("no-llama.part.yaml"), "no-llama.part.yaml": more})
+    assert [result.name for result in around.run_tests(reference_fleet())] == ["no Llama", "not by name either"]
+
+
+def test_a_part_s_promise_is_kept_where_the_policy_around_it_refuses(tmp_path: Path) -> None:
+    """The demand of another constraint is no failure of this one; of a test of the policy's own a refusal is."""
+    strict = "constraints: [{id: nowhere, require: {target.region: mars}}]\n"
+    own = strict + "tests: [{name: own, given: {}, expect: {never_family: llama}}]\n"
+    files = {"p.yaml": policy("no-llama.part.yaml", own), "no-llama.part.yaml": NO_LLAMA}
+    results = loaded(tmp_path, files).run_tests(reference_fleet())
+    assert {result.name: result.passed for result in results} == {
+        "own": False, "no Llama": True, "not by name either": True
+    }  # fmt: skip
+
+
 def test_the_digest_is_of_all_that_was_included(tmp_path: Path) -> None:
     files = {"p.yaml": policy("a/a.yaml"), "a/a.yaml": "part: a\ninclude: [b.yaml]\n", "a/b.yaml": AT_HOME}
     before = loaded(tmp_path, files).bind(reference_fleet()).digest

@@ -19,15 +19,11 @@ from gateway.core.facts import BUILT_IN_SETS
 from gateway.core.policy import ConstraintDoc, PolicyDoc, TestDoc
 from gateway.core.quantities import Invalid
 
-#: What tests of a part may expect: what stays true however much another policy adds.
+#: What tests of a part expect of every policy around it: what stays true however much another policy adds.
 PROMISES = ("never_model", "never_family", "never_target", "refused")
 
 
-def _promise(test: TestDoc) -> TestDoc:
-    wrong = sorted(test.expect.keys() - set(PROMISES))
-    if wrong:
-        what = f"the test {test.name!r:.80} expects {', '.join(wrong)}, which policies around this file decide"
-        raise Invalid(what, "one of " + ", ".join(PROMISES))
+def _written(test: TestDoc) -> TestDoc:
     if isinstance(test.request, str):
         what = (
             f"the test {test.name!r:.80} names a file as its request, and a test of a part runs in policies elsewhere"
@@ -39,9 +35,9 @@ def _promise(test: TestDoc) -> TestDoc:
 class PartDoc(Strict):
     """A file of constraints that policies include, or that pointsman.yaml lays over all of them.
 
-    Its tests run in every policy that it is part of, so they may only expect what no policy can undo: `never_model`,
-    `never_family`, `never_target` and `refused`. `as_of` is their clock where the policy states none. Where `tokens_by`
-    is said, every policy around it has to count so.
+    Tests that only expect what no policy can undo (`never_model`, `never_family`, `never_target`, `refused`) run in
+    every policy that it is part of; the others are about the part alone. `as_of` is their clock where the policy states
+    none. Where `tokens_by` is said, every policy around it has to count so.
     """
 
     part: Id
@@ -51,7 +47,7 @@ class PartDoc(Strict):
     include: Includes = Field(default_factory=list)
     sets: dict[Id, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
     constraints: Annotated[list[ConstraintDoc], AfterValidator(unique)] = Field(default_factory=list)
-    tests: list[Annotated[TestDoc, AfterValidator(_promise)]] = Field(default_factory=list)
+    tests: list[Annotated[TestDoc, AfterValidator(_written)]] = Field(default_factory=list)
 
     @classmethod
     def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -90,8 +86,12 @@ class Joined:
     clashes: tuple[Clash, ...]
 
 
-def join(doc: PolicyDoc, parts: Sequence[PartDoc], *, tests: Sequence[TestDoc] | None = None) -> Joined:
-    """Put parts into a policy, behind what it says itself. `tests` replaces its own; those of the parts are added."""
+def join(
+    doc: PolicyDoc, parts: Sequence[PartDoc], *, tests: Sequence[TestDoc] | None = None, alone: bool = False
+) -> Joined:
+    """Put parts into a policy, behind what it says itself. `tests` replaces its own; what those of the parts promise of
+    every policy is added, and where the first part is tested `alone`, all of its tests.
+    """
     constraints, sets = [*doc.constraints], {**doc.sets}
     every_test = [*(doc.tests if tests is None else tests)]
     places: dict[str, tuple[int, str]] = {}
@@ -107,6 +107,8 @@ def join(doc: PolicyDoc, parts: Sequence[PartDoc], *, tests: Sequence[TestDoc] |
                 places[f"sets.{name}"] = number, f"sets.{name}"
                 sets[name] = members
         for i, test in enumerate(part.tests):
+            if not (test.expect.keys() <= set(PROMISES) or (alone and not number)):
+                continue
             places[f"tests[{len(every_test)}]"] = number, f"tests[{i}]"
             every_test.append(test)
         if part.tokens_by is not None and tokens_by is None:

@@ -7,8 +7,8 @@ results belongs to the command line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gateway.core.decide import decide
@@ -71,6 +71,7 @@ class Case:
     draw: float
     outside: Mapping[str, Any] = field(default_factory=dict)  # other fields of the snapshot
     drawn: frozenset[str] | None = None  # the shadows whose share the request is of; None: by `draw`
+    promise: bool = False  # of what never happens: where another constraint refuses the request, nothing does
 
     def snapshot(self, policy: Policy) -> Snapshot:
         """The world as this test wants it, at the policy's own `as_of`."""
@@ -79,17 +80,22 @@ class Case:
         return Snapshot(now=clock(policy), draw=draw, available=self.available, **self.outside)
 
 
-def run_tests(policy: Policy, reader: Reader | None = None) -> tuple[Result, ...]:
+def run_tests(
+    policy: Policy, reader: Reader | None = None, promises: Collection[str] = frozenset()
+) -> tuple[Result, ...]:
     """Run every test of a policy on the fleet it is compiled for, at its own `as_of`.
 
     `reader` is needed where a test has a request. Raises `ConfigError` with every literal of a test that means
     nothing: an unknown signal, rule, model or code, a request that serving would not read.
     """
-    return run_all(policy, prepare(policy, reader))
+    return run_all(policy, prepare(policy, reader, promises))
 
 
-def prepare(policy: Policy, reader: Reader | None = None) -> tuple[Case, ...]:
-    """Read a policy's tests. Raises `ConfigError` with every literal that means nothing."""
+def prepare(policy: Policy, reader: Reader | None = None, promises: Collection[str] = frozenset()) -> tuple[Case, ...]:
+    """Read a policy's tests; `promises` are the paths of those that hold of a request that is refused as well.
+
+    Raises `ConfigError` with every literal that means nothing.
+    """
     problems = Problems()
     if policy.doc.tests and policy.doc.as_of is None:
         problems.add("tests", "need a clock to run on", "as_of: a date such as 2026-11-21")
@@ -97,7 +103,7 @@ def prepare(policy: Policy, reader: Reader | None = None) -> tuple[Case, ...]:
     for i, test in enumerate(policy.doc.tests):
         case = _case(policy, test, f"tests[{i}]", reader, problems)
         if case is not None:
-            cases.append(case)
+            cases.append(replace(case, promise=case.path in promises))
         check(policy, test, f"tests[{i}]", problems)
     problems.raise_any()
     return tuple(cases)
@@ -118,7 +124,8 @@ def run(policy: Policy, case: Case, *, traced: bool = True) -> Result:
     """Decide what a case asks, and compare. `traced`: if it fails, also work out why."""
     snapshot = case.snapshot(policy)
     decision = decide(policy, case.signals, snapshot, pinned=case.pinned)
-    mismatches = tuple(unmet(case.test.expect, decision))
+    kept = case.promise and decision.refusal is not None
+    mismatches = () if kept else tuple(unmet(case.test.expect, decision))
     told = trace(policy, case.signals, snapshot, pinned=case.pinned) if mismatches and traced else None
     return Result(case.test.name, case.path, decision, mismatches, told)
 
@@ -129,7 +136,8 @@ def noticed_by(policy: Policy, cases: Sequence[Case], removed_rule: str | None =
         expect = case.test.expect
         if removed_rule is not None and expect.get("rule") == removed_rule:
             expect = {name: raw for name, raw in expect.items() if name != "rule"}
-        if unmet(expect, decide(policy, case.signals, case.snapshot(policy), pinned=case.pinned)):
+        decision = decide(policy, case.signals, case.snapshot(policy), pinned=case.pinned)
+        if not (case.promise and decision.refusal is not None) and unmet(expect, decision):
             return case
     return None
 

@@ -18,7 +18,7 @@ def ready(file: PolicyFile, fleet: Fleet) -> tuple[Policy, tuple[Case, ...]]:
     policy = file.bind(fleet)
     reader = file.reader(fleet)
     with placed(file.document):
-        return policy, prepare(policy, reader)
+        return policy, prepare(policy, reader, file.promises)
 
 
 def survey(
