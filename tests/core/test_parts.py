@@ -82,7 +82,6 @@ def test_a_set_may_be_declared_twice_alike() -> None:
         ({"allow_closed": ["gpt"]}, ("allow_closed",)),
         ({"constraints": [{"id": "c"}]}, ("constraints", 0)),
         ({"constraints": [LLAMA, LLAMA]}, ("constraints",)),
-        ({"tests": [{"name": "t", "expect": {"rule": "all"}}]}, ()),
         ({"tests": [{"name": "t", "request": "a.json", "expect": {"refused": "policy_denied"}}]}, ()),
         ({"include": ["/etc/passwd.yaml"]}, ("include", 0)),
         ({"include": ["a\\b.yaml"]}, ("include", 0)),
