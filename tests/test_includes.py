@@ -288,7 +288,6 @@ def test_included_files_and_overlays_are_watched_also_those_that_are_broken(tmp_
             "request: hello.json, expect: {never_family: llama}",
             "names a file as its request, and a test of a part runs in policies elsewhere",
         ),
-        ("expect: {rule: all}", "expects rule, which policies around this file decide"),
     ],
 )
 def test_a_test_that_a_part_may_not_have_is_told_at_its_line(tmp_path: Path, test: str, says: str) -> None:
