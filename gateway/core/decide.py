@@ -99,7 +99,7 @@ def decide(policy: Policy, signals: Signals, snapshot: Snapshot, *, pinned: int 
     else:
         chosen, because = _order(policy, signals, snapshot, rungs, fitting, says)
     shadow = _shadow(policy, signals, snapshot, choice, chosen[0]) if policy.shadows else None
-    return Decision(policy.label, rule_id, tuple([targets[index] for index in chosen]), thinking, because, None, shadow)
+    return Decision(policy.label, rule_id, tuple(map(targets.__getitem__, chosen)), thinking, because, None, shadow)
 
 
 def _refused(policy: Policy, rule: str | None, because: str, refusal: tuple[str, str]) -> Decision:

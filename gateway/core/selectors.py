@@ -313,6 +313,8 @@ def _all_of(possible: int, resolvers: Sequence[Callable[[Signals], int]]) -> Cal
 def _resolver(leaf: Leaf, signal: str, groups: Sequence[tuple[Value, int]]) -> Callable[[Signals], int]:
     """A member with a variable: compare the signal's value with each distinct value of the fact. HOT when it runs."""
     op = leaf.op
+    if not any(isinstance(value, frozenset) for value, _ in groups):
+        return _like(op == "in", signal, dict(groups))
 
     def resolve(signals: Signals) -> int:
         asked = signals.get(signal)
@@ -327,23 +329,36 @@ def _resolver(leaf: Leaf, signal: str, groups: Sequence[tuple[Value, int]]) -> C
     return resolve
 
 
+def _like(wanted: bool, signal: str, groups: Mapping[object, int]) -> Callable[[Signals], int]:
+    """The same for a fact that is one word, which a look in a dict settles. HOT when it runs."""
+    known = sum(groups.values())
+
+    def resolve(signals: Signals) -> int:
+        asked = signals.get(signal)
+        if type(asked) is not str:
+            asked = getattr(asked, "main", None)  # of a language
+        if asked is None:
+            return 0
+        alike = groups.get(asked, 0)
+        return alike if wanted else known & ~alike
+
+    return resolve
+
+
 def _compare(op: str, value: Value, asked: str | frozenset[str] | Language) -> bool:
-    """Compare one fact with what a request says; an undetermined language satisfies neither `has` nor `lacks`."""
+    """Compare one list with what a request says; an undetermined language satisfies neither `has` nor `lacks`."""
+    if not isinstance(value, frozenset):
+        return False
     outside = getattr(asked, "outside", None)
     if outside is not None:
-        if isinstance(value, frozenset):
-            verdict = outside(value)
-            return verdict is (op in ("lacks", "avoids"))
-        main = getattr(asked, "main", None)
-        return main is not None and (value == main) is (op == "in")
-    if isinstance(value, frozenset):
-        wanted = asked if isinstance(asked, frozenset) else frozenset({asked})
-        if op in ("has", "lacks"):
-            return (wanted <= value) is (op == "has")
-        if op in ("meets", "avoids"):
-            return wanted.isdisjoint(value) is (op == "avoids")
-        return (wanted == value) is (op == "is")
-    return (value == asked) is (op == "in")
+        verdict = outside(value)
+        return verdict is (op in ("lacks", "avoids"))
+    wanted = asked if isinstance(asked, frozenset) else frozenset({asked})
+    if op in ("has", "lacks"):
+        return (wanted <= value) is (op == "has")
+    if op in ("meets", "avoids"):
+        return wanted.isdisjoint(value) is (op == "avoids")
+    return (wanted == value) is (op == "is")
 
 
 def _negates(matcher: Matcher) -> bool:

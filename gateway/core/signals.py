@@ -22,7 +22,7 @@ from gateway.core.conversations import conversation_of
 from gateway.core.hints import Hints
 from gateway.core.language import Language
 from gateway.core.lexicon import Lexicon
-from gateway.core.neutral import asks_nothing
+from gateway.core.neutral import NEUTRAL, asks_nothing
 from gateway.core.rank import coarse
 from gateway.core.reading import Request
 from gateway.core.sizes import GivenSizes, RequestSizes, Sizes
@@ -330,8 +330,10 @@ def _choices(request: Request) -> int:
 
 
 def _parameters(request: Request) -> frozenset[str]:
-    get = request.member
-    return frozenset(name for name in request.envelope.tree if not asks_nothing(name, get(name)))
+    tree = request.envelope.tree
+    if NEUTRAL.keys().isdisjoint(tree) and None not in tree.values():
+        return frozenset(tree)
+    return frozenset(name for name, value in tree.items() if not asks_nothing(name, value))
 
 
 _COMPUTE: Mapping[str, Callable[[Request], Any]] = MappingProxyType(
