@@ -32,6 +32,8 @@ CODES: Mapping[str, tuple[Severity, str]] = MappingProxyType(
         "rule-shadowed": ("info", "a part of what a rule would take is taken above it"),
         "gap": ("warning", "there is a request for which no rule applies"),
         "rule-empty": ("warning", "a rule selects no target of this fleet"),
+        "shadow-empty": ("warning", "a shadow has no target that is ever allowed, or none on this fleet"),
+        "weight-outside": ("warning", "a name of `weights` is not in its rung, and gets no share"),
         "rung-empty": ("info", "a rung selects no target of this fleet"),
         "rung-closed": ("warning", "none of a rung's targets is ever allowed"),
         "rung-idle": ("info", "a rung adds nothing to those before it"),

@@ -286,6 +286,25 @@ def test_a_misspelt_canary_is_found_and_a_set_that_only_a_shadow_uses_is_used() 
     assert about(findings(sets={"s": ["qwen3.5-plus"]}, shadow=copies), "s", "info") == []
 
 
+def test_a_weight_for_what_the_rung_leaves_out_is_told_also_where_no_target_bears_the_name() -> None:
+    small = fleet([target("scout", "llama-4-scout", "us", 1_000_000, (0.2, 0.6))])
+    pair = ["llama-3.3-70b", "qwen3.5-122b-a10b"]
+    right = {"llama-3.3-70b": 95, "qwen3.5-122b-a10b": 5}
+    for of in (FLEET, Fleet(small.targets, FLEET.models)):
+
+        def told(weights: dict[str, int], of: Fleet = of, **select: Any) -> list[tuple[str, str]]:
+            use = [{**select, "rank": "weighted", "weights": weights}, "*"]
+            found = findings(of, rules=[rule("r", use)])
+            return [(one.code, one.fix) for one in found if one.path == "rules[0].use[0].weights"]
+
+        assert told(right, model=pair) == told(right, model={"in": pair}) == []
+        assert [code for code, _ in told({**right, "qwen3.5-35b-a3b": 5}, model=pair)] == ["weight-outside"]
+        assert [code for code, _ in told({**right, "qwen3.5-35b-a3b": 5}, family="llama")] == ["weight-outside"]
+        assert told({**right, "qwen3.5-35b-a3b": 5}, family="*") == []
+        ((code, fix),) = told({"qwen-35b": 5}, family="qwen")
+        assert (code, "qwen3.5-35b-a3b" in fix) == ("name-unknown", True)
+
+
 def test_amounts_of_money_may_lie_between_whole_ones() -> None:
     rules = [
         {"id": "none", "when": {"max_cost_usd": 0}, "use": ["*"]},

@@ -40,6 +40,7 @@ def analyse(
     found = [
         *order.judge(study),
         *rungs.judge(study),
+        *rungs.copies(study),
         *targets.ladders(study),
         *constraints.judge(study),
         *thinking.judge(study),

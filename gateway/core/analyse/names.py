@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
 
 from gateway.core.analyse.domains import leaves, members
 from gateway.core.analyse.study import Study
 from gateway.core.facts import fact_named
 from gateway.core.findings import Finding, finding
-from gateway.core.matchers import Problems, Spelling, parse, suggest
-from gateway.core.policy import Policy
+from gateway.core.matchers import Problems, Spelling, holds, parse, suggest
+from gateway.core.policy import Policy, Rung
+from gateway.core.rank import bits
+
+_ALIKE = 0.5  # names in a rung that another may have been meant for
 
 
 def judge(study: Study) -> Iterator[Finding]:
@@ -25,20 +30,62 @@ def judge(study: Study) -> Iterator[Finding]:
         if f"'@{name}'" not in used:
             yield finding("set-unused", name, f"sets.{name}", "is never used")
     for identity, path, raw in _selectors(policy):
-        yield from _weightless(policy, identity, path, raw.get("weights"), served | names.keys())
         for key, value in raw.items():
             yield from _unknown(policy, identity, f"{path}.{key}", key, value)
+    for identity, path, written, rungs in _ladders(policy):
+        for j, (form, rung) in enumerate(zip(written, rungs, strict=True)):
+            if isinstance(form, Mapping) and isinstance(form.get("weights"), Mapping):
+                yield from _weightless(policy, names, identity, f"{path}.use[{j}]", form, rung)
     yield from _self(policy)
 
 
-def _weightless(policy: Policy, identity: str, path: str, raw: object, models: Collection[str]) -> Iterator[Finding]:
+def _ladders(policy: Policy) -> Iterator[tuple[str, str, Sequence[object], Sequence[Rung]]]:
+    """Every list of rungs: id of its owner, its path, as written and compiled."""
+    for i, (rule, made) in enumerate(zip(policy.doc.rules, policy.rules, strict=True)):
+        yield rule.id, f"rules[{i}]", rule.use, made.rungs
+    for i, (entry, copy) in enumerate(zip(policy.doc.shadow, policy.shadows, strict=True)):
+        yield entry.id, f"shadow[{i}]", entry.use, copy.rungs
+
+
+def _weightless(
+    policy: Policy, models: Mapping[str, str], identity: str, path: str, raw: Mapping[str, Any], rung: Rung
+) -> Iterator[Finding]:
     """Names of `weights` that get no share here: a misspelt canary would get no traffic, and nobody would notice."""
-    if isinstance(raw, Mapping):
-        known = {*models, *(target.name for target in policy.fleet.targets)}
-        lost = sorted(str(name) for name in raw if name not in known)
-        if lost:
-            what = f"no model of the catalogue or target of this fleet is called {', '.join(lost)}, so it gets no share"
-            yield finding("name-unknown", identity, f"{path}.weights", what, suggest(lost[0], sorted(known)))
+    targets = policy.fleet.targets
+    within = [targets[index] for index in bits(rung.mask)]
+    inside = sorted({*(one.name for one in within), *(one.model.id for one in within)})
+    known = {*models, *(target.name for target in targets)}
+    lost = sorted(str(name) for name in raw["weights"] if name not in known)
+    if lost:
+        what = f"no model of the catalogue or target of this fleet is called {', '.join(lost)}, so it gets no share"
+        near = inside if get_close_matches(lost[0], inside, cutoff=_ALIKE) else sorted(known)
+        yield finding("name-unknown", identity, f"{path}.weights", what, suggest(lost[0], near))
+    out = [
+        name
+        for name in sorted(map(str, raw["weights"]))
+        if name in known and not _inside(policy, models, name, raw, rung)
+    ]
+    if out:
+        what = f"{', '.join(out)} is not in this rung, so it gets no share"
+        yield finding("weight-outside", identity, f"{path}.weights", what, suggest(out[0], inside))
+
+
+def _inside(policy: Policy, models: Mapping[str, str], name: str, raw: Mapping[str, Any], rung: Rung) -> bool:
+    """Whether a name of `weights` means a target of the rung, or a model that could be one of its on another fleet."""
+    model = models.get(name)
+    bearing = [one for one in policy.fleet.targets if one.name == name or one.model.id == model]
+    if bearing:
+        return any(rung.mask >> one.index & 1 for one in bearing)
+    sets = {name: frozenset(models.get(one, one) for one in ids) for name, ids in policy.doc.sets.items()}
+    for key in ("model", "model.id", "family", "model.family"):
+        if raw.get(key, "*") == "*" or model is None:
+            continue
+        of_ids = key in ("model", "model.id")
+        spelling = Spelling(key, "text", aliases=models if of_ids else None, sets=sets)
+        matcher = parse(raw[key], spelling, key, Problems())
+        if matcher is not None and not holds(matcher, model if of_ids else policy.fleet.models[model].family):
+            return False
+    return True
 
 
 def _unknown(policy: Policy, identity: str, path: str, key: str, value: object) -> Iterator[Finding]:

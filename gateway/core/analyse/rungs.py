@@ -47,6 +47,23 @@ def judge(study: Study) -> Iterator[Finding]:
         yield from _holes(study, i, rule)
 
 
+def copies(study: Study) -> Iterator[Finding]:
+    """Shadows that copy to nobody."""
+    for i, entry in enumerate(study.policy.shadows):
+        path = f"shadow[{i}].use"
+        if not entry.mask:
+            what = "selects no target of this fleet: nothing is copied"
+            yield finding("shadow-empty", entry.id, path, what, "a target that this fleet has")
+        elif not study.candidates(entry.mask):
+            what = "none of its targets is ever allowed: closed, withdrawn, or always forbidden"
+            yield finding("shadow-empty", entry.id, path, what, "allow_closed, or another selector")
+        else:
+            for j, rung in enumerate(entry.rungs):
+                if not rung.mask:
+                    what = f"selects no target of this fleet ({rung.text})"
+                    yield finding("rung-empty", entry.id, f"{path}[{j}]", what)
+
+
 def _rung(
     study: Study, number: int, rung: Rung, path: str, seen: int, able: Mapping[int, Mapping[str, Formula]]
 ) -> Iterator[Finding]:
