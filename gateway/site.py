@@ -371,6 +371,9 @@ class _Loader:
                 continue
             if name in doc.models and doc.models[name] == why:
                 valid = suggest(why, table) or "auto"
+                shipped = bundled.policies() / f"{why.removeprefix('auto/')}.yaml"
+                if doc.policies.dir is not None and why.startswith("auto/") and shipped in policy_files(shipped.parent):
+                    valid = f"{shipped.stem} comes along with Pointsman and is off because of policies.dir: copy it"
                 self._note(f"models.{name}", f"{why!r:.80} is no policy, model or target that is served here", valid)
             else:
                 self._note(f"models.{name}" if name in doc.models else f"targets.{name}", why, "another name")

@@ -19,6 +19,8 @@ from gateway.core.selectors import describe
 if TYPE_CHECKING:
     from gateway.core.signals import Signals
 
+#: Facts that keys mostly have: written as if they were signals of their own.
+_OF_TENANTS = frozenset({"team", "domicile", "licence", "sovereign", "cloud", "cost", "plan", "tier", "home"})
 Test = Callable[["Signals"], bool]
 
 
@@ -86,7 +88,8 @@ def _member(name: str, raw: object, path: str, scope: Scope, negated: bool) -> C
     signal = signal_named(name)
     if signal is None:
         valid = (*SIGNALS, *(f"{prefix}.<name>" for prefix in OPEN_SIGNALS), "any", "all", "not")
-        scope.problems.add(path, f"there is no signal {name!r}", suggest(name, valid))
+        near = f"did you mean tenant.{name}?" if name in _OF_TENANTS else suggest(name, valid)
+        scope.problems.add(path, f"there is no signal {name!r}", near)
         return None
     choices = scope.tasks if name == "task" else signal.choices
     matcher = parse(raw, Spelling(name, signal.kind, choices), path, scope.problems, negated=negated)

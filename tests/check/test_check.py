@@ -139,6 +139,15 @@ def _licences() -> list[str]:
     return [one.id for one in doc.constraints if "tenant.licence" in (one.when or {})]
 
 
+def test_a_name_that_is_nearly_right_says_what_is_missing(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(site / "pointsman.yaml", "gpt-4o: auto", "gpt-4o: auto/cost-first")
+    assert main(["check"]) == 2
+    assert "cost-first comes along with Pointsman and is off because of policies.dir" in capsys.readouterr().err
+    change(site / "policies" / "first.yaml", "when: {task: code}", "when: {team: health}")
+    assert main(["check"]) == 2
+    assert "there is no signal 'team': did you mean tenant.team?" in capsys.readouterr().err
+
+
 def test_a_key_of_many_facts_may_use_what_its_facts_allow(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(site / "pointsman.yaml", "home: eu}, allow: [auto]", "home: us}, allow: [auto, scout]")
     assert not [one for one in findings(capsys) if one["code"] == "allow-refused"]
