@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -150,6 +151,7 @@ timeouts: {{connect: 2s, headers: 30s, first_event: 120s, idle: 60s, total: 15m}
 """  # noqa: E501 - as it is printed there
     )
     (files.path / "policies" / "default.yaml").write_bytes((bundled.policies() / "default.yaml").read_bytes())
+    shutil.copytree(bundled.policies() / "parts", files.path / "policies" / "parts")
     files.write(SECOND.replace("second", "cost-first"), "policies/cost-first.yaml")
     site = files.load()
     assert site.listen_public == ("0.0.0.0", 8080)
