@@ -74,7 +74,7 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("route: remembered decision", ("core.memo:Memo.key", "core.memo:Memo.get", "core.memo:Memo.put")),
     ("route: signals", (
         "core.signals:Signals.of",
-        "core.signals:Signals.get",
+        "core.signals:_Computed.__missing__",
         "core.signals:Signals.exceeds",
         "core.signals:Signals.fits",
         "core.signals:Signals.tokens",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -137,6 +138,7 @@ def policies(directory: Path) -> None:
     And "bare", the same without the rule that keeps Japanese from the rules behind it.
     """
     directory.mkdir()
+    shutil.copytree(ROOT / "policies" / "parts", directory / "parts")
     policy = YAML(typ="safe").load((ROOT / "policies" / "default.yaml").read_text(encoding="utf-8"))
     del policy["tests"]
     rules = [rule for rule in policy["rules"] if rule["id"] != "non-english"]
