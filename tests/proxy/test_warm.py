@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from types import SimpleNamespace
 from typing import Any, cast
 
 from gateway.core.lexicon import Lexicon
@@ -18,7 +19,7 @@ def test_a_wanted_vocabulary_is_loaded_in_the_thread_that_counts() -> None:
 
     async def play() -> None:
         tokenizers = Tokenizers(loaders={"words": load})
-        runtime = Runtime(asyncio.get_running_loop(), cast(Any, None), None, tokenizers, Lexicon.empty())
+        runtime = Runtime(asyncio.get_running_loop(), cast(Any, SimpleNamespace()), None, tokenizers, Lexicon.empty())
         try:
             runtime.warm()
             runtime.executor.submit(int).result(5)
