@@ -24,7 +24,7 @@ from gateway import bundled, yamlfile
 from gateway.addresses import Address
 from gateway.catalog.catalogue import Catalogue
 from gateway.catalog.catalogue import files_of as catalogue_files
-from gateway.config import ConfigDoc, KeyDoc, LimitsDoc, admin_digest, cache_dir
+from gateway.config import ConfigDoc, KeyDoc, admin_digest, cache_dir
 from gateway.core.analyse import leaks
 from gateway.core.errors import BadRequest, ConfigError, Denied, NotFound, Problem
 from gateway.core.lexicon import Lexicon
@@ -33,6 +33,7 @@ from gateway.core.quantities import Invalid
 from gateway.core.types import Fleet, Tenant, Timeouts
 from gateway.fleet import NO_DOOR, Door, FleetBuilder
 from gateway.includes import Part, read_overlays
+from gateway.limits import Limits
 from gateway.naming import Grant, Route, grant, routes
 from gateway.policyfile import failures_of, lay_over, load_catalogue, load_policy, placed, policy_files, reference_fleet
 from gateway.problems import suggest, validated
@@ -63,32 +64,6 @@ class KeyEntry:
     def expired(self, now: float) -> bool:
         """Is it too late to use this key?"""
         return self.expires_at is not None and now >= self.expires_at
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What clients may take of this process; sizes in bytes, times in seconds, rates in bytes a second."""
-
-    max_body: int
-    max_head: int
-    max_buffered: int
-    max_connections: int
-    request_head_s: float
-    keep_alive_s: float
-    min_upload_rate: int
-
-    @staticmethod
-    def of(doc: LimitsDoc) -> Limits:
-        """The limits as a file states them."""
-        return Limits(
-            max_body=doc.max_body,
-            max_head=doc.max_head,
-            max_buffered=doc.max_buffered,
-            max_connections=doc.max_connections,
-            request_head_s=doc.request_head,
-            keep_alive_s=doc.keep_alive,
-            min_upload_rate=doc.min_upload_rate,
-        )
 
 
 @dataclass(frozen=True, slots=True)
