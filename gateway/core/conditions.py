@@ -7,7 +7,7 @@ holds; how a signal is computed stands in `signals`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor
 from typing import TYPE_CHECKING, Any
@@ -157,3 +157,12 @@ def token_test(matcher: Matcher, tokens_by: str | None) -> Test:
     if matcher.op == "lt":
         return lambda signals: not signals.exceeds(tokens_by, least)
     return lambda signals: not signals.exceeds(tokens_by, below)
+
+
+def members(condition: Condition) -> Iterator[Member]:
+    """Every member of a condition, in asking order."""
+    if isinstance(condition, Member):
+        yield condition
+        return
+    for part in condition.parts:
+        yield from members(part)

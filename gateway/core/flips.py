@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from itertools import combinations, islice, product
 from typing import TYPE_CHECKING, Any
 
-from gateway.core.conditions import Condition, Member
+from gateway.core.conditions import Condition, members
 from gateway.core.decide import decide
 from gateway.core.facts import SIGNALS, Signal, signal_named
-from gateway.core.matchers import Either, Leaf, Matcher
+from gateway.core.matchers import Leaf, leaves
 from gateway.core.signals import EXPECTED, Signals
 from gateway.core.types import Decision, Snapshot
 
@@ -241,25 +241,9 @@ def _exactly(value: int | None) -> tuple[int, int] | None:
 def _leaves_by_signal(conditions: Sequence[Condition]) -> dict[str, list[Leaf]]:
     found: dict[str, list[Leaf]] = {}
     for condition in conditions:
-        for member in _members(condition):
-            found.setdefault(member.signal, []).extend(_leaves(member.matcher))
+        for member in members(condition):
+            found.setdefault(member.signal, []).extend(leaves(member.matcher))
     return found
-
-
-def _members(condition: Condition) -> Iterator[Member]:
-    if isinstance(condition, Member):
-        yield condition
-        return
-    for part in condition.parts:
-        yield from _members(part)
-
-
-def _leaves(matcher: Matcher) -> Iterator[Leaf]:
-    if isinstance(matcher, Either):
-        for part in matcher.parts:
-            yield from _leaves(part)
-    else:
-        yield matcher
 
 
 def _numbers(leaf: Leaf) -> list[int]:

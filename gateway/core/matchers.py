@@ -7,7 +7,7 @@ number of `not`s. Which values exist stands in `facts`; conditions and selectors
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from difflib import get_close_matches
@@ -365,3 +365,12 @@ def variables(matcher: Matcher) -> frozenset[str]:
     if isinstance(matcher, Either):
         return frozenset().union(*(variables(part) for part in matcher.parts))
     return frozenset({matcher.operand.signal}) if isinstance(matcher.operand, Variable) else frozenset()
+
+
+def leaves(matcher: Matcher) -> Iterator[Leaf]:
+    """Every comparison of a matcher."""
+    if isinstance(matcher, Leaf):
+        yield matcher
+        return
+    for part in matcher.parts:
+        yield from leaves(part)

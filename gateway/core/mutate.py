@@ -6,7 +6,7 @@ Only makes the changed documents and tells whether one could matter on a fleet a
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,6 +108,18 @@ def _conditions(raw: Any, path: str) -> Iterator[tuple[str, str, Any]]:
                     yield inner, change, {**raw, key: changed}
 
 
+def _items(
+    raw: list[Any], path: str, inside: Callable[[Any, str], Iterator[tuple[str, str, Any]]], say: Callable[[Any], str]
+) -> Iterator[tuple[str, str, Any]]:
+    """A list with one item less, or with one that is weaker inside."""
+    for i, item in enumerate(raw):
+        fewer = [*raw[:i], *raw[i + 1 :]]
+        if fewer:
+            yield f"{path}[{i}]", f"without {say(item)}", fewer
+        for inner, change, changed in inside(item, f"{path}[{i}]"):
+            yield inner, change, [*raw[:i], changed, *raw[i + 1 :]]
+
+
 def _matchers(raw: Any, path: str) -> Iterator[tuple[str, str, Any]]:
     """A matcher with one operator or value less."""
     if isinstance(raw, Mapping):
@@ -118,23 +130,13 @@ def _matchers(raw: Any, path: str) -> Iterator[tuple[str, str, Any]]:
             for inner, change, changed in _matchers(value, f"{path}.{key}"):
                 yield inner, change, {**raw, key: changed}
     elif isinstance(raw, list):
-        for i, value in enumerate(raw):
-            fewer = [*raw[:i], *raw[i + 1 :]]
-            if fewer:
-                yield f"{path}[{i}]", f"without {describe(value)}", fewer
-            for inner, change, changed in _matchers(value, f"{path}[{i}]"):
-                yield inner, change, [*raw[:i], changed, *raw[i + 1 :]]
+        yield from _items(raw, path, _matchers, describe)
 
 
 def _selectors(raw: Any, path: str) -> Iterator[tuple[str, str, Any]]:
     """A selector or a list of rungs with one alternative, member or value less."""
     if isinstance(raw, list):
-        for i, part in enumerate(raw):
-            fewer = [*raw[:i], *raw[i + 1 :]]
-            if fewer:
-                yield f"{path}[{i}]", f"without {_flat(part)}", fewer
-            for inner, change, changed in _selectors(part, f"{path}[{i}]"):
-                yield inner, change, [*raw[:i], changed, *raw[i + 1 :]]
+        yield from _items(raw, path, _selectors, _flat)
     elif isinstance(raw, Mapping):
         named = [key for key in raw if key not in _ORDERING]
         for key in raw:

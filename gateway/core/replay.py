@@ -27,7 +27,7 @@ from gateway.core.wire import quick_tokens
 if TYPE_CHECKING:
     from gateway.core.policy import Policy
 
-#: Questions and decisions kept before starting over: some 0.6 kB each.
+#: Questions and decisions kept before starting over.
 LIMIT = 400_000
 #: Answers to one question that are kept: a signal with more, such as a name per user, would fill the memory in vain.
 MOST_BRANCHES = 1_000

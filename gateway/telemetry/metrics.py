@@ -35,7 +35,7 @@ DURATION_BUCKETS_S = (
 #: Seconds, 50 microseconds to 100 milliseconds: what the gateway itself adds.
 OVERHEAD_BUCKETS_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1)
 
-#: Records kept before they are counted: together with what else is kept of a request, some 300 KB.
+#: Records kept before they are counted.
 MOST_WAITING = 512
 
 _OTHER = "other"

@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gateway.core.analyse.able import hit
-from gateway.core.analyse.domains import Undecided, members
+from gateway.core.analyse.domains import Undecided
 from gateway.core.analyse.formulas import NEVER, Formula, every, some
+from gateway.core.conditions import members
 from gateway.core.facts import value_of
 from gateway.core.findings import Finding, Severity, finding
 from gateway.core.matchers import Problems

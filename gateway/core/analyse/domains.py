@@ -15,10 +15,10 @@ from math import ceil, floor
 from typing import Any, NamedTuple
 
 from gateway.core.analyse.formulas import ALWAYS, NEVER, Every, Formula, Lies, Some, every, some
-from gateway.core.conditions import Condition, Member, token_test
+from gateway.core.conditions import Condition, members, token_test
 from gateway.core.facts import Signal, signal_named
 from gateway.core.language import UNNAMED, Language
-from gateway.core.matchers import Leaf, Matcher, compile_matcher
+from gateway.core.matchers import Leaf, compile_matcher, leaves
 from gateway.core.signals import Signals
 
 OTHER = "something-else"  # stands for every text that nothing names
@@ -48,24 +48,6 @@ class Domain(NamedTuple):
     def full(self) -> int:
         """All classes."""
         return (1 << len(self.values)) - 1
-
-
-def members(condition: Condition) -> Iterator[Member]:
-    """Every member of a condition, in asking order."""
-    if isinstance(condition, Member):
-        yield condition
-        return
-    for part in condition.parts:
-        yield from members(part)
-
-
-def leaves(matcher: Matcher) -> Iterator[Leaf]:
-    """Every comparison of a matcher."""
-    if isinstance(matcher, Leaf):
-        yield matcher
-        return
-    for part in matcher.parts:
-        yield from leaves(part)
 
 
 class Domains:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from gateway.core.analyse.domains import leaves, members
 from gateway.core.analyse.study import Study
+from gateway.core.conditions import members
 from gateway.core.facts import fact_named
 from gateway.core.findings import Finding, finding
-from gateway.core.matchers import Problems, Spelling, holds, parse, suggest
+from gateway.core.matchers import Problems, Spelling, holds, leaves, parse, suggest
 from gateway.core.policy import Policy, Rung
 from gateway.core.rank import bits
 

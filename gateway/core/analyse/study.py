@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gateway.core.analyse import able
-from gateway.core.analyse.domains import Domains, Undecided, members
+from gateway.core.analyse.domains import Domains, Undecided
 from gateway.core.analyse.formulas import ALWAYS, NEVER, Formula, Lies, every, some, variables
 from gateway.core.analyse.space import Effort, Space
 from gateway.core.capabilities import retired
-from gateway.core.conditions import Condition
+from gateway.core.conditions import Condition, members
 from gateway.core.decide import decide
 from gateway.core.matchers import Leaf
 from gateway.core.policy import Policy

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import SequenceMatcher, get_close_matches
 
 from gateway.core.analyse.able import hit
-from gateway.core.analyse.domains import Undecided, leaves, members
+from gateway.core.analyse.domains import Undecided
 from gateway.core.analyse.formulas import ALWAYS, Formula, every, some
 from gateway.core.analyse.study import Study, Tenants
+from gateway.core.conditions import members
 from gateway.core.facts import BUILT_IN_SETS
 from gateway.core.findings import Finding, finding
-from gateway.core.matchers import Leaf
+from gateway.core.matchers import Leaf, leaves
 from gateway.core.policy import Constraint, Policy
 from gateway.core.types import Target
 
