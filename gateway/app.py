@@ -29,7 +29,7 @@ from gateway import __version__
 from gateway.config import cache_dir
 from gateway.core.errors import ConfigError
 from gateway.core.lexicon import Lexicon
-from gateway.core.records import Lines, Recording
+from gateway.core.recording import Lines, Recording
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Record
 from gateway.front import App, Front, admin_pages, public_pages

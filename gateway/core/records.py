@@ -1,8 +1,10 @@
 """One line per decided request: everything `decide` was given, what it chose, and what came of it. Never a prompt.
 
-Here belongs the form of a line, version 1, how one is made from a request that has ended, and how one is read. Where
-lines are written stands in `telemetry.records`, deciding them again in `replay`, what they would have cost elsewhere in
-`worth`.
+Here belongs the form of a line, version 1, how one is read and written. How one is made from a request that has ended
+stands in `recording`, where lines are written in `telemetry.records`, deciding them again in `replay`, what they would
+have cost elsewhere in `worth`.
+
+A shadow ends when it ends, often after its request, so it has a line of its own: `Copied`.
 
 Whatever a line does not hold is "not recorded", which is not the same as "not known": a signal that was looked at and
 is not known stands there as null. Targets go by name, so that a line means the same on another fleet.
@@ -11,46 +13,14 @@ is not known stands there as null. Targets go by name, so that a line means the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from gateway.core.bounded import (
-    LARGEST_SIGNAL,
-    Count,
-    Moment,
-    NanoUsd,
-    Number,
-    Part,
-    Seconds,
-    Share,
-    ThinkingText,
-    Whole,
-)
-from gateway.core.conversations import conversation_of
-from gateway.core.facts import SIGNALS
+from gateway.core.bounded import Count, Moment, NanoUsd, Number, Part, Seconds, Share, ThinkingText, Whole
 from gateway.core.language import Language
-from gateway.core.rank import draw
-from gateway.core.signals import EXPECTED, NAMES, Signals
-from gateway.core.types import Decision, Fleet, Outcome, Record, Tenant, Usage
-
-if TYPE_CHECKING:
-    from gateway.core.hints import Hints
-    from gateway.core.lexicon import Lexicon
-    from gateway.core.policy import Policy
-    from gateway.core.tokens import Tokenizers
-    from gateway.core.types import Snapshot
-    from gateway.core.wire import Envelope
+from gateway.core.types import Decision, Fleet, Usage
 
 VERSION = 1
-#: Characters of one text that a client makes up; a signal whose value is longer is not recorded.
-LONGEST_TEXT = 512
-#: Signals that take reading the text: computed for a record only as long as somebody allows it.
-READING = frozenset(name for name, signal in SIGNALS.items() if signal.cost >= 3)
-#: All others that a request has by itself.
-CHEAP = tuple(name for name in NAMES if name not in READING)
-
 Tokens = tuple[Count, Count, bool]
 
 
@@ -163,7 +133,36 @@ class Recorded(msgspec.Struct, omit_defaults=True, gc=False):
         return self.policy.partition("@")[0]
 
 
+class Copied(msgspec.Struct, omit_defaults=True, gc=False, tag_field="kind", tag="shadow"):
+    """The line of a shadow that has ended. Its costs are in no other line, its times are seconds since its sending.
+
+    `id` and `at` are those of the request that it copied, so both lines are chosen by the same days, keys and teams.
+    """
+
+    v: int
+    id: str
+    at: Moment
+    policy: str  # name@digest
+    rule: str  # by which the request was decided
+    shadow: str  # id of the policy's entry
+    target: str
+    model: str
+    key: str
+    outcome: str  # a value of `Outcome`
+    team: str = ""
+    status: int = 0  # of its answer; 0: none came
+    usage: Usage | None = None
+    cost_nano: NanoUsd = 0
+    priced: bool = True  # False: its target has no price
+    prices: str = ""  # version of the price list
+    first_s: Seconds | None = None
+    duration_s: Seconds = 0.0
+    sample: Share = 1.0
+
+
 _DECODER = msgspec.json.Decoder(Recorded)
+_COPIES = msgspec.json.Decoder(Copied)
+_KIND = b'"kind"'
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -186,87 +185,20 @@ def read(line: bytes) -> Recorded:
     return found
 
 
-def write(recorded: Recorded) -> bytes:
+def read_copy(line: bytes) -> Copied | None:
+    """A line as that of a shadow; None for one that is no such line of this version, whatever the bytes."""
+    if _KIND not in line:
+        return None
+    try:
+        found = _COPIES.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return found if found.v == VERSION else None
+
+
+def write(recorded: Recorded | Copied) -> bytes:
     """A record as one line with its end. JSON escapes what could end a line, so no value can forge another."""
     return _ENCODER.encode(recorded) + b"\n"
-
-
-class Settled(NamedTuple):
-    """A request that has ended, as the path hands it over: references only. `signals` may be None (a kept decision)."""
-
-    record: Record
-    decision: Decision
-    snapshot: Snapshot | None  # None: of a kept decision, for which nothing but `available` and `doubted` was read
-    available: int
-    doubted: int
-    pinned: int | None
-    values: Mapping[str, Any]  # signals that were computed for this request or for the one its decision was kept from
-    signals: Signals | None
-    envelope: Envelope | None  # None: too much to hold, `values` must do
-    policies: Mapping[str, Policy]  # by name: of the configuration it was served by
-    tenant: Tenant
-    hints: Hints
-    failed: tuple[tuple[str, Outcome], ...] = ()
-    text_bytes: int = 0  # of an envelope that is not held, see `Recorded`
-
-
-class Recording(NamedTuple):
-    """What making a line takes besides the request."""
-
-    tokenizers: Tokenizers
-    lexicon: Lexicon
-    sample: float = 1.0
-    prompt_chars: int = 0
-
-
-class Lines:
-    """Makes the line of a request; the flag says whether its text may be read for signals that nobody asked for yet."""
-
-    __slots__ = ("_digest", "_fleet", "_using")
-
-    def __init__(self, using: Recording) -> None:
-        self._using = using
-        self._fleet: Fleet | None = None
-        self._digest = ""
-
-    def __call__(self, settled: Settled, reading: bool) -> bytes:
-        """Takes as long as the text needs to be read: not for the event loop."""
-        return write(self.record(settled, reading))
-
-    def record(self, settled: Settled, reading: bool) -> Recorded:
-        """The record of a request that has ended."""
-        policy = settled.policies[settled.decision.policy.partition("@")[0]]
-        if policy.fleet is not self._fleet:
-            self._fleet, self._digest = policy.fleet, fleet_digest(policy.fleet)
-        return _recorded(settled, policy, self._using, reading, self._digest)
-
-
-def _recorded(settled: Settled, policy: Policy, using: Recording, reading: bool, digest: str) -> Recorded:
-    record, decision, envelope = settled.record, settled.decision, settled.envelope
-    signals, tokens = _inputs(settled, using, reading)
-    names = [target.name for target in policy.fleet.targets]
-    conversation = signals.get("conversation")
-    drawn = draw(record.request_id, conversation if isinstance(conversation, str) else None, settled.tenant.key)
-    return Recorded(
-        v=VERSION,
-        id=record.request_id,
-        at=record.wall,
-        policy=decision.policy,
-        fleet=digest,
-        key=settled.tenant.key,
-        tenant=dict(settled.tenant.facts),
-        model_asked=record.routing.model_asked,
-        stream=record.routing.stream,
-        pinned=None if settled.pinned is None else _named(names, settled.pinned),
-        signals=signals,
-        tokens=tokens,
-        text_bytes=settled.text_bytes if envelope is None else _text_bytes(envelope),
-        world=_world(settled, policy, drawn),
-        decided=decided(decision),
-        result=_result(settled),
-        sample=using.sample,
-        prompt=_prompt(envelope, using.prompt_chars),
-    )
 
 
 def decided(decision: Decision) -> Decided:
@@ -309,139 +241,3 @@ def fleet_digest(fleet: Fleet) -> str:
                 facts["backend." + name] = getattr(target.backend, name)
         told.append(facts)
     return hashlib.sha256(msgspec.json.encode(told, order="deterministic", enc_hook=str)).hexdigest()[:12]
-
-
-def _world(settled: Settled, policy: Policy, drawn: float) -> World:
-    names = [target.name for target in policy.fleet.targets]
-    held, doubted = _named(names, ~settled.available), _named(names, settled.doubted)
-    watched = [entry.id for entry in policy.latency]
-    snapshot = settled.snapshot
-    if snapshot is None:
-        return World(drawn, held, doubted, slow=dict.fromkeys(watched, ()), conversations=policy.sticky is not None)
-    previous = snapshot.previous
-    timed = bool(snapshot.latency_s) or not policy.ranks.isdisjoint(("fastest", "balanced"))
-    return World(
-        snapshot.draw,
-        held,
-        doubted,
-        dict(snapshot.latency_s) if timed else None,
-        None if previous is None else Previous(previous.target, previous.tokens, previous.at),
-        {name: snapshot.slow.get(name, ()) for name in watched},
-        policy.sticky is not None,
-    )
-
-
-def _named(names: Sequence[str], mask: int) -> tuple[str, ...]:
-    return tuple([name for index, name in enumerate(names) if mask >> index & 1])
-
-
-def _result(settled: Settled) -> Result:
-    record = settled.record
-    routing = record.routing
-    served = next((one for one in settled.decision.candidates if one.name == routing.target), None)
-    price = None if served is None else served.price
-    begun = record.started_at
-    return Result(
-        status=record.status,
-        code=record.code,
-        attempts=record.attempts,
-        failed=tuple([(name, outcome.value) for name, outcome in settled.failed]),
-        target=routing.target,
-        model=routing.model,
-        lineage=() if served is None else served.model.lineage or (),
-        usage=record.usage,
-        cost_nano=record.cost_nano,
-        priced=record.priced,
-        prices="" if price is None else price.version,
-        first_s=round(record.first_event_at - begun, 6) if record.first_event_at else None,
-        duration_s=round(record.ended_at - begun, 6),
-    )
-
-
-def lightened(settled: Settled) -> Settled:
-    """The same without the request's text: what was looked at so far is all that will be recorded of its signals."""
-    signals, envelope = settled.signals, settled.envelope
-    if envelope is None:
-        return settled
-    text_bytes = _text_bytes(envelope)
-    if signals is None:
-        values = {**settled.values, "conversation": conversation_of(settled.hints, envelope)}
-        return settled._replace(envelope=None, text_bytes=text_bytes, values=values)
-    values = dict(settled.values) | {name: _plain(signals.get(name)) for name in signals.consulted}
-    values["conversation"] = conversation_of(settled.hints, envelope)
-    if signals.quick_limit is None:
-        values["tokens"] = signals.computed()["tokens"]
-    return settled._replace(envelope=None, signals=None, values=values, text_bytes=text_bytes)
-
-
-def _inputs(settled: Settled, using: Recording, reading: bool) -> tuple[dict[str, Value], dict[str, Tokens]]:
-    """The signals, null where not known, and the lengths."""
-    envelope, signals = settled.envelope, settled.signals
-    if envelope is None:
-        values = {name: value for name, value in settled.values.items() if name not in ("tokens", "context_tokens")}
-        return _kept(values), _bounds(settled.values.get("tokens", {}), using.tokenizers)
-    if signals is None:
-        signals = Signals.of(
-            envelope,
-            tenant=settled.tenant,
-            hints=settled.hints,
-            headers={},
-            tokenizers=using.tokenizers,
-            lexicon=using.lexicon,
-            now=settled.record.wall,
-            blocking=False,
-        )
-    wanted = dict.fromkeys((*signals.consulted, *CHEAP, *(READING if reading else ())))
-    values = {name: _plain(signals.get(name)) for name in wanted}
-    if EXPECTED in settled.values:  # perhaps of the request that the decision was kept from: of the same class
-        values[EXPECTED] = settled.values[EXPECTED]
-    return _kept(values), _bounds(signals.computed()["tokens"], using.tokenizers)
-
-
-def _text_bytes(envelope: Envelope) -> int:
-    plain = all(type(one.get("content")) is str for one in envelope.get("messages"))
-    return envelope.size if plain else 0
-
-
-def _plain(value: Any) -> Value:
-    """A signal's value as JSON."""
-    if isinstance(value, Language):
-        return Spoken.of(value)
-    return tuple(sorted(value)) if isinstance(value, frozenset | list) else value
-
-
-def _kept(values: Mapping[str, Any]) -> dict[str, Value]:
-    """The signals that are kept: tenant facts stand elsewhere, and what is too long would be another value if cut."""
-    found = {name: _plain(value) for name, value in values.items() if _short(value) and not name.startswith("tenant.")}
-    if isinstance(spoken := found.get("language"), Mapping):  # as `Signals.computed` has it
-        found["language"] = Spoken.of(Language.from_dict(spoken))
-    return found
-
-
-def _short(value: object) -> bool:
-    if isinstance(value, str):
-        return len(value) <= LONGEST_TEXT
-    if isinstance(value, tuple | list):
-        return len(value) <= 64 and all(len(str(one)) <= 64 for one in value)
-    if isinstance(value, int | float):
-        return abs(value) <= LARGEST_SIGNAL
-    return True
-
-
-def _bounds(known: Mapping[str, Any], tokenizers: Tokenizers) -> dict[str, Tokens]:
-    """Bounds by tokenizer; those of a vocabulary that cannot be had here are all that will ever be known."""
-    return {
-        name: (int(lo), int(hi), bool(exact) or not tokenizers.usable(name or None))
-        for name, (lo, hi, exact, _) in known.items()
-    }
-
-
-def _prompt(envelope: Envelope | None, chars: int) -> str | None:
-    """The end of the last message with text, where an operator has asked for prompts."""
-    if not chars or envelope is None:
-        return None
-    for message in reversed(envelope.get("messages")):
-        content = message.get("content")
-        if isinstance(content, str):
-            return content[-chars:]
-    return None

@@ -229,9 +229,7 @@ class Exchange(Relaying):
             if self.watching.latency:
                 self.runtime.paces.sent(route.name, self.record.started_at)
             if decision.shadow is not None:
-                self.record.shadow = self.runtime.shadows.send(
-                    decision, self.envelope, self.serving, self.record.request_id
-                )
+                self.runtime.shadows.send(decision, self.envelope, self.serving, self.record)
 
     def _counted(self, policy: Policy, done: Future[object]) -> None:
         if self.over:

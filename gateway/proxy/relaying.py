@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.core import dialects, pricing, sse, usage
 from gateway.core.errors import GatewayError, StreamBroken
 from gateway.core.failover import Ended
-from gateway.core.records import Settled
+from gateway.core.recording import Settled
 from gateway.core.respell import respell_answer
 from gateway.core.signals import Signals
 from gateway.core.types import (

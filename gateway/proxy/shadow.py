@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gateway.core import dialects, pricing, usage, wire
-from gateway.core.types import Decision, Outcome, Shadow, Shadowed, Usage
+from gateway.core.recording import copied
+from gateway.core.types import Decision, Outcome, Record, Shadow, Shadowed, Usage
 from gateway.proxy import bulk
 from gateway.proxy.clocks import TICK_S, Timed
 from gateway.proxy.heads import AnswerHead
@@ -44,41 +45,40 @@ class Shadows:
         self.under_way: set[Copy] = set()
         self.counts = runtime.metrics.shadows = ShadowCounts()
 
-    def send(self, decision: Decision, envelope: Envelope, serving: Serving, request_id: str) -> Shadowed | None:
-        """Send the copy that a decision asks for, unless something speaks against it. Raises nothing."""
+    def send(self, decision: Decision, envelope: Envelope, serving: Serving, record: Record) -> None:
+        """Send the copy that a decision asks for, unless something speaks against it, and name it in its request's
+        record. Raises nothing.
+        """
         shadow = decision.shadow
         if shadow is None:
-            return None
+            return
         try:
-            return self._send(shadow, decision, envelope, serving, request_id)
+            self._send(shadow, decision, envelope, serving, record)
         except Exception:
-            logger.exception("the shadow of request %s failed in the gateway", request_id)
+            logger.exception("the shadow of request %s failed in the gateway", record.request_id)
             self._skipped(shadow, "defect")
-            return None
 
-    def _send(
-        self, shadow: Shadow, decision: Decision, envelope: Envelope, serving: Serving, request_id: str
-    ) -> Shadowed | None:
+    def _send(self, shadow: Shadow, decision: Decision, envelope: Envelope, serving: Serving, record: Record) -> None:
         route = serving.routes[shadow.target.index]
         chosen, reason = self._room(shadow, envelope, route, serving)
         if chosen is None:
             self._skipped(shadow, reason)
-            return None
+            return
         try:
-            request = _compose(route, chosen, envelope, decision, request_id)
+            request = _compose(route, chosen, envelope, decision, record.request_id)
         except dialects.CannotSay:
             self._skipped(shadow, "inexpressible")
-            return None
+            return
         if request is None:
             self._skipped(shadow, "no_token")
-            return None
+            return
         target = shadow.target
         told = Shadowed(shadow.id, target.name, target.model.id)
-        copy = Copy(self, told, route, envelope, thinks=decision.thinking.mode in ("always", "budget"))
+        copy = Copy(self, told, record, route, envelope, thinks=decision.thinking.mode in ("always", "budget"))
         self.under_way.add(copy)
         self.runtime.wheel.arm(copy, serving.site.timeouts.total_s)
         copy.send(route.pools[chosen], request)
-        return told
+        record.shadow = told
 
     def _room(self, shadow: Shadow, envelope: Envelope, route: Route, serving: Serving) -> tuple[int | None, str]:
         """The endpoint a copy may go to, or None and why it may go to none."""
@@ -103,9 +103,13 @@ class Shadows:
         self.counts.skip(shadow.id, reason)
 
     def ended(self, copy: Copy) -> None:
-        """A shadow is over: count it, apart from all that clients did."""
+        """A shadow is over: count and record it, apart from all that clients did."""
         self.under_way.discard(copy)
         self.counts.finished(copy.told)
+        records = self.runtime.records
+        if records is not None and records.takes(copy.record.request_id):
+            price = copy.route.first.target.price
+            records.add_made(copied(copy.told, copy.record, price, records.settings.sample))
 
     def close(self) -> None:
         """End them all; what they used until now is booked."""
@@ -134,14 +138,17 @@ class Copy(Timed):
     """One shadow. Callbacks come from its upstream's connection; its own deadline is the request's total one."""
 
     __slots__ = (
-        "link", "parts", "pool", "received", "relay", "request", "route", "sent_at", "shadows", "size",
+        "link", "parts", "pool", "received", "record", "relay", "request", "route", "sent_at", "shadows", "size",
         "status", "thinks", "told", "upstream",
     )  # fmt: skip
 
-    def __init__(self, shadows: Shadows, told: Shadowed, route: Route, envelope: Envelope, *, thinks: bool) -> None:
+    def __init__(
+        self, shadows: Shadows, told: Shadowed, record: Record, route: Route, envelope: Envelope, *, thinks: bool
+    ) -> None:
         super().__init__()
         self.shadows = shadows
         self.told = told
+        self.record = record  # of the request that it copies
         self.route = route
         self.size = envelope.size
         self.thinks = thinks

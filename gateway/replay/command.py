@@ -60,7 +60,7 @@ def replay(given: argparse.Namespace) -> int:
 def savings(given: argparse.Namespace) -> int:
     """Compare what was spent with baselines. Raises `ConfigError`."""
     from gateway.core.replay import Replay  # noqa: PLC0415
-    from gateway.replay.savings import COMPARED, Savings, as_json, everything_to, lines  # noqa: PLC0415
+    from gateway.replay.savings import COMPARED, Savings, as_json, copy_lines, everything_to, lines  # noqa: PLC0415
     from gateway.replay.telling import assumptions  # noqa: PLC0415
 
     paths, wanted, site = files_of(given.records), wanted_of(given, time.time()), site_of(given.config)
@@ -80,25 +80,27 @@ def savings(given: argparse.Namespace) -> int:
 
     count(add, reading(paths, wanted, told, "comparing"), told)
     if given.json:
-        print(json.dumps({"baselines": [as_json(one, told) for one in found]}, indent=2, ensure_ascii=False))
+        made = {"baselines": [as_json(one, told) for one in found], "shadows": told.copies.to_dict()}
+        print(json.dumps(made, indent=2, ensure_ascii=False))
     elif given.csv:
-        _csv(found)
+        _csv(found, told)
     else:
         for one in found:
             print(*lines(one, told, given.rows), sep="\n")
-        print(*assumptions(COMPARED), sep="\n")
+        print(*copy_lines(told.copies, given.rows), *assumptions(COMPARED), sep="\n")
     return OK if any(one.compared.requests for one in found) else NO
 
 
-def _csv(found: Sequence[Savings]) -> None:
+def _csv(found: Sequence[Savings], told: Read) -> None:
     import csv  # noqa: PLC0415
 
-    from gateway.replay.savings import CSV_HEAD, rows  # noqa: PLC0415
+    from gateway.replay.savings import CSV_HEAD, copy_rows, rows  # noqa: PLC0415
 
     out = csv.writer(sys.stdout, lineterminator="\n")
     out.writerow(CSV_HEAD)
     for one in found:
         out.writerows(rows(one))
+    out.writerows(copy_rows(told.copies))
 
 
 def count(add: Any, records: Iterable[Recorded], told: Read) -> None:

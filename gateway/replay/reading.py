@@ -1,7 +1,7 @@
 """Files of decision records, one record after the other: plain or compressed, whole or torn.
 
 A line that is damaged is counted with its place and passed over, whatever is wrong with it: records outlive the process
-that wrote them, and were perhaps cut off in a line.
+that wrote them, and were perhaps cut off in a line. What shadows did has lines of its own, which are added up apart.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import IO, cast
 
 from gateway.core import records
 from gateway.core.errors import ConfigError, Problem
-from gateway.core.records import Recorded, Unreadable
+from gateway.core.records import Copied, Recorded, Unreadable
+from gateway.replay.copies import Copies
 from gateway.telemetry.records import SUFFIXES
 
 #: Bytes of one line; no record is nearly as long.
@@ -36,7 +37,7 @@ class Wanted:
     teams: frozenset[str] = frozenset()
     limit: int | None = None
 
-    def takes(self, recorded: Recorded) -> bool:
+    def takes(self, recorded: Recorded | Copied) -> bool:
         """Whether a record is wanted, the limit aside."""
         return (
             self.since <= recorded.at < self.until
@@ -54,6 +55,7 @@ class Read:
     damaged: int = 0
     place: tuple[Path, int] = (Path(), 0)  # file and line of the record that was read last
     places: list[str] = field(default_factory=list)  # of the first damaged lines, each with what is wrong
+    copies: Copies = field(default_factory=Copies)  # of the wanted requests
 
     def damage(self, place: str, what: str) -> None:
         """Note what could not be read."""
@@ -109,7 +111,11 @@ def read(
                     try:
                         recorded = decode(line)
                     except Unreadable as error:
-                        told.damage(f"{path}:{number}", str(error))
+                        copy = records.read_copy(line)
+                        if copy is None:
+                            told.damage(f"{path}:{number}", str(error))
+                        elif takes(copy):
+                            told.copies.add(copy)
                         continue
                     if takes(recorded):
                         if wanted.limit is not None and told.wanted >= wanted.limit:

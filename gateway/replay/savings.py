@@ -20,6 +20,7 @@ from gateway.core.types import Decision, Fleet
 from gateway.core.worth import ASSUMPTIONS, Elsewhere
 from gateway.problems import suggest
 from gateway.replay.comparison import Money
+from gateway.replay.copies import Copies
 from gateway.replay.reading import Read
 from gateway.replay.telling import money_json, usd
 from gateway.telemetry.access import printable
@@ -232,3 +233,32 @@ def _cell(value: str) -> str:
     """A text that no spreadsheet takes for a formula."""
     value = printable(value)
     return "'" + value if value[:1] in ("=", "+", "-", "@", "\t") else value
+
+
+# -- shadows --
+
+
+def copy_lines(found: Copies, shown: int) -> list[str]:
+    """What shadows cost, for people; nothing where nobody was copied."""
+    total = found.total
+    if not total.count:
+        return []
+    out = [f"shadows, which are in no sum above: {total.count:,} cost {usd(total.cost_nano)}"]
+    for count, says in ((total.failed, "failed"), (total.unpriced, "were answered by a target without a price")):
+        if count:
+            out.append(f"  {count:,} of them {says}")
+    out.append(f"  {'by rule and target':<30} {'shadows':>10} {'spent':>14}")
+    ordered = found.dearest()
+    for (rule, target), one in ordered[:shown]:
+        out.append(f"    {f'{rule}: {target}':<28.60} {one.count:>10,} {usd(one.cost_nano):>14}")
+    if len(ordered) > shown:
+        out.append(f"    ... {len(ordered) - shown} more")
+    return [printable(line, 400) for line in out]
+
+
+def copy_rows(found: Copies) -> list[tuple[object, ...]]:
+    """The same for a table: without a baseline, as nobody would have copied them there."""
+    return [
+        ("", "shadow", _cell(f"{rule}: {target}"), one.count, f"{one.cost_nano / 1e9:.9f}", "", "", "")
+        for (rule, target), one in sorted(found.by.items())
+    ]

@@ -1,7 +1,7 @@
 """Decision records on disk: a queue that requests are dropped into, and the thread that turns them into lines.
 
 Here belong files: their names, rotation, compression, retention, and what happens when the disk is full. What a line
-holds is `core.records`' business; who hands requests over is the proxy's. A record must not cost a request anything:
+holds is `core.recording`'s business; who hands requests over is the proxy's. A record must not cost a request anything:
 handing over is an append, and where the thread cannot keep up or write, records are lost and counted.
 """
 
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gateway.core.records import Settled, lightened
+from gateway.core.recording import Settled, lightened
 
 logger = logging.getLogger("pointsman")
 
@@ -68,7 +68,7 @@ class RecordLog:
         self.unread = 0  # written, but without the signals that take reading the text
         self._files = RecordFiles(settings, clock)
         self._make = make
-        self._waiting: deque[Settled] = deque()
+        self._waiting: deque[Settled | bytes] = deque()
         # 16 random bits of every request id, as text, below which a request is recorded.
         self._below = f"{int(settings.sample * 0x10000):05x}"
         self._closing = threading.Event()
@@ -99,6 +99,13 @@ class RecordLog:
             settled = lightened(settled)
         waiting.append(settled)
 
+    def add_made(self, line: bytes) -> None:
+        """Take a line that is made already, with its end."""
+        if len(self._waiting) >= MOST_WAITING:
+            self.lost += 1
+        else:
+            self._waiting.append(line)
+
     def close(self, within_s: float = 5.0) -> None:
         """Write what is waiting and end the thread."""
         self._closing.set()
@@ -116,7 +123,8 @@ class RecordLog:
         lines: list[bytes] = []
         begun = time.perf_counter()
         for _ in range(len(self._waiting)):
-            line = self._line(self._waiting.popleft())
+            one = self._waiting.popleft()
+            line = one if isinstance(one, bytes) else self._line(one)
             if line is not None:
                 lines.append(line)
             if time.perf_counter() - begun > _SLICE_S:

@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given, settings, target
 from hypothesis import strategies as st
 
-from gateway.core import records
+from gateway.core import recording, records
 from gateway.core import replay as replays
 from gateway.core.decide import decide
 from gateway.core.hints import Hints
 from gateway.core.memo import Memo, watched
 from gateway.core.policy import Policy
 from gateway.core.rank import draw
-from gateway.core.records import Lines, Recorded, Recording, Settled, Unreadable
+from gateway.core.recording import Lines, Recording, Settled
+from gateway.core.records import Recorded, Unreadable
 from gateway.core.replay import Replay, Undecided, _Ask
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Decision, Previous, Record, Routing, Snapshot
@@ -104,7 +105,7 @@ def test_a_record_replayed_under_its_own_policy_gives_its_own_decision(
         assert recorded.decided == records.decided(decision)
         assert replay.decide(recorded) == decision
         assert replay.decide(recorded) == decision, "remembered"
-        light = replay.decide(line(records.lightened(settled)))
+        light = replay.decide(line(recording.lightened(settled)))
         assert light == decision or (serving.kept > before and isinstance(light, Undecided)), "without its text"
     target(float(serving.kept))
 
@@ -219,7 +220,7 @@ def test_times_that_nobody_took_are_not_recorded_as_none_taken() -> None:
 def test_the_draw_is_that_of_the_conversation_wherever_it_is_said(light: bool) -> None:
     said = Asked(members={"metadata": {"conversation_id": "c9"}})
     settled = Serving()(policy(), said)[1]._replace(snapshot=None)
-    made = line(records.lightened(settled) if light else settled)
+    made = line(recording.lightened(settled) if light else settled)
     assert made.world.draw == draw(request_id(said), "c9", said.tenant.key)
 
 

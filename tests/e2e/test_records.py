@@ -13,10 +13,10 @@ import pytest
 from gateway import bundled
 from gateway.cli import main
 from gateway.core import records
-from gateway.core.records import Recorded
+from gateway.core.records import Copied, Recorded
 from gateway.core.replay import Replay
 from gateway.site import load_site
-from tests.harness import KEY, Upstream, chat, config, eventually, hang, plain, running, slam, stream
+from tests.harness import KEY, Gateway, Upstream, chat, config, eventually, hang, plain, running, slam, stream
 
 
 def settings(upstreams: dict[str, Upstream], **over: Any) -> dict[str, Any]:
@@ -160,3 +160,109 @@ def test_a_line_that_a_kill_tore_is_counted_and_the_others_are_replayed(
     assert "2 recorded requests decided by default@" in told
     assert "          2  decided alike\n" in told
     assert f"records/{file.name}:3: is cut off" in told
+
+
+# -- shadows --
+
+COPIES = """\
+policy: copies
+rules: [{id: all, use: [{target.name: a}]}]
+shadow: [{id: copy, use: [{target.name: b}], share: 100%}]
+"""
+
+
+def copying(directory: Path, b: Upstream, **over: Any) -> dict[str, Any]:
+    """Settings by which `b` gets a copy of every request that a healthy target answers."""
+    (directory / "policies").mkdir()
+    (directory / "policies" / "copies.yaml").write_text(COPIES)
+    return settings({"a": Upstream([plain()]), "b": b}, policies={"dir": "policies", "default": "copies"}, **over)
+
+
+def both(directory: Path) -> tuple[list[Recorded], list[Copied]]:
+    """The lines of requests and those of shadows."""
+    lines = [line for path in sorted(directory.glob("records/*")) for line in path.read_bytes().splitlines()]
+    copies = [copy for line in lines if (copy := records.read_copy(line)) is not None]
+    return [records.read(line) for line in lines if records.read_copy(line) is None], copies
+
+
+def written(gateway: Gateway, count: int) -> bool:
+    return eventually(lambda: gateway.metric('pointsman_decision_records_total{result="written"}') == count)
+
+
+def test_a_shadow_leaves_a_line_of_its_own_that_savings_tell_apart_and_replays_pass_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upstream = Upstream([plain(), plain(500, b"{}")])
+    with running(tmp_path, copying(tmp_path, upstream)) as gateway:
+        ids = [gateway.post(chat()).headers["x-request-id"] for _ in range(2)]
+        assert written(gateway, 4)
+    requests, copies = both(tmp_path)
+    assert sorted(one.id for one in requests) == sorted(one.id for one in copies) == sorted(ids)
+    assert {one.decided.shadow for one in requests} == {("copy", "b")}
+    assert all(one.result.cost_nano == 10 * 1_000 + 2 * 2_000 for one in requests), "their own cost and no other"
+    good = next(one for one in copies if one.outcome == "ok")
+    bad = next(one for one in copies if one is not good)
+    assert (good.shadow, good.target, good.rule, good.key, good.team, good.status) == (
+        "copy", "b", "all", "test", "qa", 200,
+    )  # fmt: skip
+    assert good.usage is not None
+    assert (good.usage.input, good.usage.output, good.cost_nano) == (10, 2, 14_000)
+    assert (good.policy, good.at) == next((one.policy, one.at) for one in requests if one.id == good.id)
+    assert good.first_s is not None
+    assert 0 < good.first_s <= good.duration_s
+    assert (bad.outcome, bad.status, bad.usage, bad.cost_nano) == ("server_error", 500, None, 0)
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["savings", "--baseline", "b", "records"]) == 0
+    told = capsys.readouterr().out
+    assert "against b: 2 requests compared\n  spent $0.000028;" in told
+    assert "shadows, which are in no sum above: 2 cost $0.000014\n  1 of them failed\n" in told
+    assert "    all: b                                2      $0.000014\n" in told
+    assert main(["replay", "--policy", "policies/copies.yaml", "records"]) == 0
+    told = capsys.readouterr().out
+    assert "2 recorded requests decided by copies@" in told
+    assert "          2  decided alike\n" in told
+    assert "damaged" not in told
+
+
+@pytest.mark.parametrize("last", ["stop", "kill"])
+def test_the_end_of_the_process_books_a_shadow_that_is_under_way_or_leaves_the_request_s_line_alone(
+    tmp_path: Path, last: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upstream = Upstream([hang])
+    late = {"timeouts": {"headers": "60s", "first_event": "60s", "total": "60s"}}
+    with running(tmp_path, copying(tmp_path, upstream, **late)) as gateway:
+        gateway.post(chat())
+        assert written(gateway, 1)
+        os.kill(gateway.process.pid, signal.SIGKILL if last == "kill" else signal.SIGTERM)
+        gateway.process.wait(10)
+    upstream.close()
+    [request], copies = both(tmp_path)
+    assert request.decided.shadow == ("copy", "b")
+    assert [one.outcome for one in copies] == ([] if last == "kill" else ["draining"])
+    monkeypatch.chdir(tmp_path)
+    assert main(["savings", "--baseline", "b", "records"]) == 0
+    assert ("shadows" in capsys.readouterr().out) is (last == "stop")
+    assert main(["replay", "--policy", "policies/copies.yaml", "records"]) == 0
+    assert "          1  decided alike\n" in capsys.readouterr().out
+
+
+def test_a_shadow_s_line_that_a_kill_tore_is_damage_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upstream = Upstream([plain()])
+    with running(tmp_path, copying(tmp_path, upstream)) as gateway:
+        gateway.post(chat())
+        assert written(gateway, 2)
+        os.kill(gateway.process.pid, signal.SIGKILL)
+        gateway.process.wait(10)
+    upstream.close()
+    [file] = (tmp_path / "records").iterdir()
+    lines = sorted(file.read_bytes().splitlines(keepends=True), key=lambda line: b'"kind"' in line)
+    file.write_bytes(lines[0] + lines[1][:-30])
+    monkeypatch.chdir(tmp_path)
+    assert main(["savings", "--baseline", "b", "records"]) == 0
+    told = capsys.readouterr().out
+    assert "1 requests compared" in told
+    assert "1 lines are damaged" in told
+    assert "shadows" not in told

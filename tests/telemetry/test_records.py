@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.records import Settled
+from gateway.core.recording import Settled
 from gateway.core.wire import parse
 from gateway.telemetry import records
 from gateway.telemetry.records import RecordFiles, RecordLog, RecordSettings, compress
