@@ -1,0 +1,201 @@
+"""From journals to books: reading on, line by line, and writing what follows, one transaction for each piece.
+
+Here belong the place up to which journals are read, what is done about a line that is torn or damaged, and which
+journals are no longer needed. What lines mean is `core.booking`'s business; the tables are `database`'s. Nothing here
+runs by itself: `ledger` has the thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.core import booking
+from gateway.core.booking import Account, Began, Booked, Books, Checkpoint, Entry, Expire, Reserve, Settle, Void
+from gateway.ledger.database import Database, Position
+from gateway.ledger.directory import LedgerError, journal_path, journals
+
+logger = logging.getLogger("pointsman")
+
+#: Bytes that one transaction takes in, as long as no line is longer.
+PIECE = 48 << 10
+LONGEST_LINE = 16 << 20
+#: Journals that are in the books are kept this long, and so many bytes of them: books can be made again from them.
+KEEP_S = 2 * 86_400.0
+KEEP_BYTES = 512 << 20
+
+_NAMES: dict[type, str] = {
+    Reserve: "reserve", Checkpoint: "checkpoint", Settle: "settle", Void: "void", Expire: "expire"
+}  # fmt: skip
+
+
+class Keeping:
+    """Reads one folder's journals into its database. One thread at a time."""
+
+    def __init__(self, directory: Path, database: Database, *, repair: bool = False) -> None:
+        self._directory = directory
+        self._database = database
+        self._repair = repair  # pass over what is damaged
+        self._descriptor = -1
+        self.counts: dict[str, int] = {}  # entries read, by kind
+        self.estimated = 0  # settlements of these whose usage is an estimate; of what expired, all are
+        self.entries = 0
+        self.skipped = 0  # damaged lines that were passed over
+        self.lost = 0  # ends of attempts whose reserve is nowhere
+        self.pause: Callable[[], None] = lambda: None  # called between two lines
+        self._resume()
+
+    def _resume(self) -> None:
+        """Take up where the database is, whatever was read beyond it."""
+        self._close()
+        self.books = Books()
+        self.books.accounts = self._database.declared()
+        self.books.open = self._database.open()
+        self._stored = set(self.books.open)
+        self.position = self._database.position()
+
+    def catch_up(self) -> None:
+        """Read all there is. Raises LedgerError where a line is damaged, sqlite3.Error or OSError."""
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        """Read one piece and write what follows from it; False where there was nothing to read."""
+        try:
+            return self._step()
+        except BaseException:
+            self._resume()
+            raise
+
+    def _step(self) -> bool:
+        number, offset, checksum = self.position
+        there = journals(self._directory)
+        later = next((one for one in there if one > number), None)
+        if number not in there:  # none was read yet, or it is gone
+            if later is None:
+                return False
+            self._begin(later)
+            return True
+        if self._descriptor < 0:
+            self._descriptor = os.open(journal_path(self._directory, number), os.O_RDONLY | os.O_CLOEXEC)
+        most = PIECE
+        data = os.pread(self._descriptor, most, offset)
+        while len(data) == most and data.find(b"\n") < 0 and most < LONGEST_LINE:
+            most *= 4
+            data = os.pread(self._descriptor, most, offset)
+        if self._take(data, checksum):
+            return True
+        if data and self._tail_is_torn(data):
+            if later is not None:
+                logger.warning("ledger: %s ends in a torn line", journal_path(self._directory, number))
+        elif data:
+            self._damaged(data)
+            return True
+        if later is not None:
+            self._begin(later)
+            return True
+        return False
+
+    def _begin(self, number: int) -> None:
+        self._close()
+        self.position = Position(number, 0, 0)
+
+    def _take(self, data: bytes, checksum: int) -> bool:
+        """Take in the good lines that `data` begins with; False where there is none."""
+        size = 0
+        booked: list[Booked] = []
+        read: list[Entry] = []
+        for line in booking.lines(data, checksum):
+            if line.entries is None:
+                break
+            for entry in line.entries:
+                done = self.books.take(entry)
+                if done is not None:
+                    booked.append(done)
+            read += line.entries
+            size += line.size
+            checksum = line.checksum
+            self.pause()
+        if not size:
+            return False
+        position = self.position._replace(offset=self.position.offset + size, checksum=checksum)
+        touched = {(one.request_id, one.attempt) for one in read if type(one) is Reserve or type(one) is Checkpoint}
+        declares = any(type(one) is Account or type(one) is Began for one in read)
+        opened = [(key, held) for key in touched if (held := self.books.open.get(key)) is not None]
+        closed = [key for one in booked if (key := (one.request_id, one.attempt)) in self._stored]
+        self._database.take(booked, opened, closed, self.books.accounts if declares else None, position)
+        self.position = position
+        self._count(read, booked)
+        self._strange()
+        self._stored.difference_update(closed)
+        self._stored.update(key for key, _ in opened)
+        return True
+
+    def _count(self, read: list[Entry], booked: list[Booked]) -> None:
+        self.entries += len(read)
+        for entry in read:
+            name = _NAMES.get(type(entry))
+            if name is not None:
+                self.counts[name] = self.counts.get(name, 0) + 1
+        self.estimated += sum([one.used.estimated for one in booked if one.kind == "settle"])
+
+    def _strange(self) -> None:
+        """Ends of what was not open: repetitions of what is booked, or a loss that must be told."""
+        strange, self.books.strange = self.books.strange, []
+        for key in strange:
+            if not self._database.has(key):
+                self.lost += 1
+                logger.error(
+                    "ledger: attempt %d of request %s ended without having begun: it is not booked", *key[::-1]
+                )
+
+    def _tail_is_torn(self, data: bytes) -> bool:
+        """Whether no good line follows: what a crash leaves behind, as opposed to damage in the middle."""
+        end = data.find(b"\n") + 1
+        if not end:
+            return True
+        rest = data[end:] + os.pread(self._descriptor, LONGEST_LINE, self.position.offset + len(data))
+        bad = next(iter(booking.lines(data[:end], self.position.checksum)))
+        return all(line.entries is None for line in booking.lines(rest, bad.checksum))
+
+    def _damaged(self, data: bytes) -> None:
+        path = journal_path(self._directory, self.position.journal)
+        if not self._repair:
+            raise LedgerError(
+                f"ledger: {path} is damaged at byte {self.position.offset}: `pointsman usage --repair` goes on behind "
+                "the damage and says what is missing"
+            )
+        bad = next(iter(booking.lines(data, self.position.checksum)))
+        self.skipped += 1
+        offset = self.position.offset + bad.size
+        self.position = self.position._replace(offset=offset, checksum=bad.checksum)
+
+    def unsettled(self, at_ms: int, cause: str) -> list[Expire]:
+        """The entries that end what is open, for the journal: its process is gone."""
+        return [Expire(request_id, attempt, at_ms, cause) for request_id, attempt in self.books.open]
+
+    def discard(self) -> None:
+        """Delete journals that are in the books and on the disk. Raises sqlite3.Error, OSError."""
+        done = [number for number in journals(self._directory) if number < self.position.journal]
+        if not done:
+            return
+        self._database.settle_down()
+        total = 0
+        for number in reversed(done):
+            path = journal_path(self._directory, number)
+            stat = path.stat()
+            total += stat.st_size
+            if total > KEEP_BYTES or time.time() - stat.st_mtime > KEEP_S:
+                path.unlink()
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def close(self) -> None:
+        """Close the journal being read."""
+        self._close()
