@@ -16,6 +16,7 @@ import platform
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
@@ -122,6 +123,7 @@ class Server:
             site.metric_names,
             build={"version": __version__, "python": platform.python_version()},
         )
+        metrics.loaded_at = time.time()
         runtime = Runtime(loop, metrics, _access_log(site), tokenizers, lexicon)
         runtime.sidecar = Sidecar(os.environ, self.reserved.door, runtime.sidecar_told)
         runtime.adopt(site)

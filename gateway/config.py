@@ -291,6 +291,15 @@ class LogDoc(Strict):
     access: Literal["json", "text", "none"] = "json"
 
 
+class SavingsDoc(Strict):
+    """What costs are compared with in metrics: `baseline` is a model or a target served here that has a price.
+
+    Every request's tokens are priced there too. `pointsman savings` compares more carefully, from decision records.
+    """
+
+    baseline: str = Field(min_length=1, max_length=256)
+
+
 class RecordsDoc(Strict):
     """Decision records: one line of JSON for each decided request, for `replay` and `savings`. Off where left out.
 
@@ -351,6 +360,7 @@ class ConfigDoc(FleetDoc):
     sidecar: SidecarDoc = SidecarDoc()
     log: LogDoc = LogDoc()
     records: RecordsDoc | None = None
+    savings: SavingsDoc | None = None
 
 
 # --- the environment -------------------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from gateway.proxy.vitals import look
+
 if TYPE_CHECKING:
     from gateway.proxy.runtime import Runtime
     from gateway.reload import Reloader
@@ -128,8 +130,7 @@ def admits(runtime: Runtime, headers: Mapping[bytes, bytes]) -> bool:
 
 def scrape(runtime: Runtime) -> bytes:
     """All metrics as they are now, in Prometheus's text format."""
-    runtime.metrics.set_states(runtime.states())
-    runtime.metrics.inflight = len(runtime.exchanges)
+    runtime.metrics.vitals = look(runtime)
     return runtime.metrics.exposition()
 
 

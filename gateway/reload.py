@@ -98,7 +98,7 @@ class Reloader:
         while True:
             self._again = False
             self.last = await self._reload_once()
-            self.runtime.metrics.reloaded(ok=not self.last.error)
+            self.runtime.metrics.reloaded(ok=not self.last.error, at=self.last.at)
             if not self._again:
                 return self.last
 

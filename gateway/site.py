@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from gateway import bundled, yamlfile
+from gateway import bundled, exported, yamlfile
 from gateway.addresses import Address
 from gateway.catalog.catalogue import Catalogue
 from gateway.catalog.catalogue import files_of as catalogue_files
@@ -38,7 +38,7 @@ from gateway.naming import Grant, Route, grant, routes
 from gateway.policyfile import failures_of, lay_over, load_catalogue, load_policy, placed, policy_files, reference_fleet
 from gateway.problems import suggest, validated
 from gateway.sidecar.spec import SidecarSpec, SpecReader
-from gateway.telemetry.metrics import Names
+from gateway.telemetry.metrics import Baseline, Names
 from gateway.telemetry.records import RecordSettings
 
 _NOT_ENFORCED = "is part of the file format, but this version does not enforce it yet"
@@ -221,6 +221,7 @@ class _Loader:
         default = self._default(doc, policies)
         keys, tables, grants = self._names(doc, fleet, policies)
         table = tables[doc.policies.default]
+        baseline = self._baseline(doc, fleet, table)
         if self.found or default is None:
             raise ConfigError(self.found)
         return Site(
@@ -242,7 +243,7 @@ class _Loader:
             drain_s=doc.drain,
             access_log=doc.log.access,
             tokenizers=_tokenizers(fleet, policies),
-            metric_names=_metric_names(fleet, policies, table, keys),
+            metric_names=exported.names(fleet, policies, table, [one.tenant for one in keys.values()], baseline),
             warnings=tuple(self.warnings),
             files=tuple(dict.fromkeys(self.files)),
             anonymous=replace(_ANONYMOUS, reasoning=doc.reasoning),
@@ -380,6 +381,13 @@ class _Loader:
             grants[_ANONYMOUS.key] = Grant(everything=True)
         return keys, tables, grants
 
+    def _baseline(self, doc: ConfigDoc, fleet: Fleet, table: Mapping[str, Route]) -> Baseline | None:
+        try:
+            return None if doc.savings is None else exported.baseline(doc.savings.baseline, fleet, table)
+        except Invalid as error:
+            self._note("savings.baseline", error.what, error.valid)
+            return None
+
     def _note(self, path: str, what: str, valid: str = "") -> None:
         self.found.append(self.document.problem(path, what, valid))
 
@@ -397,19 +405,6 @@ def _key_entry(doc: KeyDoc, reasoning: str | None) -> KeyEntry:
 def _tokenizers(fleet: Fleet, policies: Mapping[str, Policy]) -> frozenset[str]:
     names = {target.model.tokenizer for target in fleet.targets} | {policy.tokens_by for policy in policies.values()}
     return frozenset(name for name in names if name)
-
-
-def _metric_names(
-    fleet: Fleet, policies: Mapping[str, Policy], table: Mapping[str, Route], keys: Mapping[bytes, KeyEntry]
-) -> Names:
-    return Names(
-        asked=frozenset(table),
-        rules=frozenset(rule.id for policy in policies.values() for rule in policy.rules),
-        targets=frozenset(target.name for target in fleet.targets),
-        models=frozenset(target.model.id for target in fleet.targets),
-        teams=frozenset(entry.tenant.facts["team"] for entry in keys.values() if "team" in entry.tenant.facts),
-        policies=MappingProxyType({name: policy.digest for name, policy in policies.items()}),
-    )
 
 
 def main(arguments: list[str], environ: Mapping[str, str]) -> int:

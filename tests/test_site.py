@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -519,6 +520,45 @@ def test_metric_labels_come_from_configuration(site: Site) -> None:
     assert names.teams == {"a", "b"}
     assert names.rules == {"scout", "default"}
     assert site.tokenizers == {"llama4", "qwen3.5"}
+
+
+@pytest.mark.parametrize(
+    ("baseline", "price"),
+    [("qwen-plus", "qwen-plus"), ("scout-us", "scout-us"), ("llama-4-scout", "scout-eu"), ("llama", "scout-eu")],
+)
+def test_costs_are_compared_with_a_target_or_with_the_cheapest_of_a_model(
+    files: Directory, baseline: str, price: str
+) -> None:
+    files.change("policies: {", f"savings: {{baseline: {baseline}}}\npolicies: {{")
+    site = files.load(tests=False)
+    found = site.metric_names.baseline
+    assert found is not None
+    assert found.name == baseline
+    assert found.price == next(target.price for target in site.fleet.targets if target.name == price)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("savings: {baseline: qwen-plux}", "savings.baseline: 'qwen-plux' is no target and no model"),
+        ("savings: {baseline: gpt-4o}", "savings.baseline: 'gpt-4o' is no target and no model"),  # it means auto
+        ("savings: {baseline: ''}", "savings.baseline"),
+        ("savings: {}", "savings.baseline"),
+        ("savings: {baseline: qwen-plus, price: 3}", "savings.price"),
+    ],
+)
+def test_a_baseline_that_is_none_is_told_where_it_stands(files: Directory, line: str, says: str) -> None:
+    files.change("policies: {", f"{line}\npolicies: {{")
+    with pytest.raises(ConfigError, match=re.escape(says)) as found:
+        files.load(tests=False)
+    assert "pointsman.yaml:" in str(found.value)
+
+
+def test_a_baseline_without_a_price_is_said_and_not_guessed(files: Directory) -> None:
+    files.change("policies: {", "savings: {baseline: qwen-plus}\npolicies: {")
+    files.change("price: catalog", "price: none")
+    with pytest.raises(ConfigError, match="'qwen-plus' has no price, so nothing can be compared with it"):
+        files.load(tests=False)
 
 
 def test_the_admin_key_opens_and_nothing_else_does(files: Directory) -> None:

@@ -7,7 +7,7 @@ blames nobody for what a client did. Who is tried instead is `failover`; what a 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ FORBIDDEN = 3  # in a row that hold a target like a wrong key: one may be modera
 GONE_S = 300.0
 RATE_LIMITED_S = 1.0  # where the upstream names no time
 PROBE_S = 30.0  # a probe that brings no outcome for so long is forgotten, and the next may go
+#: What may be said of a target or an endpoint, from the best to the worst.
+STATES = ("healthy", "half_open", "probing", "rate_limited", "ejected", "auth", "gone")
 _NEVER = float("inf")
 _SMOOTH = 0.2  # weight of the newest latency
 _MOVED = 0.05  # share by which a latency must have moved to be published
@@ -117,13 +119,15 @@ class Board:
     probe. Times are seconds on one monotonic clock.
     """
 
-    __slots__ = ("_exact", "_fleet", "_mask", "_valid_until", "entries", "latency_s")
+    __slots__ = ("_exact", "_fleet", "_mask", "_valid_until", "ejections", "entries", "latency_s")
 
     def __init__(self) -> None:
         self.latency_s: Mapping[str, float] = {}  # recent time to first event by target; replaced, never edited
         self._exact: dict[str, float] = {}
         #: (target, endpoint url), where "" is the target as a whole; empty while all is well, which callers may use.
         self.entries: dict[tuple[str, str], _Entry] = {}
+        #: How often (target, endpoint url or "") began to be held back, and by which outcome; over the process's life.
+        self.ejections: dict[tuple[str, str, Outcome], int] = {}
         self._fleet: Fleet | None = None
         self._mask = 0
         self._valid_until = -_NEVER
@@ -225,8 +229,13 @@ class Board:
         if blame is Blame.BUSY or retry_after_s is not None:
             entry.asked = max(entry.asked, now + hold)
         if hold > 0:
+            if entry.until <= now:
+                self._count(key, outcome)
             entry.until = max(entry.until, now + hold)
             self._valid_until = -_NEVER
+
+    def _count(self, key: tuple[str, str], outcome: Outcome) -> None:
+        self.ejections[(*key, outcome)] = self.ejections.get((*key, outcome), 0) + 1
 
     def _probe_ended(self, key: tuple[str, str]) -> None:
         """No request is on its way there to find out, or none that will: the next one may."""
@@ -246,6 +255,8 @@ class Board:
     def hold(self, target: str) -> None:
         """Hold a target back until `release`: what serves it is known not to be there."""
         entry = self.entries.setdefault((target, ""), _Entry())
+        if entry.until < _NEVER:
+            self._count((target, ""), Outcome.REFUSED)
         entry.reason = Outcome.REFUSED
         entry.until = _NEVER
         self._valid_until = -_NEVER
@@ -283,6 +294,15 @@ class Board:
                 row["endpoints"] = {url: self._told(entry, now) for url, entry in entries.items() if entry is not None}
             told.append(row)
         return told
+
+    def endpoint_states(self, fleet: Fleet, now: float) -> Iterator[tuple[str, str, str]]:
+        """(target, endpoint url, state) of every endpoint; what is held against a target is held against all of its."""
+        nothing = _Entry()
+        for target in fleet.targets:
+            whole = self.entries.get((target.name, ""), nothing).state(now)
+            for endpoint in target.backend.endpoints:
+                own = self.entries.get((target.name, endpoint.url), nothing).state(now)
+                yield target.name, endpoint.url, max(own, whole, key=STATES.index)
 
     @staticmethod
     def _told(entry: _Entry | None, now: float) -> dict[str, Any]:

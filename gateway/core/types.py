@@ -425,6 +425,8 @@ class Record(msgspec.Struct, eq=False, gc=False):
     cost_nano: int = 0  # nano-USD over all attempts
     priced: bool = False  # False: at least one attempt had no price
     thought_unasked: bool = False  # reasoning arrived although thinking was `never`
+    fallback_reason: str = ""  # a value of `Outcome`: why the target that the decision put first did not answer
+    client_slow: bool = False  # the client did not keep up: how long the answer took says nothing of the upstream
     shadow: Shadowed | None = None  # of the copy that was sent, if one was
 
     def to_dict(self) -> dict[str, Any]:

@@ -348,6 +348,9 @@ class Exchange(Relaying):
                 error.retry_after_s = retry_after_s
             self._refuse(error, exhausted=True)
         else:
+            runtime.metrics.retry(name, outcome)
+            if not self.record.fallback_reason and following.target is not self.decision.candidates[0]:
+                self.record.fallback_reason = outcome.value
             self._send(self.serving.routes[following.target.index], following)
 
     # -- the ends --

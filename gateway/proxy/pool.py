@@ -70,6 +70,11 @@ class Pool:
         """True when the backend's in-flight cap is reached here."""
         return self.outstanding >= self.most
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a connection."""
+        return sum(place.user is not None for place in self._waiting)
+
     def answer_head(self, raw: bytes) -> AnswerHead:
         """Parse an answer's head; the last few distinct ones are remembered, as upstreams repeat themselves."""
         head = self._heads.get(raw)

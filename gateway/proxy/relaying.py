@@ -355,7 +355,7 @@ class Relaying:
 
     def pause(self) -> None:
         """The client does not keep up: stop reading from the upstream, which is not to blame for the silence."""
-        self.held = True
+        self.held = self.record.client_slow = True
         if isinstance(self.upstream, UpstreamConnection):
             self.upstream.pause()
             self.upstream.due = NEVER

@@ -72,9 +72,20 @@ class Families(Collector):
         )
         yield _summed(
             "fallbacks",
-            "Requests answered by another target than the decision put first; target is the one that answered.",
-            ("rule", "chosen", "target"),
-            (((c.labels.rule, c.labels.chosen, c.labels.target), c.fallbacks) for c in cells if c.fallbacks),
+            "Requests answered by another target than the decision put first; target is the one that answered, reason "
+            "why the first did not.",
+            ("rule", "chosen", "target", "reason"),
+            (
+                ((c.labels.rule, c.labels.chosen, c.labels.target, reason), count)
+                for c in cells
+                for reason, count in list(c.fallbacks.items())
+            ),
+        )
+        yield _summed(
+            "retries",
+            "Attempts after the first of a request, by the target of the attempt before and how that one ended.",
+            ("reason", "target"),
+            (((reason, target), count) for reason, target, count in self._metrics.retries()),
         )
         yield _summed(
             "refusals",
@@ -130,11 +141,26 @@ class Families(Collector):
         cost = _summed(
             "cost_usd",
             "What the attempts cost by the prices in force, in US dollars. Unpriced attempts add nothing.",
-            ("target", "model", "rule", "team"),
-            (((c.labels.target, c.labels.model, c.labels.rule, c.labels.team), c.cost_nano) for c in cells),
+            ("target", "model", "rule", "team", "policy"),
+            (
+                ((c.labels.target, c.labels.model, c.labels.rule, c.labels.team, c.labels.policy), c.cost_nano)
+                for c in cells
+            ),
             divisor=NANO_PER_USD,
         )
         yield cost
+        yield _summed(
+            "baseline_cost_usd",
+            "What the same tokens would have cost at the baseline's price, in US dollars: less cost_usd, what was "
+            "saved. Only of requests whose own cost is known.",
+            ("target", "model", "rule", "team", "baseline"),
+            (
+                ((c.labels.target, c.labels.model, c.labels.rule, c.labels.team, baseline), nano)
+                for c in cells
+                for baseline, nano in list(c.baseline_nano.items())
+            ),
+            divisor=NANO_PER_USD,
+        )
         yield _summed(
             "unpriced_requests",
             "Requests with at least one attempt whose target has no price: missing from cost_usd.",
@@ -160,6 +186,11 @@ class Families(Collector):
                 "gateway_overhead_seconds",
                 "From the arrival of a request until it was first sent upstream: reading, admitting and deciding.",
                 ("rule",),
+            ),
+            (
+                "time_per_output_token_seconds",
+                "Of streams that ended well: from the first event to the last, by output token after the first.",
+                ("target",),
             ),
         ):
             metric = HistogramMetricFamily(PREFIX + family, help_, labels=labels)
@@ -224,10 +255,36 @@ class Families(Collector):
             "1 for a target that misses a latency target of a policy.",
             labels=("target", "latency"),
         )
-        for target, entry in metrics.slow:
-            slow.add_metric((target, entry), 1.0)
+        vitals = metrics.vitals
+        for told in vitals.targets:
+            for entry in told.get("slow", ()):
+                slow.add_metric((told["target"], entry), 1.0)
         yield slow
-        yield GaugeMetricFamily(PREFIX + "inflight_requests", "Requests being served now.", value=metrics.inflight)
+        yield GaugeMetricFamily(PREFIX + "inflight_requests", "Requests being served now.", value=vitals.inflight)
+        yield GaugeMetricFamily(
+            PREFIX + "queue_requests", "Attempts waiting for a connection to their upstream.", value=vitals.queued
+        )
+        under_way = GaugeMetricFamily(
+            PREFIX + "endpoint_inflight",
+            "Requests of a target under way at an endpoint, shadows among them.",
+            labels=("target", "endpoint"),
+        )
+        state = GaugeMetricFamily(
+            PREFIX + "endpoint_state",
+            "1 for the state an endpoint of a target is in.",
+            labels=("target", "endpoint", "state"),
+        )
+        for one in vitals.endpoints:
+            under_way.add_metric((one.target, one.endpoint), one.inflight)
+            state.add_metric((one.target, one.endpoint, one.state), 1.0)
+        yield under_way
+        yield state
+        yield _summed(
+            "ejections",
+            "Times that an endpoint, or a whole target (endpoint all), began to be held back, by the outcome.",
+            ("target", "endpoint", "reason"),
+            list(vitals.ejections.items()),
+        )
         reloads = CounterMetricFamily(PREFIX + "config_reload", "Reloads of the configuration.", labels=("result",))
         for result, count in metrics.reloads.items():
             reloads.add_metric((result,), count)
@@ -236,6 +293,11 @@ class Families(Collector):
             PREFIX + "config_last_reload_success",
             "1 when the last reload was taken, 0 when it was rejected and the configuration before it still serves.",
             value=float(metrics.last_reload_ok),
+        )
+        yield GaugeMetricFamily(
+            PREFIX + "config_last_reload_timestamp_seconds",
+            "Unix time at which the configuration being served was loaded, at the start or by a reload.",
+            value=metrics.loaded_at,
         )
         records = metrics.records
         yield _summed(
@@ -253,16 +315,33 @@ class Families(Collector):
         states = GaugeMetricFamily(
             PREFIX + "target_state", "1 for the state a target is in.", labels=("target", "state")
         )
-        for target, state in metrics.states:
-            states.add_metric((target, state), 1.0)
+        for told in vitals.targets:
+            states.add_metric((told["target"], told["state"]), 1.0)
         yield states
+        yield _infos(
+            "target_info",
+            "The targets of the configuration being served.",
+            [
+                {"target": f.target, "model": f.model, "family": f.family, "backend": f.backend, "region": f.region}
+                for f in metrics.names.facts
+            ],
+        )
+        retires = GaugeMetricFamily(
+            PREFIX + "target_retires_timestamp_seconds",
+            "Unix time of the day on which a target's model is withdrawn, where that is known.",
+            labels=("target",),
+        )
+        for fact in metrics.names.facts:
+            if fact.retires_at is not None:
+                retires.add_metric((fact.target,), fact.retires_at)
+        yield retires
         doubted = GaugeMetricFamily(
             PREFIX + "target_thinking_doubted",
             "1 for a target that thought so often although told not to that its promise is no longer believed.",
             labels=("target",),
         )
-        for target, is_doubted in metrics.doubted:
-            doubted.add_metric((target,), float(is_doubted))
+        for told in vitals.targets:
+            doubted.add_metric((told["target"],), float(bool(told.get("thinking_doubted"))))
         yield doubted
 
 

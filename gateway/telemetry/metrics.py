@@ -14,12 +14,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gateway.core import pricing
 from gateway.core.decide import PIN
 from gateway.core.errors import CODES
-from gateway.core.types import Outcome, Record
+from gateway.core.types import Outcome, Price, Record
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -35,13 +36,58 @@ DURATION_BUCKETS_S = (
 #: Seconds, 50 microseconds to 100 milliseconds: what the gateway itself adds.
 OVERHEAD_BUCKETS_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1)
 
+#: Seconds between two tokens: from a small model on a fast server to a large one that is overloaded.
+PER_TOKEN_BUCKETS_S = (
+    0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5,
+)  # fmt: skip
+
 #: Records kept before they are counted.
 MOST_WAITING = 512
 
 _OTHER = "other"
 #: The label value of what a request never had.
 NONE = "none"
+#: How `Routing.thinking` begins where a model was told to think.
+_THINKS = ("always", "budget")
 _CODES = frozenset(CODES) | {"ok", "client_gone"}
+
+
+class TargetFacts(NamedTuple):
+    """What is exported of a target as configured. `retires_at`: Unix seconds at which its model is withdrawn."""
+
+    target: str
+    model: str
+    family: str
+    backend: str
+    region: str
+    retires_at: float | None = None
+
+
+class Baseline(NamedTuple):
+    """What costs are compared with: a model or target by the name configured, at the prices of one target."""
+
+    name: str
+    price: Price
+
+
+class EndpointNow(NamedTuple):
+    """One endpoint of a target, as a scrape finds it."""
+
+    target: str
+    endpoint: str  # its URL, as configured
+    state: str  # one of core.health.STATES
+    inflight: int  # requests of this target under way there
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What the living process is like at the moment of a scrape: what no count of finished requests can tell."""
+
+    inflight: int = 0
+    queued: int = 0
+    targets: tuple[Mapping[str, Any], ...] = ()  # as `Runtime.states` tells them
+    endpoints: tuple[EndpointNow, ...] = ()
+    ejections: Mapping[tuple[str, str, str], int] = field(default_factory=dict)  # target, endpoint, outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +95,7 @@ class Names:
     """Every label value that configuration allows. What is in none of these sets is exported as `other`.
 
     `asked` holds what a client may put in `model`: auto, auto/<policy>, the `models:` map, models and targets.
-    `policies` maps a policy's name to its digest.
+    `policies` maps a policy's name to its digest. `facts` and `baseline` are what else of it is exported.
     """
 
     asked: frozenset[str] = frozenset()
@@ -58,6 +104,8 @@ class Names:
     models: frozenset[str] = frozenset()
     teams: frozenset[str] = frozenset()
     policies: Mapping[str, str] | None = None
+    facts: tuple[TargetFacts, ...] = ()
+    baseline: Baseline | None = None
 
 
 class Histogram:
@@ -108,8 +156,8 @@ class Cell:
     """Running totals of all requests with the same labels; the histograms are shared with other cells."""
 
     __slots__ = (
-        "broken", "cached", "cost_nano", "duration", "estimated", "fallbacks", "first_event", "input", "labels",
-        "output", "overhead", "reasoning", "refused", "requests", "unpriced", "violations",
+        "baseline_nano", "broken", "cached", "cost_nano", "duration", "estimated", "fallbacks", "first_event", "input",
+        "labels", "output", "overhead", "per_token", "reasoning", "refused", "requests", "unpriced", "violations",
     )  # fmt: skip
 
     def __init__(self, labels: _Labels, duration: Histogram, first_event: Histogram, overhead: Histogram) -> None:
@@ -117,11 +165,14 @@ class Cell:
         self.duration = duration
         self.first_event = first_event
         self.overhead = overhead
-        self.requests = self.refused = self.broken = self.fallbacks = 0
+        self.per_token: Histogram | None = None  # of streams that ended well
+        self.requests = self.refused = self.broken = 0
+        self.fallbacks: dict[str, int] = {}  # by reason
         self.input = self.cached = self.output = self.reasoning = self.estimated = 0
         self.cost_nano = self.unpriced = self.violations = 0
+        self.baseline_nano: dict[str, int] = {}  # by baseline
 
-    def add(self, records: list[Record]) -> None:
+    def add(self, records: list[Record], baseline: Baseline | None = None) -> None:
         """Count requests of this cell."""
         self.requests += len(records)
         self.duration.add([record.ended_at - record.started_at for record in records])
@@ -136,9 +187,29 @@ class Cell:
         self.output += sum([usage.output for usage in used])
         self.reasoning += sum([usage.reasoning for usage in used])
         self.estimated += sum([usage.estimated for usage in used])
+        if self.per_token is not None:
+            self.per_token.add(
+                [
+                    (one.ended_at - one.first_event_at) / (one.usage.output - 1)
+                    for one in records
+                    if one.usage is not None and one.usage.output > 1 and not one.usage.estimated
+                    if not one.client_slow
+                ]
+            )
+        if baseline is not None and used:
+            self._compare(records, baseline)
         for record in records:
             if record.attempts != 1 or record.thought_unasked or record.code != "ok":
                 self._unusual(record)
+
+    def _compare(self, records: list[Record], baseline: Baseline) -> None:
+        """What the same tokens would have cost at the baseline; only where what they did cost is known."""
+        would = [
+            pricing.cost(baseline.price, one.usage, one.routing.thinking.startswith(_THINKS))
+            for one in records
+            if one.usage is not None and one.priced
+        ]
+        self.baseline_nano[baseline.name] = self.baseline_nano.get(baseline.name, 0) + sum(would)
 
     def _unusual(self, record: Record) -> None:
         """Count what most requests do not have."""
@@ -146,7 +217,8 @@ class Cell:
             self.violations += 1
         if record.code == "ok":
             if record.routing.chosen and record.routing.target != record.routing.chosen:
-                self.fallbacks += 1
+                reason = record.fallback_reason or NONE
+                self.fallbacks[reason] = self.fallbacks.get(reason, 0) + 1
         elif record.code != "client_gone":
             if not record.sent_at:
                 self.refused += 1
@@ -161,7 +233,7 @@ _LABELLED = ("policy", "rule", "chosen", "target", "model", "model_asked", "team
 class Metrics:
     """The counters of one process. They survive every reload; `configure` only changes which names are known.
 
-    `inflight` is set before a scrape, by whoever knows how many requests are being served.
+    `vitals` is set before a scrape, by whoever knows how the process is.
     All methods belong to the event loop's thread, except `prepare`, which may run in another.
     """
 
@@ -172,15 +244,14 @@ class Metrics:
         build: Mapping[str, str] | None = None,
         process: bool = True,
     ) -> None:
-        self.inflight = 0
+        self.vitals = Vitals()
         self.records: RecordLog | None = None
-        self.states: tuple[tuple[str, str], ...] = ()
-        self.doubted: tuple[tuple[str, bool], ...] = ()
-        self.slow: tuple[tuple[str, str], ...] = ()
         self.shadows: ShadowCounts | None = None  # set by who sends some
         self.build = dict(build or {})
         self.reloads = {"ok": 0, "rejected": 0}
         self.last_reload_ok = True
+        self.loaded_at = 0.0  # Unix seconds at which the configuration being served was taken; 0: not told
+        self._retries: dict[tuple[str, Outcome], int] = {}
         self._fast: dict[_RawKey, Cell] = {}
         self._cells: dict[_Labels, Cell] = {}
         self._histograms: dict[tuple[str, ...], Histogram] = {}
@@ -196,17 +267,12 @@ class Metrics:
         self.names = names
         self._fast.clear()  # holds policies with their digest, and is what a reload must not let grow
 
-    def reloaded(self, ok: bool) -> None:
-        """Count one attempt to reload the configuration."""
+    def reloaded(self, ok: bool, at: float) -> None:
+        """Count one attempt to reload the configuration, which ended at this Unix time."""
         self.reloads["ok" if ok else "rejected"] += 1
         self.last_reload_ok = ok
-
-    def set_states(self, states: Iterable[Mapping[str, Any]]) -> None:
-        """What is known of every target, as a scrape should see it: `target`, `state`, whether thinking is doubted."""
-        states = list(states)
-        self.states = tuple((str(one["target"]), str(one["state"])) for one in states)
-        self.doubted = tuple((str(one["target"]), bool(one.get("thinking_doubted"))) for one in states)
-        self.slow = tuple((str(one["target"]), str(entry)) for one in states for entry in one.get("slow", ()))
+        if ok:
+            self.loaded_at = at
 
     def attempt(self, target: str, outcome: Outcome) -> None:
         """Count one attempt that went wrong, by how. `target` is the name of a Target, so it needs no check.
@@ -219,6 +285,11 @@ class Metrics:
             attempts[key] += 1
         except KeyError:
             attempts[key] = 1
+
+    def retry(self, target: str, outcome: Outcome) -> None:
+        """Count one attempt that follows another, by the target of the one before and how that ended."""
+        key = (target, outcome)
+        self._retries[key] = self._retries.get(key, 0) + 1
 
     def finished(self, *records: Record) -> None:
         """HOT. Count requests that have ended, in whatever way; each is handed over once and changes no more.
@@ -242,7 +313,7 @@ class Metrics:
             else:
                 alike[cell] = [record]
         for cell, those in alike.items():
-            cell.add(those)
+            cell.add(those, self.names.baseline)
 
     def _find(self, record: Record) -> Cell:
         """The cell of a request whose routing does not name it."""
@@ -287,6 +358,8 @@ class Metrics:
                 self._histogram("time_to_first_event_seconds", DURATION_BUCKETS_S, labels.target, labels.stream),
                 self._histogram("gateway_overhead_seconds", OVERHEAD_BUCKETS_S, labels.rule),
             )
+            if labels.stream == "true" and labels.code == "ok":
+                cell.per_token = self._histogram("time_per_output_token_seconds", PER_TOKEN_BUCKETS_S, labels.target)
         if known:  # else the raw key holds a value that a client chose, and the dictionary would be its to fill
             self._fast[key] = cell
         return cell
@@ -326,6 +399,10 @@ class Metrics:
         return [(target, Outcome.OK.value, count) for target, count in good.items()] + [
             (target, outcome.value, count) for (target, outcome), count in list(self._attempts.items())
         ]
+
+    def retries(self) -> list[tuple[str, str, int]]:
+        """(reason, target, count) of every pair that was counted."""
+        return [(outcome.value, target, count) for (target, outcome), count in list(self._retries.items())]
 
     def histograms(self, family: str) -> list[tuple[tuple[str, ...], Histogram]]:
         """(label values, histogram) of one family."""

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.health import AUTH_S, BLAME, EJECTION_S, FAILURES, FORBIDDEN, LONGEST_S, PROBE_S, Blame, Board
+from gateway.core.health import (
+    AUTH_S,
+    BLAME,
+    EJECTION_S,
+    FAILURES,
+    FORBIDDEN,
+    LONGEST_S,
+    PROBE_S,
+    STATES,
+    Blame,
+    Board,
+)
 from gateway.core.types import Backend, Endpoint, Fleet, Model, Outcome, Target
 
 URLS = ("http://1:1/v1", "http://2:1/v1")
@@ -324,3 +335,36 @@ def test_releasing_what_was_never_held_changes_nothing() -> None:
     board = Board()
     board.release("a")
     assert board.available(THREE, 1.0) == ALL
+
+
+def test_an_ejection_is_counted_when_it_begins_by_what_brought_it_about() -> None:
+    board = Board()
+    fail(board, 100.0, FAILURES - 1)
+    assert board.ejections == {}
+    fail(board, 100.0, 3)  # those behind the fifth find it held back already
+    board.record("b", Outcome.RATE_LIMITED, 100.0, 20.0)
+    board.record("b", Outcome.RATE_LIMITED, 101.0, 20.0)
+    assert board.ejections == {("a", "", Outcome.RESET): 1, ("b", "", Outcome.RATE_LIMITED): 1}
+    board.record("a", Outcome.REFUSED, 100.0 + EJECTION_S * 1.2)  # the probe
+    board.hold("c")
+    board.hold("c")
+    assert board.ejections == {
+        ("a", "", Outcome.RESET): 1,
+        ("a", "", Outcome.REFUSED): 1,
+        ("b", "", Outcome.RATE_LIMITED): 1,
+        ("c", "", Outcome.REFUSED): 1,
+    }
+
+
+def test_every_endpoint_has_the_worse_of_its_own_state_and_its_target_s() -> None:
+    board = Board()
+    two = fleet(2, 1)
+    for _ in range(FAILURES):
+        board.record("a", Outcome.RESET, 100.0, endpoint=URLS[0])
+    assert list(board.endpoint_states(two, 100.0)) == [
+        ("a", URLS[0], "ejected"), ("a", URLS[1], "healthy"), ("b", URLS[0], "healthy"),
+    ]  # fmt: skip
+    board.record("a", Outcome.RATE_LIMITED, 100.0, endpoint=URLS[1])
+    board.record("b", Outcome.AUTH, 100.0)
+    assert [state for _, _, state in board.endpoint_states(two, 100.0)] == ["ejected", "rate_limited", "auth"]
+    assert {state for _, _, state in board.endpoint_states(two, 1e6)} <= set(STATES)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.core.types import Outcome, Record, Routing, Usage
-from gateway.telemetry.metrics import DURATION_BUCKETS_S, Metrics, Names
+from gateway.core.types import Outcome, Price, PriceTier, Record, Routing, Usage
+from gateway.telemetry.metrics import (
+    DURATION_BUCKETS_S,
+    Baseline,
+    EndpointNow,
+    Metrics,
+    Names,
+    TargetFacts,
+    Vitals,
+)
 
 NAMES = Names(
     asked=frozenset({"auto", "gpt-4o"}),
@@ -129,9 +138,9 @@ def test_a_request_refused_before_its_decision_counts_no_decision(metrics: Metri
 
 
 def test_an_answer_from_another_target_than_the_first_is_a_fallback(metrics: Metrics) -> None:
-    metrics.finished(record(target="scout-eu", model="llama-4-scout", attempts=2))
+    metrics.finished(record(target="scout-eu", model="llama-4-scout", attempts=2, fallback_reason="reset"))
     metrics.finished(record(attempts=2))  # a stale connection, the same target
-    assert value(metrics, "fallbacks_total", rule="code", chosen="qwen-plus", target="scout-eu") == 1
+    assert value(metrics, "fallbacks_total", rule="code", chosen="qwen-plus", target="scout-eu", reason="reset") == 1
     assert value(metrics, "fallbacks_total") == 1
     assert value(metrics, "decisions_total", target="qwen-plus") == 2
 
@@ -168,8 +177,8 @@ def test_attempts_unpriced_estimates_and_unasked_reasoning_are_counted(metrics: 
 def test_counters_survive_a_reload_and_names_that_went_are_not_reset(metrics: Metrics) -> None:
     metrics.finished(record())
     metrics.configure(Names(asked=frozenset({"auto"}), policies={"default": "fff"}))
-    metrics.reloaded(True)
-    metrics.reloaded(False)
+    metrics.reloaded(True, at=1e9)
+    metrics.reloaded(False, at=2e9)
     metrics.finished(record())
     assert value(metrics, "requests_total", target="qwen-plus") == 1
     assert value(metrics, "requests_total", target="other") == 1
@@ -177,6 +186,7 @@ def test_counters_survive_a_reload_and_names_that_went_are_not_reset(metrics: Me
     assert value(metrics, "config_reload_total", result="ok") == 1
     assert value(metrics, "config_reload_total", result="rejected") == 1
     assert value(metrics, "config_last_reload_success") == 0
+    assert value(metrics, "config_last_reload_timestamp_seconds") == 1e9
 
 
 def test_a_new_digest_of_the_same_policy_goes_on_in_the_same_series(metrics: Metrics) -> None:
@@ -187,10 +197,22 @@ def test_a_new_digest_of_the_same_policy_goes_on_in_the_same_series(metrics: Met
 
 def test_gauges_come_from_the_process_as_it_is_at_the_scrape() -> None:
     metrics = Metrics(NAMES, build={"version": "1.2"})
-    metrics.set_states([{"target": "scout-eu", "state": "ok", "until": None}])
-    metrics.inflight += 3
+    metrics.vitals = Vitals(
+        inflight=3,
+        queued=2,
+        targets=({"target": "scout-eu", "state": "ejected", "thinking_doubted": True, "slow": ["fast"]},),
+        endpoints=(EndpointNow("scout-eu", "http://10.0.0.7/v1", "ejected", 1),),
+        ejections={("scout-eu", "http://10.0.0.7/v1", "reset"): 4},
+    )
     assert value(metrics, "inflight_requests") == 3
-    assert value(metrics, "target_state", target="scout-eu", state="ok") == 1
+    assert value(metrics, "queue_requests") == 2
+    assert value(metrics, "target_state", target="scout-eu", state="ejected") == 1
+    assert value(metrics, "target_thinking_doubted", target="scout-eu") == 1
+    assert value(metrics, "target_slow", target="scout-eu", latency="fast") == 1
+    endpoint = {"target": "scout-eu", "endpoint": "http://10.0.0.7/v1"}
+    assert value(metrics, "endpoint_inflight", **endpoint) == 1
+    assert value(metrics, "endpoint_state", state="ejected", **endpoint) == 1
+    assert value(metrics, "ejections_total", reason="reset", **endpoint) == 4
     assert value(metrics, "build_info", version="1.2") == 1
     assert b"process_resident_memory_bytes" in metrics.exposition()
 
@@ -205,3 +227,62 @@ def test_an_idle_gateway_already_exports_the_families_that_alerts_read(metrics: 
 def test_a_request_that_named_its_target_counts_under_the_rule_pin(metrics: Metrics) -> None:
     metrics.finished(record(rule="pin"))
     assert value(metrics, "requests_total", rule="pin") == 1
+
+
+def test_a_retry_counts_by_the_target_that_failed_and_how(metrics: Metrics) -> None:
+    metrics.retry("scout-eu", Outcome.OVERLOADED)
+    metrics.retry("scout-eu", Outcome.OVERLOADED)
+    assert value(metrics, "retries_total", target="scout-eu", reason="overloaded") == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "observed"),
+    [
+        ({"stream": True, "first_event_at": 100.5, "ended_at": 101.5}, 1),
+        ({"stream": False}, 0),
+        ({"stream": True, "code": "upstream_stream_interrupted"}, 0),
+        ({"stream": True, "usage": Usage(10, 1)}, 0),
+        ({"stream": True, "usage": Usage(10, 11, estimated=True)}, 0),
+        ({"stream": True, "client_slow": True}, 0),
+        ({"stream": True, "usage": None}, 0),
+    ],
+)
+def test_time_per_output_token_is_of_whole_streams_whose_tokens_are_known_and_whose_client_kept_up(
+    metrics: Metrics, changes: dict[str, Any], observed: int
+) -> None:
+    metrics.finished(record(**({"usage": Usage(input=10, output=101)} | changes)))
+    if not observed:
+        assert absent(metrics, "time_per_output_token_seconds_count")
+        return
+    assert value(metrics, "time_per_output_token_seconds_count", target="qwen-plus") == 1
+    assert value(metrics, "time_per_output_token_seconds_sum") == pytest.approx(0.01)
+
+
+BASELINE = Baseline("big", Price((PriceTier(0, 2_000_000_000, 10_000_000_000, cached_input=500_000_000),), "test"))
+
+
+def test_a_baseline_prices_the_same_tokens_of_requests_whose_own_cost_is_known() -> None:
+    metrics = Metrics(replace(NAMES, baseline=BASELINE), process=False)
+    metrics.finished(record(), record())  # 60 input, 40 cached, 50 output
+    metrics.finished(record(priced=False), record(usage=None))
+    would = (60 * 2.0 + 40 * 0.5 + 50 * 10.0) / 1e6
+    assert value(metrics, "baseline_cost_usd_total", baseline="big", rule="code") == pytest.approx(2 * would)
+    metrics.configure(NAMES)
+    metrics.finished(record())
+    assert value(metrics, "baseline_cost_usd_total") == pytest.approx(2 * would)
+
+
+def test_without_a_baseline_nothing_is_compared(metrics: Metrics) -> None:
+    metrics.finished(record())
+    assert absent(metrics, "baseline_cost_usd_total")
+
+
+def test_targets_are_told_as_configured_with_the_day_they_retire() -> None:
+    facts = (
+        TargetFacts("scout-eu", "llama-4-scout", "llama", "vllm-eu", "eu"),
+        TargetFacts("qwen-plus", "qwen3.5-plus", "qwen", "alibaba", "", 1.8e9),
+    )
+    metrics = Metrics(replace(NAMES, facts=facts), process=False)
+    assert value(metrics, "target_info", target="scout-eu", family="llama", backend="vllm-eu", region="eu") == 1
+    assert value(metrics, "target_retires_timestamp_seconds", target="qwen-plus") == 1.8e9
+    assert absent(metrics, "target_retires_timestamp_seconds", target="scout-eu")
