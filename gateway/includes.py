@@ -6,14 +6,14 @@ file that says it and never leads out of the folder of the policy, also not thro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
-from gateway import yamlfile
+from gateway import bundled, yamlfile
 from gateway.core.errors import ConfigError, Problem
-from gateway.core.parts import Joined, PartDoc, join
+from gateway.core.parts import Clash, Joined, PartDoc, join
 from gateway.core.policy import PolicyDoc
 from gateway.core.policy import TestDoc as Test
 from gateway.problems import validated
@@ -23,6 +23,13 @@ from gateway.yamlfile import Document
 MAX_FILES, MAX_LEVELS, MAX_BYTES = 32, 8, 256 << 10
 #: Names of parts end so where they lie beside policies, which they would be taken for otherwise.
 SUFFIX = ".part.yaml"
+_RELATIVE = "a path relative to this file"
+_COPY = "a copy of it beside this file: it comes along with Pointsman in the folder of policies"
+#: For who takes `include` for a way to build on a whole policy.
+_ADD = (
+    "a part, with part: in place of policy: and no rules; to add a constraint to {}, lay a part over it with "
+    "policies: {{overlays: [...]}} in pointsman.yaml"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +60,36 @@ def read_parts(
     return tuple(reading.parts.values())
 
 
-def read_overlays(paths: Iterable[Path], cache: Path | None, touched: list[Path] | None = None) -> tuple[Part, ...]:
+def read_overlays(
+    config: Document, paths: Sequence[Path], cache: Path | None, touched: list[Path] | None = None
+) -> tuple[Part, ...]:
     """The parts that a configuration lays over its policies, with those that they include, each once.
 
-    Raises `ConfigError`: where one of them does not load there is nothing that may be served.
+    `paths` are the files that it names, in its order. Raises `ConfigError`: where one of them does not load there is
+    nothing that may be served.
     """
     parts: dict[Path, Part] = {}
-    for path in paths:
+    for i, path in enumerate(paths):
         if touched is not None:
             touched.append(path)
-        document = yamlfile.load(path, cache_dir=cache)
+        document = _load(path, cache, config, f"policies.overlays[{i}]")
+        if "policy" in document.data and "part" not in document.data:
+            what = "is a policy, and only parts can lie over others"
+            raise ConfigError([document.problem("policy", what, "part: in place of policy:, and nothing that routes")])
         doc = validated(document, PartDoc)
         for part in (Part(document, doc), *read_parts(document, doc.include, cache, touched)):
             parts.setdefault(Path(part.document.name).resolve(), part)
     return tuple(parts.values())
+
+
+def _load(path: Path, cache: Path | None, asking: Document, where: str) -> Document:
+    """A file that another one asks for. Raises `ConfigError`; one that cannot be read is told where it is named."""
+    try:
+        raw = yamlfile.read(path)
+    except ConfigError as error:
+        told = [asking.problem(where, f"{path} {one.what}", one.valid or _RELATIVE) for one in error.problems]
+        raise ConfigError(told) from None
+    return yamlfile.parse(raw, str(path), cache)
 
 
 def put_in(
@@ -85,11 +108,20 @@ def put_in(
         return document, doc
     joined = join(doc, [part.doc for part in parts], tests=tests, alone=alone)
     if joined.clashes:
-        raise ConfigError([parts[one.part].document.problem(one.path, one.what, one.valid) for one in joined.clashes])
+        whole = replace(document, parts=_places(document, joined, parts))
+        raise ConfigError([_clash(one, parts[one.part].document, whole) for one in joined.clashes])
     together = sha256(document.sha256.encode())
     for part in parts:
         together.update(part.document.sha256.encode())
     return replace(document, sha256=together.hexdigest(), parts=_places(document, joined, parts)), joined.doc
+
+
+def _clash(one: Clash, part: Document, whole: Document) -> Problem:
+    what = one.what
+    if one.first:
+        file, line = whole.place(one.first)
+        what += f" (first in {file}:{line})"
+    return part.problem(one.path, what, one.valid)
 
 
 def _places(document: Document, joined: Joined, parts: Sequence[Part]) -> dict[str, tuple[Document, str]]:
@@ -131,15 +163,23 @@ class _Reading:
         if len(self.parts) >= MAX_FILES or len(above) > MAX_LEVELS:
             return f"more than {MAX_FILES} files or {MAX_LEVELS} levels are included", "fewer, larger parts"
         self.touched.append(given)
-        if not file.is_file():
-            return f"there is no file {name}", "a path relative to this file"
-        self.left -= file.stat().st_size
+        try:
+            size = file.stat().st_size if file.is_file() else None
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}", _RELATIVE
+        if size is None:
+            ours = bundled.policies() / name
+            valid = (
+                _RELATIVE if not ours.is_file() else _ADD.format(name) if ours.parent == bundled.policies() else _COPY
+            )
+            return f"there is no file {name}", valid
+        self.left -= size
         if self.left < 0:
             return f"with {name} more than {MAX_BYTES >> 10} KiB are included", "fewer constraints"
         try:
-            included = yamlfile.load(given, cache_dir=self.cache)
+            included = _load(given, self.cache, document, path)
             if "policy" in included.data:
-                return f"{name} is a policy, and only parts are included", "part: in place of policy:, and no rules"
+                return f"{name} is a policy, and only parts are included", _ADD.format(name)
             part = self.parts[file] = Part(included, validated(included, PartDoc))
         except ConfigError as error:
             self.found += error.problems

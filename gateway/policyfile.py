@@ -141,8 +141,9 @@ def lay_over(file: PolicyFile, overlays: Sequence[Part], *, touched: list[Path] 
 
 def overlays_of(config: Path, *, cache: Path | None = None) -> tuple[Part, ...]:
     """What a configuration lays over all of its policies. Raises `ConfigError`."""
-    doc = validated(yamlfile.load(config), ConfigDoc)
-    return read_overlays([config.parent / name for name in doc.policies.overlays], cache)
+    document = yamlfile.load(config)
+    doc = validated(document, ConfigDoc)
+    return read_overlays(document, [config.parent / name for name in doc.policies.overlays], cache)
 
 
 def failures_of(file: PolicyFile, served: PolicyFile, reference: Fleet) -> list[Problem]:

@@ -9,11 +9,13 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from gateway.core.entries import ID_PATTERN
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.matchers import MOST_PROBLEMS
 from gateway.core.quantities import Invalid
@@ -29,23 +31,87 @@ def problems(document: Document, error: ValidationError, model: type[BaseModel] 
     that raises `quantities.Invalid` chooses both halves of the message itself.
     """
     found: dict[Problem, None] = {}
-    for item in error.errors(include_url=False):
+    for one in _telling(document, error, model):
         if len(found) >= MOST_PROBLEMS:
             found[Problem(document.name, 0, "", f"has more than {MOST_PROBLEMS} mistakes; these are the first")] = None
             break
-        steps, value = _locate(document.data, item["loc"], missing=item["type"] == "missing")
+        steps = one.steps
         if _is_secret(steps):
-            what, valid = _say_secret(dict(item), steps)
-            if item["type"] == "extra_forbidden":
+            what, valid = _say_secret(one)
+            if one.kind == "extra_forbidden":
                 steps = steps[:-1]  # the key itself may be what was pasted
         elif _may_be_secret(steps):
-            what, valid = _say(dict(item), _HIDDEN, model)
-            if item["type"] == "extra_forbidden":
+            what, valid = _say(replace(one, value=_HIDDEN), model)
+            if one.kind == "extra_forbidden":
                 what, steps = "there is no such key here", steps[:-1]
         else:
-            what, valid = _say(dict(item), value, model)
+            what, valid = _say(one, model)
+        if isinstance(cause := one.context.get("error"), Invalid) and cause.first:
+            first = (*steps[: len(steps) - len(cause.at)], *cause.first)
+            what += f" (first on line {document.line(first)})"
         found[Problem(document.name, document.line(steps), dotted(steps), what, valid)] = None
     return list(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Complaint:
+    """One of pydantic's: of what kind, and of which value at which path of the file."""
+
+    item: Mapping[str, Any]
+    steps: tuple[str | int, ...]
+    value: Any
+
+    @classmethod
+    def of(cls, document: Document, item: Mapping[str, Any]) -> _Complaint:
+        steps, value = _locate(document.data, item["loc"], missing=item["type"] == "missing")
+        cause = item.get("ctx", {}).get("error")
+        return cls(item, (*steps, *cause.at) if isinstance(cause, Invalid) else steps, value)
+
+    @property
+    def kind(self) -> str:
+        return str(self.item["type"])
+
+    @property
+    def loc(self) -> tuple[str | int, ...]:
+        return tuple(self.item["loc"])
+
+    @property
+    def context(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.item.get("ctx", {})
+        return found
+
+    @property
+    def words(self) -> str:
+        """The words that may stand there, and what else may; "" where they are all there is."""
+        found = self.example()
+        return "" if found.startswith(("[", "{")) else found
+
+    def example(self, shape: str = "") -> str:
+        """What may stand there, a list (`[`) or a mapping (`{`) where that is wanted; "" where none is known."""
+        found = _EXAMPLES.get(str(self.steps[-1]), "") if self.steps else ""
+        return found if found.startswith(shape) else ""
+
+
+def _telling(document: Document, error: ValidationError, model: type[BaseModel] | None) -> list[_Complaint]:
+    """The complaints of pydantic without those that only follow from others.
+
+    Where values of several kinds may stand, each kind complains: only the one that the value comes nearest to is told.
+    A key that is missing because it is misspelt is not told twice.
+    """
+    every = [
+        _Complaint.of(document, item) for item in error.errors(include_url=False)[: MOST_PROBLEMS * _MOST_AT_ONE_PLACE]
+    ]
+    nearer = {one.steps[:depth] for one in every if one.kind not in _OF_KIND for depth in range(len(one.steps) + 1)}
+    told: list[_Complaint] = []
+    seen: set[tuple[str | int, ...]] = set()
+    for one in every:
+        if one.kind in _OF_KIND and (one.steps in seen or one.steps in nearer):
+            continue
+        seen.add(one.steps)
+        told.append(one)
+    unknown = [one for one in told if one.kind == "extra_forbidden"][:MOST_PROBLEMS]
+    meant = {(*one.steps[:-1], _other_key(one, model)[len(_NEAR) : -1]) for one in unknown}
+    return [one for one in told if one.kind != "missing" or one.steps not in meant]
 
 
 def validated(document: Document, model: type[M]) -> M:
@@ -81,6 +147,15 @@ def suggest(word: object, known: Iterable[str]) -> str:
 #: What keys that must be there may say.
 _EXAMPLES = {
     "as_of": "2026-11-21",
+    "constraints": "[{id: at-home, require: {target.region: eu}}]",
+    "first_event": "{p90: 2s}",
+    "include": "[parts/eu.yaml]",
+    "overlays": "[house-rules.part.yaml]",
+    "rank": "listed, cheapest, fastest, balanced, weighted, or a fact such as {lowest: target.input_usd}",
+    "sticky": "{for: 30m}",
+    "tests": "[{name: code is code, given: {task: code}, expect: {rule: code}}]",
+    "thinking": "[{id: else, set: never}]",
+    "tokens_per_s": "{p50: 20}",
     "backend": "a name under backends",
     "catalogue": "1",
     "dialect": "vllm, or another that docs/backends.md lists",
@@ -92,10 +167,33 @@ _EXAMPLES = {
     "provider": "a name that `pointsman catalog --offers` lists",
     "ref": "where it was read",
     "rules": "[{id: default, use: [{family: '*'}]}]",
+    "sets": "{general: [qwen3.5-35b-a3b, llama-4-maverick]}",
     "set": "never, always, client or {budget: 4k}",
     "source": "a name under sources",
     "tokens_per_hour": "40M",
     "use": "[{family: '*'}]",
+}
+#: What other policy languages, and plain speech, call a key that there is.
+_MEANT: Mapping[str, tuple[str, ...]] = {
+    word: keys
+    for keys, words in (
+        (("when",), ("if", "match", "matches", "condition", "where")),
+        (("use",), ("route", "to", "target", "targets", "model", "models", "candidates")),
+        (("use", "expect"), ("then",)),
+        (("forbid",), ("deny", "block", "exclude", "not")),
+        (("require",), ("allow", "only", "must")),
+        (("because",), ("comment", "description", "reason", "why")),
+        (("id", "name"), ("id", "name", "title", "rule", "constraint")),
+        (("include", "overlays"), ("include", "includes", "import", "extends", "parts", "overlays")),
+        (("share",), ("percent", "ratio", "sample")),
+        (("given",), ("input", "with")),
+        (("expect",), ("assert", "expected", "output")),
+    )
+    for word in words
+}
+#: What a pattern lets through, in words.
+_SPELLINGS = {
+    ID_PATTERN: ("is no id", "lower case letters, digits, `.`, `_` and `-`, at most 64, such as long-context"),
 }
 _EXPECTED = {
     "string_type": ("text", "quotes around it"),
@@ -107,33 +205,49 @@ _EXPECTED = {
     "model_type": ("a mapping", "a mapping: {key: value}"),
     "model_attributes_type": ("a mapping", "a mapping: {key: value}"),
 }
+_SHAPES = {"a list": "[", "a mapping": "{"}
+_NEAR = "did you mean "
+_MOST_AT_ONE_PLACE = 10  # complaints of one value, by all the kinds that may stand there
+#: Complaints that a value is of another kind than one of several that may stand there.
+_OF_KIND = frozenset({*_EXPECTED, "literal_error", "enum"})
 
 
-def _say(item: dict[str, Any], value: Any, model: type[BaseModel] | None) -> tuple[str, str]:
-    kind, context = item["type"], item.get("ctx", {})
+def _say(one: _Complaint, model: type[BaseModel] | None) -> tuple[str, str]:
+    kind, context, value = one.kind, one.context, one.value
     if kind == "missing":
-        key = item["loc"][-1]
-        return "is missing", f"{key}: {_EXAMPLES.get(str(key), '...')}"
+        return "is missing", f"{one.loc[-1]}: {one.example() or '...'}"
     if kind == "extra_forbidden":
-        key = item["loc"][-1]
-        return f"there is no key {key!r:.80} here", suggest(key, _keys_at(model, item["loc"][:-1]) if model else ())
+        return f"there is no key {one.loc[-1]!r:.80} here", _other_key(one, model)
     if kind in ("value_error", "assertion_error"):
         cause = context.get("error")
         if isinstance(cause, Invalid):
             return cause.what, cause.valid
         return str(cause), ""
     if kind in ("literal_error", "enum"):
-        names = re.findall(r"'([^']*)'", str(context.get("expected", "")))
-        return f"{_shown(value)} is not known here", suggest(value, names)
+        near = suggest(value, re.findall(r"'([^']*)'", str(context.get("expected", ""))))
+        return f"{_shown(value)} is not known here", near if near.startswith(_NEAR) else one.words or near
+    if kind == "string_pattern_mismatch" and context.get("pattern") in _SPELLINGS:
+        what, valid = _SPELLINGS[context["pattern"]]
+        return f"{_shown(value)} {what}", valid
     if kind in _EXPECTED:
         want, valid = _EXPECTED[kind]
         if context.get("class_name") == "SecretRef":
             valid = _SECRETS["key"]
+        elif want in _SHAPES:
+            valid = one.example(_SHAPES[want]) or valid
         if kind == "bool_type" and isinstance(value, str) and value.lower() in ("on", "off", "yes", "no", "y", "n"):
             return f"{value} is text in YAML 1.2, not a truth value", valid
         return f"{_shown(value)} is not {want}", valid
-    message = str(item["msg"])
+    message = str(one.item["msg"])
     return f"{_shown(value)} is not valid", message[:1].lower() + message[1:]
+
+
+def _other_key(one: _Complaint, model: type[BaseModel] | None) -> str:
+    """The key that was probably meant by one that is not there, or all there are."""
+    key = one.loc[-1]
+    names = _keys_at(model, one.loc[:-1]) if model else []
+    meant = next((name for name in _MEANT.get(str(key).lower(), ()) if name in names), None)
+    return f"{_NEAR}{meant}?" if meant else suggest(key, names)
 
 
 #: Where files refer to secrets, and what belongs there. People paste the secret itself, and a message about it is
@@ -158,17 +272,17 @@ _HIDDEN = object()
 
 
 def _may_be_secret(steps: Sequence[str | int]) -> bool:
-    return steps[:1] in (["backends"], ["dialects"]) and not _BESIDE_SECRETS.isdisjoint(steps[2:])
+    return tuple(steps[:1]) in (("backends",), ("dialects",)) and not _BESIDE_SECRETS.isdisjoint(steps[2:])
 
 
-def _say_secret(item: dict[str, Any], steps: Sequence[str | int]) -> tuple[str, str]:
-    cause = item.get("ctx", {}).get("error")
+def _say_secret(one: _Complaint) -> tuple[str, str]:
+    cause = one.context.get("error")
     if isinstance(cause, Invalid):
         return cause.what, cause.valid  # in our own words, which show nothing
-    named = next((step for step in reversed(steps) if step in _SECRETS), "key")
-    if item["type"] == "missing":
+    named = next((step for step in reversed(one.steps) if step in _SECRETS), "key")
+    if one.kind == "missing":
         return "is missing", _SECRETS[str(named)]
-    if item["type"] == "extra_forbidden":
+    if one.kind == "extra_forbidden":
         return "there is no such key here", _SECRETS["key"]
     return "is not valid here, and is not shown because it may be a secret", _SECRETS[str(named)]
 
@@ -184,7 +298,7 @@ def _shown(value: Any) -> str:
     return repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
 
 
-def _locate(data: Any, loc: Sequence[str | int], *, missing: bool) -> tuple[list[str | int], Any]:
+def _locate(data: Any, loc: Sequence[str | int], *, missing: bool) -> tuple[tuple[str | int, ...], Any]:
     """The path in the file of pydantic's `loc`, which also names union members that no file contains."""
     steps: list[str | int] = []
     for number, step in enumerate(loc):
@@ -196,7 +310,7 @@ def _locate(data: Any, loc: Sequence[str | int], *, missing: bool) -> tuple[list
         else:
             continue
         steps.append(step)
-    return steps, data
+    return tuple(steps), data
 
 
 def _keys_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:

@@ -305,7 +305,8 @@ class _Loader:
             self._note("policies.dir", f"no policy files in {directory}", "a directory of *.yaml files")
         reference = reference_fleet(known, cache=self.cache) if self.tests and paths else None
         policies: dict[str, Policy] = {}
-        overlays = read_overlays([self.directory / name for name in doc.policies.overlays], self.cache, self.files)
+        named = [self.directory / name for name in doc.policies.overlays]
+        overlays = read_overlays(self.document, named, self.cache, self.files)
         for path in paths:
             self.files.append(path)
             try:

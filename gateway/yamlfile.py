@@ -184,6 +184,20 @@ _WORDS: dict[str, bool | None] = {
 }
 
 
+#: What ruamel says of the slips that people make most, and what they should have written. It has no types for them.
+_SLIPS = (
+    (r"found character '\t'", "spaces in place of tabs"),
+    (r"found character '@'", 'quotes around what begins with @: "@general"'),
+    ("that cannot start any token", "quotes around text that begins so"),
+    ("expected alphabetic or numeric character", 'quotes around what begins with * or &: "*"'),
+    ("expected <block end>", "the same indentation for all entries of a list, and for all keys of a mapping"),
+    ("mapping values are not allowed here", "quotes around text that holds a colon and a space"),
+    ("could not find expected ':'", "a colon and a space after each key"),
+    ("expected ',' or ']'", "a comma between entries, and a ] at the end"),
+    ("expected ',' or '}'", "a comma between members, and a } at the end"),
+)
+
+
 class _Builder:
     """Builds values from ruamel's events, checking every event before anything is made of it."""
 
@@ -203,7 +217,8 @@ class _Builder:
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             what = " ".join(str(error.problem or error.context or "not YAML").split())
-            raise self._error(mark, f"is not YAML: {what}") from None
+            valid = next((valid for said, valid in _SLIPS if said in what), "")
+            raise self._error(mark, f"is not YAML: {what}", valid) from None
         except (YAMLError, ValueError, IndexError, AttributeError, AssertionError, TypeError) as error:
             # ruamel lets a few of its own mistakes through on malformed text; for the reader they are all one thing.
             first = str(error).strip().partition("\n")[0]
@@ -257,7 +272,9 @@ class _Builder:
             key, _ = self._node(event, depth + 1)
             if not isinstance(key, str):
                 shown = "null" if key is None else str(key).lower() if isinstance(key, bool) else str(key)
-                raise self._error(event.start_mark, f"the key {shown:.60} is not text", "a key in quotes")
+                number = isinstance(key, int | float) and not isinstance(key, bool)
+                valid = "a key in quotes" + ("; numbers have no commas: 200000 or 200k" if number else "")
+                raise self._error(event.start_mark, f"the key {shown:.60} is not text", valid)
             if key == "<<" and event.style is None:
                 raise self._error(event.start_mark, "merge keys are refused", "the keys written out")
             if key in data:

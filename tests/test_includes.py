@@ -254,9 +254,9 @@ def test_a_policy_that_includes_what_lies_over_it_has_it_once(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        ({}, "over.yaml: cannot be read"),
+        ({}, "over.yaml cannot be read: No such file"),
         ({"over.yaml": "part: o\nrules: []\n"}, "over.yaml:2: rules: there is no key 'rules' here"),
-        ({"over.yaml": policy()}, "over.yaml:1: part: is missing"),
+        ({"over.yaml": policy()}, "over.yaml:1: policy: is a policy, and only parts can lie over others"),
         ({"over.yaml": "part: o\ninclude: [gone.yaml]\n"}, "over.yaml:2: include[0]: there is no file gone.yaml"),
         ({"over.yaml": NO_LLAMA, "policies/p.yaml": policy(more="constraints: [{id: no-llama, avoid: {family: x}}]\n")},
          "over.yaml:4: constraints[0].id: 'no-llama' is another constraint's id already"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway import bundled, yamlfile
@@ -14,8 +14,7 @@ from gateway.core.analyse import analyse
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.matchers import suggest
 from gateway.core.policy import Policy
-from gateway.includes import read_overlays
-from gateway.policyfile import lay_over, load_catalogue, load_policy, policy_files, reference_fleet
+from gateway.policyfile import lay_over, load_catalogue, load_policy, overlays_of, policy_files, reference_fleet
 from gateway.problems import validated
 from gateway.site import Site, load_site
 from gateway.yamlfile import Document
@@ -44,7 +43,7 @@ def check(options: Options, environ: Mapping[str, str], now: float) -> Checked:
     """Judge what the options name. `now` is Unix seconds. Raises `ConfigError` for what does not load."""
     if options.against == "reference":
         return _on_reference(options, environ)
-    site = load_site(options.config, environ, secrets=options.secrets)
+    site = _site(options, environ)
     cache = cache_dir(environ)
     document = yamlfile.load(options.config, cache_dir=cache)
     doc = validated(document, ConfigDoc)
@@ -64,6 +63,27 @@ def check(options: Options, environ: Mapping[str, str], now: float) -> Checked:
     report = Report("fleet", site.digest, site.warnings, told, unnamed)
     counted = f"{_count(len(site.fleet.targets), 'target', 'targets')}, {_count(len(chosen), 'policy', 'policies')}"
     return Checked(report, f"{counted}, configuration {site.digest}")
+
+
+def _site(options: Options, environ: Mapping[str, str]) -> Site:
+    """The configuration. Raises `ConfigError`, which says of what is only wrong here that it need not be judged."""
+    try:
+        return load_site(options.config, environ, secrets=options.secrets)
+    except ConfigError as error:
+        if not options.secrets:
+            raise
+        without: Sequence[Problem] = ()
+        try:
+            load_site(options.config, environ, secrets=False, tests=False)
+        except ConfigError as still:
+            without = still.problems
+        told = [
+            one
+            if one in without or one.file != str(options.config)
+            else replace(one, valid=f"{one.valid}; or --no-keys, to judge the rest where keys are not")
+            for one in error.problems
+        ]
+        raise ConfigError(told) from None
 
 
 def _on_reference(options: Options, environ: Mapping[str, str]) -> Checked:
@@ -97,7 +117,7 @@ def _directory(doc: ConfigDoc, config: Path) -> Path:
 
 
 def _documents(doc: ConfigDoc, config: Path, cache: Path | None) -> dict[str, Document]:
-    overlays = read_overlays([config.parent / name for name in doc.policies.overlays], cache)
+    overlays = overlays_of(config, cache=cache)
     files = [lay_over(load_policy(path, cache=cache), overlays) for path in policy_files(_directory(doc, config))]
     return {file.doc.policy: file.document for file in files}
 

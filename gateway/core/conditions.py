@@ -21,6 +21,25 @@ if TYPE_CHECKING:
 
 #: Facts that keys mostly have: written as if they were signals of their own.
 _OF_TENANTS = frozenset({"team", "domicile", "licence", "sovereign", "cloud", "cost", "plan", "tier", "home"})
+#: What other gateways, and plain speech, call a signal.
+_MEANT: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("tokens", "input_tokens", "prompt_tokens", "context_length", "length", "context"), "context_tokens"
+    ),
+    **dict.fromkeys(("max_tokens", "max_completion_tokens", "output_tokens"), "max_output_tokens"),
+    **dict.fromkeys(("model", "model_name"), "model_asked"),
+    **dict.fromkeys(("lang", "locale"), "language"),
+    **dict.fromkeys(("reasoning_effort", "reasoning", "thinking"), "effort"),
+    **dict.fromkeys(("response_format", "json_schema", "json"), "structured_output"),
+    **dict.fromkeys(("modalities", "media"), "modality"),
+    **dict.fromkeys(("image", "vision", "has_images"), "images"),
+    **dict.fromkeys(("streaming",), "stream"),
+    **dict.fromkeys(("functions", "tool_choice"), "tools"),
+    **dict.fromkeys(("category", "intent", "use_case"), "task"),
+    **dict.fromkeys(("complexity",), "difficulty"),
+    **dict.fromkeys(("user", "key", "customer"), "tenant.<name>"),
+    **dict.fromkeys(("header",), "headers.<name>"),
+}
 Test = Callable[["Signals"], bool]
 
 
@@ -65,7 +84,8 @@ def compile_condition(raw: object, path: str, scope: Scope) -> Condition | None:
 
 def _condition(raw: object, path: str, scope: Scope, *, negated: bool) -> Condition | None:
     if not isinstance(raw, Mapping) or not raw:
-        scope.problems.add(path, "is no condition", "a map such as {task: code}")
+        valid = "a map such as {task: code}" + ("; of a list, {all: [...]} or {any: [...]}" if raw else "")
+        scope.problems.add(path, "is no condition", valid if isinstance(raw, list) else "a map such as {task: code}")
         return None
     parts: list[Condition | None] = []
     for key, value in raw.items():
@@ -74,7 +94,7 @@ def _condition(raw: object, path: str, scope: Scope, *, negated: bool) -> Condit
             parts.append(_condition(value, at, scope, negated=not negated))
         elif key in ("any", "all"):
             if not isinstance(value, list) or not value:
-                scope.problems.add(at, "must be a list of conditions")
+                scope.problems.add(at, "must be a list of conditions", f"{key}: [{{task: code}}, {{tools: true}}]")
                 parts.append(None)
                 continue
             inner = [_condition(one, f"{at}[{i}]", scope, negated=negated) for i, one in enumerate(value)]
@@ -88,7 +108,8 @@ def _member(name: str, raw: object, path: str, scope: Scope, negated: bool) -> C
     signal = signal_named(name)
     if signal is None:
         valid = (*SIGNALS, *(f"{prefix}.<name>" for prefix in OPEN_SIGNALS), "any", "all", "not")
-        near = f"did you mean tenant.{name}?" if name in _OF_TENANTS else suggest(name, valid)
+        meant = f"tenant.{name}" if name in _OF_TENANTS else _MEANT.get(name.lower())
+        near = f"did you mean {meant}?" if meant else suggest(name, valid)
         scope.problems.add(path, f"there is no signal {name!r}", near)
         return None
     choices = scope.tasks if name == "task" else signal.choices

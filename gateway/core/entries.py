@@ -59,15 +59,18 @@ def _said(raw: object) -> object:
 
 def unique(entries: Sequence[Any]) -> Sequence[Any]:
     """A validator of lists whose entries have ids. Raises `Invalid` for one that stands there twice."""
-    seen: set[str] = set()
-    for entry in entries:
-        if entry.id in seen:
-            raise Invalid(f"the id {entry.id!r} stands here twice", "each id once")
-        seen.add(entry.id)
+    seen: dict[str, int] = {}
+    for number, entry in enumerate(entries):
+        first = seen.setdefault(entry.id, number)
+        if first != number:
+            what = f"the id {entry.id!r} stands here a second time"
+            raise Invalid(what, "each id once", at=(number, "id"), first=(first, "id"))
     return entries
 
 
-Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+#: How ids are written, of policies and of everything in them.
+ID_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+Id = Annotated[str, Field(pattern=ID_PATTERN)]
 When = Annotated[Any, BeforeValidator(_said), WithJsonSchema(schema.part("Condition"))]
 Select = Annotated[Any, BeforeValidator(_said), WithJsonSchema(schema.part("Selector"))]
 RungForm = Annotated[Any, WithJsonSchema(schema.part("Rung"))]

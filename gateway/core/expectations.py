@@ -18,6 +18,15 @@ from gateway.core.types import Decision, Target
 
 _SUBJECTS = ("model", "family", "target")
 _ORDERS = {"candidates": "target", "models": "model", "families": "family"}
+#: What a word is that cannot be expected, by what it stands for.
+_NO = {
+    "rule": "no rule of this policy",
+    "model": "no model of the catalogue",
+    "family": "no family of the catalogue",
+    "target": "no target of the fleet that tests run on, catalog/reference-fleet.yaml",
+    "shadow": "no target of the fleet that tests run on, catalog/reference-fleet.yaml",
+    "refused": "no code of an error",
+}
 EXPECTATIONS = (
     "rule",
     *_SUBJECTS,
@@ -61,7 +70,8 @@ def check(policy: Policy, test: TestDoc, path: str, problems: Problems) -> None:
         if name not in EXPECTATIONS:
             problems.add(at, f"there is nothing called {name!r} to expect", suggest(name, EXPECTATIONS))
             continue
-        valid = known.get(name.removeprefix("not_").removeprefix("never_"))
+        kind = name.removeprefix("not_").removeprefix("never_")
+        valid = known.get(kind)
         if name == "thinking":
             _thinking(raw, at, problems)
         elif name == "because" and not isinstance(raw, str):
@@ -69,7 +79,7 @@ def check(policy: Policy, test: TestDoc, path: str, problems: Problems) -> None:
         elif valid is not None:
             for word in listed(raw):
                 if word not in valid:
-                    problems.add(at, f"{word!r} is not known here", suggest(str(word), valid))
+                    problems.add(at, f"{word!r:.80} is {_NO[_ORDERS.get(kind, kind)]}", suggest(str(word), valid))
 
 
 def unmet(expect: Mapping[str, Any], decision: Decision) -> list[Mismatch]:

@@ -45,6 +45,21 @@ OPERATORS: Mapping[Kind, tuple[str, ...]] = MappingProxyType({
 })  # fmt: skip
 
 
+#: What other languages call an operator.
+_MEANT: Mapping[str, str] = {
+    **dict.fromkeys((">", "greater", "greater_than", "more", "more_than", "above", "over"), "gt"),
+    **dict.fromkeys((">=", "min", "at_least", "ge"), "gte"),
+    **dict.fromkeys(("<", "less", "less_than", "below", "under"), "lt"),
+    **dict.fromkeys(("<=", "max", "at_most", "le"), "lte"),
+    **dict.fromkeys(("=", "==", "is", "equals", "equal"), "eq"),
+    **dict.fromkeys(("!=", "ne", "neq", "not_in", "isnt"), "not"),
+    **dict.fromkeys(("one_of", "any_of", "oneof"), "in"),
+    **dict.fromkeys(("contains", "includes"), "has"),
+    **dict.fromkeys(("starts_with", "startswith", "begins"), "prefix"),
+    **dict.fromkeys(("exists", "present", "set"), "known"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Variable:
     """`$language` and the like: the value of a signal, put in when a request is decided."""
@@ -148,9 +163,9 @@ def parse(raw: object, spelling: Spelling, path: str, problems: Problems, *, neg
         for operator, operand in raw.items():
             at = f"{path}.{operator}"
             if operator not in valid:
-                problems.add(
-                    at, f"{spelling.name} is a {spelling.kind} and has no {operator!r}", "one of " + ", ".join(valid)
-                )
+                meant = _MEANT.get(str(operator).lower())
+                near = f"did you mean {meant}?" if meant in valid else "one of " + ", ".join(valid)
+                problems.add(at, f"{spelling.name} is a {spelling.kind} and has no {operator!r}", near)
                 return None
             parts.append(_operator(str(operator), operand, spelling, at, problems, negated))
         return _join(parts, every=not negated)
@@ -173,7 +188,7 @@ def _operator(
         return parse(raw, spelling, path, problems, negated=not negated)
     if name in ("any", "all"):
         if not isinstance(raw, list) or not raw:
-            problems.add(path, "must be a list of matchers")
+            problems.add(path, "must be a list of matchers", f"{name}: [{{prefix: eu-}}, us]")
             return None
         parts = [parse(part, spelling, f"{path}[{i}]", problems, negated=negated) for i, part in enumerate(raw)]
         return _join(parts, every=(name == "all") != negated)
@@ -247,7 +262,9 @@ def scalar(raw: object, spelling: Spelling, path: str, problems: Problems) -> Va
     if kind == "number":
         number = parse_size(raw)
         if number is None or not 0 <= number < float("inf"):
-            problems.add(path, f"{raw!r} is not a size", "a number such as 500, 200k or 1M")
+            compared = isinstance(raw, str) and raw[:1] in ("<", ">", "=")
+            valid = "{gt: 200k}, with gt, gte, lt or lte" if compared else "a number such as 500, 200k or 1M"
+            problems.add(path, f"{raw!r:.60} is not a size", valid)
             return None
         return number
     if kind == "boolean":
@@ -268,7 +285,8 @@ def scalar(raw: object, spelling: Spelling, path: str, problems: Problems) -> Va
         problems.add(path, f"{raw!r:.60} is no code of a language", languagecodes.meant(value))
         return None
     if spelling.choices and value not in spelling.choices:
-        problems.add(path, f"{raw!r} is no {name} that is known", suggest(raw, spelling.choices))
+        near = f'did you mean "@{raw}", the set?' if raw in spelling.named else suggest(raw, spelling.choices)
+        problems.add(path, f"{raw!r} is no {name} that is known", near)
         return None
     return value
 

@@ -69,12 +69,16 @@ class PartDoc(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Clash:
-    """Something of a part that cannot stand beside the rest: number of the part, path in it, what and what instead."""
+    """Something of a part that cannot stand beside the rest: number of the part, path in it, what and what instead.
+
+    `first` is the path, in the policy that was put together, of what it clashes with; "" where that is not one place.
+    """
 
     part: int
     path: str
     what: str
     valid: str
+    first: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ def join(
     clashes: list[Clash] = []
     tokens_by = doc.tokens_by
     for number, part in enumerate(parts):
-        clashes += _clashes(number, part, {entry.id for entry in constraints}, sets)
+        clashes += _clashes(number, part, [entry.id for entry in constraints], sets)
         for i, entry in enumerate(part.constraints):
             places[f"constraints[{len(constraints)}]"] = number, f"constraints[{i}]"
             constraints.append(entry)
@@ -121,11 +125,13 @@ def join(
     return Joined(doc.model_copy(update=added), places, tuple(clashes))
 
 
-def _clashes(number: int, part: PartDoc, ids: set[str], sets: Mapping[str, Sequence[str]]) -> Iterator[Clash]:
+def _clashes(number: int, part: PartDoc, ids: Sequence[str], sets: Mapping[str, Sequence[str]]) -> Iterator[Clash]:
+    taken = {name: place for place, name in reversed(list(enumerate(ids)))}
     for i, entry in enumerate(part.constraints):
-        if entry.id in ids:
+        if entry.id in taken:
             what = f"{entry.id!r} is another constraint's id already: constraints add up, none takes another's place"
-            yield Clash(number, f"constraints[{i}].id", what, "an id of its own")
+            first = f"constraints[{taken[entry.id]}].id"
+            yield Clash(number, f"constraints[{i}].id", what, "an id of its own", first)
         for path, name in _sets_named(entry.selector, f"constraints[{i}].{entry.effect}"):
             if name not in part.sets and name not in BUILT_IN_SETS:
                 what = f"the set @{name} is not declared in this file, so others would say what the constraint means"
@@ -133,7 +139,7 @@ def _clashes(number: int, part: PartDoc, ids: set[str], sets: Mapping[str, Seque
     for name, members in part.sets.items():
         if sets.get(name, members) != members:
             what = f"the set {name!r} holds other models elsewhere: one of the two would lose its meaning"
-            yield Clash(number, f"sets.{name}", what, "a name of its own")
+            yield Clash(number, f"sets.{name}", what, "a name of its own", f"sets.{name}")
 
 
 def _sets_named(raw: object, path: str) -> Iterator[tuple[str, str]]:

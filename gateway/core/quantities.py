@@ -14,12 +14,19 @@ from gateway.core.types import NANO_PER_USD
 
 
 class Invalid(ValueError):
-    """A value that does not mean anything where it stands: what is wrong, and what would be valid."""
+    """A value that does not mean anything where it stands: what is wrong, and what would be valid.
 
-    def __init__(self, what: str, valid: str = "") -> None:
+    Where it is a list, `at` are the steps to what is wrong in it, and `first` those to what that clashes with.
+    """
+
+    def __init__(
+        self, what: str, valid: str = "", *, at: tuple[str | int, ...] = (), first: tuple[str | int, ...] = ()
+    ) -> None:
         super().__init__(f"{what}: {valid}" if valid else what)
         self.what = what
         self.valid = valid
+        self.at = at
+        self.first = first
 
 
 _NUMBER_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")

@@ -7,6 +7,7 @@ rules, ranks or requests' capabilities.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from gateway.core.language import Language
     from gateway.core.signals import Signals
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,60}")
 _SHORT = {"model": "model.id", "family": "model.family"}
 
 
@@ -137,7 +139,9 @@ def _one(
 ) -> Selector | None:
     if isinstance(raw, Mapping) and raw:
         return _compile_map(raw, fleet, names, path, problems, variables)
-    valid = '"*", or a map such as {family: qwen}' + ("; in constraints also a list of maps" if variables else "")
+    named = f"{{model: {raw}}} or {{target.name: {raw}}}" if isinstance(raw, str) and _NAME.fullmatch(raw) else ""
+    named = named or (f'{{model: "{raw}"}}' if isinstance(raw, str) and raw.startswith("@") else "{family: qwen}")
+    valid = f'"*", or a map such as {named}' + ("; in constraints also a list of maps" if variables else "")
     problems.add(path, "is no selector", valid)
     return None
 

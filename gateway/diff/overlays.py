@@ -15,6 +15,7 @@ from gateway.core.errors import ConfigError
 from gateway.diff.revision import Revision
 from gateway.includes import Part, read_overlays
 from gateway.problems import validated
+from gateway.yamlfile import Document
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +42,14 @@ def overlays(config: Path | None, revision: Revision, folder: Path, cache: Path 
     """The overlays of a configuration. Files of the revision are written below `folder`. Raises `ConfigError`."""
     if config is None:
         return Overlays()
-    listed = [config.parent / name for name in _listed(config)]
-    after = read_overlays(listed, cache)
+    now, listed = _listed(config, config.parent)
+    after = read_overlays(now, listed, cache)
     as_now: list[str] = []
-    then = listed
+    asked, then = now, listed
     held = revision.read(config, folder)
     if held is not None:
         try:
-            then = [config.parent / name for name in _listed(held)]
+            asked, then = _listed(held, config.parent)
         except ConfigError:  # what was wrong with it is no news, and its list cannot be had
             held = None
     if held is None and listed:
@@ -61,8 +62,10 @@ def overlays(config: Path | None, revision: Revision, folder: Path, cache: Path 
         else:
             revision.write(file.parent, folder)  # with what it includes
         before.append(old or file)
-    return Overlays(read_overlays(before, cache), after, tuple(as_now))
+    return Overlays(read_overlays(asked, before, cache), after, tuple(as_now))
 
 
-def _listed(config: Path) -> list[str]:
-    return validated(yamlfile.load(config), ConfigDoc).policies.overlays
+def _listed(config: Path, folder: Path) -> tuple[Document, list[Path]]:
+    """A configuration, and the files below the folder that it lays over its policies."""
+    document = yamlfile.load(config)
+    return document, [folder / name for name in validated(document, ConfigDoc).policies.overlays]

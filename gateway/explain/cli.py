@@ -74,6 +74,7 @@ def _explain(given: argparse.Namespace, config: Path | None, environ: Mapping[st
     from gateway.core.errors import GatewayError, to_openai  # noqa: PLC0415
     from gateway.core.tracetext import render  # noqa: PLC0415
     from gateway.explain.request import explain  # noqa: PLC0415
+    from gateway.problems import suggest  # noqa: PLC0415
     from gateway.site import load_lexicon  # noqa: PLC0415
     from gateway.vocab import open_tokenizers  # noqa: PLC0415
 
@@ -82,6 +83,8 @@ def _explain(given: argparse.Namespace, config: Path | None, environ: Mapping[st
     tenant, site = _whose(site, given.key, dict(given.tenant))
     body = _body(given)
     available = _available(site, given.down)
+    if given.policy is not None and given.policy not in site.policies:
+        raise LookupError(f"no policy {given.policy!r}: {suggest(given.policy, site.policies)}")
     headers = {name.lower(): value for name, value in given.header}
     if given.policy is not None:
         headers["x-pointsman-policy"] = given.policy
@@ -101,6 +104,8 @@ def _explain(given: argparse.Namespace, config: Path | None, environ: Mapping[st
             print(to_openai(error).decode())
         else:
             print(f"refused with status {error.status}: {error.code}: {error.message}", file=sys.stderr)
+            if error.code == "model_not_found":
+                print(f"model {given.model!r:.80}: {suggest(given.model, site.routes)}", file=sys.stderr)
         return NO
     if given.json:
         print(json.dumps(told.to_dict(), indent=2, ensure_ascii=False))
@@ -131,11 +136,12 @@ def _whose(site: Site, key: str | None, facts: Mapping[str, str]) -> tuple[Tenan
 
     from gateway.core.types import Tenant  # noqa: PLC0415
     from gateway.naming import Grant  # noqa: PLC0415
+    from gateway.problems import suggest  # noqa: PLC0415
 
     if key is not None:
         tenants = {entry.tenant.key: entry.tenant for entry in site.keys.values()}
         if key not in tenants:
-            raise LookupError(f"no key {key!r}: {', '.join(tenants) or 'none is configured'}")
+            raise LookupError(f"no key {key!r}: {suggest(key, tenants) or 'none is configured'}")
         found = tenants[key]
         return replace(found, facts=MappingProxyType({**found.facts, **facts})), site
     operator = Tenant("operator", MappingProxyType(dict(facts)), explain=True)
@@ -144,10 +150,12 @@ def _whose(site: Site, key: str | None, facts: Mapping[str, str]) -> tuple[Tenan
 
 def _available(site: Site, down: Sequence[str]) -> int:
     """The mask of targets that are up. Raises LookupError for a name that is none."""
+    from gateway.problems import suggest  # noqa: PLC0415
+
     indices = {target.name: target.index for target in site.fleet.targets}
     for name in down:
         if name not in indices:
-            raise LookupError(f"no target {name!r}: {', '.join(indices)}")
+            raise LookupError(f"no target {name!r}: {suggest(name, indices)}")
     return site.fleet.mask() & ~sum(1 << indices[name] for name in set(down))
 
 
