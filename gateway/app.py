@@ -41,6 +41,7 @@ from gateway.sidecar.process import Reserved, Sidecar
 from gateway.site import Site, load_lexicon, load_site
 from gateway.telemetry.access import AccessLog, writer
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.otlp.settings import OtlpSettings
 from gateway.telemetry.records import RecordLog, RecordSettings
 from gateway.vocab import open_tokenizers
 
@@ -133,6 +134,8 @@ class Server:
             except OSError as error:
                 logger.error("records.dir: cannot write to %s: %s", site.records.directory, error.strerror)
                 return EXIT_CONFIG
+        if site.otlp is not None and not _export(site.otlp, runtime):
+            return EXIT_CONFIG
         reloader = Reloader(self.config, runtime, os.environ, self.reserved.door)
         state = ServerState()
         public, admin = map(_uvicorn, _fronts(runtime, reloader))
@@ -162,6 +165,8 @@ class Server:
         runtime.outbox.flush()
         if runtime.records is not None:
             runtime.records.close()
+        if runtime.otlp is not None:
+            runtime.otlp.close()
         return 0
 
     def _tick(self, loop: asyncio.AbstractEventLoop, state: ServerState, runtime: Runtime) -> None:
@@ -223,6 +228,26 @@ def _records(settings: RecordSettings, tokenizers: Tokenizers, lexicon: Lexicon)
     made = RecordLog(settings, Lines(Recording(tokenizers, lexicon, settings.sample, settings.prompt_chars)))
     made.start()
     return made
+
+
+def _export(settings: OtlpSettings, runtime: Runtime) -> bool:
+    """Begin to tell a collector of requests; False where that cannot be, which is logged."""
+    try:
+        from gateway.telemetry.otlp.exporting import Otlp  # noqa: PLC0415 - an extra, and heavy
+    except ImportError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("opentelemetry", "google"):
+            raise
+        logger.error("otlp: needs a package that is not installed: pip install 'pointsman[otlp]'")
+        return False
+    try:
+        runtime.otlp = Otlp(settings)
+    except OSError as error:  # of which ssl.SSLError is one
+        logger.error("otlp.ca_file: cannot use %s: %s", settings.ca_file, error.strerror or type(error).__name__)
+        return False
+    runtime.tracing = runtime.otlp.tracing
+    runtime.metrics.otlp = runtime.otlp.tally
+    runtime.otlp.start()
+    return True
 
 
 def _access_log(site: Site) -> Callable[[list[Record]], None] | None:

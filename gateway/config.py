@@ -34,6 +34,7 @@ from gateway.fields import (
     Tiers,
     Tokens,
 )
+from gateway.otlpdoc import OtlpDoc
 from gateway.owndialects import Body, DialectDoc, header_names, header_value
 from gateway.secretref import SecretRef, read_secret
 from gateway.sidecar.doc import LitellmDoc, SidecarDoc
@@ -93,7 +94,8 @@ class BackendDoc(Strict):
     replica has for a model: a target whose weights alone need more does not load.
     `headers` and `body` are sent with every request there, `body` over what a client sends. `api_version` is for the
     dialect azure only, and for those of its addresses that need one. `litellm` is for the dialect of that name where no
-    address is given: then a sidecar is started here.
+    address is given: then a sidecar is started here. `trace_context` sends it `traceparent` and `tracestate` where
+    `otlp` is on; left out, if it is self-hosted.
     """
 
     dialect: str
@@ -115,6 +117,7 @@ class BackendDoc(Strict):
     proxy: str | None = None
     max_inflight: int = Field(256, ge=1, le=100_000)
     timeouts: TimeoutsDoc = TimeoutsDoc()
+    trace_context: bool | None = None
     litellm: LitellmDoc | None = None
 
     @model_validator(mode="after")
@@ -361,6 +364,7 @@ class ConfigDoc(FleetDoc):
     log: LogDoc = LogDoc()
     records: RecordsDoc | None = None
     savings: SavingsDoc | None = None
+    otlp: OtlpDoc | None = None
 
 
 # --- the environment -------------------------------------------------------------------------------------------------

@@ -160,6 +160,7 @@ class FleetBuilder:
             proxy=proxy,
             max_inflight=doc.max_inflight,
             timeouts=timeouts,
+            trace_context=doc.self_hosted if doc.trace_context is None else doc.trace_context,
         )
 
     def _provider(self, path: str, doc: BackendDoc, endpoints: tuple[Endpoint, ...]) -> str | None:

@@ -38,6 +38,8 @@ _OURS = frozenset(
         "keep-alive",
         "proxy-authorization",
         "te",
+        "traceparent",
+        "tracestate",
         "trailer",
         "transfer-encoding",
         "upgrade",

@@ -199,6 +199,7 @@ def _until_restart(site: Site) -> dict[str, object]:
         "listen.admin": site.listen_admin,
         "log.access": site.access_log,
         "records": site.records,
+        "otlp": site.otlp,
     }
 
 

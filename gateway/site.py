@@ -35,10 +35,12 @@ from gateway.fleet import NO_DOOR, Door, FleetBuilder
 from gateway.includes import Part, read_overlays
 from gateway.limits import Limits
 from gateway.naming import Grant, Route, grant, routes
+from gateway.otlpdoc import OtlpReader
 from gateway.policyfile import failures_of, lay_over, load_catalogue, load_policy, placed, policy_files, reference_fleet
 from gateway.problems import suggest, validated
 from gateway.sidecar.spec import SidecarSpec, SpecReader
 from gateway.telemetry.metrics import Baseline, Names
+from gateway.telemetry.otlp.settings import OtlpSettings
 from gateway.telemetry.records import RecordSettings
 
 _NOT_ENFORCED = "is part of the file format, but this version does not enforce it yet"
@@ -93,6 +95,7 @@ class Site:
     files: tuple[Path, ...]
     anonymous: Tenant = _ANONYMOUS  # who everyone is where no keys are configured
     records: RecordSettings | None = None  # None: no decision is recorded
+    otlp: OtlpSettings | None = None  # None: no collector is told anything
     sidecar: SidecarSpec | None = None  # what the litellm process must serve; None: none is needed
     released: Mapping[str, date] = field(default_factory=dict)
     _grants: Mapping[str, Grant] = field(default_factory=dict)
@@ -215,6 +218,7 @@ class _Loader:
         self._retirements(fleet)
         admin_key = self._listen(doc)
         records = self._records(doc)
+        otlp = self._otlp(doc)
         if self.found:  # without the whole fleet, what a policy lacks would be noise
             raise ConfigError(self.found)
         policies = self._policies(doc, fleet, known)
@@ -248,6 +252,7 @@ class _Loader:
             files=tuple(dict.fromkeys(self.files)),
             anonymous=replace(_ANONYMOUS, reasoning=doc.reasoning),
             records=records,
+            otlp=otlp,
             sidecar=sidecar,
             released=known.released,
             _grants=MappingProxyType(grants),
@@ -269,6 +274,18 @@ class _Loader:
             kept = f"{doc.records.prompts} characters of each request's last message"
             self._warn("records.prompts", f"decision records hold up to {kept}: what users write is kept on disk")
         return None if doc.records is None else doc.records.settings(self.directory)
+
+    def _otlp(self, doc: ConfigDoc) -> OtlpSettings | None:
+        if doc.otlp is None:
+            return None
+        reader = OtlpReader(self.environ, self.directory, secrets=self.secrets)
+        settings = reader.read(doc.otlp)
+        self.files += reader.files
+        for wrong in reader.found:
+            self._note(*wrong)
+        for warning in reader.warnings:
+            self._warn(*warning)
+        return settings
 
     def _retirements(self, fleet: Fleet) -> None:
         for target in fleet.targets:

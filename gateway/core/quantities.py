@@ -54,6 +54,7 @@ _SECONDS: dict[str, int | Decimal] = {
     "h": 3600,
     "d": 86400,
 }
+SHARE_VALID = "a part of the requests such as 5% or 0.5%, at most 100%"
 _SECONDS_VALID = "a duration with its unit, such as 200ms, 2s, 15m or 1h"
 
 
@@ -109,6 +110,18 @@ def nano_usd(value: object) -> int:
     if not exact or not 0 <= nano < 10**18:
         raise Invalid(f"{value!r:.60} is not an amount", valid)
     return int(nano)
+
+
+def share(value: object) -> float:
+    """A part of the requests, 0 to 1, as written in percent. Raises `Invalid`.
+
+    >>> share("5%"), share("100%")
+    (0.05, 1.0)
+    """
+    match = re.fullmatch(r"([0-9]{0,15}\.?[0-9]{1,15})%", value) if isinstance(value, str) else None
+    if match is None or not float(match[1]) <= 100:
+        raise Invalid(f"{value!r:.40} is no share", SHARE_VALID)
+    return float(match[1]) / 100
 
 
 def _whole(number: Decimal, value: object, valid: str) -> int:

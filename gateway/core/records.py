@@ -227,6 +227,7 @@ _HOW_IT_IS_REACHED = frozenset(
         "headers",
         "members",
         "own_dialect",
+        "trace_context",
     ]
 )
 

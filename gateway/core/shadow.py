@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from gateway.core.entries import Id, RungForm, Strict, When
-from gateway.core.quantities import Invalid
+from gateway.core.quantities import SHARE_VALID, Invalid, share
 
 if TYPE_CHECKING:
     from gateway.core.conditions import Condition
@@ -21,17 +21,10 @@ if TYPE_CHECKING:
 
 
 def _share(raw: object) -> float:
-    valid = "a part of the requests such as 5% or 0.5%, at most 100%"
-    if not isinstance(raw, str) or not raw.endswith("%"):
-        raise Invalid(f"{raw!r:.40} is no share", valid)
-    digits = raw[:-1]
-    try:
-        share = float(digits) / 100 if digits.replace(".", "", 1).isdecimal() and digits.isascii() else 0.0
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise Invalid(f"{raw!r:.40} is no share", valid)
-    return share
+    found = share(raw)
+    if not found:
+        raise Invalid(f"{raw!r:.40} is no share", SHARE_VALID)
+    return found
 
 
 Share = Annotated[float, BeforeValidator(_share), WithJsonSchema({"type": "string", "pattern": r"^[0-9]*\.?[0-9]+%$"})]

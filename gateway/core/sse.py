@@ -166,6 +166,7 @@ class Relay:
         "_parse_all",
         "_passed",
         "_passed_size",
+        "_shown",
         "_started",
         "_state",
         "_text",
@@ -207,6 +208,7 @@ class Relay:
         self._flowing = False  # calm, and at an event boundary
         self._finish_needle, self._usage_needle, self._other_finish = _COMPACT[1:]
         self._text = 0  # bytes of text in parsed events
+        self._shown = 0  # events that were parsed and say something
         self._passed = 0  # events relayed unparsed, counted by what they begin with: the quickest to find ...
         self._passed_size = 0  # ... and their bytes
         self._overhead = 0  # bytes around the text of an event, from the first meaningful one
@@ -215,6 +217,11 @@ class Relay:
     def finished(self) -> bool:
         """Every choice seen so far has had its `finish_reason`."""
         return self._state is State.FINISHED or self._state is State.DONE
+
+    @property
+    def chunks(self) -> int:
+        """Events received so far that say something."""
+        return self._shown + self._passed
 
     @property
     def output_chars(self) -> int:
@@ -379,6 +386,7 @@ class Relay:
         self._parse_all = self._parse_all or chunk.detailed
         if not chunk.meaningful:
             return Event.IDLE
+        self._shown += 1
         self._text += max(chunk.text, BYTES_PER_TOKEN) if chunk.text else 0
         if self._state is State.WAITING:
             self._overhead = size - chunk.text

@@ -18,6 +18,7 @@ import msgspec
 if TYPE_CHECKING:
     from gateway.core.credentials import Credential
     from gateway.core.rows import Dialect
+    from gateway.core.tracecontext import Traced
 
 #: `other` is content, or an answer asked for, of a kind that nobody here knows.
 Modality = Literal["text", "image", "audio", "video", "file", "other"]
@@ -170,6 +171,7 @@ class Backend:
     headers: Mapping[str, str | Secret] = field(default_factory=lambda: EMPTY)  # sent with every request
     members: Mapping[str, Any] = field(default_factory=lambda: EMPTY)  # put into every body, over the client's
     own_dialect: Dialect | None = None  # one that the configuration defines
+    trace_context: bool = False  # it is told of which trace its requests are part
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,12 +430,14 @@ class Record(msgspec.Struct, eq=False, gc=False):
     fallback_reason: str = ""  # a value of `Outcome`: why the target that the decision put first did not answer
     client_slow: bool = False  # the client did not keep up: how long the answer took says nothing of the upstream
     shadow: Shadowed | None = None  # of the copy that was sent, if one was
+    trace: Traced | None = None  # None: nobody asks for spans or their measures
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON can hold it, the routing's fields among the others."""
         routing = self.routing
         shared = {name: getattr(routing, name) for name in _TOLD}
-        own = {name: getattr(self, name) for name in self.__struct_fields__ if name != "routing"}
+        own = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("routing", "trace")}
+        own["trace_id"] = self.trace.trace_id if self.trace is not None else ""
         return {name: msgspec.to_builtins(value) for name, value in (own | shared).items()}
 
 

@@ -196,6 +196,11 @@ class ClientConnection(Timed, HttpToolsProtocol):
         self._take_length(head.length, data, end)
 
     @property
+    def sent_head(self) -> bytes:
+        """The head of the request being served, but for the digits of its length."""
+        return self._head
+
+    @property
     def sent_headers(self) -> Headers:
         """The headers of the request being served, for `headers.<name>` in policies; without credentials."""
         return Headers(self._head)

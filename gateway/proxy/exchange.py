@@ -35,7 +35,9 @@ from gateway.proxy.runtime import Route
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from gateway.core.tracecontext import Traced
     from gateway.proxy.habit import Habit
+    from gateway.proxy.pool import Pool
 
 
 #: Outcomes that say nothing but that an answer did not come in time.
@@ -289,11 +291,11 @@ class Exchange(Relaying):
         if runtime.board.entries:
             runtime.board.started(route.name, record.started_at, self.endpoint)
         request: bulk.Request
+        told = record.request_id.encode() if record.trace is None else self._told(record.trace, pool)
         if pieces is None:
-            request = b"%b%d\r\nX-Request-Id: %b\r\n\r\n%b" % (head, len(body), record.request_id.encode(), body)
+            request = b"%b%d\r\nX-Request-Id: %b\r\n\r\n%b" % (head, len(body), told, body)
         else:
-            length = sum(map(len, pieces))
-            request = [b"%b%d\r\nX-Request-Id: %b\r\n\r\n" % (head, length, record.request_id.encode()), *pieces]
+            request = [b"%b%d\r\nX-Request-Id: %b\r\n\r\n" % (head, sum(map(len, pieces)), told), *pieces]
         if envelope.stream:
             self.relay = self._new_relay()
         if attempt.number > 1:
@@ -301,6 +303,14 @@ class Exchange(Relaying):
             self.received = 0
         self.pool = pool
         self.upstream = pool.send(self, request, connect_s=route.connect_s, fresh=attempt.fresh_connection)
+
+    def _told(self, traced: Traced, pool: Pool) -> bytes:
+        """The request's id for the upstream and, where it may know that, of which trace it is part."""
+        traced.sends(self.attempt, pool.endpoint, time.monotonic())
+        told = self.record.request_id
+        if self.route.traced and traced.trace_id:
+            return told.encode() + traced.carried(told, self.attempt.number)
+        return told.encode()
 
     def _new_relay(self) -> sse.Relay:
         spelling = self.asked.tenant.reasoning
@@ -320,6 +330,8 @@ class Exchange(Relaying):
         name = self.route.name
         now = time.monotonic()
         self.failures = (*self.failures, (name, outcome))
+        if self.record.trace is not None:
+            self.record.trace.failed(self.attempt, outcome, now, self.status)
         runtime.metrics.attempt(name, outcome)
         if outcome in LATE and runtime.measures:
             first_event_s, rate = (NEVER, None) if self.envelope.stream else (None, 0.0)
@@ -390,8 +402,11 @@ class Exchange(Relaying):
         if upstream is not None:
             upstream.abort()
         if self.record.attempts:
+            now = time.monotonic()
             self.runtime.metrics.attempt(self.route.name, outcome)
-            self.runtime.board.record(self.route.name, outcome, time.monotonic(), endpoint=self.endpoint)
+            self.runtime.board.record(self.route.name, outcome, now, endpoint=self.endpoint)
+            if self.record.trace is not None:
+                self.record.trace.failed(self.attempt, outcome, now, self.status)
             if book and self.relay is not None and self.relay.committed:
                 self._book(self.relay.usage, self.relay.output_chars)
         if self.tries is not None:

@@ -101,7 +101,9 @@ class Relaying:
         self.connection = connection
         self.asked = asked
         wall = time.time()
-        self.record = Record(runtime.request_id(wall), wall, time.monotonic(), NOBODY)
+        self.record = record = Record(runtime.request_id(wall), wall, time.monotonic(), NOBODY)
+        if runtime.tracing is not None:
+            record.trace = runtime.tracing.begin(record.request_id, connection.sent_head)
 
     # -- what the upstream connection says --
 
@@ -379,6 +381,8 @@ class Relaying:
         record.priced = self.priced
         if self.decision is None:
             record.routing = self._asking()
+        if record.trace is not None and self.relay is not None and not self.held:
+            record.trace.chunks = self.relay.chunks
         runtime.outbox.ended(record)
         if self.decision is not None:
             runtime.remember(Remembered(record, self.values, self.available, self.snapshot, self.pinned, self.serving))

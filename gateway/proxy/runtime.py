@@ -41,8 +41,10 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.records import RecordLog
 
 if TYPE_CHECKING:
+    from gateway.core.tracecontext import Tracing
     from gateway.proxy.asked import Asked
     from gateway.proxy.exchange import Exchange
+    from gateway.telemetry.otlp.exporting import Otlp
 
 logger = logging.getLogger("pointsman")
 
@@ -66,6 +68,7 @@ class Route:
         "openings",
         "plan",
         "pools",
+        "traced",
     )
 
     def __init__(self, target: Target, pools: tuple[Pool, ...], door: Door | None = None) -> None:
@@ -92,6 +95,7 @@ class Route:
         self.answer_s = max(clocks.headers_s, clocks.first_event_s)
         self.headers_s = self.answer_s if self.plan.dialect.late_head else clocks.headers_s
         self.idle_s = clocks.idle_s
+        self.traced = target.backend.trace_context
 
     def secrets(self) -> tuple[str, ...]:
         """What was sent to open the door, for blotting it out of what comes back."""
@@ -173,6 +177,8 @@ class Runtime:
         self._tokens: dict[tuple[object, ...], TokenSource] = {}
         self.exchanges: set[Exchange] = set()
         self.records: RecordLog | None = None  # set by who owns its files
+        self.otlp: Otlp | None = None  # the same
+        self.tracing: Tracing | None = None  # with it
         self.measures = False  # how fast targets are: from the first request on whose policy asks for it
         self.buffered = 0  # request bytes held for all clients
         self.draining = False
@@ -359,6 +365,8 @@ class Runtime:
         self.metrics.finished(*records)
         if self.log is not None:
             self.log(records)
+        if self.otlp is not None:
+            self.otlp.add(records)
 
     def close(self) -> None:
         """Abort every upstream connection and stop the clocks and the counting thread."""

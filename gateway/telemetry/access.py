@@ -116,6 +116,8 @@ class AccessLog:
             shared,
             (record.ended_at - begun) * 1000,
         )
+        if record.trace is not None and record.trace.trace_id:
+            line += b',"trace_id":"%b"' % record.trace.trace_id.encode()
         if not sent:
             return line + b"}\n"
         usage = record.usage
@@ -160,6 +162,8 @@ class AccessLog:
             parts.append(f"thinking={routing.thinking}")
         if record.attempts > 1:
             parts.append(f"attempts={record.attempts}")
+        if record.trace is not None and record.trace.trace_id:
+            parts.append(f"trace={record.trace.trace_id}")
         if record.sent_at:
             parts.append(f"overhead={(record.sent_at - record.started_at) * 1000:.2f}ms")
         if record.first_event_at:

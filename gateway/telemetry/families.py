@@ -51,6 +51,7 @@ class Families(Collector):
         yield from self._money()
         yield from self._latencies()
         yield from self._shadows()
+        yield from self._otlp()
         yield from self._state()
 
     def _requests(self) -> Iterator[Metric]:
@@ -247,6 +248,35 @@ class Families(Collector):
             for values, histogram in list(histograms.items()):
                 metric.add_metric(values, histogram.cumulative(), histogram.sum)
             yield metric
+
+    def _otlp(self) -> Iterator[Metric]:
+        tally = self._metrics.otlp
+        if tally is None:
+            return
+        yield _summed(
+            "otlp_exports",
+            "Requests to the OTLP collector by signal, and by outcome ok, failed (it is tried again) or rejected.",
+            ("signal", "outcome"),
+            list(tally.exports.items()),
+        )
+        yield _summed(
+            "otlp_exported",
+            "What the OTLP collector took: spans, or data points of metrics.",
+            ("signal",),
+            [((signal,), count) for signal, count in list(tally.exported.items())],
+        )
+        yield _summed(
+            "otlp_dropped",
+            "Spans and data points that are lost, by reason queue_full, failed, rejected or closing.",
+            ("signal", "reason"),
+            list(tally.dropped.items()),
+        )
+        yield _summed(
+            "otlp_dropped_requests",
+            "Finished requests that are missing from traces and OTLP metrics: the exporter could not keep up.",
+            (),
+            [((), tally.records_dropped)],
+        )
 
     def _state(self) -> Iterator[Metric]:
         metrics = self._metrics

@@ -25,6 +25,7 @@ from gateway.core.types import Outcome, Price, Record
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+    from gateway.telemetry.otlp.settings import Tally
     from gateway.telemetry.records import RecordLog
     from gateway.telemetry.shadows import ShadowCounts
 
@@ -247,6 +248,7 @@ class Metrics:
         self.vitals = Vitals()
         self.records: RecordLog | None = None
         self.shadows: ShadowCounts | None = None  # set by who sends some
+        self.otlp: Tally | None = None  # the same
         self.build = dict(build or {})
         self.reloads = {"ok": 0, "rejected": 0}
         self.last_reload_ok = True

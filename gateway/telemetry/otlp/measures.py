@@ -1,0 +1,169 @@
+"""The histograms of OpenTelemetry's conventions for callers of generative AI, over every attempt that went somewhere.
+
+Sampling does not touch them: they are counted here, in the exporting thread, from the same records as Prometheus's
+families. Attributes come from configuration only; what would be too many series still is one series of its own.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import (
+    AggregationTemporality,
+    HistogramDataPoint,
+    Metric,
+    ResourceMetrics,
+    ScopeMetrics,
+)
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Histogram as HistogramProto
+
+from gateway.core.types import Endpoint, Outcome, Record, Target, Usage
+from gateway.telemetry.metrics import Histogram
+from gateway.telemetry.otlp.spans import SCOPE, Copied, attributes, last_of, operation
+
+if TYPE_CHECKING:
+    from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+
+    from gateway.core.tracecontext import Tried
+
+#: Seconds and tokens, as the conventions have them.
+SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+TOKENS = (1.0, *(float(4**power) for power in range(1, 14)))
+#: Series of one instrument; what comes after them is counted together, marked as OpenTelemetry marks it.
+MOST_SERIES = 2_000
+
+
+class Instrument(NamedTuple):
+    """A histogram's name, unit, meaning and bounds."""
+
+    name: str
+    unit: str
+    meaning: str
+    bounds: tuple[float, ...]
+
+
+DURATION = Instrument("gen_ai.client.operation.duration", "s", "GenAI operation duration.", SECONDS)
+USAGE = Instrument("gen_ai.client.token.usage", "{token}", "Number of input and output tokens used.", TOKENS)
+FIRST_CHUNK = Instrument(
+    "gen_ai.client.operation.time_to_first_chunk",
+    "s",
+    "Time from the sending of a request to the first chunk of its stream that says something.",
+    SECONDS,
+)
+PER_CHUNK = Instrument(
+    "gen_ai.client.operation.time_per_output_chunk",
+    "s",
+    "Time per output chunk after the first one, the same for all chunks of a stream: their mean.",
+    SECONDS,
+)
+INSTRUMENTS = (DURATION, USAGE, FIRST_CHUNK, PER_CHUNK)
+
+_Of = tuple[tuple[str, str | bool | int | float | None], ...]
+
+
+class Measures:
+    """Running histograms. One thread adds and encodes."""
+
+    def __init__(self, *, delta: bool, now_ns: int) -> None:
+        self._delta = delta
+        self._since_ns = now_ns  # since when what is counted was counted
+        self._series: dict[Instrument, dict[_Of, Histogram]] = {one: {} for one in INSTRUMENTS}
+
+    def add(self, record: Record) -> None:
+        """Count every attempt of a finished request that went somewhere."""
+        traced = record.trace
+        if traced is None:
+            return
+        routing = record.routing
+        more = (("pointsman.rule", routing.rule), ("pointsman.team", routing.team))
+        last = last_of(record)
+        for one in (*traced.tried, last) if last is not None else traced.tried:
+            if one.endpoint is None:
+                continue
+            of = (*operation(one.target, one.endpoint).items(), *more)
+            error = None if one.outcome is Outcome.OK else one.outcome.value
+            self._observe(DURATION, (*of, ("error.type", error)), one.ended_at - one.began_at)
+            if one.number == record.attempts:
+                self._answer(of, record, one, traced.chunks)
+
+    def _answer(self, of: _Of, record: Record, one: Tried, chunks: int) -> None:
+        first = record.first_event_at
+        if record.routing.stream and first >= one.began_at:
+            self._observe(FIRST_CHUNK, of, first - one.began_at)
+            if chunks > 1:
+                self._observe(PER_CHUNK, of, (one.ended_at - first) / (chunks - 1), chunks - 1)
+        self._tokens(of, record.usage)
+
+    def add_copy(self, copied: Copied) -> None:
+        """Count a shadow, apart from what clients asked for."""
+        shadow = copied.shadow
+        if not shadow.duration_s:
+            return  # it was never sent
+        target: Target = copied.target
+        endpoint: Endpoint | None = copied.endpoint
+        of = (*operation(target, endpoint).items(), ("pointsman.shadow", shadow.id))
+        error = None if shadow.outcome == Outcome.OK.value else shadow.outcome
+        self._observe(DURATION, (*of, ("error.type", error)), shadow.duration_s)
+        if copied.stream and shadow.first_event_s:
+            self._observe(FIRST_CHUNK, of, shadow.first_event_s)
+        self._tokens(of, shadow.usage)
+
+    def _tokens(self, of: _Of, usage: Usage | None) -> None:
+        """Only what a backend stated: the conventions forbid estimates here."""
+        if usage is None or usage.estimated:
+            return
+        for kind, count in (("input", usage.input), ("output", usage.output)):
+            self._observe(USAGE, (*of, ("gen_ai.token.type", kind)), count)
+
+    def _observe(self, instrument: Instrument, of: _Of, value: float, times: int = 1) -> None:
+        series = self._series[instrument]
+        histogram = series.get(of)
+        if histogram is None:
+            if len(series) >= MOST_SERIES:
+                of = (("otel.metric.overflow", True),)
+            histogram = series.setdefault(of, Histogram(instrument.bounds))
+        histogram.counts[bisect_left(instrument.bounds, value)] += times
+        histogram.sum += value * times
+
+    def encode(self, resource: Resource, now_ns: int) -> tuple[bytes, int]:
+        """A request to the collector with all there is, and how many data points that are; deltas start anew."""
+        metrics = [
+            Metric(
+                name=instrument.name,
+                unit=instrument.unit,
+                description=instrument.meaning,
+                histogram=HistogramProto(
+                    data_points=list(self._points(instrument, now_ns)),
+                    aggregation_temporality=AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
+                    if self._delta
+                    else AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE,
+                ),
+            )
+            for instrument, series in self._series.items()
+            if series
+        ]
+        count = sum(map(len, self._series.values()))
+        if self._delta:
+            self._since_ns = now_ns
+            for series in self._series.values():
+                series.clear()
+        scope = ScopeMetrics(scope=SCOPE, metrics=metrics)
+        request = ExportMetricsServiceRequest(
+            resource_metrics=[ResourceMetrics(resource=resource, scope_metrics=[scope])]
+        )
+        return request.SerializeToString(), count
+
+    def _points(self, instrument: Instrument, now_ns: int) -> Iterator[HistogramDataPoint]:
+        for of, histogram in self._series[instrument].items():
+            yield HistogramDataPoint(
+                attributes=attributes(dict(of)),
+                start_time_unix_nano=self._since_ns,
+                time_unix_nano=now_ns,
+                count=sum(histogram.counts),
+                sum=histogram.sum,
+                bucket_counts=histogram.counts,
+                explicit_bounds=histogram.bounds,
+            )
