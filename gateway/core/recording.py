@@ -147,6 +147,7 @@ def _recorded(settled: Settled, policy: Policy, using: Recording, reading: bool,
         world=_world(settled, policy, drawn),
         decided=decided(decision),
         result=_result(settled),
+        trace_id=record.trace.trace_id if record.trace is not None else "",
         sample=using.sample,
         prompt=_prompt(envelope, using.prompt_chars),
     )

@@ -119,6 +119,7 @@ class Recorded(msgspec.Struct, omit_defaults=True, gc=False):
     signals: dict[str, Value] = {}
     tokens: dict[str, Tokens] = {}
     text_bytes: Count = 0  # of the body, where all messages are plain text: that alone bounds its length
+    trace_id: str = ""  # of the trace it is part of, where requests are traced
     sample: Share = 1.0  # the share of requests that were recorded
     prompt: str | None = None  # only where `records: {prompts: ...}` asks for it
 

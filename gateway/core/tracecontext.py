@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 if TYPE_CHECKING:
-    from gateway.core.types import Attempt, Endpoint, Outcome, Target
+    from gateway.core.types import Attempt, Endpoint, Outcome, Record, Shadowed, Target
 
 #: Characters of `tracestate` that are passed on; W3C asks for at least this many. More is dropped, whole.
 LONGEST_STATE = 512
@@ -94,6 +94,16 @@ class Tried(NamedTuple):
     ended_at: float
     outcome: Outcome
     status: int  # of the upstream's answer, 0 for none
+
+
+class Copied(NamedTuple):
+    """A shadow that has ended, and where it went. `sent_at` is monotonic."""
+
+    shadow: Shadowed
+    record: Record  # of the request that it copies
+    target: Target
+    endpoint: Endpoint
+    sent_at: float
 
 
 class Traced(msgspec.Struct, eq=False, gc=False):

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from gateway.core import dialects, pricing, usage, wire
 from gateway.core.recording import copied
-from gateway.core.types import Decision, Outcome, Record, Shadow, Shadowed, Usage
+from gateway.core.tracecontext import SHADOW, Copied
+from gateway.core.types import Decision, Endpoint, Outcome, Record, Shadow, Shadowed, Usage
 from gateway.proxy import bulk
 from gateway.proxy.clocks import TICK_S, Timed
 from gateway.proxy.heads import AnswerHead
@@ -65,7 +66,7 @@ class Shadows:
             self._skipped(shadow, reason)
             return
         try:
-            request = _compose(route, chosen, envelope, decision, record.request_id)
+            request = _compose(route, chosen, envelope, decision, _told(record, route))
         except dialects.CannotSay:
             self._skipped(shadow, "inexpressible")
             return
@@ -110,6 +111,9 @@ class Shadows:
         if records is not None and records.takes(copy.record.request_id):
             price = copy.route.first.target.price
             records.add_made(copied(copy.told, copy.record, price, records.settings.sample))
+        otlp, endpoint = self.runtime.otlp, copy.endpoint
+        if otlp is not None and endpoint is not None and copy.sent_at:
+            otlp.add_copy(Copied(copy.told, copy.record, copy.route.first.target, endpoint, copy.sent_at))
 
     def close(self) -> None:
         """End them all; what they used until now is booked."""
@@ -117,7 +121,7 @@ class Shadows:
             copy.end(Outcome.DRAINING)
 
 
-def _compose(route: Route, chosen: int, envelope: Envelope, decision: Decision, request_id: str) -> bulk.Request | None:
+def _compose(route: Route, chosen: int, envelope: Envelope, decision: Decision, told: bytes) -> bulk.Request | None:
     """The request as this target is sent it; None where there is no token for it."""
     pieces: list[bulk.Piece]
     if envelope.size <= wire.WHOLE_BYTES or route.openings:
@@ -131,15 +135,23 @@ def _compose(route: Route, chosen: int, envelope: Envelope, decision: Decision, 
     else:
         head = route.heads[chosen]
     length = sum(map(len, pieces))
-    return [b"%b%d\r\nX-Request-Id: %b\r\n\r\n" % (head, length, request_id.encode()), *pieces]
+    return [b"%b%d\r\nX-Request-Id: %b\r\n\r\n" % (head, length, told), *pieces]
+
+
+def _told(record: Record, route: Route) -> bytes:
+    """The request's id for the target and, where it may know that, of which trace the copy is part."""
+    traced = record.trace
+    if traced is not None and route.traced and traced.trace_id:
+        return record.request_id.encode() + traced.carried(record.request_id, SHADOW)
+    return record.request_id.encode()
 
 
 class Copy(Timed):
     """One shadow. Callbacks come from its upstream's connection; its own deadline is the request's total one."""
 
     __slots__ = (
-        "link", "parts", "pool", "received", "record", "relay", "request", "route", "sent_at", "shadows", "size",
-        "status", "thinks", "told", "upstream",
+        "endpoint", "link", "parts", "pool", "received", "record", "relay", "request", "route", "sent_at", "shadows",
+        "size", "status", "thinks", "told", "upstream",
     )  # fmt: skip
 
     def __init__(
@@ -156,6 +168,7 @@ class Copy(Timed):
         if envelope.stream:
             self.relay = route.plan.relay(envelope.include_usage, choices=envelope.get("n") or 1)
         self.pool: Pool | None = None
+        self.endpoint: Endpoint | None = None  # where it was sent
         self.upstream: UpstreamConnection | Waiting | None = None
         self.link: UpstreamConnection = None  # type: ignore[assignment]  # set on the way
         self.request: bulk.Request | None = None  # until it is clear that it need not be sent again
@@ -167,6 +180,7 @@ class Copy(Timed):
     def send(self, pool: Pool, request: bulk.Request, *, fresh: bool = False) -> None:
         """Send it on a kept or new connection of an endpoint."""
         self.pool = pool
+        self.endpoint = pool.endpoint
         self.request = None if fresh else request
         self.upstream = pool.send(self, request, connect_s=self.route.connect_s, fresh=fresh)
 

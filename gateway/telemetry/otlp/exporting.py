@@ -14,13 +14,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from gateway.core.tracecontext import Tracing, threshold
+from gateway.core.tracecontext import Copied, Tracing, threshold
 from gateway.core.types import Record
 from gateway.telemetry.otlp import spans
 from gateway.telemetry.otlp.measures import Measures
 from gateway.telemetry.otlp.sending import Batch, Sender
 from gateway.telemetry.otlp.settings import OtlpSettings, Tally
-from gateway.telemetry.otlp.spans import Copied
 
 logger = logging.getLogger("pointsman")
 
@@ -126,18 +125,13 @@ class Otlp:
             self._worked_until = time.perf_counter() + _SLICE_S
 
     def _take(self, one: Record | Copied) -> None:
-        if isinstance(one, Copied):
-            if self._metrics is not None:
-                self._measures.add_copy(one)
-            if self._spans is not None and one.traced.sampled:
-                self._keep(one)
-            return
-        traced = one.trace
+        record, errors = (one.record, False) if isinstance(one, Copied) else (one, self.settings.errors)
+        traced = record.trace
         if traced is None:
             return
         if self._metrics is not None:
             self._measures.add(one)
-        if self._spans is not None and (traced.sampled or (self.settings.errors and one.code not in _FINE)):
+        if self._spans is not None and (traced.sampled or (errors and record.code not in _FINE)):
             self._keep(one)
 
     def _keep(self, one: Record | Copied) -> None:

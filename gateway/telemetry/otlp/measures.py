@@ -20,9 +20,10 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 )
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Histogram as HistogramProto
 
-from gateway.core.types import Endpoint, Outcome, Record, Target, Usage
+from gateway.core.tracecontext import Copied
+from gateway.core.types import Outcome, Record, Usage
 from gateway.telemetry.metrics import Histogram
-from gateway.telemetry.otlp.spans import SCOPE, Copied, attributes, last_of, operation
+from gateway.telemetry.otlp.spans import SCOPE, attributes, last_of, operation
 
 if TYPE_CHECKING:
     from opentelemetry.proto.resource.v1.resource_pb2 import Resource
@@ -72,8 +73,14 @@ class Measures:
         self._since_ns = now_ns  # since when what is counted was counted
         self._series: dict[Instrument, dict[_Of, Histogram]] = {one: {} for one in INSTRUMENTS}
 
-    def add(self, record: Record) -> None:
-        """Count every attempt of a finished request that went somewhere."""
+    def add(self, one: Record | Copied) -> None:
+        """Count every attempt of a finished request that went somewhere; or a shadow, apart from these."""
+        if isinstance(one, Copied):
+            self._copy(one)
+        else:
+            self._request(one)
+
+    def _request(self, record: Record) -> None:
         traced = record.trace
         if traced is None:
             return
@@ -97,17 +104,12 @@ class Measures:
                 self._observe(PER_CHUNK, of, (one.ended_at - first) / (chunks - 1), chunks - 1)
         self._tokens(of, record.usage)
 
-    def add_copy(self, copied: Copied) -> None:
-        """Count a shadow, apart from what clients asked for."""
+    def _copy(self, copied: Copied) -> None:
         shadow = copied.shadow
-        if not shadow.duration_s:
-            return  # it was never sent
-        target: Target = copied.target
-        endpoint: Endpoint | None = copied.endpoint
-        of = (*operation(target, endpoint).items(), ("pointsman.shadow", shadow.id))
+        of = (*operation(copied.target, copied.endpoint).items(), ("pointsman.shadow", shadow.id))
         error = None if shadow.outcome == Outcome.OK.value else shadow.outcome
         self._observe(DURATION, (*of, ("error.type", error)), shadow.duration_s)
-        if copied.stream and shadow.first_event_s:
+        if copied.record.routing.stream and shadow.first_event_s:
             self._observe(FIRST_CHUNK, of, shadow.first_event_s)
         self._tokens(of, shadow.usage)
 

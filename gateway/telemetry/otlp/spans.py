@@ -8,7 +8,6 @@ are made, and who gets them, is `exporting`'s and `sending`'s.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
@@ -16,8 +15,8 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
 from gateway import __version__
-from gateway.core.tracecontext import SHADOW, Traced, Tried, span_id
-from gateway.core.types import NANO_PER_USD, Backend, Endpoint, Outcome, Record, Shadowed, Target, Usage
+from gateway.core.tracecontext import SHADOW, Copied, Traced, Tried, span_id
+from gateway.core.types import NANO_PER_USD, Backend, Endpoint, Outcome, Record, Target, Usage
 from gateway.telemetry.access import printable
 
 #: Requests whose spans are sent together.
@@ -35,18 +34,6 @@ _KNOWN_PROVIDERS: Mapping[str, str] = {
     "vertex": "gcp.vertex_ai",
     "watsonx": "ibm.watsonx.ai",
 }
-
-
-class Copied(NamedTuple):
-    """A shadow that has ended, with what its span needs besides. `wall` is Unix time of its sending."""
-
-    shadow: Shadowed
-    traced: Traced
-    request_id: str
-    target: Target
-    endpoint: Endpoint
-    stream: bool
-    wall: float
 
 
 def attributes(of: Mapping[str, _Value | None]) -> list[KeyValue]:
@@ -91,7 +78,7 @@ def encode(spans: Iterable[Span], resource: Resource) -> bytes:
 def spans_of(one: Record | Copied) -> list[Span]:
     """The span of a request and those of its attempts, the latter its children; or that of a shadow."""
     if isinstance(one, Copied):
-        return [_shadow(one)]
+        return _shadow(one)
     traced = one.trace
     if traced is None:
         return []
@@ -211,35 +198,38 @@ def used(usage: Usage | None) -> dict[str, _Value | None]:
     }
 
 
-def _shadow(copied: Copied) -> Span:
-    shadow: Shadowed = copied.shadow
+def _shadow(copied: Copied) -> list[Span]:
+    shadow, record = copied.shadow, copied.record
+    traced = record.trace
+    if traced is None:
+        return []
     failed = shadow.outcome != Outcome.OK.value
-    begun_s = copied.wall
     told = operation(copied.target, copied.endpoint) | {
         "http.response.status_code": shadow.status or None,
-        "gen_ai.request.stream": True if copied.stream else None,
+        "gen_ai.request.stream": True if record.routing.stream else None,
         "error.type": shadow.outcome if failed else None,
         "pointsman.backend": copied.target.backend.name,
         "pointsman.region": copied.target.backend.region,
         "pointsman.shadow": shadow.id,
         "pointsman.cost_usd": shadow.cost_nano / NANO_PER_USD if shadow.priced else None,
     }
-    if copied.stream and shadow.first_event_s:
+    if record.routing.stream and shadow.first_event_s:
         told["gen_ai.response.time_to_first_chunk"] = shadow.first_event_s
     told |= used(shadow.usage)
-    return Span(
-        trace_id=bytes.fromhex(copied.traced.trace_id),
-        span_id=bytes.fromhex(span_id(copied.request_id, SHADOW)),
-        parent_span_id=bytes.fromhex(span_id(copied.request_id)),
-        trace_state=copied.traced.state,
-        flags=_flags(copied.traced, remote=False),
+    made = Span(
+        trace_id=bytes.fromhex(traced.trace_id),
+        span_id=bytes.fromhex(span_id(record.request_id, SHADOW)),
+        parent_span_id=bytes.fromhex(span_id(record.request_id)),
+        trace_state=traced.state,
+        flags=_flags(traced, remote=False),
         name=f"chat {copied.target.upstream_id}",
         kind=Span.SPAN_KIND_CLIENT,
-        start_time_unix_nano=round(begun_s * _NANO),
-        end_time_unix_nano=round((begun_s + shadow.duration_s) * _NANO),
+        start_time_unix_nano=_nano(record, copied.sent_at),
+        end_time_unix_nano=_nano(record, copied.sent_at + shadow.duration_s),
         attributes=attributes(told),
         status=_failure(failed, shadow.outcome),
     )
+    return [made]
 
 
 def _failure(failed: bool, why: str) -> Status:
