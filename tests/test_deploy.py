@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from gateway.site import load_site
 from gateway.telemetry.metrics import Metrics, Names
@@ -125,6 +126,17 @@ def test_prometheus_accepts_its_configuration() -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_compose_s_prometheus_reads_the_rules_and_keeps_what_objectives_look_back_on(services: dict[str, Any]) -> None:
+    prometheus = services["prometheus"]
+    mounted = {one["target"]: Path(one["source"]) for one in prometheus["volumes"] if one["type"] == "bind"}
+    settings = YAML(typ="safe").load(mounted["/etc/prometheus/prometheus.yml"])
+    for pattern in settings["rule_files"]:
+        folder, _, name = pattern.partition("/")
+        assert list(mounted[f"/etc/prometheus/{folder}"].glob(name)), pattern
+    [days] = re.findall(r"retention\.time=(\d+)d", " ".join(prometheus["command"]))
+    assert int(days) > 30, "the objectives are over 30 days"
 
 
 def build() -> ModuleType:
