@@ -20,27 +20,37 @@ from gateway import __version__
 from gateway.catalog import cli as catalogcli
 from gateway.explain import cli as explaincli
 from gateway.replay import cli as replaycli
+from gateway.top import cli as topcli
 
 if TYPE_CHECKING:
     from gateway.core.errors import ConfigError
 
 OK, NO, BROKEN = 0, 1, 2
+INTERRUPTED, READER_GONE = 130, 141  # what shells say of SIGINT and SIGPIPE
 CONFIG = Path("pointsman.yaml")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code."""
+    """Run one command line and return its exit code. Ctrl-C and a reader that went away end it without a word."""
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(file=sys.stderr)  # the shell's prompt does not belong behind ^C
+        return INTERRUPTED
+    except BrokenPipeError:  # `pointsman explain ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     if not (sys.argv[1:] if arguments is None else arguments):
         parser.print_help(sys.stderr)
         return BROKEN
     given = parser.parse_args(arguments)
-    try:
-        code: int = given.run(given)
-        sys.stdout.flush()
-    except BrokenPipeError:  # `pointsman explain ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NO
+    code: int = given.run(given)
     return code
 
 
@@ -62,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--port", type=_port, default=8080, help="0 takes a free one (default 8080)")
     one.add_argument("--admin-port", type=_port, default=8081, help="0 takes a free one (default 8081)")
     one.add_argument("--once", action="store_true", help="end after the four answers")
+    _no_color(one)
 
     one = command("init", _init, "Write a pointsman.yaml that works: from a server, from keys, or from LiteLLM's file.")
     _config(one, "the file to write (default pointsman.yaml)")
@@ -84,6 +95,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--admin", metavar="ADDRESS", help="default 127.0.0.1:8081")
     one.add_argument("--offline", action="store_true", help="ask no server for its models and windows")
     one.add_argument("--force", action="store_true", help="replace what is there")
+
+    one = command("top", _top, "Watch a running gateway: targets, rules, tokens, cost and latency, as they are now.")
+    _config(one, "whose admin listener is asked (default pointsman.yaml, if there is one)")
+    topcli.arguments(one, _seconds)
+    _no_color(one)
+    _json(one)
 
     one = command("sidecar", _sidecar, "Run the litellm process by itself, for a gateway elsewhere.")
     _config(one)
@@ -159,6 +176,10 @@ def _json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _no_color(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-color", action="store_true", help="write no colours, as with NO_COLOR in the environment")
+
+
 def _port(text: str) -> int:
     port = int(text)
     if not 0 <= port <= 65535:
@@ -212,7 +233,16 @@ def _serve(given: argparse.Namespace) -> int:
 def _demo(given: argparse.Namespace) -> int:
     from gateway.demo.command import run
 
-    return run(given.port, given.admin_port, once=given.once)
+    return run(given.port, given.admin_port, once=given.once, colour=not given.no_color)
+
+
+def _top(given: argparse.Namespace) -> int:
+    from gateway.core.errors import ConfigError
+
+    try:
+        return topcli.run(given, _config_there(None), os.environ)
+    except ConfigError as error:
+        return _broken(error, as_json=given.json)
 
 
 def _init(given: argparse.Namespace) -> int:

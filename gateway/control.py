@@ -30,7 +30,7 @@ from gateway.core.errors import (
 )
 from gateway.core.types import Tenant
 from gateway.explain.request import explain, explain_record
-from gateway.front import METRICS_TYPE, admits, alive, headers_of, readiness, scrape
+from gateway.front import METRICS_TYPE, admits, alive, headers_of, readiness, scrape, targets
 from gateway.listing import listing
 from gateway.proxy.asked import authenticate
 from gateway.proxy.heads import Headers
@@ -87,12 +87,6 @@ def _app(runtime: Runtime, title: str, serves: str) -> FastAPI:
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(Exception, on_gateway_error)
     return app
-
-
-def _sidecar(runtime: Runtime) -> dict[str, Any]:
-    """The litellm process's state, where the configuration needs one."""
-    state = runtime.sidecar.state() if runtime.sidecar is not None else None
-    return {} if state is None else {"sidecar": state}
 
 
 def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
@@ -198,12 +192,9 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
         return Response(scrape(runtime), media_type=METRICS_TYPE)
 
     @guarded.get("/v1/targets")
-    async def targets() -> Response:
-        """Every target with its state, the reason, and until when."""
-        states = runtime.states()
-        inflight = {r.name: sum(p.outstanding for p in r.pools) for r in runtime.serving.routes}
-        told: dict[str, Any] = {"data": [{**state, "inflight": inflight[state["target"]]} for state in states]}
-        return _json(told | _sidecar(runtime))
+    async def listed() -> Response:
+        """`front.targets`. `front` answers it to those who may ask, even before this app is there."""
+        return _json(targets(runtime))
 
     @guarded.post("/v1/targets/{name}/probed")
     async def probed(name: str) -> Response:

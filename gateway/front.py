@@ -1,8 +1,8 @@
 """The door of the control plane: it answers health checks and scrapes itself, and loads all else when it is asked for.
 
 FastAPI and what hangs on it take a third of a start to import and a sixth of what an idle process holds. Nothing that
-a model request, a health check or Prometheus needs is among it. So the first who asks for more waits a moment: the
-import runs in a thread, and streams go on meanwhile.
+a model request, a health check, Prometheus or `pointsman top` needs is among it. So the first who asks for more waits a
+moment: the import runs in a thread, and streams go on meanwhile.
 """
 
 from __future__ import annotations
@@ -98,7 +98,10 @@ def admin_pages(runtime: Runtime) -> dict[str, Maker]:
     def metrics(headers: Mapping[bytes, bytes]) -> Page | None:
         return Page(scrape(runtime), content_type=METRICS_TYPE) if admits(runtime, headers) else None
 
-    return {"/healthz": lambda _: _json(alive()), "/metrics": metrics}
+    def listed(headers: Mapping[bytes, bytes]) -> Page | None:
+        return _json((200, targets(runtime))) if admits(runtime, headers) else None
+
+    return {"/healthz": lambda _: _json(alive()), "/metrics": metrics, "/v1/targets": listed}
 
 
 def alive() -> Status:
@@ -132,6 +135,14 @@ def scrape(runtime: Runtime) -> bytes:
     """All metrics as they are now, in Prometheus's text format."""
     runtime.metrics.vitals = look(runtime)
     return runtime.metrics.exposition()
+
+
+def targets(runtime: Runtime) -> dict[str, Any]:
+    """Every target with its state, the reason, until when, and the requests it is busy with."""
+    busy = {route.name: sum(pool.outstanding for pool in route.pools) for route in runtime.serving.routes}
+    told: dict[str, Any] = {"data": [{**one, "inflight": busy[one["target"]]} for one in runtime.states()]}
+    sidecar = runtime.sidecar.state() if runtime.sidecar is not None else None
+    return told if sidecar is None else told | {"sidecar": sidecar}
 
 
 def _json(told: Status) -> Page:

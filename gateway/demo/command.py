@@ -26,6 +26,7 @@ from typing import IO, Any, NoReturn, cast
 import httpx
 
 from gateway.demo.model import ALIAS, INSTALL, WINDOW_TOKENS, missing
+from gateway.terminal import BOLD, DIM, GREEN, coloured, styled
 
 HOST = "127.0.0.1"
 START_S = 60.0  # a model of 98 MB loads in under a second; a cold, slow disk is what the rest is for
@@ -126,15 +127,12 @@ class Child:
                 pipe.close()
 
 
-BOLD, DIM, GREEN = "1", "2", "32"  # ANSI styles
-
-
 class Screen:
-    """Where the demo is told. Colours only on a terminal, and only where NO_COLOR is not set."""
+    """Where the demo is told."""
 
-    def __init__(self, out: IO[str], environ: Mapping[str, str]) -> None:
+    def __init__(self, out: IO[str], *, colour: bool) -> None:
         self.out = out
-        self.styled = out.isatty() and "NO_COLOR" not in environ
+        self.styled = colour
         self._line_ends = 0
 
     def line(self, text: str = "", style: str = "") -> None:
@@ -145,7 +143,7 @@ class Screen:
 
     def write(self, text: str, style: str = "") -> None:
         """Text as it arrives. `style` is the number of an ANSI style."""
-        self.out.write(f"\x1b[{style}m{text}\x1b[0m" if self.styled and style and text else text)
+        self.out.write(styled(text, style) if self.styled else text)
         self.out.flush()
 
     def begin(self, label: str) -> None:
@@ -163,12 +161,15 @@ class Screen:
                 self.write(part, style)
 
 
-def run(port: int = 8080, admin_port: int = 8081, *, once: bool = False, out: IO[str] | None = None) -> int:
+def run(
+    port: int = 8080, admin_port: int = 8081, *, once: bool = False, colour: bool = True, out: IO[str] | None = None
+) -> int:
     """Run the demo: 0 when it ended as asked, 1 with one clear message when it could not do its work.
 
-    `once` ends it after the four answers. Ports of 0 take free ones.
+    `once` ends it after the four answers. Ports of 0 take free ones. Without `colour` there is none on a terminal, too.
     """
-    screen = Screen(out or sys.stdout, os.environ)
+    out = out or sys.stdout
+    screen = Screen(out, colour=coloured(out, os.environ, wanted=colour))
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     children: list[Child] = []
     directory: Path | None = None
@@ -394,6 +395,8 @@ def _invite(screen: Screen, base: str, admin_port: int, log: Path) -> None:
 
   curl -s {base}/v1/explain -H 'content-type: application/json' \\
     -d '{{"model": "auto", "messages": [{{"role": "user", "content": "Why?"}}]}}'
+
+  Watch it in another terminal: pointsman top --url http://{HOST}:{admin_port}
 
   Admin: http://{HOST}:{admin_port}/metrics and http://{HOST}:{admin_port}/v1/targets · requests are logged in {log}
 """)

@@ -20,17 +20,15 @@ from typing import IO, Any
 import httpx
 
 from gateway import yamlfile
-from gateway.addresses import Address
+from gateway.admin import key_of, url_of
 from gateway.config import ConfigDoc
 from gateway.core import dialects
 from gateway.core.errors import ConfigError
-from gateway.core.quantities import Invalid
 from gateway.core.types import Target
 from gateway.probe.auth import client, opened, revealed
 from gateway.probe.record import difference, edited, record
 from gateway.probe.target import Probe, Row
 from gateway.problems import suggest, validated
-from gateway.secretref import SecretRef, read_secret
 from gateway.sidecar.process import Reserved, beside
 from gateway.site import Site, load_site
 
@@ -220,10 +218,10 @@ def _tell_gateway(site: Site, config: Path, environ: Mapping[str, str], reports:
     if not names or site.listen_admin.port == 0:
         return []
     headers = {}
-    key = _admin_key(config, environ)
+    key = key_of(validated(yamlfile.load(config), ConfigDoc), environ, config.parent)
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
-    with httpx.Client(base_url=_url(site.listen_admin), headers=headers, timeout=_TELL_S, trust_env=False) as admin:
+    with httpx.Client(base_url=url_of(site.listen_admin), headers=headers, timeout=_TELL_S, trust_env=False) as admin:
         for name in names:
             try:
                 answer = admin.post(f"/v1/targets/{name}/probed")
@@ -235,21 +233,3 @@ def _tell_gateway(site: Site, config: Path, environ: Mapping[str, str], reports:
             if doubted:
                 said.append(f"the gateway believes {name} again: it was doubted for thinking unasked")
     return said
-
-
-def _url(address: Address) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104 - where to connect, not to bind
-    return f"http://[{host}]:{address.port}" if ":" in host else f"http://{host}:{address.port}"
-
-
-def _admin_key(config: Path, environ: Mapping[str, str]) -> str | None:
-    """The key of the admin listener, from where the file says it is; POINTSMAN_ADMIN_KEY where it has but the hash."""
-    ref: SecretRef | None = validated(yamlfile.load(config), ConfigDoc).admin_key
-    if ref is None:
-        return None
-    if ref.env is None and ref.file is None:
-        return environ.get("POINTSMAN_ADMIN_KEY")
-    try:
-        return read_secret(ref, environ, config.parent).reveal()
-    except Invalid:
-        return None

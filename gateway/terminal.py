@@ -1,0 +1,63 @@
+"""What may be written to a terminal: when in colour, how wide text is there, and text that cannot take it over.
+
+Here belong questions about text and terminals that several commands ask. A screen that is drawn over again and again
+is `gateway.top.screen`, a bar of progress `gateway.progress`.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from typing import IO
+
+BOLD, DIM, RED, GREEN = "1", "2", "31", "32"  # ANSI styles
+
+
+def coloured(out: IO[str], environ: Mapping[str, str], *, wanted: bool = True) -> bool:
+    """Whether to write styles: on a terminal that knows them, where neither --no-color nor NO_COLOR is given.
+
+    NO_COLOR counts where it is set and not empty, whatever it holds.
+    """
+    return wanted and out.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
+def styled(text: str, style: str) -> str:
+    """Text in an ANSI style; as it is where the style or the text is empty."""
+    return f"\x1b[{style}m{text}\x1b[0m" if style and text else text
+
+
+def safe(text: str) -> str:
+    """Text without anything that a terminal would obey or draw out of order: escapes, control and format characters.
+
+    >>> safe("a\\x1b[2Jb")
+    'a?[2Jb'
+    """
+    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
+
+
+def width(text: str) -> int:
+    """How many columns text takes: two for what East Asian typography calls wide, none for marks that combine."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )
+
+
+def cut(text: str, columns: int) -> str:
+    """As much of a text as fits, ending in `~` where something was left out."""
+    if width(text) <= columns:
+        return text
+    kept = ""
+    for char in text:
+        if width(kept + char) > columns - 1:
+            break
+        kept += char
+    return kept + "~" if columns > 0 else ""
+
+
+def padded(text: str, columns: int, *, right: bool = False) -> str:
+    """A text of exactly so many columns."""
+    text = cut(text, columns)
+    blank = " " * (columns - width(text))
+    return blank + text if right else text + blank
