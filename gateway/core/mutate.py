@@ -1,4 +1,4 @@
-"""A policy with one thing in it removed or weakened, once for each such thing: what its tests ought to notice.
+"""A policy with one thing in it removed, weakened or moved, once for each such thing: what its tests ought to notice.
 
 Only makes the changed documents and tells whether one could matter on a fleet at all. Running tests on them belongs to
 `policytest`, and the clock that bounds it to the command line.
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from pydantic import BaseModel
 
+from gateway.core.facts import parse_size
+from gateway.core.matchers import parse_date
 from gateway.core.policy import Constraint, Policy, PolicyDoc, Rule, Rung
 from gateway.core.selectors import describe
 
@@ -25,6 +28,8 @@ _LISTS = (
 )
 #: Members of a rung that say how it is ordered, not whom it means.
 _ORDERING = ("rank", "weights")
+_COMPARED = ("gt", "gte", "lt", "lte")
+_SLIGHTLY = ", a little off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +41,19 @@ class Mutant:
     change: str
     doc: PolicyDoc
     removed_rule: str | None = None  # a rule that is gone: expecting it by name proves nothing about where requests go
+    slight: bool = (
+        False  # a threshold moved a little: of one that no target of a fleet lies near, nothing is to be told
+    )
 
     def __str__(self) -> str:
         return f"{self.id}: {self.change}"
 
 
 def mutants(doc: PolicyDoc) -> Iterator[Mutant]:
-    """Every rule, rung, constraint, entry, set member and condition of a policy removed or weakened, one at a time."""
+    """Every rule, rung, constraint, entry, set member and condition of a policy removed or weakened, one at a time.
+
+    Every threshold is moved up and down a little, too.
+    """
     for name, noun in _LISTS:
         entries: Sequence[Any] = getattr(doc, name, None) or ()
         for i, entry in enumerate(entries):
@@ -52,7 +63,8 @@ def mutants(doc: PolicyDoc) -> Iterator[Mutant]:
             yield Mutant(path, entry.id, f"without this {noun}", doc.model_copy(update={name: rest}), gone)
             for at, change, update in _weaker(entry):
                 changed = [*entries[:i], entry.model_copy(update=update), *entries[i + 1 :]]
-                yield Mutant(f"{path}.{at}", entry.id, change, doc.model_copy(update={name: changed}))
+                made = doc.model_copy(update={name: changed})
+                yield Mutant(f"{path}.{at}", entry.id, change, made, slight=change.endswith(_SLIGHTLY))
     for name, members in doc.sets.items():
         for i, member in enumerate(members):
             rest = [*members[:i], *members[i + 1 :]]
@@ -75,8 +87,10 @@ def _weaker(entry: BaseModel) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for key in ("use", "forbid", "avoid", "require"):
         raw = getattr(entry, key, None)
         if raw is not None:
+            told_by_text = "$" in describe(raw)  # see `_selected`: of these nobody could say that nothing changes
             for at, change, changed in _selectors(raw, key):
-                yield at, change, {key: changed}
+                if not (told_by_text and change.endswith(_SLIGHTLY)):
+                    yield at, change, {key: changed}
     if getattr(entry, "forbid", None) is not None:
         yield "forbid", "avoid instead of forbid", {"forbid": None, "avoid": entry.forbid}  # type: ignore[attr-defined]
     if getattr(entry, "force", False):
@@ -127,10 +141,35 @@ def _matchers(raw: Any, path: str) -> Iterator[tuple[str, str, Any]]:
             rest = {name: one for name, one in raw.items() if name != key}
             if rest:
                 yield f"{path}.{key}", f"without {describe({key: value})}", rest
+            for near in _near(value, whole=path.startswith("when")) if key in _COMPARED else ():
+                yield f"{path}.{key}", f"{key}: {_number(near)}{_SLIGHTLY}", {**raw, key: near}
             for inner, change, changed in _matchers(value, f"{path}.{key}"):
                 yield inner, change, {**raw, key: changed}
     elif isinstance(raw, list):
         yield from _items(raw, path, _matchers, describe)
+
+
+def _near(written: Any, *, whole: bool) -> Iterator[Any]:
+    """The values just beside a threshold, above and below: half a percent away, a day where it is a date.
+
+    Where only whole numbers are compared with it, it is moved by one at least.
+    """
+    day, size = parse_date(written), parse_size(written)
+    if day is not None:
+        yield from ((day + timedelta(days=days)).isoformat() for days in (1, -1))
+    elif size is not None:
+        step: float = size / 200
+        if step >= 1 or (whole and size == int(size)):
+            step = max(1, round(step, 1 - len(str(int(step)))))
+        yield from (near for near in (size + step, size - step) if near >= 0)
+
+
+def _number(value: Any) -> str:
+    """A number as people write it."""
+    for unit, size in (("M", 1_000_000), ("k", 1_000)) if isinstance(value, int) else ():
+        if value and not value % size:
+            return f"{value // size}{unit}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _selectors(raw: Any, path: str) -> Iterator[tuple[str, str, Any]]:

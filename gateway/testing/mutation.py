@@ -51,7 +51,7 @@ def survey(
             noticed += 1
             continue
         if effect(changed) == whole:
-            idle.append(mutant)
+            idle += () if mutant.slight else (mutant,)
         elif noticed_by(changed, cases, mutant.removed_rule) is None:
             survivors.append(mutant)
         else:

@@ -70,7 +70,51 @@ def test_conditions_lose_members_alternatives_operators_and_values() -> None:
         "rules[0].when.not.language[0]",
         "rules[0].when.not.language[1]",
     }
+    assert [one.change for one in found if one.path.endswith(".gte")] == [
+        "without gte: 1k",
+        "gte: 1005, a little off",
+        "gte: 995, a little off",
+    ]
     assert all(bound(mutant).rules[0].when is not None for mutant in found)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "moved"),
+    [
+        ({"gt": "200k"}, {"gt": [201_000, 199_000]}),
+        ({"gte": 1_000}, {"gte": [1_005, 995]}),
+        ({"lt": 5}, {"lt": [6, 4]}),
+        ({"lte": 0}, {"lte": [1]}),
+        ({"gt": 0.5}, {"gt": [0.5025, 0.4975]}),
+        ({"gte": "1M", "lt": "2M"}, {"gte": [1_005_000, 995_000], "lt": [2_010_000, 1_990_000]}),
+    ],
+)
+def test_a_threshold_is_moved_a_little_up_and_down(threshold: dict[str, Any], moved: dict[str, list[float]]) -> None:
+    rule = {"id": "a", "when": {"any": [{"max_cost_usd": threshold}, {"task": "code"}]}, "use": ["*"]}
+    slight = [one for one in mutants(doc(rules=[rule])) if one.slight]
+    at = "rules[0].when.any[0].max_cost_usd."
+    assert {one.path for one in slight} == {f"{at}{name}" for name in moved}
+    found: dict[str, list[float]] = {}
+    for one in slight:
+        name = one.path.removeprefix(at)
+        found.setdefault(name, []).append(one.doc.rules[0].when["any"][0]["max_cost_usd"][name])
+    assert found == moved
+
+
+def test_a_threshold_on_facts_is_moved_too_a_date_by_a_day_and_one_beside_a_variable_not() -> None:
+    use = [{"model.released": {"gte": "2026-01-31"}}, {"model.params_active_b": {"gte": 3}}]
+    beside = {"model.languages": {"lacks": "$language"}, "model.language_count": {"lt": 100}}
+    found = [
+        one.change
+        for one in mutants(doc(rules=[{"id": "a", "use": use}], constraints=[{"id": "c", "avoid": beside}]))
+        if one.slight
+    ]
+    assert found == [
+        "gte: 2026-02-01, a little off",
+        "gte: 2026-01-30, a little off",
+        "gte: 3.015, a little off",
+        "gte: 2.985, a little off",
+    ]
 
 
 def test_a_condition_of_one_member_goes_as_a_whole() -> None:
