@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 from gateway.cli import main
 from gateway.core import records
 from gateway.core.policy import Policy
-from gateway.core.records import Decided, Recorded, Result, Spoken, World
+from gateway.core.records import Copied, Decided, Recorded, Result, Spoken, World
 from gateway.core.replay import Replay
 from gateway.core.types import Usage
 from gateway.replay.command import count
@@ -419,3 +419,56 @@ def test_a_target_that_is_down_in_the_records_is_up_for_a_baseline(place: Place)
     place.write([made])
     _, out, _ = place.run("savings", "--baseline", "dear", "records", "--json")
     assert json.loads(out)["baselines"][0]["compared"] == 1
+
+
+def copies(place: Place, *, team: str = "blue", at: float = START, number: int = 1, **more: Any) -> bytes:
+    """The line of a shadow."""
+    values = {
+        "v": 1, "id": f"{number:032x}", "at": at, "policy": place.policy.label, "rule": "code", "shadow": "copy",
+        "target": "dear", "model": "llama-3.3-70b", "key": "checkout", "team": team, "outcome": "ok",
+        "usage": Usage(10, 2), "cost_nano": 14_000,
+    }  # fmt: skip
+    return records.write(Copied(**(values | more)))
+
+
+def test_what_shadows_cost_is_told_apart_from_what_is_compared(place: Place) -> None:
+    file = place.write([place.record(1)])
+    before = json.loads(place.run("savings", "records", "--baseline", "dear", "--json")[1])
+    with file.open("ab") as lines:
+        lines.write(copies(place) + copies(place, number=2, outcome="reset", usage=None, cost_nano=0))
+        lines.write(copies(place, number=3, target="cheap", priced=False, cost_nano=0))
+    told = json.loads(place.run("savings", "records", "--baseline", "dear", "--json")[1])
+    assert told["baselines"] == before["baselines"]
+    assert before["shadows"] == {"shadows": 0, "failed": 0, "unpriced": 0, "spent_nano_usd": 0, "by": []}
+    assert told["shadows"] == {
+        "shadows": 3, "failed": 1, "unpriced": 1, "spent_nano_usd": 14_000,
+        "by": [
+            {"rule": "code", "target": "cheap", "shadows": 1, "failed": 0, "unpriced": 1, "spent_nano_usd": 0},
+            {"rule": "code", "target": "dear", "shadows": 2, "failed": 1, "unpriced": 0, "spent_nano_usd": 14_000},
+        ],
+    }  # fmt: skip
+    table = list(csv.reader(io.StringIO(place.run("savings", "records", "--baseline", "dear", "--csv")[1])))
+    assert table[-1] == ["", "shadow", "code: dear", "2", "0.000014000", "", "", ""]
+    text = place.run("savings", "records", "--baseline", "dear", "--rows", "1")[1]
+    assert "  1 of them failed\n  1 of them were answered by a target without a price\n" in text
+    assert "    code: dear                            2      $0.000014\n    ... 1 more\n" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [((), 3), (("--team", "red"), 1), (("--key", "other"), 0), (("--since", "2026-11-21"), 2), (("--limit", "9"), 3)],
+)
+def test_shadows_are_chosen_as_their_requests_are(place: Place, arguments: tuple[str, ...], count: int) -> None:
+    with place.write([place.record(1)]).open("ab") as lines:
+        lines.write(copies(place) + copies(place, team="red") + copies(place, at=START - 200_000))
+    told = json.loads(place.run("savings", "records", "--baseline", "dear", "--json", *arguments)[1])
+    assert told["shadows"]["shadows"] == count
+
+
+def test_a_hostile_line_of_a_shadow_does_not_move_the_terminal(place: Place) -> None:
+    with place.write([place.record(1)]).open("ab") as lines:
+        lines.write(copies(place, rule="\x1b[2J=1+1\n\u202e"))
+    for form in ((), ("--csv",)):
+        told = place.run("savings", "records", "--baseline", "dear", *form)[1]
+        assert told.replace("\n", "").isprintable()
+        assert "\\x1b[2J=1+1\\n\\u202e: dear" in told
