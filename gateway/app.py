@@ -17,7 +17,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
 
@@ -31,15 +30,16 @@ from gateway.config import cache_dir
 from gateway.core.errors import ConfigError
 from gateway.core.lexicon import Lexicon
 from gateway.core.recording import Lines, Recording
+from gateway.core.redaction import secrets_in
 from gateway.core.tokens import Tokenizers
-from gateway.core.types import Record
 from gateway.front import App, Front, admin_pages, public_pages
 from gateway.proxy.downstream import ClientConnection
 from gateway.proxy.runtime import Runtime
 from gateway.reload import Reloader
 from gateway.sidecar.process import Reserved, Sidecar
 from gateway.site import Site, load_lexicon, load_site
-from gateway.telemetry.access import AccessLog, writer
+from gateway.telemetry import logs
+from gateway.telemetry.access import AccessLog
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.otlp.settings import OtlpSettings
 from gateway.telemetry.records import RecordLog, RecordSettings
@@ -53,13 +53,16 @@ _FLUSH_S = 0.3  # for the last bytes to reach the clients' sockets
 
 def serve(config: Path) -> int:
     """Run the gateway until it is told to stop. Returns the process's exit code: 0, or 2 for a broken configuration."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    lines = logs.Handler(2, os.environ)
+    logs.install(lines)
     try:
         reserved = Reserved()
         site = load_site(config, os.environ, door=reserved.door)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EXIT_CONFIG
+    lines.adopt(site.log)
+    lines.secrets = functools.partial(secrets_in, site.fleet, site.sidecar)
     for warning in site.warnings:
         logger.warning("%s", warning)
     try:
@@ -68,7 +71,7 @@ def serve(config: Path) -> int:
         print(f"pointsman: {error}", file=sys.stderr)
         return 1
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(config, site, sockets, reserved).run())
+        return runner.run(Server(config, site, sockets, reserved, lines).run())
 
 
 def _tune_memory() -> None:
@@ -105,12 +108,18 @@ class Server:
     """One process's listeners and their end."""
 
     def __init__(
-        self, config: Path, site: Site, sockets: tuple[socket.socket, socket.socket], reserved: Reserved
+        self,
+        config: Path,
+        site: Site,
+        sockets: tuple[socket.socket, socket.socket],
+        reserved: Reserved,
+        lines: logs.Handler,
     ) -> None:
         self.config = config
         self.site = site
         self.sockets = sockets
         self.reserved = reserved
+        self.lines = lines
         self._stopping = asyncio.Event()
         self._signals = 0
 
@@ -125,9 +134,13 @@ class Server:
             build={"version": __version__, "python": platform.python_version()},
         )
         metrics.loaded_at = time.time()
-        runtime = Runtime(loop, metrics, _access_log(site), tokenizers, lexicon)
+        access = AccessLog(logs.writer(1), site.log, form=site.log.form_of(1), coloured=logs.coloured(1, os.environ))
+        metrics.logs = {"requests": access, "process": self.lines}
+        runtime = Runtime(loop, metrics, access.add, tokenizers, lexicon)
+        loop.set_exception_handler(logs.in_loop)
         runtime.sidecar = Sidecar(os.environ, self.reserved.door, runtime.sidecar_told)
         runtime.adopt(site)
+        self.lines.secrets = runtime.secrets
         if site.records is not None:
             try:
                 runtime.records = metrics.records = _records(site.records, tokenizers, lexicon)
@@ -137,6 +150,7 @@ class Server:
         if site.otlp is not None and not _export(site.otlp, runtime):
             return EXIT_CONFIG
         reloader = Reloader(self.config, runtime, os.environ, self.reserved.door)
+        reloader.taken = functools.partial(self._log_as, access)
         state = ServerState()
         public, admin = map(_uvicorn, _fronts(runtime, reloader))
         hot = functools.partial(ClientConnection, runtime, public, state, {})
@@ -168,6 +182,11 @@ class Server:
         if runtime.otlp is not None:
             runtime.otlp.close()
         return 0
+
+    def _log_as(self, access: AccessLog, site: Site) -> None:
+        """Log as a configuration says that was just taken."""
+        self.lines.adopt(site.log)
+        access.adopt(site.log, site.log.form_of(1))
 
     def _tick(self, loop: asyncio.AbstractEventLoop, state: ServerState, runtime: Runtime) -> None:
         state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
@@ -248,9 +267,3 @@ def _export(settings: OtlpSettings, runtime: Runtime) -> bool:
     runtime.metrics.otlp = runtime.otlp.tally
     runtime.otlp.start()
     return True
-
-
-def _access_log(site: Site) -> Callable[[list[Record]], None] | None:
-    if site.access_log == "none":
-        return None
-    return AccessLog(writer(1), form=site.access_log).add

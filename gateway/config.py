@@ -38,6 +38,7 @@ from gateway.otlpdoc import OtlpDoc
 from gateway.owndialects import Body, DialectDoc, header_names, header_value
 from gateway.secretref import SecretRef, read_secret
 from gateway.sidecar.doc import LitellmDoc, SidecarDoc
+from gateway.telemetry.logs import Level, LogSettings
 from gateway.telemetry.records import RecordSettings
 
 
@@ -289,9 +290,22 @@ class LimitsDoc(Strict):
 
 
 class LogDoc(Strict):
-    """What is written to standard output for each request."""
+    """Lines of requests go to standard output, all others to standard error. `auto`: text on a terminal, else JSON.
 
-    access: Literal["json", "text", "none"] = "json"
+    `level` is the least that is written. A request is slow, which is a warning, where its first event took longer than
+    `slow`. Of more requests a second than `sample_above` about which nothing is remarkable, one in 2, 4, ... has a
+    line, which says so; 0: every one always has.
+    """
+
+    format: Literal["auto", "json", "text"] = "auto"
+    level: Level = "info"
+    requests: Literal["all", "none"] = "all"
+    slow: Seconds = 30.0
+    sample_above: int = Field(default=1_000, ge=0, le=1_000_000)
+
+    def settings(self) -> LogSettings:
+        """The same as values."""
+        return LogSettings(self.format, self.level, self.requests, self.slow, self.sample_above)
 
 
 class SavingsDoc(Strict):

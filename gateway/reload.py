@@ -67,6 +67,7 @@ class Reloader:
         self._task: asyncio.Task[Reloaded] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._again = False
+        self.taken: Callable[[Site], None] = lambda site: None  # told of each site that is served from now on
 
     def start(self) -> None:
         """Begin watching."""
@@ -111,7 +112,7 @@ class Reloader:
             site: Site = await asyncio.to_thread(load_site, self.config, self.environ, door=self.door)
             runtime.adopt(site)
         except (ConfigError, OSError) as error:
-            logger.error("reload failed, the old configuration stays:\n%s", error)
+            logger.error("reload failed, the old configuration stays", extra={"lines": str(error).splitlines()})
             tried = error.files if isinstance(error, SiteError) else ()
             self._watch((*old.watched(), *tried), before, began_ns)
             return Reloaded(time.time(), str(error) or type(error).__name__)
@@ -124,6 +125,7 @@ class Reloader:
         runtime.metrics.configure(site.metric_names)
         if site.tokenizers - old.tokenizers:
             runtime.tokenizers.learn(open_tokenizers(site.tokenizers, background=True))
+        self.taken(site)
         logger.info("reloaded: %s", site.digest)
         for warning in (*site.warnings, *_needs_restart(self._running, site)):
             logger.warning("%s", warning)
@@ -197,7 +199,6 @@ def _until_restart(site: Site) -> dict[str, object]:
     return {
         "listen.public": site.listen_public,
         "listen.admin": site.listen_admin,
-        "log.access": site.access_log,
         "records": site.records,
         "otlp": site.otlp,
     }

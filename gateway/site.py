@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 from gateway import bundled, exported, yamlfile
 from gateway.addresses import Address
@@ -39,6 +38,7 @@ from gateway.otlpdoc import OtlpReader
 from gateway.policyfile import failures_of, lay_over, load_catalogue, load_policy, placed, policy_files, reference_fleet
 from gateway.problems import suggest, validated
 from gateway.sidecar.spec import SidecarSpec, SpecReader
+from gateway.telemetry.logs import LogSettings
 from gateway.telemetry.metrics import Baseline, Names
 from gateway.telemetry.otlp.settings import OtlpSettings
 from gateway.telemetry.records import RecordSettings
@@ -88,7 +88,7 @@ class Site:
     max_attempts: int
     thinking_violations: int  # answers that think unasked after which a target's promise is doubted; 0: never
     drain_s: float
-    access_log: Literal["json", "text", "none"]
+    log: LogSettings
     tokenizers: frozenset[str]  # names of those that its targets and policies count with
     metric_names: Names
     warnings: tuple[str, ...]
@@ -245,7 +245,7 @@ class _Loader:
             max_attempts=doc.max_attempts,
             thinking_violations=doc.thinking_violations,
             drain_s=doc.drain,
-            access_log=doc.log.access,
+            log=doc.log.settings(),
             tokenizers=_tokenizers(fleet, policies),
             metric_names=exported.names(fleet, policies, table, [one.tenant for one in keys.values()], baseline),
             warnings=tuple(self.warnings),

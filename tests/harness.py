@@ -342,7 +342,7 @@ def serving(path: Path, *, command: tuple[str, ...] = SERVE, **environ: str) -> 
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line.rstrip("\n"))
-            match = re.search(r"(public|admin) listener on (http://\S+)", line)
+            match = re.search(r"(public|admin) listener on (http://[\w.:\[\]-]+)", line)
             if match:
                 found[match[1]] = match[2]
                 if len(found) == 2:

@@ -87,8 +87,14 @@ def test_durations_sizes_and_money_are_read_with_their_units() -> None:
         ("limits: {max_body: 64 megs}", "limits.max_body: '64 megs' is not a size: a size such as 65536"),
         ("listen: {public: 8080}", "listen.public: 8080 is not an address: host:port"),
         ('listen: {public: "0.0.0.0:99999"}', "'0.0.0.0:99999' is not an address"),
-        ("log: {access: off}", "log.access: 'off' is not known here: one of json, text, none"),
-        ("log: {access: jsn}", "log.access: 'jsn' is not known here: did you mean json?"),
+        ("log: {format: off}", "log.format: 'off' is not known here: one of auto, json, text"),
+        ("log: {format: jsn}", "log.format: 'jsn' is not known here: did you mean json?"),
+        ("log: {level: warn}", "log.level: 'warn' is not known here: did you mean warning?"),
+        ("log: {requests: off}", "log.requests: 'off' is not known here: one of all, none"),
+        ("log: {slow: 30}", "log.slow: 30 is not a duration: a duration with its unit"),
+        ("log: {sample_above: 1k}", "log.sample_above: '1k' is not a whole number"),
+        ("log: {sample_above: -1}", "log.sample_above: -1 is not valid: input should be greater than or equal to 0"),
+        ("log: {access: json}", "log.access: there is no key 'access' here"),
         ("models: {gpt-4o: 4}", "models.gpt-4o: 4 is not text: quotes around it"),
         ("models: {gpt-4o: yes, a: true}", "models.a: true is not text: quotes around it"),
         ("max_attempts: 0", "max_attempts: 0 is not valid: input should be greater than or equal to 1"),
@@ -163,7 +169,7 @@ def test_a_target_is_judged_as_strictly(target: str, says: str) -> None:
 
 
 def test_all_mistakes_of_a_file_are_told_at_once() -> None:
-    lines = told(LEAST + "drain: soon\nlog: {access: maybe}\nmax_attempts: 99\n").splitlines()
+    lines = told(LEAST + "drain: soon\nlog: {format: maybe}\nmax_attempts: 99\n").splitlines()
     assert sorted(line.split(":")[1] for line in lines) == ["5", "6", "7"]
 
 

@@ -301,8 +301,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
             return
         self._state = _HOT
         if asked.error is not None:
-            self.runtime.refused(asked, asked.error)
-            self.respond_error(asked.error, b"")
+            self.respond_error(asked.error, _of(self.runtime.refused(asked, asked.error)))
             return
         self._exchange = exchange = Exchange(self.runtime, self, asked)
         if len(body) <= WHOLE_BYTES:
@@ -416,9 +415,6 @@ class ClientConnection(Timed, HttpToolsProtocol):
             headers += b"retry-after: %d\r\n" % max(1, round(error.retry_after_s))
         if error.status == 401:
             headers += b"www-authenticate: Bearer\r\n"
-        if b"x-request-id" not in headers:
-            request_id = self.runtime.request_id(self.runtime.wall())
-            headers += b"x-request-id: %b\r\nx-pointsman-origin: gateway\r\n" % request_id.encode()
         self.respond(error.status, b"content-type: application/json\r\n" + headers, errors.to_openai(error))
 
     def _reject(self, error: GatewayError) -> None:
@@ -427,12 +423,12 @@ class ClientConnection(Timed, HttpToolsProtocol):
         self._body = bytearray()
         self._pending = b""
         asked = self._asked
-        self.runtime.refused(asked, error)
+        request_id = self.runtime.refused(asked, error)
         if self._state < _CLOSING:
             self._state = _HOT
             self._asked = None  # type: ignore[assignment]
             self._known = None
-            self.respond_error(error, b"")
+            self.respond_error(error, _of(request_id))
 
     def start_stream(self, headers: bytes, first: bytes) -> None:
         """Begin a streamed answer with its first bytes."""
@@ -476,6 +472,11 @@ class ClientConnection(Timed, HttpToolsProtocol):
         else:
             self._outbox.write(self.transport, b"0\r\n\r\n")
         self._next()
+
+
+def _of(request_id: str) -> bytes:
+    """The headers of an answer to a request of which nothing else is told."""
+    return b"x-request-id: %b\r\nx-pointsman-origin: gateway\r\n" % request_id.encode()
 
 
 def _without(head: bytes, *names: bytes) -> bytes:

@@ -154,7 +154,7 @@ class Exchange(Relaying):
 
         Called while the exception is being handled.
         """
-        logger.exception("request %s failed in the gateway", self.record.request_id)
+        logger.exception("a request failed in the gateway", extra={"request_id": self.record.request_id})
         if self.over:
             return
         upstream = self.upstream

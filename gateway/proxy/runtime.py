@@ -26,6 +26,7 @@ from gateway.core.latency import Paces
 from gateway.core.lexicon import Lexicon
 from gateway.core.memo import Memo
 from gateway.core.promises import Promises
+from gateway.core.redaction import secrets_in
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Attempt, Backend, Endpoint, Fleet, Outcome, Record, Secret, Snapshot, Target, Tenant
 from gateway.proxy.clocks import Wheel
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
     from gateway.telemetry.otlp.exporting import Otlp
 
 logger = logging.getLogger("pointsman")
+
+#: A configuration and its secrets.
+_Held = tuple[Site | None, set[str]]
 
 #: How many finished requests `/v1/decisions/{id}` can still tell about.
 REMEMBERED = 512
@@ -184,6 +188,7 @@ class Runtime:
         self.draining = False
         self.sidecar: Sidecar | None = None  # set by who can start processes
         self.tls_public: ssl.SSLContext | None = None
+        self._secrets: tuple[_Held, _Held] = ((None, set()), (None, set()))
         self._random = ""
         self._random_at = 0
         self.serving: Serving
@@ -322,6 +327,18 @@ class Runtime:
                 target.name,
             )
 
+    def secrets(self) -> set[str]:
+        """Never to be logged: every secret of the configuration being served and of the one before, and the tokens they
+        were traded for. For any thread.
+        """
+        site = self.serving.site
+        now, before = self._secrets
+        if now[0] is not site:
+            backends = {target.backend.name: target.backend for target in site.fleet.targets}
+            now, before = (site, secrets_in(backends, site.sidecar)), now
+            self._secrets = now, before
+        return now[1].union(before[1], *(source.secrets() for source in list(self._tokens.values())))
+
     def restore(self, target: str) -> bool:
         """Believe a target's promise not to think again; whether it was doubted."""
         doubted = self.promises.restore(target)
@@ -349,8 +366,8 @@ class Runtime:
         """Unix time."""
         return time.time()
 
-    def refused(self, asked: Asked | None, error: GatewayError) -> None:
-        """Count and log a request that was refused before it became an Exchange."""
+    def refused(self, asked: Asked | None, error: GatewayError) -> str:
+        """Count and log a request that was refused before it became an Exchange. Returns its id."""
         now = time.monotonic()
         wall = time.time()
         tenant = asked.tenant if asked is not None else Tenant(key="")
@@ -359,6 +376,7 @@ class Runtime:
         record.status = error.status
         record.code = error.code
         self.outbox.ended(record)
+        return record.request_id
 
     def _book(self, records: list[Record]) -> None:
         """Count and log requests that have ended."""

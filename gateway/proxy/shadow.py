@@ -56,7 +56,7 @@ class Shadows:
         try:
             self._send(shadow, decision, envelope, serving, record)
         except Exception:
-            logger.exception("the shadow of request %s failed in the gateway", record.request_id)
+            logger.exception("a shadow failed in the gateway", extra={"request_id": record.request_id})
             self._skipped(shadow, "defect")
 
     def _send(self, shadow: Shadow, decision: Decision, envelope: Envelope, serving: Serving, record: Record) -> None:
@@ -277,7 +277,9 @@ class Copy(Timed):
 
     def on_defect(self) -> None:
         """The exception being handled is ours: it costs this copy, and nothing else."""
-        logger.exception("a shadow at %s failed in the gateway", self.told.target)
+        logger.exception(
+            "a shadow at %s failed in the gateway", self.told.target, extra={"request_id": self.record.request_id}
+        )
         self.end(Outcome.INVALID)
 
     def on_due(self, now: float) -> None:

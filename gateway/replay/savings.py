@@ -23,7 +23,7 @@ from gateway.replay.comparison import Money
 from gateway.replay.copies import Copies
 from gateway.replay.reading import Read
 from gateway.replay.telling import money_json, usd
-from gateway.telemetry.access import printable
+from gateway.telemetry.logs import printable
 
 #: By what requests are told apart.
 GROUPS = ("rule", "team", "model", "day")

@@ -15,7 +15,7 @@ from gateway.core.types import NANO_PER_USD
 from gateway.core.worth import ASSUMPTIONS
 from gateway.replay.comparison import ROWS, Change, Comparison, Money, usual_s
 from gateway.replay.reading import Read
-from gateway.telemetry.access import printable
+from gateway.telemetry.logs import printable
 
 _SHOWN = 12  # rows of each table
 

@@ -336,6 +336,16 @@ class Families(Collector):
             ("result",),
             [] if records is None else [(("written",), records.written), (("lost",), records.lost)],
         )
+        yield _summed(
+            "log_lines",
+            "Lines of the log: written, left out under load with another line to stand for them, or lost.",
+            ("log", "result"),
+            [
+                ((name, result), count)
+                for name, log in metrics.logs.items()
+                for result, count in (("written", log.written), ("left_out", log.left_out), ("lost", log.lost))
+            ],
+        )
         yield _infos("build_info", "Version of the gateway and of its interpreter.", [metrics.build])
         yield _infos(
             "policy_info",

@@ -15,7 +15,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gateway.core import pricing
 from gateway.core.decide import PIN
@@ -107,6 +107,22 @@ class Names:
     policies: Mapping[str, str] | None = None
     facts: tuple[TargetFacts, ...] = ()
     baseline: Baseline | None = None
+
+
+class Counted(Protocol):
+    """A log, as far as it counts its lines."""
+
+    @property
+    def written(self) -> int:
+        """Lines that were taken by where they go."""
+
+    @property
+    def left_out(self) -> int:
+        """Lines that another one stands for."""
+
+    @property
+    def lost(self) -> int:
+        """Lines that nobody took."""
 
 
 class Histogram:
@@ -249,6 +265,7 @@ class Metrics:
         self.records: RecordLog | None = None
         self.shadows: ShadowCounts | None = None  # set by who sends some
         self.otlp: Tally | None = None  # the same
+        self.logs: Mapping[str, Counted] = {}  # by what their lines are about; set by who writes some
         self.build = dict(build or {})
         self.reloads = {"ok": 0, "rejected": 0}
         self.last_reload_ok = True

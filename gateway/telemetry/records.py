@@ -150,7 +150,7 @@ class RecordLog:
             return self._make(settled, reading)
         except Exception:  # the edge that must hold: a defect in a record must not end the recording
             self.lost += 1
-            logger.exception("the decision record of request %s could not be made", settled.record.request_id)
+            logger.exception("a decision record could not be made", extra={"request_id": settled.record.request_id})
             return None
 
     def _put(self, lines: list[bytes]) -> None:

@@ -29,7 +29,7 @@ from typing import Any
 
 CONFIG = """\
 listen: {public: "127.0.0.1:%d", admin: "127.0.0.1:%d"}
-log: {access: none}
+log: {requests: none}
 backends:
   vllm-us: {dialect: vllm, region: us, processing: us, self_hosted: true, endpoints: ["http://127.0.0.1:9/v1"]}
   vllm-eu: {dialect: vllm, region: eu, processing: eu, self_hosted: true, endpoints: ["http://127.0.0.1:9/v1"]}

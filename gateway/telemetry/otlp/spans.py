@@ -17,7 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from gateway import __version__
 from gateway.core.tracecontext import SHADOW, Copied, Traced, Tried, span_id
 from gateway.core.types import NANO_PER_USD, Backend, Endpoint, Outcome, Record, Target, Usage
-from gateway.telemetry.access import printable
+from gateway.telemetry.logs import printable
 
 #: Requests whose spans are sent together.
 BATCH = 256
