@@ -266,4 +266,5 @@ def _export(settings: OtlpSettings, runtime: Runtime) -> bool:
     runtime.tracing = runtime.otlp.tracing
     runtime.metrics.otlp = runtime.otlp.tally
     runtime.otlp.start()
+    logger.info("otlp: %s go to %s", " and ".join(sorted(settings.signals)), settings.endpoint)
     return True

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from gateway.addresses import Url, endpoint
+from gateway.addresses import Address, Url, endpoint
 from gateway.core.quantities import Invalid, share
 from gateway.core.types import Secret
 from gateway.fields import Age, Seconds, Strict
@@ -23,7 +23,6 @@ from gateway.secretref import SecretRef, read_text
 from gateway.telemetry.otlp.settings import OtlpSettings, Signal
 
 _RESOURCE = re.compile(r"[a-z][a-z0-9_.-]{0,127}")
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _OWN = frozenset({"service.name", "service.version", "service.instance.id"})
 
 
@@ -131,7 +130,7 @@ class OtlpReader:
                 self.found.append(("otlp.ca_file", f"no file {file}", "a PEM file with the certificates to trust"))
         where = endpoint(doc.endpoint)
         secret = any(isinstance(value, SecretRef) for value in doc.headers.values())
-        if secret and where.scheme == "http" and where.host not in _LOOPBACK:
+        if secret and where.scheme == "http" and not Address(where.host, where.port).loopback:
             self.warnings.append(("otlp.endpoint", "its secret headers travel unencrypted: it is http://"))
         return doc.settings(self._directory, self._headers(doc))
 

@@ -55,6 +55,7 @@ class Point:
     counts: list[int]
     since_ns: int
     temporality: int
+    exemplars: list[tuple[str, str]]
     resource: dict[str, Any]
 
 
@@ -167,6 +168,7 @@ def points(body: bytes) -> Iterator[Point]:
                     yield Point(
                         metric.name, metric.unit, told(one.attributes), one.count, one.sum, list(one.explicit_bounds),
                         list(one.bucket_counts), one.start_time_unix_nano, metric.histogram.aggregation_temporality,
+                        [(each.trace_id.hex(), each.span_id.hex()) for each in one.exemplars],
                         told(group.resource.attributes),
                     )  # fmt: skip
 

@@ -308,7 +308,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.ports = {name: str(free_port()) for name in ("8080", "8081", "8082")}
+        self.ports = {name: str(free_port()) for name in ("8080", "8081", "8082", "4318")}
         self.started: list[subprocess.Popen[bytes]] = []
         self.printed = ""
         programs = path / ".bin"
@@ -385,8 +385,14 @@ class Folder:
 
 @needs_curl
 @needs_model
-@pytest.mark.parametrize("page", [README, DOCS / "init-and-probe.md", DOCS / "records.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "page",
+    [README, *(DOCS / f"{name}.md" for name in ("init-and-probe", "records", "opentelemetry"))],
+    ids=lambda path: path.name,
+)
 def test_what_a_page_does_from_top_to_bottom_works_as_written(page: Path, tmp_path: Path) -> None:
+    if page.name == "opentelemetry.md":
+        pytest.importorskip("opentelemetry.proto", reason="needs the extra otlp")
     folder = Folder(tmp_path)
     try:
         for block in blocks(page):

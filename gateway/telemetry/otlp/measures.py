@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     AggregationTemporality,
+    Exemplar,
     HistogramDataPoint,
     Metric,
     ResourceMetrics,
@@ -20,7 +21,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 )
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Histogram as HistogramProto
 
-from gateway.core.tracecontext import Copied
+from gateway.core.tracecontext import Copied, span_id
 from gateway.core.types import Outcome, Record, Usage
 from gateway.telemetry.metrics import Histogram
 from gateway.telemetry.otlp.spans import SCOPE, attributes, last_of, operation
@@ -65,12 +66,21 @@ INSTRUMENTS = (DURATION, USAGE, FIRST_CHUNK, PER_CHUNK)
 _Of = tuple[tuple[str, str | bool | int | float | None], ...]
 
 
+class _Example(NamedTuple):
+    """A measure that can be looked up in a trace."""
+
+    value: float
+    trace_id: str
+    span_id: str
+
+
 class Measures:
     """Running histograms. One thread adds and encodes."""
 
     def __init__(self, *, delta: bool, now_ns: int) -> None:
         self._delta = delta
         self._since_ns = now_ns  # since when what is counted was counted
+        self._examples: dict[_Of, _Example] = {}  # the latest traced attempt of each series of durations
         self._series: dict[Instrument, dict[_Of, Histogram]] = {one: {} for one in INSTRUMENTS}
 
     def add(self, one: Record | Copied) -> None:
@@ -92,7 +102,11 @@ class Measures:
                 continue
             of = (*operation(one.target, one.endpoint).items(), *more)
             error = None if one.outcome is Outcome.OK else one.outcome.value
-            self._observe(DURATION, (*of, ("error.type", error)), one.ended_at - one.began_at)
+            of_all = (*of, ("error.type", error))
+            took_s = one.ended_at - one.began_at
+            self._observe(DURATION, of_all, took_s)
+            if traced.sampled and of_all in self._series[DURATION]:
+                self._examples[of_all] = _Example(took_s, traced.trace_id, span_id(record.request_id, one.number))
             if one.number == record.attempts:
                 self._answer(of, record, one, traced.chunks)
 
@@ -147,6 +161,7 @@ class Measures:
             for instrument, series in self._series.items()
             if series
         ]
+        self._examples.clear()
         count = sum(map(len, self._series.values()))
         if self._delta:
             self._since_ns = now_ns
@@ -168,4 +183,18 @@ class Measures:
                 sum=histogram.sum,
                 bucket_counts=histogram.counts,
                 explicit_bounds=histogram.bounds,
+                exemplars=self._exemplars(instrument, of, now_ns),
             )
+
+    def _exemplars(self, instrument: Instrument, of: _Of, now_ns: int) -> list[Exemplar]:
+        example = self._examples.pop(of, None) if instrument is DURATION else None
+        if example is None:
+            return []
+        return [
+            Exemplar(
+                as_double=example.value,
+                time_unix_nano=now_ns,
+                trace_id=bytes.fromhex(example.trace_id),
+                span_id=bytes.fromhex(example.span_id),
+            )
+        ]

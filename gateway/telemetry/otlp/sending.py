@@ -30,9 +30,10 @@ logger = logging.getLogger("pointsman")
 
 #: Batches that may wait. Of traces one holds up to `spans.BATCH` requests: together some tens of thousands of spans.
 MOST_WAITING = 32
-#: Seconds that one batch is tried for, and between the tries; a collector may ask for more time, up to the last.
+#: Seconds that one batch is tried for, and between the tries, twice as long after each; a collector may ask for more.
 TRIED_S = 30.0
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
+LONGEST_ASKED_S = 60.0
 _LONGEST_ANSWER = 65_536
 #: What OTLP says may be tried again.
 _AGAIN = frozenset({429, 502, 503, 504})
@@ -69,6 +70,8 @@ class Sender:
         self._closing = threading.Event()
         self._ends_at = float("inf")
         self._failing = False
+        self._pause_s = FIRST_PAUSE_S
+        self._rests_until = 0.0
         self._client = _client(settings)
         self._thread = threading.Thread(target=self._run, name=f"otlp-{signal}", daemon=True)
 
@@ -121,26 +124,34 @@ class Sender:
         """One batch to its end: taken, refused, or given up."""
         payload = gzip.compress(batch.payload, 1) if self._settings.gzip else batch.payload
         until = time.monotonic() + TRIED_S
-        pause_s = FIRST_PAUSE_S
         while True:
-            now = time.monotonic()
-            if now >= self._ends_at:
+            self._rest()
+            left_s = self._ends_at - time.monotonic()
+            if left_s <= 0:
                 self.tally.lost(self.signal, "closing", batch.holds)
                 return
-            said = self._post(payload, min(self._settings.timeout_s, self._ends_at - now))
+            said = self._post(payload, min(self._settings.timeout_s, left_s))
             self.tally.asked(self.signal, said.outcome)
             self._tell(said)
             if said.outcome == "ok":
+                self._pause_s = FIRST_PAUSE_S
                 self.tally.took(self.signal, batch.holds - said.rejected)
                 self.tally.lost(self.signal, "rejected", said.rejected)
                 return
-            wait_s = max(said.pause_s, pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - so that replicas spread
-            if said.outcome == "rejected" or time.monotonic() + wait_s > until:
-                self.tally.lost(self.signal, said.outcome, batch.holds)
-                return
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-            if self._closing.wait(wait_s):
-                time.sleep(min(wait_s, FIRST_PAUSE_S))
+            if said.outcome == "failed":
+                pause_s = self._pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - so that replicas spread
+                self._rests_until = time.monotonic() + max(said.pause_s, pause_s)
+                self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+                if self._rests_until < until:
+                    continue
+            self.tally.lost(self.signal, said.outcome, batch.holds)
+            return
+
+    def _rest(self) -> None:
+        """Leave the collector alone for as long as it, or its last failure, asks; for less where all is to end."""
+        wait_s = self._rests_until - time.monotonic()
+        if wait_s > 0 and self._closing.wait(wait_s):
+            time.sleep(max(0.0, min(self._rests_until, self._ends_at) - time.monotonic()))
 
     def _post(self, payload: bytes, timeout_s: float) -> _Said:
         try:
@@ -190,7 +201,7 @@ def _client(settings: OtlpSettings) -> httpx.Client:
 
 def _retry_after(answer: httpx.Response) -> float:
     value = answer.headers.get("retry-after", "")
-    return min(float(value), LONGEST_PAUSE_S) if value.isascii() and value.isdigit() and len(value) < 9 else 0.0
+    return min(float(value), LONGEST_ASKED_S) if value.isascii() and value.isdigit() and len(value) < 9 else 0.0
 
 
 def _read(answer: httpx.Response, ends_at: float) -> bytes:
