@@ -26,7 +26,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway import __version__
-from gateway.config import cache_dir
+from gateway.compiled import cache_dir
 from gateway.core.errors import ConfigError
 from gateway.core.lexicon import Lexicon
 from gateway.core.recording import Lines, Recording

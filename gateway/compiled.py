@@ -16,7 +16,7 @@ import functools
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,6 +33,12 @@ _DIGEST = 32
 _PACKAGE = Path(__file__).parent
 #: Beside the code and as trustworthy as the code: who can write there can change the program itself.
 SHIPPED = _PACKAGE / "compiled"
+
+
+def cache_dir(environ: Mapping[str, str]) -> Path | None:
+    """Where parsed files are kept between starts: `$XDG_CACHE_HOME/pointsman`, else `~/.cache/pointsman`."""
+    base = environ.get("XDG_CACHE_HOME") or (f"{environ['HOME']}/.cache" if environ.get("HOME") else "")
+    return Path(base) / "pointsman" if base.startswith("/") else None
 
 
 def key_of(*parts: bytes | str, code: Sequence[str] = ()) -> str:

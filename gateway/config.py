@@ -384,12 +384,6 @@ class ConfigDoc(FleetDoc):
 # --- the environment -------------------------------------------------------------------------------------------------
 
 
-def cache_dir(environ: Mapping[str, str]) -> Path | None:
-    """Where parsed files are kept between starts: `$XDG_CACHE_HOME/pointsman`, else `~/.cache/pointsman`."""
-    base = environ.get("XDG_CACHE_HOME") or (f"{environ['HOME']}/.cache" if environ.get("HOME") else "")
-    return Path(base) / "pointsman" if base.startswith("/") else None
-
-
 def admin_digest(ref: AdminKeyDoc, environ: Mapping[str, str], directory: Path) -> bytes:
     """SHA-256 of the admin key. Raises `Invalid`."""
     if ref.sha256 is not None:

@@ -23,7 +23,8 @@ from gateway import bundled, exported, yamlfile
 from gateway.addresses import Address
 from gateway.catalog.catalogue import Catalogue
 from gateway.catalog.catalogue import files_of as catalogue_files
-from gateway.config import ConfigDoc, KeyDoc, admin_digest, cache_dir
+from gateway.compiled import cache_dir
+from gateway.config import ConfigDoc, KeyDoc, admin_digest
 from gateway.core.analyse import leaks
 from gateway.core.errors import BadRequest, ConfigError, Denied, NotFound, Problem
 from gateway.core.lexicon import Lexicon

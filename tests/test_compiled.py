@@ -111,7 +111,7 @@ def test_a_warm_start_imports_no_parser_no_framework_and_no_exporter(tmp_path: P
     script = (
         "import os, sys\nfrom pathlib import Path\nimport gateway.app\nfrom gateway.site import load_lexicon\n"
         "from gateway.site import load_site\n"
-        "from gateway.config import cache_dir\n"
+        "from gateway.compiled import cache_dir\n"
         f"load_site(Path({str(config)!r}), os.environ)\nload_lexicon(cache=cache_dir(os.environ))\n"
         "heavy = {'fastapi', 'starlette', 'ruamel', 'prometheus_client', 'httpx', 'litellm', 'gateway.catalog.facts'}\n"
         "print(sorted(heavy & sys.modules.keys()))\n"

@@ -41,7 +41,7 @@ def run(given: argparse.Namespace, default: Path | None, environ: Mapping[str, s
 
     from gateway.catalog.command import Asked, answer, overlays_of
     from gateway.catalog.query import Query
-    from gateway.config import cache_dir
+    from gateway.compiled import cache_dir
 
     cache = cache_dir(environ)
     query = Query(

@@ -9,7 +9,8 @@ from pathlib import Path
 from gateway import bundled, yamlfile
 from gateway.check import configuration
 from gateway.check.report import Places, Report, Told
-from gateway.config import ConfigDoc, cache_dir
+from gateway.compiled import cache_dir
+from gateway.config import ConfigDoc
 from gateway.core.analyse import analyse
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.matchers import suggest

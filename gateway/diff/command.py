@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway import yamlfile
-from gateway.config import ConfigDoc, cache_dir
+from gateway.compiled import cache_dir
+from gateway.config import ConfigDoc
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.records import Recorded
 from gateway.core.types import Fleet

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gateway.catalog.catalogue import Catalogue
-from gateway.config import cache_dir
+from gateway.compiled import cache_dir
 from gateway.core.errors import ConfigError
 from gateway.core.quantities import Invalid
 from gateway.init import fromkeys, ownserver

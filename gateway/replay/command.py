@@ -146,14 +146,14 @@ def site_of(config: Path | None) -> Site:
 def overlays_of(config: Path | None) -> tuple[Part, ...]:
     """What the configuration lays over its policies. Raises `ConfigError`."""
     from gateway import policyfile  # noqa: PLC0415
-    from gateway.config import cache_dir  # noqa: PLC0415
+    from gateway.compiled import cache_dir  # noqa: PLC0415
 
     return policyfile.overlays_of(config or Path("pointsman.yaml"), cache=cache_dir(os.environ))
 
 
 def policy_of(path: Path, site: Site, overlays: Sequence[Part]) -> Policy:
     """A policy's file on a site's fleet, under what lies over it when it serves. Raises `ConfigError`."""
-    from gateway.config import cache_dir  # noqa: PLC0415
+    from gateway.compiled import cache_dir  # noqa: PLC0415
     from gateway.policyfile import lay_over, load_policy  # noqa: PLC0415
 
     return lay_over(load_policy(path, cache=cache_dir(os.environ)), overlays).bind(site.fleet)

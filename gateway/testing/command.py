@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway import bundled
-from gateway.config import cache_dir
+from gateway.compiled import cache_dir
 from gateway.core.coverage import Coverage, coverage
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.policytest import run_all

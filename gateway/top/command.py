@@ -22,7 +22,8 @@ from typing import IO, Any
 from gateway import yamlfile
 from gateway.addresses import endpoint
 from gateway.admin import KEY_VARIABLE, key_of, url_of
-from gateway.config import ConfigDoc, ListenDoc, cache_dir
+from gateway.compiled import cache_dir
+from gateway.config import ConfigDoc, ListenDoc
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.quantities import Invalid
 from gateway.problems import validated

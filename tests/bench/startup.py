@@ -69,7 +69,7 @@ import asyncio, ssl, uvloop, httptools; done("asyncio, uvloop, httptools")
 import msgspec; done("msgspec")
 import gateway.app; done("the rest of gateway.app")
 from pathlib import Path
-from gateway.config import cache_dir
+from gateway.compiled import cache_dir
 from gateway.site import load_lexicon, load_site
 site = load_site(Path(config), os.environ); done("configuration, catalogue, policies and their tests")
 load_lexicon(cache=cache_dir(os.environ)); done("lexicon")
