@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateway import __version__
+from gateway import __version__, arguments, completion
 from gateway.catalog import cli as catalogcli
 from gateway.explain import cli as explaincli
 from gateway.replay import cli as replaycli
@@ -30,34 +30,40 @@ INTERRUPTED, READER_GONE = 130, 141  # what shells say of SIGINT and SIGPIPE
 CONFIG = Path("pointsman.yaml")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Ctrl-C and a reader that went away end it without a word."""
     try:
-        code = _run(arguments)
-        sys.stdout.flush()
+        try:
+            return _run(words)
+        finally:  # also after --help, which ends with SystemExit; at the interpreter's own end it would be too late
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except KeyboardInterrupt:
-        print(file=sys.stderr)  # the shell's prompt does not belong behind ^C
+        if sys.stderr is not None and sys.stderr.isatty():
+            print(file=sys.stderr)  # the shell's prompt does not belong behind ^C
         return INTERRUPTED
     except BrokenPipeError:  # `pointsman explain ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
-    return code
 
 
-def _run(arguments: Sequence[str] | None) -> int:
-    parser = _parser()
-    if not (sys.argv[1:] if arguments is None else arguments):
-        parser.print_help(sys.stderr)
+def _run(words: Sequence[str] | None) -> int:
+    every = parser()
+    if completion.wanted(os.environ):
+        completion.answer(every, os.environ)
+    if not (sys.argv[1:] if words is None else words):
+        every.print_help(sys.stderr)
         return BROKEN
-    given = parser.parse_args(arguments)
+    given = every.parse_args(words)
     code: int = given.run(given)
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pointsman", description="Route OpenAI requests by a YAML policy.")
-    parser.add_argument("--version", action="version", version=f"pointsman {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+def parser() -> argparse.ArgumentParser:
+    """All that may stand on a command line."""
+    every = arguments.Parser(prog="pointsman", description="Route OpenAI requests by a YAML policy.")
+    every.add_argument("--version", action="version", version=f"pointsman {__version__}")
+    commands = every.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, says: str) -> argparse.ArgumentParser:
         made: argparse.ArgumentParser = commands.add_parser(name, help=says, description=says)
@@ -65,17 +71,17 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     one = command("serve", _serve, "Run the gateway.")
-    _config(one)
+    arguments.config(one)
     one.add_argument("--until-eof", action="store_true", help="end when standard input does, for supervisors")
 
     one = command("demo", _demo, "See it work: a real, small model answers four requests along four routes.")
-    one.add_argument("--port", type=_port, default=8080, help="0 takes a free one (default 8080)")
-    one.add_argument("--admin-port", type=_port, default=8081, help="0 takes a free one (default 8081)")
+    one.add_argument("--port", type=arguments.port, default=8080, help="0 takes a free one (default 8080)")
+    one.add_argument("--admin-port", type=arguments.port, default=8081, help="0 takes a free one (default 8081)")
     one.add_argument("--once", action="store_true", help="end after the four answers")
-    _no_color(one)
+    arguments.no_color(one)
 
     one = command("init", _init, "Write a pointsman.yaml that works: from a server, from keys, or from LiteLLM's file.")
-    _config(one, "the file to write (default pointsman.yaml)")
+    arguments.config(one, "the file to write (default pointsman.yaml)")
     for option, metavar, says in (
         ("backend", "DIALECT=URL", "a server, such as llama.cpp=http://127.0.0.1:8082/v1; may be given again"),
         ("model", "NAME", "a model of the server before it (default: those it lists)"),
@@ -85,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         ("thinking", "WORD", "never, switchable, always or unknown"),
         ("key-env", "VARIABLE", "where the key of the server before it is"),
     ):
-        one.add_argument(f"--{option}", action=_Ordered, metavar=metavar, help=says)
+        one.add_argument(f"--{option}", action=arguments.Ordered, metavar=metavar, help=says)
     one.add_argument(
         "--from-litellm", type=Path, metavar="FILE", help="a LiteLLM proxy's config.yaml, as far as it goes"
     )
@@ -97,108 +103,77 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--force", action="store_true", help="replace what is there")
 
     one = command("top", _top, "Watch a running gateway: targets, rules, tokens, cost and latency, as they are now.")
-    _config(one, "whose admin listener is asked (default pointsman.yaml, if there is one)")
-    topcli.arguments(one, _seconds)
-    _no_color(one)
-    _json(one)
+    arguments.config(one, "whose admin listener is asked (default pointsman.yaml, if there is one)")
+    topcli.arguments(one)
+    arguments.no_color(one)
+    arguments.as_json(one)
 
     one = command("sidecar", _sidecar, "Run the litellm process by itself, for a gateway elsewhere.")
-    _config(one)
+    arguments.config(one)
     one.add_argument("--listen", default="127.0.0.1:4000", metavar="HOST:PORT", help="default 127.0.0.1:4000")
 
     one = command("check", _check, "Judge the configuration and its policies on your fleet, without running them.")
-    _config(one)
+    arguments.config(one)
     one.add_argument("--policy", action="append", default=[], metavar="NAME", help="this one; may be said again")
     where = "your own fleet (default), or the one that tests run on, which is the same on every machine"
     one.add_argument("--against", choices=("fleet", "reference"), default="fleet", help=where)
     one.add_argument("--strict", action="store_true", help="exit with 1 if there is a warning that nobody accepts")
     one.add_argument("--no-keys", action="store_true", help="do not look up upstream keys: for machines without them")
-    _json(one)
+    arguments.as_json(one)
 
     one = command("probe", _probe, "Ask each target, with real requests, what it does; show where the file says other.")
     one.add_argument("targets", nargs="*", metavar="TARGET", help="default: all")
-    _config(one)
+    arguments.config(one)
     one.add_argument("--dry-run", action="store_true", help="say what it would cost at most, and ask nothing")
     one.add_argument("--window", action="store_true", help="send prompts of a whole window, also where they cost money")
     one.add_argument("--write", action="store_true", help="put what differs into the file, in place")
-    one.add_argument("--timeout", type=_seconds, default=60.0, metavar="S", help="seconds of silence (default 60)")
-    _json(one)
+    one.add_argument(
+        "--timeout", type=arguments.seconds, default=60.0, metavar="S", help="seconds of silence (default 60)"
+    )
+    arguments.as_json(one)
 
     one = command("catalog", _catalog, "List known models and offers, where that is known from, and what you overlay.")
-    _config(one, "whose `catalog:` goes over the shipped facts (default pointsman.yaml, if there is one)")
+    arguments.config(one, "whose `catalog:` goes over the shipped facts (default pointsman.yaml, if there is one)")
     catalogcli.arguments(one)
-    _json(one)
+    arguments.as_json(one)
 
     one = command("test", _test, "Run the tests that policies carry, on the reference fleet.")
     one.epilog = "Exit codes: 0 all passed; 1 a test failed, too little is covered, a mutant lives; 2 a file is broken."
     one.add_argument("paths", nargs="*", type=Path, metavar="POLICY", help="files or folders (default: the bundled)")
-    _config(one, "whose `catalog:` may name further models (default pointsman.yaml, if there is one)")
+    arguments.config(one, "whose `catalog:` may name further models (default pointsman.yaml, if there is one)")
     one.add_argument("-k", metavar="TEXT", help="only tests whose name holds this")
     one.add_argument("--junit", type=Path, metavar="FILE", help="also write the results as JUnit XML")
     one.add_argument("--coverage", action="store_true", help="show rules, rungs, constraints that no test reaches")
     one.add_argument(
-        "--min-coverage", type=_percent, metavar="PERCENT", help="exit with 1 if a file's coverage is less"
+        "--min-coverage", type=arguments.percent, metavar="PERCENT", help="exit with 1 if a file's coverage is less"
     )
     one.add_argument(
         "--mutants", action="store_true", help="change one thing of a policy at a time; show what no test notices"
     )
     one.add_argument(
-        "--time-limit", type=_seconds, default=60.0, metavar="S", help="seconds for --mutants (default 60)"
+        "--time-limit", type=arguments.seconds, default=60.0, metavar="S", help="seconds for --mutants (default 60)"
     )
-    _json(one)
+    arguments.as_json(one)
 
-    replaycli.commands(command, _config, _json, _broken)
+    replaycli.commands(command, _broken)
+
+    one = command("completion", _completion, "Print what a shell must read to complete pointsman's commands and names.")
+    one.epilog = (
+        "bash and zsh: put `source <(pointsman completion bash)` (or zsh, after compinit) into ~/.bashrc (~/.zshrc). "
+        "fish: `pointsman completion fish > ~/.config/fish/completions/pointsman.fish`."
+    )
+    one.add_argument("shell", choices=completion.SHELLS)
 
     one = command("explain", _explain, "Say what would become of a request, and why. Nothing is sent.")
-    _config(one, "default pointsman.yaml; without one, the reference fleet")
+    arguments.config(one, "default pointsman.yaml; without one, the reference fleet")
     explaincli.arguments(one)
-    _json(one)
-    return parser
-
-
-class _Ordered(argparse.Action):
-    """Keeps options that belong to one before them in the order they were given."""
-
-    def __call__(self, _parser: Any, namespace: argparse.Namespace, values: Any, _option: Any = None) -> None:
-        namespace.said = [*getattr(namespace, "said", ()), (self.dest, values)]
-
-
-def _config(parser: argparse.ArgumentParser, says: str = "default pointsman.yaml") -> None:
-    parser.add_argument("--config", type=Path, metavar="FILE", help=says)
+    arguments.as_json(one)
+    return every
 
 
 def _config_there(given: Path | None) -> Path | None:
     """The configuration that was named, or the one that is here; None where there is none."""
     return given or (CONFIG if CONFIG.exists() else None)
-
-
-def _json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _no_color(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--no-color", action="store_true", help="write no colours, as with NO_COLOR in the environment")
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{port} is no port: 0 to 65535")
-    return port
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text} is out of range: more than 0, at most 3600")
-    return seconds
-
-
-def _percent(text: str) -> float:
-    percent = float(text.removesuffix("%"))
-    if not 0 <= percent <= 100:
-        raise argparse.ArgumentTypeError(f"{text} is out of range: 0 to 100")
-    return percent
 
 
 def _print(content: Any) -> None:
@@ -243,6 +218,11 @@ def _top(given: argparse.Namespace) -> int:
         return topcli.run(given, _config_there(None), os.environ)
     except ConfigError as error:
         return _broken(error, as_json=given.json)
+
+
+def _completion(given: argparse.Namespace) -> int:
+    print(completion.script(given.shell))
+    return OK
 
 
 def _init(given: argparse.Namespace) -> int:

@@ -65,6 +65,8 @@ _HINTS = {
     "timeout-ms": "timeout_s",
     "conversation": "conversation",
 }
+#: The headers there are.
+NAMES = tuple(_PREFIX + name for name in _HINTS)
 NO_HINTS = Hints()
 
 

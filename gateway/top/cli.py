@@ -6,14 +6,16 @@ What the command does is `gateway.top.command`, which is imported when it runs.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+
+from gateway.arguments import seconds
 
 #: What rows may be sorted by, each with its key on the screen.
 SORT_KEYS = {"requests": "r", "tokens": "t", "cost": "c", "latency": "l", "errors": "e", "name": "n"}
 
 
-def arguments(one: argparse.ArgumentParser, seconds: Callable[[str], float]) -> None:
+def arguments(one: argparse.ArgumentParser) -> None:
     """Add what the command takes, apart from `--config` and `--json`, which others take too."""
     one.epilog = (
         "Keys: q ends, " + ", ".join(f"{key} sorts by {name}" for name, key in SORT_KEYS.items()) + ". "
