@@ -11,6 +11,7 @@ import pytest
 from gateway import bundled, compiled, precompile, yamlfile
 from gateway.catalog import catalogue
 from gateway.catalog.catalogue import load_catalogue
+from gateway.compiled import cache_dir
 from gateway.policyfile import reference_fleet
 
 ROOT = Path(__file__).parent.parent
@@ -130,3 +131,10 @@ def test_the_modules_that_make_a_kept_result_are_all_there() -> None:
     """A name that leads nowhere would be passed over in silence, and results of older code be taken for new ones."""
     package = Path(compiled.__file__).parent
     assert [name for name in catalogue._CODE if not (package / name).is_file()] == []
+
+
+def test_the_cache_is_under_the_users_own_cache_directory() -> None:
+    assert cache_dir({"XDG_CACHE_HOME": "/x", "HOME": "/h"}) == Path("/x/pointsman")
+    assert cache_dir({"HOME": "/h"}) == Path("/h/.cache/pointsman")
+    assert cache_dir({}) is None
+    assert cache_dir({"XDG_CACHE_HOME": "relative"}) is None

@@ -16,7 +16,6 @@ from gateway.config import (
     RecordsDoc,
     TimeoutsDoc,
     admin_digest,
-    cache_dir,
 )
 from gateway.core.errors import ConfigError
 from gateway.core.quantities import Invalid
@@ -279,13 +278,6 @@ def test_a_backends_timeouts_go_over_the_sites() -> None:
     site = TimeoutsDoc.model_validate({"connect": "1s", "total": "5m"}).over(Timeouts())
     backend = BackendDoc.model_validate({"dialect": "vllm", "base_url": "http://a/v1", "timeouts": {"idle": "5s"}})
     assert backend.timeouts.over(site) == Timeouts(1.0, 30.0, 120.0, 5.0, 300.0)
-
-
-def test_the_cache_is_under_the_users_own_cache_directory() -> None:
-    assert cache_dir({"XDG_CACHE_HOME": "/x", "HOME": "/h"}) == Path("/x/pointsman")
-    assert cache_dir({"HOME": "/h"}) == Path("/h/.cache/pointsman")
-    assert cache_dir({}) is None
-    assert cache_dir({"XDG_CACHE_HOME": "relative"}) is None
 
 
 def test_a_limit_of_cost_is_an_amount_or_refused() -> None:
