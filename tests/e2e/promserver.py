@@ -57,8 +57,8 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def running(where: Path, config: str) -> Iterator[Prometheus]:
-    """A Prometheus with this configuration; skips where none is installed."""
+def running(where: Path, config: str, *options: str) -> Iterator[Prometheus]:
+    """A Prometheus with this configuration and more options; skips where none is installed."""
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("prometheus is not installed (Debian: apt-get install prometheus)")
@@ -68,7 +68,7 @@ def running(where: Path, config: str) -> Iterator[Prometheus]:
         process = subprocess.Popen(
             [
                 program, f"--config.file={where / 'prometheus.yml'}", f"--storage.tsdb.path={where / 'data'}",
-                f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn",
+                f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn", *options,
             ],
             stdout=log, stderr=log, cwd=where,
         )  # fmt: skip
