@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -10,14 +9,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from ruamel.yaml import YAML
 
+from deploy.grafana.__main__ import files
 from gateway.site import load_site
 from gateway.telemetry.metrics import Metrics, Names
+from gateway.telemetry.shadows import ShadowCounts
+from tests.e2e.dashboards import BOARDS, UNBORN, asks
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
@@ -139,38 +142,60 @@ def test_compose_s_prometheus_reads_the_rules_and_keeps_what_objectives_look_bac
     assert int(days) > 30, "the objectives are over 30 days"
 
 
-def build() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("grafana_build", DEPLOY / "grafana" / "build.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def test_the_committed_dashboards_are_what_their_generator_writes() -> None:
+    wanted = files()
+    there = {path: path.read_text("utf-8") for path in (DEPLOY / "grafana" / "dashboards").iterdir()}
+    assert there == wanted, "run: python -m deploy.grafana"
 
 
-def test_the_committed_dashboard_is_what_its_generator_writes() -> None:
-    written = (DEPLOY / "grafana" / "dashboards" / "overview.json").read_text("utf-8")
-    expected = json.dumps(build().dashboard(), indent=1, ensure_ascii=False) + "\n"
-    assert written == expected, "run: python deploy/grafana/build.py"
+@pytest.mark.parametrize("board", BOARDS)
+def test_a_dashboard_holds_nothing_that_grafana_s_own_model_does_not_know(board: str) -> None:
+    read = json.loads(json.dumps(Dashboard.from_json(BOARDS[board]), cls=JSONEncoder))
+    assert read == BOARDS[board]
 
 
-def test_every_family_the_dashboard_reads_is_one_the_gateway_exports() -> None:
-    exported = set(re.findall(r"^# TYPE (\S+)", Metrics(Names()).exposition().decode(), re.MULTILINE))
-    text = json.dumps(build().dashboard())
-    for name in sorted(set(re.findall(r"(?:pointsman|process)_[a-z_]+", text))):
-        assert re.sub(r"_(bucket|sum|count)$", "", name) in exported, name
+def test_every_family_the_dashboards_read_is_one_the_gateway_exports() -> None:
+    metrics = Metrics(Names())
+    metrics.shadows = ShadowCounts()
+    exported = set(re.findall(r"^# TYPE (\S+)", metrics.exposition().decode(), re.MULTILINE))
+    ours = {name for ask in asks() for name in ask.families if name.startswith(("pointsman_", "process_"))}
+    assert ours - exported - UNBORN == set()
 
 
-def test_panels_have_titles_and_do_not_overlap() -> None:
+@pytest.mark.parametrize("board", BOARDS)
+def test_panels_say_what_they_show_and_do_not_overlap(board: str) -> None:
     taken: set[tuple[int, int]] = set()
-    for panel in build().dashboard()["panels"]:
-        assert panel["title"]
+    titles = []
+    for panel in BOARDS[board]["panels"]:
         at = panel["gridPos"]
         cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
         assert not cells & taken, panel["title"]
         assert at["x"] + at["w"] <= 24
         taken |= cells
+        if panel["type"] != "row":
+            titles.append(panel["title"])
+            assert len(re.findall(r"[.?](?= |$)", panel["description"])) >= 2, f"{panel['title']}: what to do?"
+    assert len(titles) == len(set(titles)), "two panels of one name"
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_a_dashboard_asks_for_no_choice_that_changes_nothing(board: str) -> None:
+    used = set(re.findall(r"=~\"\$(\w+)\"", " ".join(ask.query for ask in asks() if ask.board == board)))
+    offered = {one["name"] for one in BOARDS[board]["templating"]["list"] if one["type"] == "query"}
+    assert used == offered
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_a_click_leads_from_a_dashboard_to_the_others(board: str) -> None:
+    made = BOARDS[board]
+    [link] = made["links"]
+    assert link["includeVars"]
+    assert link["keepTime"]
+    assert set(link["tags"]) <= set(made["tags"])
+    uids = {one["uid"] for one in BOARDS.values()}
+    for panel in made["panels"]:
+        for more in panel.get("links", []):
+            assert re.match(r"/d/([\w-]+)\?", more["url"])[1] in uids, panel["title"]  # type: ignore[index]
 
 
 def test_the_example_configuration_loads_and_lets_nobody_in() -> None:

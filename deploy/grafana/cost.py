@@ -115,14 +115,16 @@ _WHO = (
     Panel(
         "Spent by model",
         ((top(rise("cost_usd_total", _MONEY, "model")), "{{model}}"),),
-        "The same by the model that answered.",
+        "US dollars in the chosen time by the model that answered. A dear one above the rule it is for: fallbacks, "
+        "or pins.",
         unit="currencyUSD",
         kind="bars",
     ),
     Panel(
         "Spent by team and rule",
         ((top(rise("cost_usd_total", _MONEY, "team, rule")), "{{team}}: {{rule}}"),),
-        "Which rule each team's money went through: why it was spent.",
+        "Which rule each team's money went through. One team far above the others in one rule: talk to it, or give "
+        "its key a policy of its own.",
         unit="currencyUSD",
         kind="bars",
     ),
@@ -136,7 +138,8 @@ _WHO = (
     Panel(
         "Cost an hour by rule",
         ((per_hour("cost_usd_total", _MONEY, "rule"), "{{rule}}"),),
-        "The same by rule.",
+        "When each rule spent. A step without a reload is traffic that changed, one behind a reload is the policy "
+        "that did.",
         unit="currencyUSD",
         kind="stack",
     ),
@@ -184,8 +187,8 @@ _ELSE = (
     Panel(
         "Saved by rule",
         ((top(_saved("rule")), "{{rule}}"),),
-        "US dollars less than on the baseline in the chosen time, by rule; negative for a rule that costs more than "
-        "it.",
+        "US dollars less than on the baseline in the chosen time, by rule. A negative one costs more than the "
+        "baseline: its work must be worth that.",
         unit="currencyUSD",
         kind="bars",
         width=12,

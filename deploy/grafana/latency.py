@@ -106,8 +106,8 @@ _TOKEN_ROW = (
     Panel(
         "Per output token by target, p95",
         ((quantile(0.95, _TOKEN, _T, "target"), "{{target}}"),),
-        "When one target slows down here, its server has too many requests at once or a smaller machine: give it fewer "
-        "(`max_inflight`) or another replica.",
+        "Seconds from token to token of 19 in 20 streams. Where one target slows down, its server has too many "
+        "requests at once or a smaller machine: give it fewer (`max_inflight`) or another replica.",
         unit="s",
         exemplars=True,
     ),
@@ -132,14 +132,16 @@ _END_ROW = (
     Panel(
         "End to end by target, p95",
         ((quantile(0.95, _ALL, _T, "target"), "{{target}}"),),
-        "19 of 20 answers of the target were complete within this.",
+        "19 of 20 answers of the target were complete within this. Near the clock `total`: clients get "
+        "upstream_timeout next.",
         unit="s",
         exemplars=True,
     ),
     Panel(
         "Per output token, heat map",
         _buckets(_TOKEN, _T),
-        "How many streams wrote at which pace, in seconds a token.",
+        "How many streams wrote at which pace, in seconds a token. A second, slower band is one replica or target of "
+        "several.",
         unit="s",
         kind="heat",
         exemplars=True,
@@ -167,7 +169,8 @@ _US = (
     Panel(
         "Our share, heat map",
         _buckets(_OWN),
-        "How many requests spent how long in the gateway.",
+        "How many requests spent how long in the gateway. A band far above the others is one kind of request: long "
+        "prompts, or a rule that reads much.",
         unit="s",
         kind="heat",
         exemplars=True,

@@ -226,7 +226,8 @@ _MONEY_ROW = (
     Panel(
         "Saved an hour",
         ((f"{per_hour('baseline_cost_usd_total', _OF)} - {per_hour('cost_usd_total', _OF)}", "saved"),),
-        "US dollars an hour less than the same tokens would have cost at the baseline's price.",
+        "US dollars an hour less than the same tokens would have cost at the baseline's price. Falling while traffic "
+        "does not: a fallback to a dearer target, or a policy that changed.",
         unit="currencyUSD",
         goes=COST,
     ),

@@ -24,7 +24,8 @@ _RULES = (
     Panel(
         "Decisions by target",
         ((rate("decisions_total", _D, "target"), "{{target}}"),),
-        "Decisions a second by the target put first; none: no target was left, and the request was refused.",
+        "Decisions a second by the target put first; none: no target was left, and the request was refused. One that "
+        "gets all although another should share: its rank or weight.",
         unit="reqps",
         kind="stack",
         width=12,
@@ -64,7 +65,8 @@ _FALLBACKS = (
     Panel(
         "Share of requests that fell back, by rule",
         ((share(rate("fallbacks_total", "", "rule"), rate("decisions_total", where("policy"), "rule")), "{{rule}}"),),
-        "Above a few percent for long: the rule's first target cannot hold its load.",
+        "Share of the rule's requests that another target answered than was put first. Above a few percent for long: "
+        "the first one cannot hold its load.",
         unit="percentunit",
         width=12,
         steps=((None, GREEN), (0.05, ORANGE), (0.2, RED)),
@@ -189,7 +191,8 @@ _POLICIES = (
     Panel(
         "Cost an hour by policy",
         ((per_hour("cost_usd_total", where("policy", "team", "target"), "policy"), "{{policy}}"),),
-        "US dollars an hour by the policy that decided. After a reload that changed one: did it do what was meant?",
+        "US dollars an hour by the policy that decided. A step behind a reload is what the change did: compare it "
+        "with what `pointsman explain --diff` foresaw.",
         unit="currencyUSD",
         kind="stack",
         width=12,

@@ -43,7 +43,8 @@ _NOW = (
     Panel(
         "Targets by state",
         ((f"sum by (state) (max by (target, state) (pointsman_target_state{{{_T}}}) == 1)", "{{state}}"),),
-        "How many targets are in each state now.",
+        "How many targets are in each state now. All but healthy are left out while others can serve; see State for "
+        "which.",
         kind="bars",
         width=8,
         height=9,
@@ -59,7 +60,8 @@ _NOW = (
             (_DAYS, ""),
         ),
         "Each target at the moment: attempts a second, share of them that failed, time to the first event, output "
-        "tokens a second, requests under way, days until its model is withdrawn.",
+        "tokens a second, requests under way, days until its model is withdrawn. A target without traffic although "
+        "it is well: no rule or rank gets to it.",
         kind="table",
         width=24,
         columns=(
@@ -164,7 +166,8 @@ _FAILURES = (
     Panel(
         "Endpoints not well",
         ((f'max by (target, endpoint, state) (pointsman_endpoint_state{{{_T},state!="healthy"}}) == 1', ""),),
-        "Replicas that are held back now, while others of their target serve on.",
+        "Replicas that are held back now, while others of their target serve on. Restart or remove them: the others "
+        "have their load.",
         kind="table",
         width=12,
         hidden=("Value",),
@@ -175,7 +178,8 @@ _LOAD = (
     Panel(
         "Under way by target",
         ((f"sum by (target) (pointsman_endpoint_inflight{{{_T}}})", "{{target}}"),),
-        "Requests at each target now, shadows among them.",
+        "Requests at each target now, shadows among them. One that climbs alone answers too slowly: Per output token "
+        "in the dashboard Latency.",
         kind="stack",
     ),
     Panel(
@@ -233,7 +237,8 @@ _VLLM = (
     Panel(
         "Per output token, p95",
         ((_vllm(0.95, "inter_token_latency_seconds"), "{{model_name}}"),),
-        "Seconds from token to token, by vLLM's own clock.",
+        "Seconds from token to token, by vLLM's own clock. Climbing with Running: it batches too many; lower "
+        "`max_inflight` or add a replica.",
         unit="s",
     ),
     Panel(

@@ -64,7 +64,9 @@ constraints: [{id: private, when: {workload: private}, forbid: "*"}]
 thinking:
   - {id: hard, when: {workload: hard}, set: {budget: 1k}}
 latency: [{id: quick, first_event: {p50: 50ms}, samples: 5, over: 1m}]
-shadow: [{id: trial, use: [{target.name: second}], share: 30%}]
+shadow:
+  - {id: trial, when: {workload: {not: code}}, use: [{target.name: second}], share: 30%}
+  - {id: lost, when: {workload: code}, use: [{target.name: locked}], share: 100%}
 """
 RESEARCH = """\
 policy: research
@@ -183,6 +185,7 @@ def settings(up: str, broken: str, local: str | None) -> dict[str, Any]:
         "backends": backends,
         "targets": targets,
         "savings": {"baseline": "thinker"},
+        "records": {"dir": "records"},
         "keys": [
             {
                 "name": team,
