@@ -38,9 +38,9 @@ needs_model = pytest.mark.skipif(bool(demo_model.missing()), reason=demo_model.I
 
 @contextlib.contextmanager
 def vllm() -> Iterator[int]:
-    """The port at which a vLLM server's recordings are served: at each scrape the next, then the last for ever."""
+    """The port at which a vLLM server's recordings are served: each for some scrapes, the last for ever."""
     recorded = [path.read_bytes() for path in sorted((ROOT / "tests/wire/vllm").glob("metrics-*.txt"))]
-    pages = itertools.chain(recorded, itertools.repeat(recorded[-1]))
+    pages = itertools.chain(*([page] * 8 for page in recorded), itertools.repeat(recorded[-1]))
 
     class Recorded(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
