@@ -22,6 +22,7 @@ from gateway.core.errors import CODES
 from gateway.core.health import Board, _Entry
 from gateway.telemetry.families import Families
 from gateway.telemetry.metrics import DURATION_BUCKETS_S, Metrics, Names, TargetFacts
+from gateway.telemetry.shadows import ShadowCounts
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -69,9 +70,11 @@ def exported() -> dict[str, set[str]]:
     """Labels by the name of a sample, as PromQL has it."""
     facts = (TargetFacts("t", "m", "f", "b", "r"),)
     metrics = Metrics(Names(policies={"p": "d"}, facts=facts), build={"version": "1", "python": "3"})
+    metrics.shadows = ShadowCounts()
     found: dict[str, set[str]] = {
         "up": set(),
         "process_cpu_seconds_total": set(),
+        "process_resident_memory_bytes": set(),
         "pointsman_decision_records_total": {"result"},
     }
     for family in Families(metrics).collect():

@@ -18,9 +18,8 @@ from ruamel.yaml import YAML
 
 from deploy.grafana.__main__ import files
 from gateway.site import load_site
-from gateway.telemetry.metrics import Metrics, Names
-from gateway.telemetry.shadows import ShadowCounts
-from tests.e2e.dashboards import BOARDS, UNBORN, asks
+from tests.e2e.dashboards import BOARDS, asks, panels
+from tests.test_alerts import complaints
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
@@ -154,12 +153,9 @@ def test_a_dashboard_holds_nothing_that_grafana_s_own_model_does_not_know(board:
     assert read == BOARDS[board]
 
 
-def test_every_family_the_dashboards_read_is_one_the_gateway_exports() -> None:
-    metrics = Metrics(Names())
-    metrics.shadows = ShadowCounts()
-    exported = set(re.findall(r"^# TYPE (\S+)", metrics.exposition().decode(), re.MULTILINE))
-    ours = {name for ask in asks() for name in ask.families if name.startswith(("pointsman_", "process_"))}
-    assert ours - exported - UNBORN == set()
+def test_dashboards_ask_only_for_metrics_and_labels_that_somebody_exports() -> None:
+    wrong = {f"{ask.board}: {ask.title}: {complaints(ask.query)}" for ask in asks() if complaints(ask.query)}
+    assert {one for one in wrong if not re.search(r"(vllm|llamacpp):|model_name|ALERTS", one)} == set()
 
 
 @pytest.mark.parametrize("board", BOARDS)
@@ -176,6 +172,14 @@ def test_panels_say_what_they_show_and_do_not_overlap(board: str) -> None:
             titles.append(panel["title"])
             assert len(re.findall(r"[.?](?= |$)", panel["description"])) >= 2, f"{panel['title']}: what to do?"
     assert len(titles) == len(set(titles)), "two panels of one name"
+
+
+def test_the_page_on_dashboards_names_panels_that_there_are() -> None:
+    page = (ROOT / "docs" / "dashboards.md").read_text("utf-8")
+    named = re.findall(r"\*(\w+): ([^*|]+)\*", page)
+    assert len(named) > 30
+    there = {(board.title(), panel["title"]) for board in BOARDS for panel in panels(board)}
+    assert set(named) - there == set()
 
 
 @pytest.mark.parametrize("board", BOARDS)

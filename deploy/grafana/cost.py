@@ -206,15 +206,17 @@ _ELSE = (
     ),
 )
 
-_LEFT, _LIMIT = "pointsman_budget_left_usd", "pointsman_budget_limit_usd"
 _TEAM = where("team")
+_LEFT = f"job_team_key_period:pointsman_budget_left_usd:min{{{_TEAM}}}"
+_FALL = f"job_team_key_period:pointsman_budget_left_usd:fall{{{_TEAM}}}"
+_KEY = "{{team}} {{key}}, {{period}}"
 _BUDGETS = (
     Panel(
         "Budget left",
         (
             (
-                f"sort(min by (team, key, period) ({_LEFT}{{{_TEAM}}} / {_LIMIT}{{{_TEAM}}}))",
-                "{{team}} {{key}}, {{period}}",
+                f"sort(min by (team, key, period) (1 - job_team_key_period:pointsman_budget_spent:ratio{{{_TEAM}}}))",
+                _KEY,
             ),
         ),
         "Share of each key's budget that is left in its period, least first. At zero a hard budget refuses with 429 "
@@ -226,28 +228,24 @@ _BUDGETS = (
     ),
     Panel(
         "Empty in",
-        (
-            (
-                f"sort(min by (team, key, period) ({_LEFT}{{{_TEAM}}} / (-deriv({_LEFT}{{{_TEAM}}}[1h]) > 0)))",
-                "{{team}} {{key}}, {{period}}",
-            ),
-        ),
-        "How long each budget lasts at the pace of the last hour; keys that spent nothing are left out. Shorter than "
-        "what remains of its period: it will run out.",
+        ((f"sort(min by (team, key, period) (job_team_key_period:pointsman_budget_left:seconds{{{_TEAM}}}))", _KEY),),
+        "How long each budget lasts at its present pace; keys that spend nothing are left out. Less than what "
+        "remains of its period: it will run out.",
         unit="s",
         kind="bars",
         steps=((None, RED), (3600, ORANGE), (86400, GREEN)),
     ),
     Panel(
-        "Left in a day",
+        "Left when its period ends",
         (
             (
-                f"min by (team, key, period) (predict_linear({_LEFT}{{{_TEAM}}}[6h], 86400))",
-                "{{team}} {{key}}, {{period}}",
+                f"min by (team, key, period) ({_LEFT} - ({_FALL} or 0 * {_LEFT}) "
+                "* on (period) group_left () period:pointsman_budget_period_left:seconds)",
+                _KEY,
             ),
         ),
-        "What will be left in 24 hours if spending goes on as in the last six; below zero it will have run out. A new "
-        "period, which fills budgets up again, is not foreseen.",
+        "US dollars that will be left of each budget at the end of its period (UTC), if spending goes on at its "
+        "present pace. Below zero it will have run out before: raise it, or move work to a cheaper rule.",
         unit="currencyUSD",
         steps=((None, RED), (0, GREEN)),
     ),

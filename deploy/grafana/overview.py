@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 from deploy.grafana.panels import GREEN, ORANGE, POLICY, RED, TARGET, TEAM, Board, Panel
-from deploy.grafana.promql import FAULTS, OBJECTIVE, burn, per_hour, quantile, rate, rise, share, where
+from deploy.grafana.promql import DUE, FAULTS, burn, per_hour, quantile, rate, rise, share, where
 
 COST, LATENCY, ROUTING, TARGETS = (f"pointsman-{name}" for name in ("cost", "latency", "routing", "targets"))
 
 _OF = where("team", "target")
-_ENDED = where("team", "target", also='code!="client_gone"')
+_DUE = where("team", "target", also=DUE)
 _FAULTS = where("team", "target", also=FAULTS)
 _MONEY = where("team", "target", "policy")
-_BAD = f"({share(rise('requests_total', _FAULTS), rise('requests_total', _ENDED))})"
+_BAD = share(rise("requests_total", _FAULTS), rise("requests_total", _DUE))
 _SPENT, _BASE = rise("cost_usd_total", _OF), rise("baseline_cost_usd_total", _OF)
 
 _WELL = (
     Panel(
         "Served",
-        ((f"1 - {_BAD}", ""),),
-        "Share of the requests in the chosen time that ended without a fault of the service. What a client did "
-        f"wrong, a spent budget and a client that left do not count. Promised: {OBJECTIVE:.1%}. When it is lower, "
-        "look at Errors by code below: the code says whose fault it is.",
+        ((f"1 - ({_BAD})", ""),),
+        "Share of the requests that ought to be served, in the chosen time, that were. What a client did wrong, "
+        "limits and clients that left do not count. Promised are 99.5 %, unless objectives.yaml says otherwise. When "
+        "it is lower: Errors by code below says whose fault it is.",
         unit="percentunit",
         kind="stat",
         width=4,
         height=5,
-        steps=((None, RED), (OBJECTIVE - 0.005, ORANGE), (OBJECTIVE, GREEN)),
+        steps=((None, RED), (0.99, ORANGE), (0.995, GREEN)),
     ),
     Panel(
         "Error budget left",
-        ((f"1 - {_BAD} / {1 - OBJECTIVE:.4g}", ""),),
-        "What is left in the chosen time of the failures that the promise allows; below zero it is broken. When it "
-        "falls, stop changes and look at How fast the error budget burns.",
+        (
+            ("min(job:pointsman_slo_availability_budget_left:ratio30d)", "requests"),
+            ("min(job:pointsman_slo_first_event_budget_left:ratio30d)", "first events"),
+        ),
+        "What is left of the failures, and of the streams that begin late, that 30 days may have; below zero the "
+        "promise is broken. When it falls: stop changes, and look at How fast the error budget burns.",
         unit="percentunit",
         kind="stat",
         width=4,
@@ -174,7 +177,7 @@ _ERRORS = (
             (burn("1h"), "1 hour"),
             (burn("6h"), "6 hours"),
         ),
-        "1 uses the budget up exactly in the time the promise is made for, 14.4 a fiftieth of a month's in an hour, "
+        "1 uses the budget up exactly in its 30 days, 14.4 a fiftieth of a month's in an hour, "
         "6 a twentieth in six hours. All requests count, whatever is chosen above. Over a dashed line somebody is "
         "woken.",
         kind="lines",

@@ -9,11 +9,14 @@ from __future__ import annotations
 NOW = "$__rate_interval"
 CHOSEN = "$__range"
 
-#: Errors that are the service's: the codes of `gateway.core.errors` with a status from 500 on, and an upstream's 429.
-#: What a client did wrong, a key that spent its budget and a client that left count against nobody.
-FAULTS = 'code=~"upstream_.+|internal_error|event_too_large|no_target_available|store_unavailable|overloaded|draining"'
-#: What the service promises of requests, as a share.
-OBJECTIVE = 0.995
+#: Errors that count against the objective, as deploy/prometheus/rules/slo.yaml has it: neither the client's own
+#: mistakes, nor its limits, nor those who left.
+FAULTS = 'code=~"internal_error|upstream_.+|event_too_large|no_target_available|store_unavailable|overloaded|draining"'
+#: What ought to have been served: the same and what was.
+DUE = FAULTS.replace('"', '"ok|', 1)
+#: The share of that which is promised, and what may fail of it. deploy/prometheus/rules/objectives.yaml sets it.
+OBJECTIVE = "scalar(global:pointsman_slo_availability:objective)"
+ALLOWED = f"(1 - {OBJECTIVE})"
 
 
 def where(*names: str, also: str = "") -> str:
@@ -61,7 +64,5 @@ def top(query: str, most: int = 15) -> str:
 
 
 def burn(window: str) -> str:
-    """How many times faster than it may the error budget is used up; 1 uses it up exactly."""
-    ended = 'code!="client_gone"'
-    bad, all_ = rate("requests_total", FAULTS, window=window), rate("requests_total", ended, window=window)
-    return f"({share(bad, all_)}) / {1 - OBJECTIVE:.4g}"
+    """How many times faster than it may the error budget is used up; 1 uses it up in 30 days."""
+    return f"max(job:pointsman_requests_failed_per_requests_due:ratio_rate{window}) / {ALLOWED}"

@@ -102,7 +102,7 @@ _NEXT = (
         "Budgets that end next",
         (
             (
-                "bottomk(10, min by (team, key, period) (pointsman_budget_left_usd / pointsman_budget_limit_usd))",
+                "sort(bottomk(10, min by (team, key, period) (1 - job_team_key_period:pointsman_budget_spent:ratio)))",
                 "{{team}} {{key}}, {{period}}",
             ),
         ),

@@ -21,8 +21,9 @@ import pytest
 
 from gateway.demo import model as demo_model
 from tests.e2e import dashboards, promserver, traffic
-from tests.e2e.dashboards import UNBORN, Ask
+from tests.e2e.dashboards import Ask
 from tests.harness import ROOT
+from tests.test_alerts import RULES, WAITED_FOR
 
 #: Panels that may show nothing but zeros for this traffic.
 CALM = {
@@ -86,9 +87,16 @@ def observed(directory: Path, seconds: float) -> Iterator[Observed]:
         jobs = {"pointsman": site.gateway.admin, "vllm": f"http://127.0.0.1:{port}"}
         if site.local is not None:
             jobs["llama.cpp"] = site.local
-        scrape = "global: {scrape_interval: 500ms, evaluation_interval: 500ms}\nscrape_configs:\n" + "".join(
-            f"  - {{job_name: {job}, static_configs: [{{targets: ['{url.removeprefix('http://')}']}}]}}\n"
-            for job, url in jobs.items()
+        (directory / "rules").mkdir()
+        for path in RULES:  # nothing here lasts for minutes
+            text = re.sub(r"\b(interval|for): \d+[mh]\n", r"\1: 1s\n", path.read_text("utf-8"))
+            (directory / "rules" / path.name).write_text(text, "utf-8")
+        scrape = (
+            "global: {scrape_interval: 500ms, evaluation_interval: 1s}\nrule_files: [rules/*.yaml]\nscrape_configs:\n"
+            + "".join(
+                f"  - {{job_name: {job}, static_configs: [{{targets: ['{url.removeprefix('http://')}']}}]}}\n"
+                for job, url in jobs.items()
+            )
         )
         with promserver.running(directory, scrape, "--enable-feature=exemplar-storage") as prometheus:
             prometheus.wait_for("up == 1")
@@ -117,10 +125,8 @@ def due(ask: Ask) -> list[pytest.MarkDecorator]:
 
 @pytest.mark.parametrize("ask", [pytest.param(ask, marks=due(ask), id=named(ask)) for ask in dashboards.asks()])
 def test_every_panel_has_data(seen: Observed, ask: Ask) -> None:
-    if ask.families & UNBORN:
-        pytest.skip(f"nobody exports {ask.families & UNBORN} yet")
-    if "ALERTS" in ask.query:
-        pytest.skip("no rule is loaded here")
+    if ask.waits:
+        pytest.skip(f"nobody exports {ask.waits} yet")
     assert seen.ask(ask.query), f"{named(ask)}: nothing for {ask.query}"
     if ask.title not in CALM:
         assert any(seen.ask(ask.query, most=True)), f"{named(ask)}: only zeros for {ask.query}"
@@ -142,11 +148,12 @@ def test_reloads_are_marked(seen: Observed, board: str) -> None:
         assert seen.ask(query), query
 
 
-def test_what_nobody_exports_is_really_not_there(seen: Observed) -> None:
-    born = {name for name in UNBORN if f"# TYPE {name.removesuffix('_total')}" in seen.exposition}
+def test_what_is_waited_for_is_really_not_there(seen: Observed) -> None:
+    born = {name for name in WAITED_FOR if f"# TYPE {name} " in seen.exposition}
     assert not born, "take them from the list: panels must show them now"
 
 
+@pytest.mark.xfail(strict=True, reason="the exposition holds no exemplars yet")
 def test_panels_with_exemplars_have_some(seen: Observed) -> None:
     now = time.time()
     asks = [ask for ask in dashboards.asks() if ask.exemplar]

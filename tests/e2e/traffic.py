@@ -1,7 +1,7 @@
 """Mixed traffic through a real gateway, for everything that reads its metrics: dashboards, alerts, `pointsman top`.
 
-Four teams with a policy or two, ten targets of which each has its own way of being well or not, and requests of every
-kind: streamed and not, pinned and routed, refused, broken off, thought about although told not to, copied to a shadow.
+Four teams with two policies, a dozen targets of which each has its own way of being well or not, and requests of all
+kinds: streamed and not, pinned and routed, refused, broken off, thought about although told not to, copied to a shadow.
 What a target does is counted, not drawn, so two runs differ in their times only.
 
     with traffic.running(directory) as site:
@@ -64,9 +64,7 @@ constraints: [{id: private, when: {workload: private}, forbid: "*"}]
 thinking:
   - {id: hard, when: {workload: hard}, set: {budget: 1k}}
 latency: [{id: quick, first_event: {p50: 50ms}, samples: 5, over: 1m}]
-shadow:
-  - {id: trial, when: {workload: {not: code}}, use: [{target.name: second}], share: 30%}
-  - {id: lost, when: {workload: code}, use: [{target.name: locked}], share: 100%}
+shadow: [{id: trial, use: [{target.name: narrow}], share: 60%}]
 """
 RESEARCH = """\
 policy: research
@@ -84,6 +82,7 @@ TARGETS: dict[str, tuple[str, str, tuple[float, float] | None, dict[str, Any]]] 
     "thinker": ("qwen3.5-122b-a10b", "thinks", (1.0, 6.0), {"thinking": "switchable", "backend": "cloud"}),
     "coder": ("qwen3-coder-next", "fails at times", (0.3, 1.2), {"backend": "cloud"}),
     "scout": ("llama-4-scout", "well", (0.1, 0.4), {"backend": "pair"}),
+    "narrow": ("qwen3.5-35b-a3b", "slow", (0.4, 2.4), {"backend": "narrow"}),
     "cut": ("llama-3.1-8b", "breaks off", (0.1, 0.2), {"backend": "cloud"}),
     "silent": ("llama-3.1-8b", "tells no usage", (0.1, 0.2), {"backend": "cloud"}),
     "free": ("llama-3.1-8b", "well", None, {"backend": "cloud"}),
@@ -171,6 +170,7 @@ def settings(up: str, broken: str, local: str | None) -> dict[str, Any]:
     secret = {"env": "UPSTREAM_KEY"}
     backends: dict[str, Any] = {
         "cloud": {"dialect": "vllm", "endpoints": [up], "key": dict(secret), "region": "eu-west-1"},
+        "narrow": {"dialect": "vllm", "endpoints": [up], "key": dict(secret), "max_inflight": 2},
         "pair": {"dialect": "openai", "endpoints": [broken, up], "key": dict(secret), "region": "us-east-1"},
     }
     if local is not None:
