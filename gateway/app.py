@@ -33,6 +33,8 @@ from gateway.core.recording import Lines, Recording
 from gateway.core.redaction import secrets_in
 from gateway.core.tokens import Tokenizers
 from gateway.front import App, Front, admin_pages, public_pages
+from gateway.ledger.directory import LedgerError
+from gateway.ledger.ledger import Ledger, open_ledger
 from gateway.proxy.downstream import ClientConnection
 from gateway.proxy.runtime import Runtime
 from gateway.reload import Reloader
@@ -66,12 +68,17 @@ def serve(config: Path) -> int:
     for warning in site.warnings:
         logger.warning("%s", warning)
     try:
+        ledger = None if site.ledger is None else open_ledger(site.ledger)
+    except LedgerError as error:
+        print(error, file=sys.stderr)
+        return EXIT_CONFIG
+    try:
         sockets = (_bind(*site.listen_public), _bind(*site.listen_admin))
     except OSError as error:
         print(f"pointsman: {error}", file=sys.stderr)
         return 1
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(config, site, sockets, reserved, lines).run())
+        return runner.run(Server(config, site, sockets, reserved, (lines, ledger)).run())
 
 
 def _tune_memory() -> None:
@@ -113,13 +120,13 @@ class Server:
         site: Site,
         sockets: tuple[socket.socket, socket.socket],
         reserved: Reserved,
-        lines: logs.Handler,
+        outlets: tuple[logs.Handler, Ledger | None],
     ) -> None:
         self.config = config
         self.site = site
         self.sockets = sockets
         self.reserved = reserved
-        self.lines = lines
+        self.lines, self.ledger = outlets
         self._stopping = asyncio.Event()
         self._signals = 0
 
@@ -141,6 +148,10 @@ class Server:
         runtime.sidecar = Sidecar(os.environ, self.reserved.door, runtime.sidecar_told)
         runtime.adopt(site)
         self.lines.secrets = runtime.secrets
+        if self.ledger is not None:
+            runtime.keep(self.ledger)
+            self.ledger.start()
+            logger.info("ledger in %s", self.ledger.settings.directory)
         if site.records is not None:
             try:
                 runtime.records = metrics.records = _records(site.records, tokenizers, lexicon)
@@ -177,6 +188,8 @@ class Server:
         runtime.close()
         await runtime.sidecar.close()
         runtime.outbox.flush()
+        if runtime.ledger is not None:
+            runtime.ledger.close()
         if runtime.records is not None:
             runtime.records.close()
         if runtime.otlp is not None:
@@ -191,6 +204,8 @@ class Server:
     def _tick(self, loop: asyncio.AbstractEventLoop, state: ServerState, runtime: Runtime) -> None:
         state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
         runtime.warm()
+        if runtime.ledger is not None:
+            runtime.ledger.tick()
         loop.call_later(1.0, self._tick, loop, state, runtime)
 
     def _on_signal(self, runtime: Runtime) -> None:

@@ -117,6 +117,8 @@ def readiness(runtime: Runtime, reloader: Reloader) -> Status:
         "config": runtime.serving.site.digest,
         "reload": {"ok": not last.error, "at": last.at, "error": last.error.partition("\n")[0] or None},
     }
+    if runtime.ledger is not None:
+        body["ledger"] = runtime.ledger.state()
     sidecar = runtime.sidecar.state() if runtime.sidecar is not None else None
     if sidecar is not None:
         body["sidecar"] = sidecar["state"]

@@ -201,6 +201,7 @@ def _until_restart(site: Site) -> dict[str, object]:
         "listen.admin": site.listen_admin,
         "records": site.records,
         "otlp": site.otlp,
+        "ledger": site.ledger,
     }
 
 

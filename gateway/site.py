@@ -33,6 +33,7 @@ from gateway.core.quantities import Invalid
 from gateway.core.types import Fleet, Tenant, Timeouts
 from gateway.fleet import NO_DOOR, Door, FleetBuilder
 from gateway.includes import Part, read_overlays
+from gateway.ledger.directory import LedgerSettings
 from gateway.limits import Limits
 from gateway.naming import Grant, Route, grant, routes
 from gateway.otlpdoc import OtlpReader
@@ -97,6 +98,7 @@ class Site:
     anonymous: Tenant = _ANONYMOUS  # who everyone is where no keys are configured
     records: RecordSettings | None = None  # None: no decision is recorded
     otlp: OtlpSettings | None = None  # None: no collector is told anything
+    ledger: LedgerSettings | None = None  # None: no books are kept
     sidecar: SidecarSpec | None = None  # what the litellm process must serve; None: none is needed
     released: Mapping[str, date] = field(default_factory=dict)
     _grants: Mapping[str, Grant] = field(default_factory=dict)
@@ -254,6 +256,7 @@ class _Loader:
             anonymous=replace(_ANONYMOUS, reasoning=doc.reasoning),
             records=records,
             otlp=otlp,
+            ledger=doc.books(self.path, self.environ),
             sidecar=sidecar,
             released=known.released,
             _grants=MappingProxyType(grants),

@@ -326,6 +326,7 @@ def running(
 def serving(path: Path, *, command: tuple[str, ...] = SERVE, **environ: str) -> Iterator[Gateway]:
     """Start `pointsman serve` with this file, and stop it at the end however the test went."""
     env = {**os.environ, "UPSTREAM_KEY": "sk-upstream-canary-1", "PYTHONUNBUFFERED": "1", **environ}
+    env.setdefault("XDG_STATE_HOME", str(path.parent / "state"))
     process = subprocess.Popen(
         [sys.executable, *command, str(path)],
         cwd=ROOT,

@@ -386,6 +386,7 @@ class Routing(msgspec.Struct, eq=False):
     because: str = ""
     headers: bytes = b""  # of the answer, whole lines
     cell: Any = None  # where metrics count the good answers among these requests
+    account: int = 0  # that the ledger books its attempts on; 0: none was asked for yet
     line: Any = None  # what the log says of all of them
 
 
@@ -441,4 +442,4 @@ class Record(msgspec.Struct, eq=False, gc=False):
         return {name: msgspec.to_builtins(value) for name, value in (own | shared).items()}
 
 
-_TOLD = tuple(name for name in Routing.__struct_fields__ if name not in ("headers", "cell", "line"))
+_TOLD = tuple(name for name in Routing.__struct_fields__ if name not in ("headers", "cell", "account", "line"))

@@ -37,6 +37,7 @@ CONFIG = """\
 # Written by `pointsman demo`, removed when it ends. Every target is the same small local model, standing in.
 listen: {{public: "{host}:{port}", admin: "{host}:{admin}"}}
 policies: {{default: demo}}
+ledger: none
 backends:
   local: {{dialect: llama.cpp, self_hosted: true, base_url: "{model_url}/v1"}}
 targets:

@@ -2,6 +2,7 @@
 
     lock                      held by the one process that writes
     journal-00000001.log      what that process writes, one line for each turn of its loop; numbered, never reused
+    journal.spare             the next of these, made ready
     ledger.sqlite             the books, made from the journals
 
 Nothing here knows what the files hold.
@@ -20,6 +21,7 @@ from typing import Literal
 
 DATABASE = "ledger.sqlite"
 LOCK = "lock"
+SPARE = "journal.spare"
 _JOURNAL = re.compile(r"journal-(\d{8})\.log")
 
 
@@ -38,16 +40,16 @@ class LedgerSettings:
     on_error: Literal["pass", "refuse"] = "pass"
 
 
-def default_directory(config: Path, environ: Mapping[str, str]) -> Path | None:
+def default_directory(config: Path, environ: Mapping[str, str]) -> Path:
     """Where the ledger of a configuration lies that names no place: `$XDG_STATE_HOME/pointsman/<name>-<hash>`.
 
-    Else below `~/.local/state`. The hash is of the file's absolute path, so that two configurations never share one.
-    None where the environment names neither.
+    Else below `~/.local/state`, else beside the file. The hash is of the file's absolute path, so that two
+    configurations never share one.
     """
     base = environ.get("XDG_STATE_HOME") or (f"{environ['HOME']}/.local/state" if environ.get("HOME") else "")
-    if not base.startswith("/"):
-        return None
     path = config.absolute()
+    if not base.startswith("/"):
+        base = str(path.parent)
     return Path(base) / "pointsman" / f"{path.stem}-{sha256(os.fsencode(path)).hexdigest()[:12]}"
 
 

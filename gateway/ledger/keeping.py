@@ -82,10 +82,10 @@ class Keeping:
         if self._descriptor < 0:
             self._descriptor = os.open(journal_path(self._directory, number), os.O_RDONLY | os.O_CLOEXEC)
         most = PIECE
-        data = os.pread(self._descriptor, most, offset)
+        data = self._read(most, offset)
         while len(data) == most and data.find(b"\n") < 0 and most < LONGEST_LINE:
             most *= 4
-            data = os.pread(self._descriptor, most, offset)
+            data = self._read(most, offset)
         if self._take(data, checksum):
             return True
         if data and self._tail_is_torn(data):
@@ -95,9 +95,15 @@ class Keeping:
             self._damaged(data)
             return True
         if later is not None:
+            if not data:
+                os.truncate(journal_path(self._directory, number), offset)  # a process that died leaves its room
             self._begin(later)
             return True
         return False
+
+    def _read(self, most: int, offset: int) -> bytes:
+        """What has been written there; a journal's unused room holds zeros."""
+        return os.pread(self._descriptor, most, offset).rstrip(b"\0")
 
     def _begin(self, number: int) -> None:
         self._close()
@@ -157,7 +163,7 @@ class Keeping:
         end = data.find(b"\n") + 1
         if not end:
             return True
-        rest = data[end:] + os.pread(self._descriptor, LONGEST_LINE, self.position.offset + len(data))
+        rest = data[end:] + self._read(LONGEST_LINE, self.position.offset + len(data))
         bad = next(iter(booking.lines(data[:end], self.position.checksum)))
         return all(line.entries is None for line in booking.lines(rest, bad.checksum))
 

@@ -30,7 +30,7 @@ _PAUSE_S = 0.00005
 
 
 class Ledger:
-    """Books of one process. `account`, `write` and `tick` belong to the event loop; `close` to who owns the process."""
+    """Books of one process. `account`, `tick` and `journal.write` belong to the event loop, `close` to its owner."""
 
     def __init__(self, settings: LedgerSettings, held: Held, database: Database, keeping: Keeping) -> None:
         """Begin a journal and settle what is open. Raises OSError, sqlite3.Error or LedgerError."""
@@ -40,7 +40,7 @@ class Ledger:
         self._held = held
         self._database = database
         self.keeping = keeping
-        self.journal = Journal(settings.directory)
+        self.journal = Journal(settings.directory, changed=self._judge)
         self._accounts: dict[tuple[object, ...], Account] = {}
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
@@ -77,22 +77,14 @@ class Ledger:
         self._accounts[key] = made
         return made, entry
 
-    def write(self, entries: list[Plain]) -> None:
-        """Append entries to the journal: when this returns they are on disk, or kept until they can be. HOT."""
-        journal = self.journal
-        journal.write(entries)
-        if journal.unwritten or self.shut:
-            self._judge()
-
     def tick(self) -> None:
-        """Once a second: try a disk again that failed."""
-        if self.journal.unwritten or self.shut:
-            self.journal.catch_up()
-            self._judge()
+        """Once a second: try a disk again that failed, and make the next journal ready."""
+        self.journal.catch_up()
+        self.journal.prepare()
 
     def _judge(self) -> None:
-        failing = self.journal.failing
-        self.shut = failing and (self.settings.on_error == "refuse" or self.journal.full)
+        """The disk has begun to fail, fails still, or has recovered."""
+        self.shut = self.journal.failing and (self.settings.on_error == "refuse" or self.journal.full)
 
     @property
     def pending(self) -> int:

@@ -24,13 +24,16 @@ from gateway.core.signals import Signals
 from gateway.core.sizes import NeedsCount
 from gateway.core.trace import Trace, trace
 from gateway.core.types import Attempt, Decision, Outcome, Routing, Snapshot
+from gateway.core.usage import BYTES_PER_TOKEN
 from gateway.core.wire import Envelope
 from gateway.proxy import bulk
+from gateway.proxy.accounts import account_of
 from gateway.proxy.clocks import NEVER
 from gateway.proxy.outside import look
 from gateway.proxy.relaying import Relaying
 from gateway.proxy.routing import routing_of
 from gateway.proxy.runtime import Route
+from gateway.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -76,8 +79,11 @@ class Exchange(Relaying):
 
     def begin(self, body: bytes | bytearray, envelope: Envelope | None = None) -> None:
         """Take the complete request body, or what was read of it, and start work on it."""
-        self.runtime.exchanges.add(self)
+        runtime = self.runtime
+        runtime.exchanges.add(self)
         try:
+            if runtime.ledger is not None and runtime.ledger.shut:
+                raise Unavailable("store_unavailable", "The gateway cannot book requests now.", retry_after_s=1)
             habit = self.connection.habits.present
             if habit is not None and envelope is None:
                 envelope = habit.read(self.asked, body)
@@ -301,6 +307,16 @@ class Exchange(Relaying):
         if attempt.number > 1:
             self.status = 0
             self.received = 0
+        if runtime.ledger is not None:
+            # The journal says what is about to leave, and is written before it leaves: see `outbox`.
+            account = routing.account
+            if not account:
+                account = account_of(runtime, routing, attempt.target, self.decision.thinking.mode)
+            wall = record.wall if attempt.number == 1 else time.time()
+            size = envelope.size // BYTES_PER_TOKEN
+            entry = ("r", record.request_id, attempt.number, account, int(wall * 1000), size)
+            runtime.outbox.entries.append(entry)
+            self.reserved = True
         self.pool = pool
         self.upstream = pool.send(self, request, connect_s=route.connect_s, fresh=attempt.fresh_connection)
 
@@ -329,6 +345,8 @@ class Exchange(Relaying):
         runtime = self.runtime
         name = self.route.name
         now = time.monotonic()
+        if self.reserved and not self.committed:
+            self._write_off(outcome)
         self.failures = (*self.failures, (name, outcome))
         if self.record.trace is not None:
             self.record.trace.failed(self.attempt, outcome, now, self.status)
@@ -408,7 +426,9 @@ class Exchange(Relaying):
             if self.record.trace is not None:
                 self.record.trace.failed(self.attempt, outcome, now, self.status)
             if book and self.relay is not None and self.relay.committed:
-                self._book(self.relay.usage, self.relay.output_chars)
+                self._book(self.relay.usage, self.relay.output_chars, outcome.value)
+            elif book and self.reserved:
+                self._write_off(outcome, sent=isinstance(upstream, UpstreamConnection))
         if self.tries is not None:
             self.tries.close()
 

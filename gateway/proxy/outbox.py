@@ -3,8 +3,11 @@
 Every write may wake the process behind the socket, and waking one costs more than the write itself. Under load a turn
 reads from dozens of sockets; writing to all their peers in one go wakes each of them once, not once per message. When
 only one message is under way nothing is held back: its turn ends at once. Order per connection is the order of calls.
-Behind the writes come the books: nobody waits for an answer until it is counted and logged, and both cost least done
-for many requests at a time. It is still the same turn: whoever asks next is told of all that ended before.
+
+Before the writes comes the ledger's journal: what is about to be sent upstream, and what an answer has cost whose end
+is about to be sent, is on disk before that is on its way. Behind them come counting and logging: nobody waits for an
+answer until that is done, and it costs least for many requests at a time. It is still the same turn: whoever asks next
+is told of all that ended before.
 """
 
 from __future__ import annotations
@@ -12,19 +15,42 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from gateway.core.booking import Plain
 from gateway.core.types import Record
 
 
-class Outbox:
-    """What is left to be done when this turn of the loop ends: writes, closing of connections behind them, books."""
+def _nowhere(entries: list[Plain]) -> None:
+    """What a process does with entries that keeps no ledger."""
 
-    __slots__ = ("_book", "_ended", "_loop", "_waiting")
+
+class Outbox:
+    """What is left to be done when this turn of the loop ends: entries, writes, closing of connections, books.
+
+    Who adds to `entries` also writes or ends something in the same turn; `enter` is for who does not.
+    """
+
+    __slots__ = ("_book", "_ended", "_loop", "_waiting", "entries", "journal")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, book: Callable[[list[Record]], None]) -> None:
         self._loop = loop
         self._book = book
         self._waiting: list[tuple[asyncio.Transport, bytes]] = []
         self._ended: list[Record] = []
+        self.entries: list[Plain] = []  # for the journal
+        self.journal: Callable[[list[Plain]], None] = _nowhere  # writes them; raises nothing
+
+    def enter(self, entry: Plain) -> None:
+        """Write an entry to the journal at the end of this turn."""
+        if not self._waiting and not self._ended:
+            self._loop.call_soon(self.flush)
+        self.entries.append(entry)
+
+    def commit(self) -> None:
+        """Write the entries now, for a request that leaves by another way than this."""
+        entries = self.entries
+        if entries:
+            self.entries = []
+            self.journal(entries)
 
     def write(self, transport: asyncio.Transport, data: bytes) -> None:
         """Write at the end of this turn."""
@@ -46,6 +72,10 @@ class Outbox:
 
     def flush(self) -> None:
         """Hand everything over now."""
+        entries = self.entries
+        if entries:
+            self.entries = []
+            self.journal(entries)
         waiting, self._waiting = self._waiting, []
         for transport, data in waiting:
             if transport.is_closing():

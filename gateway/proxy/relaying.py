@@ -1,46 +1,23 @@
-"""An attempt's answer on its way to the client, and the one end of every request.
+"""An attempt's answer on its way to the client.
 
-What an upstream says is checked, counted and relayed here; `core.sse` says what of a stream may be shown. Everything
-that must happen at the end happens in `_settle`, which every way out goes through exactly once. Who is asked, and who
-next, is `exchange`'s business; bytes of the client's connection are `downstream`'s.
+What an upstream says is checked, counted and relayed here; `core.sse` says what of a stream may be shown. How every
+request ends is in `settling`. Who is asked, and who next, is `exchange`'s business; bytes of the client's connection
+are `downstream`'s.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
-from typing import TYPE_CHECKING, Any
 
-from gateway.core import dialects, pricing, sse, usage
+from gateway.core import dialects, sse
 from gateway.core.errors import GatewayError, StreamBroken
-from gateway.core.failover import Ended
-from gateway.core.recording import Settled
 from gateway.core.respell import respell_answer
-from gateway.core.signals import Signals
-from gateway.core.types import (
-    EMPTY,
-    NANO_PER_USD,
-    Attempt,
-    Decision,
-    Outcome,
-    Record,
-    Routing,
-    Snapshot,
-    Usage,
-)
-from gateway.core.wire import Envelope
+from gateway.core.types import NANO_PER_USD, Outcome, Usage
 from gateway.proxy.clocks import NEVER
 from gateway.proxy.heads import AnswerHead
 from gateway.proxy.outside import answered, measured
-from gateway.proxy.pool import Pool, Waiting
-from gateway.proxy.routing import asking_of
-from gateway.proxy.runtime import Remembered, Route, Runtime
+from gateway.proxy.settling import Settling
 from gateway.proxy.upstream import UpstreamConnection
-
-if TYPE_CHECKING:
-    from gateway.core.policy import Policy
-    from gateway.proxy.asked import Asked
-    from gateway.proxy.downstream import ClientConnection
 
 #: A non-streamed answer, and an error body, may be this long; more is not an answer.
 MAX_ANSWER = 32 << 20
@@ -54,56 +31,8 @@ _BROKEN = {
 }
 
 
-NOBODY = Routing("", "", "", stream=False)
-
-
-class Relaying:
+class Relaying(Settling):
     """What of a request begins with its first attempt's answer. Callbacks come from its upstream's connection."""
-
-    # What a request starts with. Class attributes, so that making an Exchange costs only what differs.
-    over = False
-    committed = False  # the client has been sent something: no other target may speak
-    upstream: UpstreamConnection | Waiting | None = None  # while an attempt has hold of one
-    pool: Pool | None = None
-    relay: sse.Relay | None = None  # of the present attempt, if it streams
-    tries: Generator[Attempt, Outcome | Ended, GatewayError | None] | None = None  # from the first failure on
-    signals: Signals | None = None  # where a decision had to be made
-    decision: Decision = None  # type: ignore[assignment]  # None: none was made
-    pinned: int | None = None
-    available = 0
-    snapshot: Snapshot | None = None  # where a decision had to be made
-    failures: tuple[tuple[str, Outcome], ...] = ()  # attempts that did not answer: target, and why
-    values: Mapping[str, Any] = EMPTY  # of the signals that were computed
-    around: tuple[bytes, bytes] | None = None  # what the first candidate gets before and behind the messages, if known
-    endpoint = ""  # of the present attempt, where its target has several
-    tried: tuple[int, ...] = ()  # endpoints of the present target that were tried
-    cost_nano = 0
-    priced = True
-    status = 0  # of the present attempt's answer
-    received = 0  # bytes of it
-    watching: Policy | None = None  # the policy that decided, where it watches more than health
-    conversation: str | None = None  # its name, where the policy is sticky
-    resent_at = 0.0  # when the present attempt was sent, where it is not the first
-    held = False  # the client did not keep up, so that the answer's speed says nothing of the upstream
-
-    # Set on the way to the step that first reads them.
-    envelope: Envelope = None  # type: ignore[assignment]  # until the body was parsed
-    ends_at = NEVER  # monotonic; until it is known how long the request may take
-    attempt: Attempt
-    route: Route
-    link: UpstreamConnection
-    upstream_head: AnswerHead
-    parts: list[bytes]
-
-    def __init__(self, runtime: Runtime, connection: ClientConnection, asked: Asked) -> None:
-        self.runtime = runtime
-        self.serving = asked.serving  # what the request began with, should a reload come in between
-        self.connection = connection
-        self.asked = asked
-        wall = time.time()
-        self.record = record = Record(runtime.request_id(wall), wall, time.monotonic(), NOBODY)
-        if runtime.tracing is not None:
-            record.trace = runtime.tracing.begin(record.request_id, connection.sent_head)
 
     # -- what the upstream connection says --
 
@@ -261,6 +190,7 @@ class Relaying:
         facts = self.route.plan.parse(body)
         if facts is None:
             outcome = dialects.classify_answer(self.route.plan, body)
+            self.status, self.received = 200, len(body)
             self._failed(outcome, relayed=self._as_refusal(outcome, body))
             return
         self._release()
@@ -291,17 +221,6 @@ class Relaying:
         if reasoned and self.decision.thinking.mode == "never":
             record.thought_unasked = True
             runtime.thought_unasked(self.attempt.target)
-
-    def _book(self, reported: Usage | None, output_chars: int) -> None:
-        """Add what the attempt used and cost to the record; estimated where the upstream did not say."""
-        used = usage.settle(reported, self.envelope.size // usage.BYTES_PER_TOKEN, output_chars)
-        record = self.record
-        record.usage = used if record.usage is None else usage.add(record.usage, used)
-        price = self.attempt.target.price
-        if price is None:
-            self.priced = False
-        else:
-            self.cost_nano += pricing.cost(price, used, self.decision.thinking.mode in ("always", "budget"))
 
     def _upstream_said_no(self) -> None:
         """A complete answer that is not a 200."""
@@ -350,7 +269,7 @@ class Relaying:
         """End a committed stream with exactly one error event and a clean end of the body."""
         relay = self.relay
         if relay is not None:
-            self._book(relay.usage, relay.output_chars)
+            self._book(relay.usage, relay.output_chars, outcome.value)
         code, message = _BROKEN.get(outcome, ("upstream_stream_interrupted", "The upstream broke off its answer."))
         self._settle(200, code)
         self.connection.end_stream(sse.error_event(StreamBroken(code, message)))
@@ -367,53 +286,6 @@ class Relaying:
         if isinstance(self.upstream, UpstreamConnection):
             self.upstream.resume()
             self.upstream.clock(self.route.idle_s, Outcome.IDLE_TIMEOUT if self.committed else Outcome.RESET)
-
-    def _settle(self, status: int, code: str) -> None:
-        """The one end of every request."""
-        self.over = True
-        runtime = self.runtime
-        runtime.exchanges.discard(self)
-        record = self.record
-        record.status = status
-        record.code = code
-        record.ended_at = time.monotonic()
-        record.cost_nano = self.cost_nano
-        record.priced = self.priced
-        if self.decision is None:
-            record.routing = self._asking()
-        if record.trace is not None and self.relay is not None and not self.held:
-            record.trace.chunks = self.relay.chunks
-        runtime.outbox.ended(record)
-        if self.decision is not None:
-            runtime.remember(Remembered(record, self.values, self.available, self.snapshot, self.pinned, self.serving))
-            records = runtime.records
-            if records is not None and records.takes(record.request_id):
-                records.add(self._settled())
-
-    def _settled(self) -> Settled:
-        """The request for its decision record. HOT where records are on."""
-        serving, asked = self.serving, self.asked
-        return Settled(
-            self.record,
-            self.decision,
-            self.snapshot,
-            self.available,
-            serving.doubted,
-            self.pinned,
-            self.values,
-            self.signals,
-            self.envelope,
-            serving.site.policies,
-            asked.tenant,
-            asked.hints,
-            self.failures,
-        )
-
-    def _asking(self) -> Routing:
-        envelope = self.envelope
-        if envelope is None:  # the body was refused
-            return asking_of(self.asked.tenant, "", stream=False)
-        return asking_of(self.asked.tenant, envelope.model_asked, stream=envelope.stream)
 
     # -- headers of the answer --
 

@@ -29,6 +29,7 @@ from gateway.core.promises import Promises
 from gateway.core.redaction import secrets_in
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Attempt, Backend, Endpoint, Fleet, Outcome, Record, Secret, Snapshot, Target, Tenant
+from gateway.ledger.ledger import Ledger
 from gateway.proxy.clocks import Wheel
 from gateway.proxy.doors import Bearer, Door, Opening, Signed
 from gateway.proxy.outbox import Outbox
@@ -183,6 +184,7 @@ class Runtime:
         self.records: RecordLog | None = None  # set by who owns its files
         self.otlp: Otlp | None = None  # the same
         self.tracing: Tracing | None = None  # with it
+        self.ledger: Ledger | None = None  # the same; see `keep`
         self.measures = False  # how fast targets are: from the first request on whose policy asks for it
         self.buffered = 0  # request bytes held for all clients
         self.draining = False
@@ -280,6 +282,11 @@ class Runtime:
             at = 0
         self._random_at = at + 20
         return f"{int(wall * 1000):012x}{self._random[at : at + 20]}"
+
+    def keep(self, ledger: Ledger) -> None:
+        """Book every attempt from the next request on."""
+        self.ledger = ledger
+        self.outbox.journal = ledger.journal.write
 
     def remember(self, entry: Remembered) -> None:
         """Keep a finished request's decision inputs for `/v1/decisions`, in place of the oldest."""

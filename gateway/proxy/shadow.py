@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gateway.core import dialects, pricing, usage, wire
+from gateway.core import booking, dialects, pricing, usage, wire
 from gateway.core.recording import copied
 from gateway.core.tracecontext import SHADOW, Copied
 from gateway.core.types import Decision, Endpoint, Outcome, Record, Shadow, Shadowed, Usage
 from gateway.proxy import bulk
+from gateway.proxy.accounts import THINKS, account_of
 from gateway.proxy.clocks import TICK_S, Timed
 from gateway.proxy.heads import AnswerHead
 from gateway.proxy.upstream import UpstreamConnection
@@ -75,11 +76,22 @@ class Shadows:
             return
         target = shadow.target
         told = Shadowed(shadow.id, target.name, target.model.id)
-        copy = Copy(self, told, record, route, envelope, thinks=decision.thinking.mode in ("always", "budget"))
+        copy = Copy(self, told, record, route, envelope, thinks=decision.thinking.mode in THINKS)
         self.under_way.add(copy)
         self.runtime.wheel.arm(copy, serving.site.timeouts.total_s)
+        self._reserve(copy, shadow, decision)
         copy.send(route.pools[chosen], request)
         record.shadow = told
+
+    def _reserve(self, copy: Copy, shadow: Shadow, decision: Decision) -> None:
+        """Have the journal say that a copy is about to leave."""
+        record = copy.record
+        account = account_of(self.runtime, record.routing, shadow.target, decision.thinking.mode, shadow.id)
+        if not account:
+            return
+        size = copy.size // usage.BYTES_PER_TOKEN
+        self.runtime.outbox.enter(("r", record.request_id, booking.SHADOW, account, int(time.time() * 1000), size))
+        copy.reserved = True
 
     def _room(self, shadow: Shadow, envelope: Envelope, route: Route, serving: Serving) -> tuple[int | None, str]:
         """The endpoint a copy may go to, or None and why it may go to none."""
@@ -150,8 +162,8 @@ class Copy(Timed):
     """One shadow. Callbacks come from its upstream's connection; its own deadline is the request's total one."""
 
     __slots__ = (
-        "endpoint", "link", "parts", "pool", "received", "record", "relay", "request", "route", "sent_at", "shadows",
-        "size", "status", "thinks", "told", "upstream",
+        "endpoint", "link", "parts", "pool", "received", "record", "relay", "request", "reserved", "route", "sent_at",
+        "shadows", "size", "status", "thinks", "told", "upstream",
     )  # fmt: skip
 
     def __init__(
@@ -164,6 +176,7 @@ class Copy(Timed):
         self.route = route
         self.size = envelope.size
         self.thinks = thinks
+        self.reserved = False  # the journal says that it is under way
         self.relay: Relay | None = None
         if envelope.stream:
             self.relay = route.plan.relay(envelope.include_usage, choices=envelope.get("n") or 1)
@@ -301,15 +314,29 @@ class Copy(Timed):
                 release = upstream.detach  # whole, though its connection has more to read
             release()
         relay = self.relay
-        if relay is not None and relay.committed:
-            self._book(relay.usage, relay.output_chars)
         told = self.told
+        if told.usage is None and relay is not None and (relay.committed or relay.usage is not None):
+            self._book(relay.usage, relay.output_chars)
+        elif told.usage is None and booking.costs(outcome, self.status, sent=isinstance(upstream, UpstreamConnection)):
+            self._book(None, 0 if relay is not None else self.received)
         told.outcome = outcome.value
         told.duration_s = time.monotonic() - self.sent_at if self.sent_at else 0.0
         self.due = float("inf")
         self.request = None
         self.parts = []
+        if self.reserved:
+            self._settle()
         self.shadows.ended(self)
+
+    def _settle(self) -> None:
+        """Have the journal say what it used and cost, or that it cost nothing."""
+        self.reserved = False
+        told, record = self.told, self.record
+        key, now_ms = (record.request_id, booking.SHADOW), int(time.time() * 1000)
+        entry: booking.Plain = booking.Void(*key, now_ms, told.outcome)
+        if told.usage is not None:
+            entry = booking.Settle.of(key, now_ms, told.usage, told.cost_nano, told.outcome)
+        self.shadows.runtime.outbox.enter(entry)
 
     def _book(self, reported: Usage | None, output_chars: int) -> None:
         told = self.told

@@ -275,6 +275,7 @@ class UpstreamConnection(Timed, asyncio.Protocol):
             self.pool.outbox.write(self.transport, request)
         else:
             self._unsent = cut(request)
+            self.pool.outbox.commit()  # these pieces do not wait for the end of the turn
             self._send_more()
         user.on_sent(self)
 

@@ -41,6 +41,8 @@ sys.path.insert(0, str(REPOSITORY))
 from uvicorn.server import ServerState
 
 from gateway.app import _uvicorn
+from gateway.ledger.directory import LedgerSettings
+from gateway.ledger.ledger import open_ledger
 from gateway.proxy.downstream import ClientConnection
 from gateway.proxy.runtime import Runtime
 from gateway.site import load_lexicon, load_site
@@ -66,7 +68,7 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "proxy.exchange:Exchange.begin",
         "proxy.exchange:Exchange._place",
         "proxy.exchange:Exchange._repeat",
-        "proxy.relaying:Relaying.__init__",
+        "proxy.settling:Settling.__init__",
         "proxy.runtime:Runtime.request_id",
     )),
     ("body: parse", ("core.wire:parse", "core.likeness:Likeness.read")),
@@ -105,11 +107,15 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     )),
     ("settle: health, usage, cost", (
         "proxy.relaying:Relaying._succeeded",
-        "proxy.relaying:Relaying._book",
+        "proxy.settling:Settling._book",
         "core.usage:settle",
         "core.usage:add",
         "core.pricing:cost",
         "core.health:Board.record",
+    )),
+    ("ledger: entries, journal", (
+        "proxy.accounts:account_of",
+        "ledger.journal:Journal.write",
     )),
     ("settle: metrics", (
         "telemetry.metrics:Metrics.attempt",
@@ -118,7 +124,7 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     )),
     ("settle: access log", ("telemetry.access:AccessLog.add",)),
     ("settle: keep for /v1/decisions", ("proxy.runtime:Runtime.remember",)),
-    ("settle: the rest", ("proxy.relaying:Relaying._settle",)),
+    ("settle: the rest", ("proxy.settling:Settling._settle",)),
     ("client's answer: headers", ("proxy.relaying:Relaying._headers", "proxy.routing:routing_of")),
     ("client's answer: write, next message", (
         "proxy.downstream:ClientConnection.respond",
@@ -225,6 +231,8 @@ class Rig:
             self.loop, Metrics(site.metric_names), log.add, open_tokenizers((), background=False), load_lexicon()
         )
         runtime.adopt(site)
+        self.books = tempfile.TemporaryDirectory(prefix="pointsman-books-")
+        runtime.keep(open_ledger(LedgerSettings(Path(self.books.name))))  # whose thread does not run
         name = "sim-json"
         index = next(target.index for target in site.fleet.targets if target.name == name)
         pool = runtime.serving.routes[index].pools[0]
@@ -261,8 +269,11 @@ class Rig:
         return [next(self.requests) for _ in range(BATCH)]
 
     def close(self) -> None:
-        """Let go of the log."""
+        """Let go of the log and the ledger."""
         self.runtime.close()
+        if self.runtime.ledger is not None:
+            self.runtime.ledger.close()
+        self.books.cleanup()
         os.close(self.log)
 
 

@@ -29,11 +29,13 @@ def request_id(number: int, at_ms: int = 2_000_000_000_000) -> str:
 def reserve(ledger: Ledger, number: int, attempt: int = 1, size: int = 100) -> None:
     account, entry = ledger.account(NAMES, PRICE, thinks=False)
     plain: Plain = ("r", request_id(number), attempt, account.number, 2_000_000_000_000, size)
-    ledger.write([plain] if entry is None else [entry, plain])
+    ledger.journal.write([plain] if entry is None else [entry, plain])
 
 
 def settle(ledger: Ledger, number: int, attempt: int = 1, cost_nano: int = 700) -> None:
-    ledger.write([("s", request_id(number), attempt, 2_000_000_001_000, 100, 20, 0, 0, 0, cost_nano, False, "ok")])
+    ledger.journal.write(
+        [("s", request_id(number), attempt, 2_000_000_001_000, 100, 20, 0, 0, 0, cost_nano, False, "ok")]
+    )
 
 
 @contextmanager
@@ -49,6 +51,7 @@ def die(ledger: Ledger) -> None:
     """End as a killed process does: nothing is flushed, locks fall."""
     ledger.keeping.close()
     ledger._database.close()
+    ledger.journal._map.close()
     os.close(ledger.journal._descriptor)
     ledger._held.release()
 
@@ -77,9 +80,9 @@ def test_what_was_settled_is_booked_once_and_what_was_not_is_estimated_at_the_ne
     reserve(ledger, 1)
     settle(ledger, 1)
     reserve(ledger, 2)
-    ledger.write([("c", request_id(2), 1, 400, None)])
+    ledger.journal.write([("c", request_id(2), 1, 400, None)])
     reserve(ledger, 3)
-    ledger.write([("v", request_id(3), 1, 2_000_000_001_000, "refused")])
+    ledger.journal.write([("v", request_id(3), 1, 2_000_000_001_000, "refused")])
     die(ledger)
     expected = {(1, 1): (0, 20, 700, "ok"), (2, 1): (2, 100, 300_000, "crash"), (3, 1): (1, 0, 0, "refused")}
     for _ in range(2):
@@ -124,7 +127,7 @@ def test_a_torn_last_line_was_never_acted_on_and_is_left_alone(tmp_path: Path) -
     reserve(ledger, 2)
     die(ledger)
     path = last(tmp_path)
-    whole = path.read_bytes()
+    whole = path.read_bytes().rstrip(b"\0")
     for cut in (1, 5, 60):
         path.write_bytes(whole[:-cut])
         with opened(tmp_path):
@@ -137,7 +140,8 @@ def test_what_a_loss_of_power_leaves_at_the_end_is_no_damage(tmp_path: Path) -> 
     reserve(ledger, 1)
     settle(ledger, 1)
     die(ledger)
-    with last(tmp_path).open("ab") as file:
+    with last(tmp_path).open("r+b") as file:
+        file.seek(len(file.read().rstrip(b"\0")))
         file.write(b"\0" * 100 + b"\n" + b"\0" * 50)
     with opened(tmp_path):
         assert entries(tmp_path).keys() == {(1, 1)}
@@ -150,7 +154,7 @@ def test_a_damaged_line_in_the_middle_refuses_the_start_and_says_how_to_go_on(tm
         settle(ledger, number)
     die(ledger)
     path = last(tmp_path)
-    data = bytearray(path.read_bytes())
+    data = bytearray(path.read_bytes().rstrip(b"\0"))
     data[-300] ^= 1
     path.write_bytes(data)
     for _ in range(2):
@@ -198,10 +202,11 @@ def test_a_folder_that_cannot_be_written_to_is_refused_with_what_would_do(tmp_pa
 
 
 @contextmanager
-def no_room(path: Path) -> Iterator[None]:
-    """Files may not grow beyond what the journal has now: what a full disk does, without one."""
+def no_room(ledger: Ledger) -> Iterator[None]:
+    """The present journal is full, and no file may grow: what a full disk does, without one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 30, hard))
+    ledger.journal._end = ledger.journal._size + 30
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, hard))
     try:
         yield
     finally:
@@ -213,7 +218,7 @@ def test_a_full_disk_loses_nothing_and_is_told(tmp_path: Path, on_error: str) ->
     with opened(tmp_path, on_error=on_error) as ledger:
         reserve(ledger, 1)
         settle(ledger, 1)
-        with no_room(last(tmp_path)):
+        with no_room(ledger):
             for number in range(2, 12):
                 reserve(ledger, number)
                 settle(ledger, number)
@@ -234,7 +239,7 @@ def test_where_memory_cannot_hold_more_requests_are_refused_rather_than_unbooked
 ) -> None:
     monkeypatch.setattr("gateway.ledger.journal.MOST_UNWRITTEN", 10)
     with opened(tmp_path) as ledger:
-        with no_room(last(tmp_path)):
+        with no_room(ledger):
             for number in range(4):
                 reserve(ledger, number)
             assert not ledger.shut
@@ -246,26 +251,30 @@ def test_where_memory_cannot_hold_more_requests_are_refused_rather_than_unbooked
         assert not ledger.shut
 
 
-def test_a_process_without_file_descriptors_keeps_its_journal(tmp_path: Path) -> None:
+def test_a_process_without_file_descriptors_goes_on_in_the_journal_that_was_made_ready(tmp_path: Path) -> None:
     with opened(tmp_path) as ledger:
-        ledger.journal._rotate_bytes = 500
+        ledger.journal._end = 3 * ledger.journal._size
+        for number in range(3):
+            reserve(ledger, number)
+        ledger.tick()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
         try:
-            for number in range(20):
+            for number in range(3, 100):
                 reserve(ledger, number)
-                settle(ledger, number)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert ledger.up
-    assert len(entries(tmp_path)) == 20
+        assert journals(tmp_path) == [1, 2]
+    with opened(tmp_path):
+        assert len(entries(tmp_path)) == 100
 
 
 def test_journals_rotate_say_their_accounts_again_and_go_when_they_are_booked_and_old(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(tmp_path) as ledger:
-        ledger.journal._rotate_bytes = 2_000
+        ledger.journal._room = ledger.journal._end = 2_000
         for number in range(100):
             reserve(ledger, number)
             settle(ledger, number - 1) if number else None
@@ -331,11 +340,11 @@ def test_accounts_are_named_once_and_differ_by_price_and_thinking(tmp_path: Path
     [
         ({"XDG_STATE_HOME": "/s", "HOME": "/h"}, "/s/pointsman/pointsman-"),
         ({"HOME": "/h"}, "/h/.local/state/pointsman/pointsman-"),
-        ({"XDG_STATE_HOME": "relative"}, None),
-        ({}, None),
+        ({"XDG_STATE_HOME": "relative"}, "/etc/pointsman/pointsman-"),
+        ({}, "/etc/pointsman/pointsman-"),
     ],
 )
-def test_a_configuration_that_names_no_folder_has_one_of_its_own(environ: dict[str, str], expected: str | None) -> None:
+def test_a_configuration_that_names_no_folder_has_one_of_its_own(environ: dict[str, str], expected: str) -> None:
     found = default_directory(Path("/etc/pointsman.yaml"), environ)
-    assert (None if found is None else str(found)[:-12]) == expected
-    assert found != default_directory(Path("/srv/pointsman.yaml"), environ) or found is None
+    assert str(found)[:-12] == expected
+    assert found != default_directory(Path("/srv/pointsman.yaml"), environ)

@@ -1,0 +1,169 @@
+"""What a request is while it lasts, what its attempts cost, and the one end of every request.
+
+Everything that must happen at the end happens in `_settle`, which every way out goes through exactly once. Before that
+every attempt that the journal was told of has ended there, through `_book` or `_write_off`. How an answer is relayed is
+in `relaying`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from gateway.core import booking, pricing, sse, usage
+from gateway.core.errors import GatewayError
+from gateway.core.failover import Ended
+from gateway.core.recording import Settled
+from gateway.core.signals import Signals
+from gateway.core.types import EMPTY, Attempt, Decision, Outcome, Record, Routing, Snapshot, Usage
+from gateway.core.wire import Envelope
+from gateway.proxy.accounts import THINKS
+from gateway.proxy.clocks import NEVER
+from gateway.proxy.heads import AnswerHead
+from gateway.proxy.pool import Pool, Waiting
+from gateway.proxy.routing import asking_of
+from gateway.proxy.runtime import Remembered, Route, Runtime
+from gateway.proxy.upstream import UpstreamConnection
+
+if TYPE_CHECKING:
+    from gateway.core.policy import Policy
+    from gateway.proxy.asked import Asked
+    from gateway.proxy.downstream import ClientConnection
+
+NOBODY = Routing("", "", "", stream=False)
+
+
+class Settling:
+    """The state of a request, and its end."""
+
+    # What a request starts with. Class attributes, so that making an Exchange costs only what differs.
+    over = False
+    committed = False  # the client has been sent something: no other target may speak
+    upstream: UpstreamConnection | Waiting | None = None  # while an attempt has hold of one
+    pool: Pool | None = None
+    relay: sse.Relay | None = None  # of the present attempt, if it streams
+    tries: Generator[Attempt, Outcome | Ended, GatewayError | None] | None = None  # from the first failure on
+    signals: Signals | None = None  # where a decision had to be made
+    decision: Decision = None  # type: ignore[assignment]  # None: none was made
+    pinned: int | None = None
+    available = 0
+    snapshot: Snapshot | None = None  # where a decision had to be made
+    failures: tuple[tuple[str, Outcome], ...] = ()  # attempts that did not answer: target, and why
+    values: Mapping[str, Any] = EMPTY  # of the signals that were computed
+    around: tuple[bytes, bytes] | None = None  # what the first candidate gets before and behind the messages, if known
+    endpoint = ""  # of the present attempt, where its target has several
+    tried: tuple[int, ...] = ()  # endpoints of the present target that were tried
+    cost_nano = 0
+    priced = True
+    status = 0  # of the present attempt's answer
+    received = 0  # bytes of it
+    watching: Policy | None = None  # the policy that decided, where it watches more than health
+    conversation: str | None = None  # its name, where the policy is sticky
+    resent_at = 0.0  # when the present attempt was sent, where it is not the first
+    reserved = False  # the journal says that the present attempt is under way, and not yet how it ended
+    held = False  # the client did not keep up, so that the answer's speed says nothing of the upstream
+
+    # Set on the way to the step that first reads them.
+    envelope: Envelope = None  # type: ignore[assignment]  # until the body was parsed
+    ends_at = NEVER  # monotonic; until it is known how long the request may take
+    attempt: Attempt
+    route: Route
+    link: UpstreamConnection
+    upstream_head: AnswerHead
+    parts: list[bytes]
+
+    def __init__(self, runtime: Runtime, connection: ClientConnection, asked: Asked) -> None:
+        self.runtime = runtime
+        self.serving = asked.serving  # what the request began with, should a reload come in between
+        self.connection = connection
+        self.asked = asked
+        wall = time.time()
+        self.record = record = Record(runtime.request_id(wall), wall, time.monotonic(), NOBODY)
+        if runtime.tracing is not None:
+            record.trace = runtime.tracing.begin(record.request_id, connection.sent_head)
+
+    # -- what attempts cost --
+
+    def _book(self, reported: Usage | None, output_chars: int, cause: str = "ok") -> None:
+        """Settle the attempt: what it used and cost, estimated where the upstream did not say. HOT."""
+        used = usage.settle(reported, self.envelope.size // usage.BYTES_PER_TOKEN, output_chars)
+        record = self.record
+        record.usage = used if record.usage is None else usage.add(record.usage, used)
+        price = self.attempt.target.price
+        cost_nano = 0
+        if price is None:
+            self.priced = False
+        else:
+            cost_nano = pricing.cost(price, used, self.decision.thinking.mode in THINKS)
+            self.cost_nano += cost_nano
+        if self.reserved:
+            self.reserved = False
+            entry = (
+                "s", record.request_id, record.attempts, int(time.time() * 1000), used.input, used.output, used.cached,
+                used.reasoning, used.written, cost_nano, used.estimated, cause,
+            )  # fmt: skip
+            self.runtime.outbox.entries.append(entry)
+
+    def _write_off(self, outcome: Outcome, *, sent: bool = True) -> None:
+        """Settle an attempt of which the client has seen nothing: for nothing, or for what it must have cost."""
+        relay = self.relay
+        reported = None if relay is None else relay.usage
+        if reported is not None or booking.costs(outcome, self.status, sent=sent):
+            self._book(reported, self.received if relay is None else relay.output_chars, outcome.value)
+            return
+        self.reserved = False
+        record = self.record
+        self.runtime.outbox.enter(("v", record.request_id, record.attempts, int(time.time() * 1000), outcome.value))
+
+    # -- the end --
+
+    def _settle(self, status: int, code: str) -> None:
+        """The one end of every request."""
+        self.over = True
+        if self.reserved:  # an end that this file does not know: rather an estimate than nothing
+            reported, output = (None, 0) if self.relay is None else (self.relay.usage, self.relay.output_chars)
+            self._book(reported, output, booking.UNSETTLED)
+        runtime = self.runtime
+        runtime.exchanges.discard(self)
+        record = self.record
+        record.status = status
+        record.code = code
+        record.ended_at = time.monotonic()
+        record.cost_nano = self.cost_nano
+        record.priced = self.priced
+        if self.decision is None:
+            record.routing = self._asking()
+        if record.trace is not None and self.relay is not None and not self.held:
+            record.trace.chunks = self.relay.chunks
+        runtime.outbox.ended(record)
+        if self.decision is not None:
+            runtime.remember(Remembered(record, self.values, self.available, self.snapshot, self.pinned, self.serving))
+            records = runtime.records
+            if records is not None and records.takes(record.request_id):
+                records.add(self._settled())
+
+    def _settled(self) -> Settled:
+        """The request for its decision record. HOT where records are on."""
+        serving, asked = self.serving, self.asked
+        return Settled(
+            self.record,
+            self.decision,
+            self.snapshot,
+            self.available,
+            serving.doubted,
+            self.pinned,
+            self.values,
+            self.signals,
+            self.envelope,
+            serving.site.policies,
+            asked.tenant,
+            asked.hints,
+            self.failures,
+        )
+
+    def _asking(self) -> Routing:
+        envelope = self.envelope
+        if envelope is None:  # the body was refused
+            return asking_of(self.asked.tenant, "", stream=False)
+        return asking_of(self.asked.tenant, envelope.model_asked, stream=envelope.stream)
