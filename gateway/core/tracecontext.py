@@ -23,16 +23,14 @@ LONGEST_STATE = 512
 _MOST_MEMBERS = 32
 #: By which number the span of a shadow is told from those of the attempts, of which there are fewer.
 SHADOW = 0x1_0000
-_MARK = b"\r\ntraceparent:"
-_FIELD = re.compile(rb"\r\n(traceparent|tracestate):[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)", re.IGNORECASE)
+_PARENT_NAME, _STATE_NAME = b"\r\ntraceparent:", b"\r\ntracestate:"
 _PARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[!-~]*)?")
 _KEY = rb"(?:[a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
 _MEMBER = re.compile(rb"(" + _KEY + rb")=[!-+\x2d-<>-~ ]{0,255}[!-+\x2d-<>-~]")
 _SAMPLED, _RANDOM = 1, 2
 
 
-@dataclass(frozen=True, slots=True)
-class Parent:
+class Parent(msgspec.Struct, frozen=True, gc=False):
     """The span that called us, as it says: 32 and 16 hex digits, whether it is recorded, and what others noted."""
 
     trace_id: str
@@ -44,11 +42,11 @@ class Parent:
 
 def parent_of(head: bytes) -> Parent | None:
     """The parent that a request's whole head names; None for none, and for one not exactly as W3C has it. HOT."""
-    if head.lower().find(_MARK) < 0:
+    lower = head.lower()
+    at = lower.find(_PARENT_NAME)
+    if at < 0 or lower.find(_PARENT_NAME, at + 1) >= 0:
         return None
-    found = _FIELD.findall(head)
-    named = [value for name, value in found if len(name) == len(_MARK) - 3]
-    match = _PARENT.fullmatch(named[0]) if len(named) == 1 else None
+    match = _PARENT.fullmatch(_value(head, at + len(_PARENT_NAME)))
     if match is None:
         return None
     version, trace_id, span_id, flags, more = match.groups()
@@ -58,10 +56,18 @@ def parent_of(head: bytes) -> Parent | None:
     if trace_id == b"0" * 32 or span_id == b"0" * 16:
         return None
     bits = int(flags, 16)
-    state = b",".join([value for name, value in found if len(name) != len(_MARK) - 3])
-    return Parent(
-        trace_id.decode(), span_id.decode(), bool(bits & _SAMPLED), bool(bits & _RANDOM), _state(state) if state else ""
-    )
+    states = []
+    at = lower.find(_STATE_NAME)
+    while at >= 0:
+        states.append(_value(head, at + len(_STATE_NAME)))
+        at = lower.find(_STATE_NAME, at + 1)
+    state = _state(b",".join(states)) if states else ""
+    return Parent(trace_id.decode(), span_id.decode(), bool(bits & _SAMPLED), bool(bits & _RANDOM), state)
+
+
+def _value(head: bytes, at: int) -> bytes:
+    """The value of the header line whose name ends before `at`."""
+    return head[at : head.find(b"\r\n", at)].strip(b" \t")
 
 
 def _state(raw: bytes) -> str:

@@ -43,7 +43,7 @@ def asked(route: Route | None = None, size: int = 100, late_s: float = 0.0, **ru
     site = SimpleNamespace(limits=limits, fleet=FLEET)
     serving = SimpleNamespace(site=site, routes=dict.fromkeys(range(len(FLEET.targets)), route or Route()))
     decision = Decision("p", "r", FLEET.targets[:1], Thinking(), "", None, Shadow("copy", FLEET.targets[1]))
-    record = SimpleNamespace(request_id="id", shadow=None)
+    record = SimpleNamespace(request_id="id", shadow=None, trace=None)
     made.send(decision, SimpleNamespace(size=size, stream=False), serving, record)  # type: ignore[arg-type]
     assert record.shadow is None
     assert made.under_way == set()

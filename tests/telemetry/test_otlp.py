@@ -350,7 +350,13 @@ def everything() -> tuple[set[str], set[str]]:
     counted = Measures(delta=False, now_ns=1)
     for each in (full, broken, copied):
         counted.add(each)
-    measured = {key for series in counted._series.values() for of in series for key, value in of if value is not None}
+    measured = {
+        name
+        for series in counted._series.values()
+        for place, extra in series
+        for name, value in (*place.told.items(), extra)
+        if value not in (None, "")
+    }
     return told, measured | {"otel.metric.overflow"}
 
 

@@ -22,9 +22,9 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Histogram as HistogramProto
 
 from gateway.core.tracecontext import Copied, span_id
-from gateway.core.types import Outcome, Record, Usage
+from gateway.core.types import Endpoint, Outcome, Record, Target, Usage
 from gateway.telemetry.metrics import Histogram
-from gateway.telemetry.otlp.spans import SCOPE, attributes, last_of, operation
+from gateway.telemetry.otlp.spans import SCOPE, Value, attach, last_of, operation
 
 if TYPE_CHECKING:
     from opentelemetry.proto.resource.v1.resource_pb2 import Resource
@@ -63,7 +63,17 @@ PER_CHUNK = Instrument(
 )
 INSTRUMENTS = (DURATION, USAGE, FIRST_CHUNK, PER_CHUNK)
 
-_Of = tuple[tuple[str, str | bool | int | float | None], ...]
+_Extra = tuple[str, str]  # one more attribute; ("", "") is none
+_NO_MORE: _Extra = ("", "")
+
+
+class _Place:
+    """What measures have in common: which model was called where, and for whom. Equal only to itself."""
+
+    __slots__ = ("told",)
+
+    def __init__(self, told: dict[str, Value]) -> None:
+        self.told = told
 
 
 class _Example(NamedTuple):
@@ -80,8 +90,12 @@ class Measures:
     def __init__(self, *, delta: bool, now_ns: int) -> None:
         self._delta = delta
         self._since_ns = now_ns  # since when what is counted was counted
-        self._examples: dict[_Of, _Example] = {}  # the latest traced attempt of each series of durations
-        self._series: dict[Instrument, dict[_Of, Histogram]] = {one: {} for one in INSTRUMENTS}
+        self._examples: dict[tuple[_Place, _Extra], _Example] = {}  # the latest traced attempt of each
+        self._series: dict[Instrument, dict[tuple[_Place, _Extra], Histogram]] = {one: {} for one in INSTRUMENTS}
+        self._places: dict[frozenset[tuple[str, Value]], _Place] = {}
+        # The same by what it is found by quickest; holds on to targets and endpoints, whose identities these are.
+        self._near: dict[tuple[int, int, str, str, str], tuple[_Place, Target, Endpoint]] = {}
+        self._overflow = _Place({"otel.metric.overflow": True})
 
     def add(self, one: Record | Copied) -> None:
         """Count every attempt of a finished request that went somewhere; or a shadow, apart from these."""
@@ -95,51 +109,69 @@ class Measures:
         if traced is None:
             return
         routing = record.routing
-        more = (("pointsman.rule", routing.rule), ("pointsman.team", routing.team))
         last = last_of(record)
         for one in (*traced.tried, last) if last is not None else traced.tried:
             if one.endpoint is None:
                 continue
-            of = (*operation(one.target, one.endpoint).items(), *more)
-            error = None if one.outcome is Outcome.OK else one.outcome.value
-            of_all = (*of, ("error.type", error))
+            place = self._place(one.target, one.endpoint, routing.rule, routing.team)
+            of = (place, _NO_MORE if one.outcome is Outcome.OK else ("error.type", one.outcome.value))
             took_s = one.ended_at - one.began_at
-            self._observe(DURATION, of_all, took_s)
-            if traced.sampled and of_all in self._series[DURATION]:
-                self._examples[of_all] = _Example(took_s, traced.trace_id, span_id(record.request_id, one.number))
+            self._observe(DURATION, of, took_s)
+            if traced.sampled and of in self._series[DURATION]:
+                self._examples[of] = _Example(took_s, traced.trace_id, span_id(record.request_id, one.number))
             if one.number == record.attempts:
-                self._answer(of, record, one, traced.chunks)
+                self._answer(place, record, one, traced.chunks)
 
-    def _answer(self, of: _Of, record: Record, one: Tried, chunks: int) -> None:
+    def _answer(self, place: _Place, record: Record, one: Tried, chunks: int) -> None:
         first = record.first_event_at
         if record.routing.stream and first >= one.began_at:
-            self._observe(FIRST_CHUNK, of, first - one.began_at)
+            self._observe(FIRST_CHUNK, (place, _NO_MORE), first - one.began_at)
             if chunks > 1:
-                self._observe(PER_CHUNK, of, (one.ended_at - first) / (chunks - 1), chunks - 1)
-        self._tokens(of, record.usage)
+                self._observe(PER_CHUNK, (place, _NO_MORE), (one.ended_at - first) / (chunks - 1), chunks - 1)
+        self._tokens(place, record.usage)
 
     def _copy(self, copied: Copied) -> None:
         shadow = copied.shadow
-        of = (*operation(copied.target, copied.endpoint).items(), ("pointsman.shadow", shadow.id))
-        error = None if shadow.outcome == Outcome.OK.value else shadow.outcome
-        self._observe(DURATION, (*of, ("error.type", error)), shadow.duration_s)
+        place = self._place(copied.target, copied.endpoint, "", "", shadow.id)
+        error = _NO_MORE if shadow.outcome == Outcome.OK.value else ("error.type", shadow.outcome)
+        self._observe(DURATION, (place, error), shadow.duration_s)
         if copied.record.routing.stream and shadow.first_event_s:
-            self._observe(FIRST_CHUNK, of, shadow.first_event_s)
-        self._tokens(of, shadow.usage)
+            self._observe(FIRST_CHUNK, (place, _NO_MORE), shadow.first_event_s)
+        self._tokens(place, shadow.usage)
 
-    def _tokens(self, of: _Of, usage: Usage | None) -> None:
+    def _tokens(self, place: _Place, usage: Usage | None) -> None:
         """Only what a backend stated: the conventions forbid estimates here."""
-        if usage is None or usage.estimated:
-            return
-        for kind, count in (("input", usage.input), ("output", usage.output)):
-            self._observe(USAGE, (*of, ("gen_ai.token.type", kind)), count)
+        if usage is not None and not usage.estimated:
+            self._observe(USAGE, (place, ("gen_ai.token.type", "input")), usage.input)
+            self._observe(USAGE, (place, ("gen_ai.token.type", "output")), usage.output)
 
-    def _observe(self, instrument: Instrument, of: _Of, value: float, times: int = 1) -> None:
+    def _place(self, target: Target, endpoint: Endpoint, rule: str, team: str, shadow: str = "") -> _Place:
+        key = (id(target), id(endpoint), rule, team, shadow)
+        near = self._near.get(key)
+        if near is not None:
+            return near[0]
+        told = operation(target, endpoint) | {
+            "pointsman.rule": rule,
+            "pointsman.team": team,
+            "pointsman.shadow": shadow,
+        }
+        of = frozenset(told.items())
+        place = self._places.get(of)
+        if place is None:
+            if len(self._places) >= MOST_SERIES:
+                return self._overflow
+            place = self._places[of] = _Place(told)
+        if len(self._near) >= MOST_SERIES:
+            self._near.clear()
+        self._near[key] = (place, target, endpoint)
+        return place
+
+    def _observe(self, instrument: Instrument, of: tuple[_Place, _Extra], value: float, times: int = 1) -> None:
         series = self._series[instrument]
         histogram = series.get(of)
         if histogram is None:
             if len(series) >= MOST_SERIES:
-                of = (("otel.metric.overflow", True),)
+                of = (self._overflow, _NO_MORE)
             histogram = series.setdefault(of, Histogram(instrument.bounds))
         histogram.counts[bisect_left(instrument.bounds, value)] += times
         histogram.sum += value * times
@@ -174,19 +206,20 @@ class Measures:
         return request.SerializeToString(), count
 
     def _points(self, instrument: Instrument, now_ns: int) -> Iterator[HistogramDataPoint]:
-        for of, histogram in self._series[instrument].items():
-            yield HistogramDataPoint(
-                attributes=attributes(dict(of)),
+        for (place, (name, value)), histogram in self._series[instrument].items():
+            made = HistogramDataPoint(
                 start_time_unix_nano=self._since_ns,
                 time_unix_nano=now_ns,
                 count=sum(histogram.counts),
                 sum=histogram.sum,
                 bucket_counts=histogram.counts,
                 explicit_bounds=histogram.bounds,
-                exemplars=self._exemplars(instrument, of, now_ns),
+                exemplars=self._exemplars(instrument, (place, (name, value)), now_ns),
             )
+            attach(made, place.told | {name: value})
+            yield made
 
-    def _exemplars(self, instrument: Instrument, of: _Of, now_ns: int) -> list[Exemplar]:
+    def _exemplars(self, instrument: Instrument, of: tuple[_Place, _Extra], now_ns: int) -> list[Exemplar]:
         example = self._examples.pop(of, None) if instrument is DURATION else None
         if example is None:
             return []

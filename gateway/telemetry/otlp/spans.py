@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
+from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
@@ -24,7 +25,8 @@ BATCH = 256
 ROUTE = "/v1/chat/completions"
 SCOPE = InstrumentationScope(name="pointsman", version=__version__)
 _NANO = 1_000_000_000
-_Value = str | bool | int | float
+#: An attribute's; None and "" are none.
+Value = str | bool | int | float | None
 
 # By the catalogue's provider or by dialect, where the conventions have a name of their own.
 _KNOWN_PROVIDERS: Mapping[str, str] = {
@@ -36,20 +38,27 @@ _KNOWN_PROVIDERS: Mapping[str, str] = {
 }
 
 
-def attributes(of: Mapping[str, _Value | None]) -> list[KeyValue]:
+def attach(to: Span | HistogramDataPoint | Resource, told: Mapping[str, Value]) -> None:
     """Attributes as OTLP has them; what is None or "" is left out."""
-    return [KeyValue(key=name, value=_value(value)) for name, value in of.items() if value is not None and value != ""]
+    add = to.attributes.add
+    for name, value in told.items():
+        if value is None or value == "":
+            continue
+        if isinstance(value, str):
+            add(key=name).value.string_value = _text(value)
+        elif isinstance(value, bool):
+            add(key=name).value.bool_value = value
+        elif isinstance(value, int):
+            add(key=name).value.int_value = value
+        else:
+            add(key=name).value.double_value = value
 
 
-def _value(value: _Value) -> AnyValue:
-    if isinstance(value, str):
-        return AnyValue(string_value=value.encode("utf-8", "replace").decode())  # a lone surrogate has no UTF-8
-    if isinstance(value, bool):
-        return AnyValue(bool_value=value)
-    return AnyValue(int_value=value) if isinstance(value, int) else AnyValue(double_value=value)
+def _text(value: str) -> str:
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()  # a lone surrogate has no UTF-8
 
 
-def operation(target: Target, endpoint: Endpoint | None) -> dict[str, _Value | None]:
+def operation(target: Target, endpoint: Endpoint | None) -> dict[str, Value]:
     """What says which model was called where: the attributes that spans and measures share."""
     return {
         "gen_ai.operation.name": "chat",
@@ -104,7 +113,7 @@ def last_of(record: Record) -> Tried | None:
 
 def _request(record: Record, traced: Traced) -> Span:
     routing = record.routing
-    told: dict[str, _Value | None] = {
+    told: dict[str, Value] = {
         "http.request.method": "POST",
         "http.route": ROUTE,
         "url.path": ROUTE,
@@ -129,7 +138,7 @@ def _request(record: Record, traced: Traced) -> Span:
         "pointsman.thought_unasked": True if record.thought_unasked else None,
     }
     link = traced.link
-    return Span(
+    made = Span(
         trace_id=bytes.fromhex(traced.trace_id),
         span_id=bytes.fromhex(span_id(record.request_id)),
         parent_span_id=bytes.fromhex(traced.parent_id),
@@ -139,18 +148,14 @@ def _request(record: Record, traced: Traced) -> Span:
         kind=Span.SPAN_KIND_SERVER,
         start_time_unix_nano=_nano(record, record.started_at),
         end_time_unix_nano=_nano(record, record.ended_at),
-        attributes=attributes(told),
         status=_failure(record.status >= 500 or (record.status == 200 and record.code != "ok"), record.code),
-        links=[]
-        if link is None
-        else [
-            Span.Link(
-                trace_id=bytes.fromhex(link.trace_id),
-                span_id=bytes.fromhex(link.span_id),
-                trace_state=link.state,
-            )
-        ],
     )
+    if link is not None:
+        made.links.add(
+            trace_id=bytes.fromhex(link.trace_id), span_id=bytes.fromhex(link.span_id), trace_state=link.state
+        )
+    attach(made, told)
+    return made
 
 
 def _attempt(record: Record, traced: Traced, one: Tried) -> Span:
@@ -169,7 +174,7 @@ def _attempt(record: Record, traced: Traced, one: Tried) -> Span:
         if record.routing.stream and record.first_event_at:
             told["gen_ai.response.time_to_first_chunk"] = record.first_event_at - one.began_at
         told |= used(record.usage)
-    return Span(
+    made = Span(
         trace_id=bytes.fromhex(traced.trace_id),
         span_id=bytes.fromhex(span_id(record.request_id, one.number)),
         parent_span_id=bytes.fromhex(span_id(record.request_id)),
@@ -179,12 +184,13 @@ def _attempt(record: Record, traced: Traced, one: Tried) -> Span:
         kind=Span.SPAN_KIND_CLIENT,
         start_time_unix_nano=_nano(record, one.began_at),
         end_time_unix_nano=_nano(record, one.ended_at),
-        attributes=attributes(told),
         status=_failure(failed and one.outcome is not Outcome.CLIENT_GONE, one.outcome.value),
     )
+    attach(made, told)
+    return made
 
 
-def used(usage: Usage | None) -> dict[str, _Value | None]:
+def used(usage: Usage | None) -> dict[str, Value]:
     """Tokens by the conventions' names."""
     if usage is None:
         return {}
@@ -226,14 +232,14 @@ def _shadow(copied: Copied) -> list[Span]:
         kind=Span.SPAN_KIND_CLIENT,
         start_time_unix_nano=_nano(record, copied.sent_at),
         end_time_unix_nano=_nano(record, copied.sent_at + shadow.duration_s),
-        attributes=attributes(told),
         status=_failure(failed, shadow.outcome),
     )
+    attach(made, told)
     return [made]
 
 
-def _failure(failed: bool, why: str) -> Status:
-    return Status(code=Status.STATUS_CODE_ERROR, message=why) if failed else Status()
+def _failure(failed: bool, why: str) -> Status | None:
+    return Status(code=Status.STATUS_CODE_ERROR, message=why) if failed else None
 
 
 def _flags(traced: Traced, *, remote: bool) -> int:
@@ -248,9 +254,11 @@ def _nano(record: Record, at: float) -> int:
 
 def resource_of(service: str, instance: str, more: Mapping[str, str]) -> Resource:
     """Who measures: this process, and what the operator says of it, which goes before."""
-    own: dict[str, _Value | None] = {
+    made = Resource()
+    own: dict[str, Value] = {
         "service.name": service,
         "service.version": __version__,
         "service.instance.id": instance,
     }
-    return Resource(attributes=attributes({**own, **more}))
+    attach(made, {**own, **more})
+    return made
