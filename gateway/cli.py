@@ -115,8 +115,13 @@ def parser() -> argparse.ArgumentParser:
     one = command("check", _check, "Judge the configuration and its policies on your fleet, without running them.")
     arguments.config(one)
     one.add_argument("--policy", action="append", default=[], metavar="NAME", help="this one; may be said again")
-    where = "your own fleet (default), or the one that tests run on, which is the same on every machine"
-    one.add_argument("--against", choices=("fleet", "reference"), default="fleet", help=where)
+    where = (
+        "your own fleet (default); all that any installation could make of the catalogue; or the reference fleet, "
+        "which tests run on"
+    )
+    one.add_argument("--against", choices=("fleet", "catalogue", "reference"), default="fleet", help=where)
+    paths = "policies, parts or folders of them, in place of the configuration's; not against your own fleet"
+    one.add_argument("--policies", action="append", default=[], type=Path, metavar="PATH", help=paths)
     one.add_argument("--strict", action="store_true", help="exit with 1 if there is a warning that nobody accepts")
     one.add_argument("--no-keys", action="store_true", help="do not look up upstream keys: for machines without them")
     arguments.as_json(one)
@@ -273,7 +278,14 @@ def _check(given: argparse.Namespace) -> int:
     from gateway.core.errors import ConfigError
 
     config = given.config or CONFIG
-    options = Options(config, given.config is not None, given.policy, given.against, secrets=not given.no_keys)
+    options = Options(
+        config=config,
+        given=given.config is not None,
+        policies=given.policy,
+        against=given.against,
+        secrets=not given.no_keys,
+        files=given.policies,
+    )
     try:
         checked = check(options, os.environ, time.time())
     except ConfigError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,8 @@ from gateway import bundled, fixtures, yamlfile
 from gateway.catalog import catalogue as catalog
 from gateway.catalog.catalogue import Catalogue
 from gateway.config import ConfigDoc, FleetDoc
+from gateway.core.analyse.imagined import Imagined, imagine
+from gateway.core.analyse.ways import Way
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.findings import Finding
 from gateway.core.lexicon import Lexicon
@@ -25,7 +27,7 @@ from gateway.core.policy import Policy, PolicyDoc, compile_policy
 from gateway.core.policytest import MOST_TRACED, Result, run_tests
 from gateway.core.signals import REQUEST_TASKS
 from gateway.core.testrequest import Reader
-from gateway.core.types import Fleet, Timeouts
+from gateway.core.types import Fleet, Model, Timeouts
 from gateway.fleet import FleetBuilder
 from gateway.includes import SUFFIX, Part, is_part, put_in, read_overlays, read_parts
 from gateway.problems import validated
@@ -49,6 +51,11 @@ class PolicyFile:
         """The policy on this fleet. Raises `ConfigError` with lines."""
         with placed(self.document):
             return compile_policy(self.doc, fleet, digest=self.document.sha256, tasks=self.tasks)
+
+    def imagine(self, ways: Sequence[Way], models: Mapping[str, Model]) -> Imagined:
+        """The policy on all that installations could have. Raises `ConfigError` with lines."""
+        with placed(self.document):
+            return imagine(self.doc, ways, models, digest=self.document.sha256, tasks=self.tasks)
 
     def own(self, path: str) -> bool:
         """Whether what stands at a path is this file's to answer for.

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from gateway import includes, yamlfile
+from gateway.catalog.ways import ways_of
 from gateway.core import expectations, facts, matchers, policytest
-from gateway.core.analyse import analyse
+from gateway.core.analyse import analyse, analyse_everywhere
 from gateway.core.parts import PartDoc
-from gateway.core.policy import RANKS, Policy, PolicyDoc
+from gateway.core.policy import RANKS, Policy, PolicyDoc, clock
 from gateway.core.types import Fleet
-from gateway.policyfile import PolicyFile, load_policy, policy_files, reference_fleet
+from gateway.policyfile import PolicyFile, load_catalogue, load_policy, policy_files, reference_fleet
 from gateway.problems import validated
 from gateway.testing.mutation import survey
 
@@ -55,6 +56,14 @@ def test_a_policy_has_nothing_to_be_warned_of(path: Path) -> None:
     assert {"every request is covered by a rule", "the fallbacks of every rule cross families"} <= {
         finding.message for finding in found if finding.severity == "holds"
     }
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_no_installation_has_anything_to_be_warned_of(path: Path) -> None:
+    known = load_catalogue()
+    made = load_policy(path).imagine(ways_of(known), known.models)
+    found = analyse_everywhere(made, now=clock(made.policy), providers=frozenset(known.providers))
+    assert [str(finding) for finding in found if finding.severity in ("error", "warning")] == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from gateway import bundled, yamlfile
+from gateway.catalog.ways import ways_of
 from gateway.check import configuration
 from gateway.check.report import Places, Report, Told
 from gateway.compiled import cache_dir
 from gateway.config import ConfigDoc
-from gateway.core.analyse import analyse
+from gateway.core.analyse import analyse, analyse_everywhere
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.matchers import suggest
-from gateway.core.policy import Policy
 from gateway.policyfile import lay_over, load_catalogue, load_policy, overlays_of, policy_files, reference_fleet
 from gateway.problems import validated
 from gateway.site import Site, load_site
 from gateway.yamlfile import Document
+
+P = TypeVar("P")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class Options:
     policies: Sequence[str] = ()  # empty: all
     against: str = "fleet"
     secrets: bool = True
+    files: Sequence[Path] = ()  # policies, parts and folders of them, in place of those of the configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,11 @@ class Checked:
 
 def check(options: Options, environ: Mapping[str, str], now: float) -> Checked:
     """Judge what the options name. `now` is Unix seconds. Raises `ConfigError` for what does not load."""
-    if options.against == "reference":
-        return _on_reference(options, environ)
+    if options.against != "fleet":
+        return _without_fleet(options, environ, now)
+    if options.files:
+        what = "are judged on no fleet: your own serves the policies that its configuration names"
+        raise ConfigError([Problem("--policies", 0, "", what, "--against catalogue, or --against reference")])
     site = _site(options, environ)
     cache = cache_dir(environ)
     document = yamlfile.load(options.config, cache_dir=cache)
@@ -87,25 +94,37 @@ def _site(options: Options, environ: Mapping[str, str]) -> Site:
         raise ConfigError(told) from None
 
 
-def _on_reference(options: Options, environ: Mapping[str, str]) -> Checked:
-    """The policies on the fleet that their tests run on, at their own `as_of`: the same on every machine."""
+def _without_fleet(options: Options, environ: Mapping[str, str], now: float) -> Checked:
+    """Policies apart from any installation: on the fleet that tests run on, or on all that could be."""
     cache = cache_dir(environ)
     directory, known = bundled.policies(), None
     if options.given or options.config.exists():
         doc = validated(yamlfile.load(options.config, cache_dir=cache), ConfigDoc)
         directory = _directory(doc, options.config)
         known = load_catalogue([options.config.parent / name for name in doc.catalog], cache=cache)
-    fleet = reference_fleet(known, cache=cache)
-    files = [load_policy(path, cache=cache) for path in policy_files(directory)]
-    policies = {file.doc.policy: file.bind(fleet) for file in files}
-    chosen = _chosen(options, policies)
-    places = Places(None, {file.doc.policy: file.document for file in files})
-    told = [places.of(policy.name, one) for policy in chosen for one in analyse(policy)]
-    counted = f"{_count(len(chosen), 'policy', 'policies')} on the reference fleet"
-    return Checked(Report("reference", None, (), told), counted)
+    paths = [one for path in options.files or (directory,) for one in (policy_files(path) if path.is_dir() else [path])]
+    files = {file.doc.policy: file for file in (load_policy(path, cache=cache, part=True) for path in paths)}
+    chosen = _chosen(options, files)
+    places = Places(None, {name: file.document for name, file in files.items()})
+    counted = _count(len(chosen), "policy", "policies")
+    if options.against == "reference":
+        fleet = reference_fleet(known, cache=cache)
+        told = [places.of(file.doc.policy, one) for file in chosen for one in analyse(file.bind(fleet))]
+        return Checked(Report("reference", None, (), told), f"{counted} on the reference fleet")
+    known = known or load_catalogue(cache=cache)
+    ways, providers = ways_of(known), frozenset(known.providers)
+    told = [
+        places.of(file.doc.policy, one)
+        for file in chosen
+        for one in analyse_everywhere(file.imagine(ways, known.models), now=now, providers=providers)
+        if file.own(one.path) or not one.path
+    ]
+    offers = sum(map(len, known.offers.values()))
+    summary = f"{counted} on all that {len(known.models):,} models and {offers:,} offers could be"
+    return Checked(Report("catalogue", None, (), told), summary)
 
 
-def _chosen(options: Options, policies: Mapping[str, Policy]) -> list[Policy]:
+def _chosen(options: Options, policies: Mapping[str, P]) -> list[P]:
     for name in options.policies:
         if name not in policies:
             what = f"there is no policy {name!r:.80}"

@@ -35,6 +35,7 @@ CODES: Mapping[str, tuple[Severity, str]] = MappingProxyType(
         "shadow-empty": ("warning", "a shadow has no target that is ever allowed, or none on this fleet"),
         "weight-outside": ("warning", "a name of `weights` is not in its rung, and gets no share"),
         "rung-empty": ("info", "a rung selects no target of this fleet"),
+        "rung-impossible": ("warning", "no target that any installation could have would stand in a rung"),
         "rung-closed": ("warning", "none of a rung's targets is ever allowed"),
         "rung-idle": ("info", "a rung adds nothing to those before it"),
         "rung-cannot-serve": ("warning", "no target of a rung can serve anything that the rule admits"),
@@ -62,6 +63,8 @@ CODES: Mapping[str, tuple[Severity, str]] = MappingProxyType(
         "target-retires": ("warning", "a target will be withdrawn soon"),
         "target-unpriced": ("info", "a target without a price ranks behind all that have one"),
         "target-unused": ("info", "no rule ever uses a target"),
+        "model-retired": ("warning", "a model that is named is offered by nobody any more"),
+        "model-retires": ("warning", "a model that is named will soon be offered by nobody"),
         "budget-unpriced": ("warning", "a key with a hard budget may use targets that have no price"),
         "name-unknown": ("warning", "a name that no target of the fleet or model of the catalogue bears"),
         "set-unserved": ("info", "a set names models that this fleet does not serve"),
@@ -79,6 +82,9 @@ CODES: Mapping[str, tuple[Severity, str]] = MappingProxyType(
         "constraints-bind": ("holds", "no rule, fallback or pin can leak past the hard constraints"),
     }
 )
+
+#: Those that are told only where a policy is judged against the catalogue.
+EVERYWHERE = frozenset({"rung-impossible", "model-retired", "model-retires"})
 
 
 def _code(raw: object) -> str:

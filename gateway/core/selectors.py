@@ -169,7 +169,7 @@ def _compile_map(
         if key in _SHORT and value == "*":
             continue
         if fact.name == "model.id":
-            order = [*order, *_named(value, names)]
+            order = [*order, *named(value, names)]
         matcher = parse(value, _spelling(key, fact, names, variables), at, problems)
         failed |= matcher is None
         if matcher is not None:
@@ -248,15 +248,15 @@ def _spelling(key: str, fact: Fact, names: Names, variables: Mapping[str, Kind] 
     return Spelling(key, fact.kind, choices, variables=variables)
 
 
-def _named(value: object, names: Names) -> list[str]:
+def named(value: object, names: Names) -> list[str]:
     """Model ids in the order a selector names them; anything but plain names and sets has no order of its own."""
-    named: list[str] = []
+    found: list[str] = []
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, str) and item.startswith("@"):
-            named += names.sets.get(item[1:], ())
+            found += names.sets.get(item[1:], ())
         elif isinstance(item, str):
-            named.append(names.models.get(item, item))
-    return named
+            found.append(names.models.get(item, item))
+    return found
 
 
 def _bind(fact: Fact, matcher: Matcher, fleet: Fleet) -> SelectorMember:

@@ -207,6 +207,88 @@ def test_the_reference_fleet_needs_no_configuration(
     assert capsys.readouterr().out.endswith("ok: 1 policy on the reference fleet\n")
 
 
+IMPOSSIBLE = """\
+policy: early
+tokens_by: qwen3.5
+rules:
+  - {id: huge, when: {context_tokens: {gt: 1M}}, use: [{model: qwen3.5-35b-a3b, target.window: {gte: 2M}}, "*"]}
+  - {id: default, use: ["*"]}
+"""
+
+
+def test_policies_are_judged_against_the_catalogue_before_there_is_an_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "early.yaml").write_text(IMPOSSIBLE)
+    against = ["check", "--against", "catalogue", "--policies", "early.yaml"]
+    assert main(against) == 0
+    told = capsys.readouterr().out
+    assert told.splitlines()[0] == (
+        "early.yaml:4: warning: huge: no target that any installation could have is (model: qwen3.5-35b-a3b, "
+        "target.window: {gte: 2M}) (without `target.window: {gte: 2M}`: qwen3.5-35b-a3b, where 1,010,000 are the most) "
+        "[rung-impossible]"
+    )
+    assert re.search(r"^ok: 1 policy on all that \d+ models and \d+ offers could be$", told, re.M)
+    assert main([*against, "--strict"]) == 1
+    accept = "accept: [{finding: rung-impossible, id: huge, because: it comes in spring}]\n"
+    (tmp_path / "early.yaml").write_text(IMPOSSIBLE + accept)
+    assert main([*against, "--strict"]) == 0
+
+
+def test_what_is_told_against_the_catalogue_is_the_same_for_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "early.yaml").write_text(IMPOSSIBLE)
+    assert main(["check", "--against", "catalogue", "--policies", "more", "--json", "--strict"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["format"], told["ok"], told["against"], told["config"]) == (FORMAT, False, "catalogue", None)
+    (one,) = [one for one in told["findings"] if one["code"] == "rung-impossible"]
+    assert (one["policy"], one["id"], one["file"], one["line"]) == ("early", "huge", "more/early.yaml", 4)
+    assert one["path"] == "rules[0].use[0].target.window"
+
+
+def test_a_part_is_judged_against_the_catalogue_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    part = "part: p\nconstraints:\n  - {id: big, require: {model.params_active_b: {gt: 5k}}}\n"
+    (tmp_path / "p.part.yaml").write_text(part)
+    assert main(["check", "--against", "catalogue", "--policies", "p.part.yaml", "--strict"]) == 1
+    assert (
+        "p.part.yaml:3: warning: big: what it requires is known to hold of no target that any installation could have"
+        in (capsys.readouterr().out)
+    )
+
+
+def test_a_catalogue_of_one_s_own_counts_and_a_model_it_does_not_know_does_not_load(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(site / "policies" / "first.yaml", 'use: [{family: qwen}, {family: "*"}]', "use: [{model: house-7b}, '*']")
+    assert main(["check", "--against", "catalogue"]) == 2
+    assert "first.yaml:7: rules[0].use[0].model: 'house-7b' is no model that is known" in capsys.readouterr().err
+    source = "as_of: 2026-11-21\nsources: {own: {as_of: 2026-11, kind: operator, ref: ours}}\n"
+    model = "models: {house-7b: {family: house, window: 32k, open_weights: false, source: own}}\n"
+    (site / "own.yaml").write_text(f"catalogue: 1\n{source}{model}")
+    change(site / "pointsman.yaml", "models: {gpt-4o: auto}", "models: {gpt-4o: auto}\ncatalog: own.yaml")
+    assert main(["check", "--against", "catalogue"]) == 0
+    told = capsys.readouterr().out
+    assert "first.yaml:7: warning: code: names house-7b, which is API only and offered by nobody" in told
+    change(site / "own.yaml", "open_weights: false", "open_weights: true")
+    assert main(["check", "--against", "catalogue"]) == 0
+    assert "house-7b" not in capsys.readouterr().out
+
+
+def test_files_are_not_judged_on_a_fleet_that_does_not_serve_them(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "--policies", "policies"]) == 2
+    assert "--policies: are judged on no fleet: your own serves" in capsys.readouterr().err
+    assert main(["check", "--against", "reference", "--policies", "policies/first.yaml"]) == 0
+
+
 def test_an_example_can_be_pasted_into_a_test(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(site / "policies" / "first.yaml", 'use: [{family: "*"}]}\ntests', "use: [{family: llama}]}\ntests")
     (given,) = [one["given"] for one in findings(capsys) if one["code"] == "constraint-strands"]

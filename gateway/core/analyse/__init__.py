@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from gateway.core.analyse import constraints, names, order, rungs, targets, tenants, thinking
+from gateway.core.analyse import constraints, everywhere, names, order, rungs, targets, tenants, thinking
+from gateway.core.analyse.imagined import Imagined
 from gateway.core.analyse.space import Effort
 from gateway.core.analyse.study import Study, Tenants
-from gateway.core.findings import SEVERITIES, Finding, finding
+from gateway.core.findings import EVERYWHERE, SEVERITIES, Finding, finding
 from gateway.core.policy import Policy, clock
 
-__all__ = ["analyse", "leaks"]
+__all__ = ["analyse", "analyse_everywhere", "leaks"]
 
 
 def analyse(
@@ -55,6 +56,31 @@ def analyse(
     return sorted(_accepted(policy, found), key=lambda one: SEVERITIES.index(one.severity))
 
 
+def analyse_everywhere(
+    made: Imagined, *, now: float, providers: frozenset[str] = frozenset(), effort: Effort | None = None
+) -> list[Finding]:
+    """Judge a policy on all that installations could have, worst first: what is found holds on every one of them.
+
+    `now` is Unix seconds, for models that are withdrawn; `providers` are those whom the catalogue knows.
+    """
+    study = Study(made.policy, now, None, effort, made)
+    found = [
+        *order.judge(study),
+        *everywhere.judge(study, made, providers),
+        *rungs.judge(study),
+        *rungs.copies(study),
+        *targets.ladders(study),
+        *constraints.judge(study),
+        *thinking.judge(study),
+        *names.judge(study),
+        *order.shadows(study),
+        *_undecided(study),
+    ]
+    reasons = {(entry.finding, entry.id): entry.because for entry in made.policy.doc.accept}
+    told = [replace(one, accepted=reasons.get((one.code, one.id))) for one in found]
+    return sorted(told, key=lambda one: SEVERITIES.index(one.severity))
+
+
 def leaks(policy: Policy) -> list[Finding]:
     """The errors alone that nobody accepts: what keeps a policy from being loaded. Quick: every start looks at it."""
     entries = {(entry.finding, entry.id) for entry in policy.doc.accept}
@@ -68,7 +94,7 @@ def _accepted(policy: Policy, found: Sequence[Finding]) -> Iterator[Finding]:
         yield replace(one, accepted=reasons.get((one.code, one.id)))
     known = {(one.code, one.id) for one in found}
     for i, entry in enumerate(policy.doc.accept):
-        if (entry.finding, entry.id) not in known:
+        if (entry.finding, entry.id) not in known and entry.finding not in EVERYWHERE:
             what = f"accepts {entry.finding}, which is not found here"
             yield finding("accept-unused", entry.id, f"accept[{i}]", what, "remove it, if it is found on no fleet")
 

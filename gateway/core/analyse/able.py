@@ -78,7 +78,7 @@ def abilities(study: Study, target: Target) -> Mapping[str, Formula]:
             matches("parameters", Leaf("avoids", frozenset({name}))) for name in sorted(target.unsupported)
         ),
         "place": every(
-            some([matches(name, UNKNOWN), matches(name, _places(place))])
+            ALWAYS if study.everywhere is not None else some([matches(name, UNKNOWN), matches(name, _places(place))])
             for name, place in (("region", target.backend.region), ("residency", residency(target)))
         ),
     }

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gateway.core.analyse import everywhere
 from gateway.core.analyse.able import hit
 from gateway.core.analyse.domains import Undecided
 from gateway.core.analyse.formulas import NEVER, Formula, every, some
+from gateway.core.analyse.ways import OPEN
 from gateway.core.conditions import members
 from gateway.core.facts import value_of
 from gateway.core.findings import Finding, Severity, finding
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 _MUST = re.compile(
     r"\b(must|never|not allowed|may not|forbid\w*|forbidden|prohibit\w*|illegal|unlawful|required by|shall)\b", re.I
 )
+_MOST_NAMED = 4
 #: What a client says of itself beside its prompt: it may say it, or not.
 _HINTS = ("workload", "region", "residency", "cost_sensitive", "conversation")
 
@@ -71,13 +74,14 @@ def _slips(policy: Policy, raw: object, fact: str) -> int:
 def judge(study: Study) -> Iterator[Finding]:
     """Constraint by constraint, then what they leave of the rules together."""
     policy = study.policy
-    yield from leaks(policy, study.closed)
+    yield from leaks(policy, study.closed) if study.everywhere is None else everywhere.leaks(study.everywhere)
     for i, entry in enumerate(policy.doc.constraints):
         path = f"constraints[{i}]"
         constraint = next(one for one in (*policy.forbids, *policy.avoids) if one.id == entry.id)
         if not constraint.select.possible:
-            holds = "holds of every target of this fleet" if constraint.effect == "require" else ""
-            yield finding("constraint-empty", entry.id, path, holds or "concerns no target of this fleet")
+            holds = "holds of every target" if constraint.effect == "require" else "concerns no target"
+            if not _open(study, constraint):
+                yield finding("constraint-empty", entry.id, path, f"{holds} {study.here}")
             continue
         if not constraint.hard:
             found = _MUST.search(entry.because)
@@ -94,24 +98,32 @@ def judge(study: Study) -> Iterator[Finding]:
         yield finding("constraints-bind", policy.name, "constraints", what)
 
 
+def _open(study: Study, constraint: Constraint) -> bool:
+    """Whether it hangs on what installations say, so that on all of them at once nothing is to be told."""
+    return study.everywhere is not None and any(name.startswith(OPEN) for name in constraint.select.facts)
+
+
 def _everything(study: Study, constraint: Constraint, path: str) -> Iterator[Finding]:
     """Constraints that hit every target, and requirements that targets fail because nobody said what they are."""
     policy, select = study.policy, constraint.select
     always = constraint.when is None
     required = constraint.effect == "require"
     if select.resolve is None and select.possible == policy.fleet.mask() and (always or required):
-        what = "forbids every target of this fleet, always"
+        what = f"forbids every target {study.here}, always"
         if required:
-            what = "what it requires is known to hold of no target of this fleet: every request "
+            what = f"what it requires is known to hold of no target {study.here}: every request "
             what += "is refused" if always else "it applies to is refused"
         severity: Severity = "warning" if always else "info"
         yield finding("constraint-everything", constraint.id, path, what, severity=severity)
     for name in sorted(select.facts) if required else ():
         lost = [policy.fleet.targets[index] for index in bits(select.possible)]
-        dumb = [target.name for target in lost if value_of(name, target) is None]
-        if dumb:
-            what = f"removes targets whose {name} is not known: {', '.join(dumb)}"
-            yield finding("require-unknown", constraint.id, path, what, "say it where they are declared, if it holds")
+        dumb = dict.fromkeys(target.name for target in lost if value_of(name, target) is None)
+        if dumb and not (study.everywhere is not None and name.startswith(OPEN)):
+            named = [*dumb] if study.everywhere is None else [*dumb][:_MOST_NAMED]
+            more = f" and {len(dumb) - len(named)} more" if len(dumb) > len(named) else ""
+            what = f"removes targets whose {name} is not known: {', '.join(named)}{more}"
+            where = "where they are declared" if study.everywhere is None else "in a catalogue of your own"
+            yield finding("require-unknown", constraint.id, path, what, f"say it {where}, if it holds")
 
 
 # Whom they bind

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from gateway.core.analyse.study import Study
+from gateway.core.analyse.ways import OPEN
 from gateway.core.conditions import members
 from gateway.core.facts import fact_named
 from gateway.core.findings import Finding, finding
@@ -25,14 +26,16 @@ def judge(study: Study) -> Iterator[Finding]:
     used = " ".join(str(raw) for _, _, raw in _selectors(policy))  # with quotes around every text
     for name, models in policy.doc.sets.items():
         absent = [model for model in models if names.get(model, model) not in served]
-        if absent:
+        if absent and study.everywhere is None:
             yield finding("set-unserved", name, f"sets.{name}", f"not served by this fleet: {', '.join(absent)}")
         if f"'@{name}'" not in used:
             yield finding("set-unused", name, f"sets.{name}", "is never used")
     for identity, path, raw in _selectors(policy):
         for key, value in raw.items():
+            if study.everywhere is not None and key.startswith(OPEN):
+                continue  # whatever it is, an installation may say it
             yield from _unknown(policy, identity, f"{path}.{key}", key, value)
-    for identity, path, written, rungs in _ladders(policy):
+    for identity, path, written, rungs in _ladders(policy) if study.everywhere is None else ():
         for j, (form, rung) in enumerate(zip(written, rungs, strict=True)):
             if isinstance(form, Mapping) and isinstance(form.get("weights"), Mapping):
                 yield from _weightless(policy, names, identity, f"{path}.use[{j}]", form, rung)

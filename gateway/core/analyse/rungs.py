@@ -34,8 +34,8 @@ def judge(study: Study) -> Iterator[Finding]:
     for i, rule in enumerate(study.policy.rules):
         path = f"rules[{i}].use"
         if not rule.mask:
-            what = "selects no target of this fleet: its requests are refused"
-            yield finding("rule-empty", rule.id, path, what, 'a rung that this fleet can serve, such as {family: "*"}')
+            what = f"selects no target {study.here}: its requests are refused"
+            yield finding("rule-empty", rule.id, path, what, 'a rung that can be served, such as {family: "*"}')
             continue
         if study.dead(i):
             continue
@@ -43,7 +43,7 @@ def judge(study: Study) -> Iterator[Finding]:
         seen = 0
         for j, rung in enumerate(rule.rungs):
             yield from _rung(study, i, rung, f"{path}[{j}]", seen, able)
-            seen |= rung.mask
+            seen |= rung.mask if study.everywhere is None else study.everywhere.wider(rung.mask)
         yield from _holes(study, i, rule)
 
 
@@ -52,14 +52,14 @@ def copies(study: Study) -> Iterator[Finding]:
     for i, entry in enumerate(study.policy.shadows):
         path = f"shadow[{i}].use"
         if not entry.mask:
-            what = "selects no target of this fleet: nothing is copied"
-            yield finding("shadow-empty", entry.id, path, what, "a target that this fleet has")
+            what = f"selects no target {study.here}: nothing is copied"
+            yield finding("shadow-empty", entry.id, path, what, "a target that there is")
         elif not study.candidates(entry.mask):
             what = "none of its targets is ever allowed: closed, withdrawn, or always forbidden"
             yield finding("shadow-empty", entry.id, path, what, "allow_closed, or another selector")
         else:
             for j, rung in enumerate(entry.rungs):
-                if not rung.mask:
+                if not rung.mask and study.everywhere is None:
                     what = f"selects no target of this fleet ({rung.text})"
                     yield finding("rung-empty", entry.id, f"{path}[{j}]", what)
 
@@ -69,7 +69,8 @@ def _rung(
 ) -> Iterator[Finding]:
     rule = study.policy.rules[number]
     if not rung.mask:
-        yield finding("rung-empty", rule.id, path, f"selects no target of this fleet ({rung.text})")
+        if study.everywhere is None:  # else it is told as one that is impossible
+            yield finding("rung-empty", rule.id, path, f"selects no target of this fleet ({rung.text})")
         return
     targets = study.candidates(rung.mask)
     if not targets:
@@ -84,7 +85,7 @@ def _rung(
     if len(unable) == len(targets):
         what = f"cannot hold what its rule admits: {_blame(study, number, targets, able)}"
         yield finding("rung-cannot-serve", rule.id, path, what, "a selector with the facts that it takes")
-    elif unable and rung.text not in ("*", "family: *"):
+    elif unable and rung.text not in ("*", "family: *") and study.everywhere is None:
         names = ", ".join(target.name for target in unable)
         what = f"{names} cannot hold what its rule admits: {_blame(study, number, unable, able)}"
         yield finding("target-cannot-serve", rule.id, path, what, "nothing, if the others suffice: it is never chosen")
@@ -158,7 +159,8 @@ def _holes(study: Study, number: int, rule: Rule) -> Iterator[Finding]:
         if witness is not None:
             found[name] = (dict(witness), others)
     for name, (given, others) in found.items():
-        names = ", ".join(target.name for target in others[:3]) + (", ..." if len(others) > 3 else "")
+        served = list(dict.fromkeys(target.name for target in others))
+        names = ", ".join(served[:3]) + (", ..." if len(served) > 3 else "")
         what = f"refuses requests with {name}, which {names} could serve"
         fix = 'end with {family: "*"}, or a rule of its own above'
         yield finding("rule-lacks", rule.id, f"rules[{number}].use", what, fix, witness=given)

@@ -7,7 +7,7 @@ another matter: it is held to what real requests are like, and shown only after 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway.core.analyse import able
 from gateway.core.analyse.domains import Domains, Undecided
@@ -22,18 +22,31 @@ from gateway.core.rank import bits
 from gateway.core.signals import Signals
 from gateway.core.types import Decision, Snapshot, Target
 
+if TYPE_CHECKING:
+    from gateway.core.analyse.imagined import Imagined
+
 #: Facts by key, for a fleet whose keys are known.
 Tenants = Mapping[str, Mapping[str, str]]
 Witness = Mapping[str, Any]
 
 
 class Study:
-    """One policy under examination at `now` (Unix seconds); `tenants` is None where nobody's keys are meant."""
+    """One policy under examination at `now` (Unix seconds); `tenants` is None where nobody's keys are meant.
+
+    `everywhere`: it is on no fleet, but on all that installations could have (see `imagined`).
+    """
 
     def __init__(
-        self, policy: Policy, now: float, tenants: Tenants | None = None, effort: Effort | None = None
+        self,
+        policy: Policy,
+        now: float,
+        tenants: Tenants | None = None,
+        effort: Effort | None = None,
+        everywhere: Imagined | None = None,
     ) -> None:
         self.policy = policy
+        self.everywhere = everywhere
+        self.here = "of this fleet" if everywhere is None else "that any installation could have"
         self.now = now
         self.tenants = tenants
         self.undecided: dict[str, dict[str, None]] = {}  # kind of question -> about what

@@ -60,6 +60,8 @@ def ladders(study: Study) -> Iterator[Finding]:
             crossing = False
             what = f"its fallbacks never leave the family {families.pop()}"
             yield finding("family-locked", rule.id, path, what, 'end with {family: "*"}')
+        elif study.everywhere is not None:
+            continue  # backends and regions are an installation's to say
         elif len(backends) == 1:
             yield finding("backend-locked", rule.id, path, f"all its targets stand on one backend, {backends.pop()}")
         elif len(places) == 1 and len(regions) > 1 and None not in places:

@@ -58,6 +58,7 @@ def judge(study: Study) -> Iterator[Finding]:
 
 
 def _named(names: list[str]) -> str:
+    names = list(dict.fromkeys(names))
     return ", ".join(names[:_MOST_NAMED]) + (f" and {len(names) - _MOST_NAMED} more" if names[_MOST_NAMED:] else "")
 
 
