@@ -30,7 +30,7 @@ from gateway.core.errors import (
 )
 from gateway.core.types import Tenant
 from gateway.explain.request import explain, explain_record
-from gateway.front import METRICS_TYPE, admits, alive, headers_of, readiness, scrape, targets
+from gateway.front import admits, alive, headers_of, readiness, targets
 from gateway.listing import listing
 from gateway.proxy.asked import authenticate
 from gateway.proxy.heads import Headers
@@ -188,8 +188,8 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
 
     @guarded.get("/metrics")
     async def metrics() -> Response:
-        """Prometheus text format. `front` answers it to those who may ask, even before this app is there."""
-        return Response(scrape(runtime), media_type=METRICS_TYPE)
+        """`front` answers it to those who may ask: here it is only refused."""
+        raise Unauthenticated("invalid_api_key", "The admin key is missing or not valid.")
 
     @guarded.get("/v1/targets")
     async def listed() -> Response:

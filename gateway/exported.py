@@ -15,7 +15,7 @@ from gateway.core.rank import expected_nano
 from gateway.core.types import Fleet, Target, Tenant
 from gateway.naming import Route
 from gateway.problems import suggest
-from gateway.telemetry.metrics import Baseline, Names, TargetFacts
+from gateway.telemetry.names import Baseline, Names, TargetFacts
 
 #: Tokens of prompt of the usual request, by which the targets of one model are compared.
 USUAL_INPUT = 1_000

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -29,12 +29,13 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 Status = tuple[int, dict[str, Any]]
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 class Page(NamedTuple):
-    """An answer that needs no framework."""
+    """An answer that needs no framework. A body in pieces is sent piece by piece: others are served in between."""
 
-    body: bytes
+    body: bytes | Iterator[bytes]
     status: int = 200
     content_type: str = "application/json"
 
@@ -59,10 +60,17 @@ class Front:
         if page is None:
             await (await self.app())(scope, receive, send)
             return
-        length = str(len(page.body)).encode()
-        headers = [(b"content-type", page.content_type.encode()), (b"content-length", length)]
+        headers = [(b"content-type", page.content_type.encode())]
+        if isinstance(page.body, bytes):
+            headers.append((b"content-length", str(len(page.body)).encode()))
+            await send({"type": "http.response.start", "status": page.status, "headers": headers})
+            await send({"type": "http.response.body", "body": page.body})
+            return
         await send({"type": "http.response.start", "status": page.status, "headers": headers})
-        await send({"type": "http.response.body", "body": page.body})
+        for piece in page.body:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": b""})
 
     async def app(self) -> App:
         """The app behind, made in a thread by whoever asks first; after a failure the next one tries again."""
@@ -96,7 +104,7 @@ def admin_pages(runtime: Runtime) -> dict[str, Maker]:
     """What the admin listener answers without its app."""
 
     def metrics(headers: Mapping[bytes, bytes]) -> Page | None:
-        return Page(scrape(runtime), content_type=METRICS_TYPE) if admits(runtime, headers) else None
+        return scrape(runtime, headers) if admits(runtime, headers) else None
 
     def listed(headers: Mapping[bytes, bytes]) -> Page | None:
         return _json((200, targets(runtime))) if admits(runtime, headers) else None
@@ -133,10 +141,12 @@ def admits(runtime: Runtime, headers: Mapping[bytes, bytes]) -> bool:
     return scheme.lower() == b"bearer" and runtime.serving.site.is_admin_key(key)
 
 
-def scrape(runtime: Runtime) -> bytes:
-    """All metrics as they are now, in Prometheus's text format."""
+def scrape(runtime: Runtime, headers: Mapping[bytes, bytes]) -> Page:
+    """All metrics as they are now, in OpenMetrics for who reads that (Prometheus does): it has examples, too."""
+    openmetrics = b"application/openmetrics-text" in headers.get(b"accept", b"")
     runtime.metrics.vitals = look(runtime)
-    return runtime.metrics.exposition()
+    pieces = runtime.metrics.pieces(openmetrics=openmetrics)
+    return Page(pieces, content_type=OPENMETRICS_TYPE if openmetrics else METRICS_TYPE)
 
 
 def targets(runtime: Runtime) -> dict[str, Any]:

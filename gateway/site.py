@@ -41,7 +41,7 @@ from gateway.policyfile import failures_of, lay_over, load_catalogue, load_polic
 from gateway.problems import suggest, validated
 from gateway.sidecar.spec import SidecarSpec, SpecReader
 from gateway.telemetry.logs import LogSettings
-from gateway.telemetry.metrics import Baseline, Names
+from gateway.telemetry.names import Baseline, Names
 from gateway.telemetry.otlp.settings import OtlpSettings
 from gateway.telemetry.records import RecordSettings
 

@@ -20,9 +20,7 @@ from ruamel.yaml import YAML
 from gateway import cli
 from gateway.core.errors import CODES
 from gateway.core.health import Board, _Entry
-from gateway.telemetry.families import Families
-from gateway.telemetry.metrics import DURATION_BUCKETS_S, Metrics, Names, TargetFacts
-from gateway.telemetry.shadows import ShadowCounts
+from gateway.telemetry.families import DURATION_BUCKETS_S, FAMILIES
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -68,25 +66,18 @@ def promtool(*arguments: str, cwd: Path = PROMETHEUS) -> subprocess.CompletedPro
 @cache
 def exported() -> dict[str, set[str]]:
     """Labels by the name of a sample, as PromQL has it."""
-    facts = (TargetFacts("t", "m", "f", "b", "r"),)
-    metrics = Metrics(Names(policies={"p": "d"}, facts=facts), build={"version": "1", "python": "3"})
-    metrics.shadows = ShadowCounts()
     found: dict[str, set[str]] = {
         "up": set(),
         "process_cpu_seconds_total": set(),
         "process_resident_memory_bytes": set(),
-        "pointsman_decision_records_total": {"result"},
     }
-    for family in Families(metrics).collect():
-        labels = set(family._labelnames)  # type: ignore[attr-defined]
-        if family.type == "histogram":
-            found |= {
-                f"{family.name}_bucket": labels | {"le"},
-                f"{family.name}_sum": labels,
-                f"{family.name}_count": labels,
-            }
+    for family in FAMILIES:
+        labels = set(family.labels)
+        if family.kind == "histogram":
+            name = family.name
+            found |= {f"{name}_bucket": labels | {"le"}, f"{name}_sum": labels, f"{name}_count": labels}
         else:
-            found[f"{family.name}_total" if family.type == "counter" else family.name] = labels
+            found[family.name] = labels
     return found
 
 

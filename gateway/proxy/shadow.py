@@ -45,7 +45,8 @@ class Shadows:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.under_way: set[Copy] = set()
-        self.counts = runtime.metrics.shadows = ShadowCounts()
+        self.counts = ShadowCounts()
+        runtime.metrics.sources.append(self.counts)
 
     def send(self, decision: Decision, envelope: Envelope, serving: Serving, record: Record) -> None:
         """Send the copy that a decision asks for, unless something speaks against it, and name it in its request's

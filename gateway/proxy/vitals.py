@@ -11,7 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from gateway.core.health import STATES
-from gateway.telemetry.metrics import EndpointNow, Vitals
+from gateway.telemetry.names import EndpointNow, Vitals
 
 if TYPE_CHECKING:
     from gateway.proxy.runtime import Runtime

@@ -1,6 +1,8 @@
-"""How the counters become Prometheus families: names, labels, help texts and units.
+"""Every family that the gateway exports of requests and of itself: its name, type, labels and meaning.
 
-This runs when a scrape comes and only reads. What is counted, and when, is in `metrics`.
+The list is also read by tests: each is documented in docs/metrics.md and used by something there. How series are kept
+and written is in `series`, what is counted in `metrics`; here also is what a scrape finds out at that moment. Nothing
+in it is a ratio where two counters say more, and every duration is in seconds.
 """
 
 from __future__ import annotations
@@ -8,404 +10,333 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
-
 from gateway.core.types import NANO_PER_USD
-from gateway.telemetry.metrics import NONE
+from gateway.telemetry.series import Family, Kept, Rows
 
 if TYPE_CHECKING:
     from gateway.telemetry.metrics import Metrics
 
-#: The prefix of every family.
-PREFIX = "pointsman_"
+#: Seconds. Answers of language models take from milliseconds (a cached short one) to minutes (long thinking).
+DURATION_BUCKETS_S = (
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 7.5,
+    10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0,
+)  # fmt: skip
+#: Seconds, 50 microseconds to 100 milliseconds: what the gateway itself adds.
+OVERHEAD_BUCKETS_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1)
+#: Seconds between two tokens: from a small model on a fast server to a large one that is overloaded.
+PER_TOKEN_BUCKETS_S = (
+    0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5,
+)  # fmt: skip
+
+# -- of requests --
+
+REQUESTS = Family(
+    "pointsman_requests_total",
+    "counter",
+    ("model_asked", "policy", "rule", "target", "team", "code"),
+    "Requests that ended, by what was asked for and how it ended (code ok, client_gone or an error code).",
+)
+DECISIONS = Family(
+    "pointsman_decisions_total",
+    "counter",
+    ("policy", "rule", "target"),
+    "Decisions by the rule that matched and the target it put first; target none: nothing was left.",
+)
+ATTEMPTS = Family(
+    "pointsman_attempts_total", "counter", ("target", "outcome"), "Attempts at a target, by how they ended."
+)
+RETRIES = Family(
+    "pointsman_retries_total",
+    "counter",
+    ("reason", "target"),
+    "Attempts after the first of a request, by the target of the attempt before and how that one ended.",
+)
+FALLBACKS = Family(
+    "pointsman_fallbacks_total",
+    "counter",
+    ("rule", "chosen", "target", "reason"),
+    "Requests answered by another target than the decision put first; reason is why the first did not answer.",
+)
+REFUSALS = Family(
+    "pointsman_refusals_total",
+    "counter",
+    ("code",),
+    "Requests that the gateway refused itself: nothing was sent to any target.",
+)
+INTERRUPTED = Family(
+    "pointsman_stream_interrupted_total",
+    "counter",
+    ("target", "cause"),
+    "Streams that ended with an error event after their first event had been sent.",
+)
+DISCONNECTS = Family("pointsman_client_disconnect_total", "counter", (), "Requests whose client left before their end.")
+VIOLATIONS = Family(
+    "pointsman_thinking_violations_total",
+    "counter",
+    ("target",),
+    "Answers that held reasoning although thinking was off.",
+)
+
+# -- tokens and money --
+
+TOKENS = Family(
+    "pointsman_tokens_total",
+    "counter",
+    ("target", "model", "team", "class"),
+    "Tokens by class. The classes do not overlap: input is what was not cached, output what was not reasoning.",
+)
+COST = Family(
+    "pointsman_cost_usd_total",
+    "counter",
+    ("target", "model", "rule", "team", "policy"),
+    "What the attempts cost by the prices in force, in US dollars. Unpriced attempts add nothing.",
+    NANO_PER_USD,
+)
+BASELINE_COST = Family(
+    "pointsman_baseline_cost_usd_total",
+    "counter",
+    ("target", "model", "rule", "team", "baseline"),
+    "What the same tokens would have cost at the baseline's price, in US dollars: less cost_usd, what was saved. Only "
+    "of requests whose own cost is known.",
+    NANO_PER_USD,
+)
+UNPRICED = Family(
+    "pointsman_unpriced_requests_total",
+    "counter",
+    ("target",),
+    "Requests with at least one attempt whose target has no price: missing from cost_usd.",
+)
+ESTIMATED = Family(
+    "pointsman_estimated_usage_requests_total",
+    "counter",
+    ("target",),
+    "Requests whose tokens are the gateway's estimate, because the backend did not say.",
+)
+
+# -- times --
+
+DURATION = Family(
+    "pointsman_request_duration_seconds",
+    "histogram",
+    ("target", "stream"),
+    "From the arrival of a request to its end.",
+)
+FIRST_EVENT = Family(
+    "pointsman_time_to_first_event_seconds",
+    "histogram",
+    ("target", "stream"),
+    "From the arrival of a request to its first meaningful event, or to its complete answer.",
+)
+PER_TOKEN = Family(
+    "pointsman_time_per_output_token_seconds",
+    "histogram",
+    ("target",),
+    "Of streams that ended well: from the first event to the last, by output token after the first.",
+)
+OVERHEAD = Family(
+    "pointsman_gateway_overhead_seconds",
+    "histogram",
+    ("rule",),
+    "From the arrival of a request until it was first sent upstream: reading, admitting and deciding.",
+)
+
+# -- shadows: copies of requests, which count in no other family --
+
+SHADOW_REQUESTS = Family(
+    "pointsman_shadow_requests_total",
+    "counter",
+    ("shadow", "target", "outcome"),
+    "Copies that were sent to a second target, by the policy's entry and how they ended.",
+)
+SHADOW_SKIPPED = Family(
+    "pointsman_shadow_skipped_total",
+    "counter",
+    ("shadow", "reason"),
+    "Copies that were decided on and not sent, by why.",
+)
+SHADOW_TOKENS = Family(
+    "pointsman_shadow_tokens_total",
+    "counter",
+    ("shadow", "target", "class"),
+    "Tokens of shadows by class, which are in no other family. The classes do not overlap.",
+)
+SHADOW_COST = Family(
+    "pointsman_shadow_cost_usd_total",
+    "counter",
+    ("shadow", "target"),
+    "What shadows cost, in US dollars, which is in no other family. Unpriced ones add nothing.",
+    NANO_PER_USD,
+)
+SHADOW_UNPRICED = Family(
+    "pointsman_shadow_unpriced_requests_total",
+    "counter",
+    ("shadow", "target"),
+    "Shadows whose target has no price: missing from shadow_cost_usd.",
+)
+SHADOW_FIRST_EVENT = Family(
+    "pointsman_shadow_first_event_seconds",
+    "histogram",
+    ("shadow", "target"),
+    "From the sending of a copy to its first meaningful event.",
+)
+SHADOW_DURATION = Family(
+    "pointsman_shadow_duration_seconds",
+    "histogram",
+    ("shadow", "target"),
+    "From the sending of a copy to the end of its answer.",
+)
+
+# -- the process as it is --
+
+INFLIGHT = Family("pointsman_inflight_requests", "gauge", (), "Requests being served now.")
+QUEUE = Family("pointsman_queue_requests", "gauge", (), "Attempts waiting for a connection to their upstream.")
+ENDPOINT_INFLIGHT = Family(
+    "pointsman_endpoint_inflight",
+    "gauge",
+    ("target", "endpoint"),
+    "Requests of a target under way at an endpoint, shadows among them.",
+)
+ENDPOINT_STATE = Family(
+    "pointsman_endpoint_state",
+    "gauge",
+    ("target", "endpoint", "state"),
+    "1 for the state an endpoint of a target is in.",
+)
+EJECTIONS = Family(
+    "pointsman_ejections_total",
+    "counter",
+    ("target", "endpoint", "reason"),
+    "Times that an endpoint, or a whole target (endpoint all), began to be held back, by the outcome that did it.",
+)
+TARGET_STATE = Family("pointsman_target_state", "gauge", ("target", "state"), "1 for the state a target is in.")
+TARGET_SLOW = Family(
+    "pointsman_target_slow",
+    "gauge",
+    ("target", "latency"),
+    "1 for a target that misses a latency target of a policy.",
+)
+TARGET_DOUBTED = Family(
+    "pointsman_target_thinking_doubted",
+    "gauge",
+    ("target",),
+    "1 for a target that thought so often although told not to that its promise is no longer believed.",
+)
+RELOADS = Family("pointsman_config_reload_total", "counter", ("result",), "Reloads of the configuration.")
+RELOADED = Family(
+    "pointsman_config_last_reload_success",
+    "gauge",
+    (),
+    "1 when the last reload was taken, 0 when it was rejected and the configuration before it still serves.",
+)
+LOADED_AT = Family(
+    "pointsman_config_last_reload_timestamp_seconds",
+    "gauge",
+    (),
+    "Unix time at which the configuration being served was loaded, at the start or by a reload.",
+)
+RECORDS = Family(
+    "pointsman_decision_records_total",
+    "counter",
+    ("result",),
+    "Decision records, where they are on: written to disk, or lost because it could not keep up or was full.",
+)
+LOG_LINES = Family(
+    "pointsman_log_lines_total",
+    "counter",
+    ("log", "result"),
+    "Lines of the log: written, left out under load with another line to stand for them, or lost.",
+)
+OTLP_EXPORTS = Family(
+    "pointsman_otlp_exports_total",
+    "counter",
+    ("signal", "outcome"),
+    "Requests to the OTLP collector by signal, and by outcome ok, failed (it is tried again) or rejected.",
+)
+OTLP_EXPORTED = Family(
+    "pointsman_otlp_exported_total",
+    "counter",
+    ("signal",),
+    "What the OTLP collector took: spans, or data points of metrics.",
+)
+OTLP_DROPPED = Family(
+    "pointsman_otlp_dropped_total",
+    "counter",
+    ("signal", "reason"),
+    "Spans and data points that are lost, by reason queue_full, failed, rejected or closing.",
+)
+OTLP_DROPPED_REQUESTS = Family(
+    "pointsman_otlp_dropped_requests_total",
+    "counter",
+    (),
+    "Finished requests that are missing from traces and OTLP metrics: the exporter could not keep up.",
+)
+BUILD = Family("pointsman_build_info", "gauge", ("version", "python"), "Version of the gateway and of its interpreter.")
+POLICY = Family("pointsman_policy_info", "gauge", ("policy", "digest"), "The policies being served.")
+TARGET = Family(
+    "pointsman_target_info",
+    "gauge",
+    ("target", "model", "family", "backend", "region"),
+    "The targets of the configuration being served.",
+)
+RETIRES = Family(
+    "pointsman_target_retires_timestamp_seconds",
+    "gauge",
+    ("target",),
+    "Unix time of the day on which a target's model is withdrawn, where that is known.",
+)
+
+FAMILIES = (
+    REQUESTS, DECISIONS, ATTEMPTS, RETRIES, FALLBACKS, REFUSALS, INTERRUPTED, DISCONNECTS, VIOLATIONS,
+    TOKENS, COST, BASELINE_COST, UNPRICED, ESTIMATED,
+    DURATION, FIRST_EVENT, PER_TOKEN, OVERHEAD,
+    SHADOW_REQUESTS, SHADOW_SKIPPED, SHADOW_TOKENS, SHADOW_COST, SHADOW_UNPRICED, SHADOW_FIRST_EVENT, SHADOW_DURATION,
+    INFLIGHT, QUEUE, ENDPOINT_INFLIGHT, ENDPOINT_STATE, EJECTIONS, TARGET_STATE, TARGET_SLOW, TARGET_DOUBTED,
+    RELOADS, RELOADED, LOADED_AT, RECORDS, LOG_LINES, OTLP_EXPORTS, OTLP_EXPORTED, OTLP_DROPPED,
+    OTLP_DROPPED_REQUESTS, BUILD, POLICY, TARGET, RETIRES,
+)  # fmt: skip
+#: Counters that requests add to, one series at a time.
+COUNTED = (
+    REQUESTS, DECISIONS, ATTEMPTS, RETRIES, FALLBACKS, REFUSALS, INTERRUPTED, DISCONNECTS, VIOLATIONS, COST,
+    BASELINE_COST, UNPRICED, ESTIMATED,
+)  # fmt: skip
 
 
-def registry(metrics: Metrics, *, process: bool) -> CollectorRegistry:
-    """What a scrape reads: the families, and with `process` the interpreter's own figures."""
-    made = CollectorRegistry(auto_describe=False)
-    made.register(Families(metrics))
-    if process:
-        ProcessCollector(registry=made)
-        PlatformCollector(registry=made)
-        GCCollector(registry=made)
-    return made
+def now(metrics: Metrics) -> Iterator[Kept]:
+    """What is not counted but looked up: the process, its configuration and its targets at this moment."""
+    vitals, names, records = metrics.vitals, metrics.names, metrics.records
+    targets, endpoints = vitals.targets, vitals.endpoints
+    yield Rows(INFLIGHT, [((), vitals.inflight)])
+    yield Rows(QUEUE, [((), vitals.queued)])
+    yield Rows(ENDPOINT_INFLIGHT, [((one.target, one.endpoint), one.inflight) for one in endpoints])
+    yield Rows(ENDPOINT_STATE, _ones((one.target, one.endpoint, one.state) for one in endpoints))
+    yield Rows(EJECTIONS, vitals.ejections.items())
+    yield Rows(TARGET_STATE, _ones((one["target"], one["state"]) for one in targets))
+    yield Rows(TARGET_SLOW, _ones((one["target"], entry) for one in targets for entry in one.get("slow", ())))
+    yield Rows(TARGET_DOUBTED, [((one["target"],), int(bool(one.get("thinking_doubted")))) for one in targets])
+    yield Rows(RELOADS, [((result,), count) for result, count in metrics.reloads.items()])
+    yield Rows(RELOADED, [((), int(metrics.last_reload_ok))])
+    yield Rows(LOADED_AT, [((), metrics.loaded_at)])
+    yield Rows(RECORDS, [] if records is None else [(("written",), records.written), (("lost",), records.lost)])
+    yield Rows(
+        LOG_LINES,
+        [
+            ((name, result), count)
+            for name, log in metrics.logs.items()
+            for result, count in (("written", log.written), ("left_out", log.left_out), ("lost", log.lost))
+        ],
+    )
+    tally = metrics.otlp
+    if tally is not None:
+        yield Rows(OTLP_EXPORTS, list(tally.exports.items()))
+        yield Rows(OTLP_EXPORTED, [((signal,), count) for signal, count in list(tally.exported.items())])
+        yield Rows(OTLP_DROPPED, list(tally.dropped.items()))
+        yield Rows(OTLP_DROPPED_REQUESTS, [((), tally.records_dropped)])
+    yield Rows(BUILD, _ones([(metrics.build.get("version", ""), metrics.build.get("python", ""))]))
+    yield Rows(POLICY, _ones(sorted((names.policies or {}).items())))
+    yield Rows(TARGET, _ones((f.target, f.model, f.family, f.backend, f.region) for f in names.facts))
+    yield Rows(RETIRES, [((f.target,), f.retires_at) for f in names.facts if f.retires_at is not None])
 
 
-def expose(made: CollectorRegistry) -> bytes:
-    """Prometheus's text format."""
-    return generate_latest(made)
-
-
-class Families(Collector):
-    """Expands the cells into Prometheus families when a scrape comes."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterator[Metric]:
-        """All families, as the registry asks for them."""
-        yield from self._requests()
-        yield from self._money()
-        yield from self._latencies()
-        yield from self._shadows()
-        yield from self._otlp()
-        yield from self._state()
-
-    def _requests(self) -> Iterator[Metric]:
-        cells = self._metrics.cells()
-        yield _summed(
-            "requests",
-            "Requests that ended, by what was asked for and how it ended (code ok, client_gone or an error code).",
-            ("model_asked", "rule", "target", "team", "code"),
-            (
-                ((c.labels.asked, c.labels.rule, c.labels.target, c.labels.team, c.labels.code), c.requests)
-                for c in cells
-            ),
-        )
-        yield _summed(
-            "decisions",
-            "Decisions by the rule that matched and the target it put first; target none: nothing was left.",
-            ("policy", "rule", "target"),
-            (((c.labels.policy, c.labels.rule, c.labels.chosen), c.requests) for c in cells if c.labels.policy != NONE),
-        )
-        yield _summed(
-            "fallbacks",
-            "Requests answered by another target than the decision put first; target is the one that answered, reason "
-            "why the first did not.",
-            ("rule", "chosen", "target", "reason"),
-            (
-                ((c.labels.rule, c.labels.chosen, c.labels.target, reason), count)
-                for c in cells
-                for reason, count in list(c.fallbacks.items())
-            ),
-        )
-        yield _summed(
-            "retries",
-            "Attempts after the first of a request, by the target of the attempt before and how that one ended.",
-            ("reason", "target"),
-            (((reason, target), count) for reason, target, count in self._metrics.retries()),
-        )
-        yield _summed(
-            "refusals",
-            "Requests that the gateway refused itself: nothing was sent to any target.",
-            ("code",),
-            [((c.labels.code,), c.refused) for c in cells if c.refused],
-        )
-        yield _summed(
-            "stream_interrupted",
-            "Streams that ended with an error event after their first event had been sent.",
-            ("target", "cause"),
-            (((c.labels.target, c.labels.code), c.broken) for c in cells if c.broken),
-        )
-        yield _summed(
-            "client_disconnect",
-            "Requests whose client left before their end.",
-            (),
-            [((), 0), *(((), c.requests) for c in cells if c.labels.code == "client_gone")],
-        )
-        yield _summed(
-            "thinking_violations",
-            "Answers that held reasoning although thinking was off.",
-            ("target",),
-            [
-                *(((target,), 0) for target in sorted(self._metrics.names.targets)),
-                *(((c.labels.target,), c.violations) for c in cells if c.violations),
-            ],
-        )
-        yield _summed(
-            "attempts",
-            "Attempts at a target, by how they ended.",
-            ("target", "outcome"),
-            (((target, outcome), count) for target, outcome, count in self._metrics.attempts()),
-        )
-
-    def _money(self) -> Iterator[Metric]:
-        cells = [c for c in self._metrics.cells() if c.labels.target != NONE]
-        yield _summed(
-            "tokens",
-            "Tokens by class. The classes do not overlap: input is what was not cached, output what was not reasoning.",
-            ("target", "model", "team", "class"),
-            (
-                ((c.labels.target, c.labels.model, c.labels.team, name), count)
-                for c in cells
-                for name, count in (
-                    ("input", max(0, c.input - c.cached)),
-                    ("cached", c.cached),
-                    ("output", max(0, c.output - c.reasoning)),
-                    ("reasoning", c.reasoning),
-                )
-            ),
-        )
-        cost = _summed(
-            "cost_usd",
-            "What the attempts cost by the prices in force, in US dollars. Unpriced attempts add nothing.",
-            ("target", "model", "rule", "team", "policy"),
-            (
-                ((c.labels.target, c.labels.model, c.labels.rule, c.labels.team, c.labels.policy), c.cost_nano)
-                for c in cells
-            ),
-            divisor=NANO_PER_USD,
-        )
-        yield cost
-        yield _summed(
-            "baseline_cost_usd",
-            "What the same tokens would have cost at the baseline's price, in US dollars: less cost_usd, what was "
-            "saved. Only of requests whose own cost is known.",
-            ("target", "model", "rule", "team", "baseline"),
-            (
-                ((c.labels.target, c.labels.model, c.labels.rule, c.labels.team, baseline), nano)
-                for c in cells
-                for baseline, nano in list(c.baseline_nano.items())
-            ),
-            divisor=NANO_PER_USD,
-        )
-        yield _summed(
-            "unpriced_requests",
-            "Requests with at least one attempt whose target has no price: missing from cost_usd.",
-            ("target",),
-            (((c.labels.target,), c.unpriced) for c in cells),
-        )
-        yield _summed(
-            "estimated_usage_requests",
-            "Requests whose tokens are the gateway's estimate, because the backend did not say.",
-            ("target",),
-            (((c.labels.target,), c.estimated) for c in cells),
-        )
-
-    def _latencies(self) -> Iterator[Metric]:
-        for family, help_, labels in (
-            ("request_duration_seconds", "From the arrival of a request to its end.", ("target", "stream")),
-            (
-                "time_to_first_event_seconds",
-                "From the arrival of a request to its first meaningful event, or to its complete answer.",
-                ("target", "stream"),
-            ),
-            (
-                "gateway_overhead_seconds",
-                "From the arrival of a request until it was first sent upstream: reading, admitting and deciding.",
-                ("rule",),
-            ),
-            (
-                "time_per_output_token_seconds",
-                "Of streams that ended well: from the first event to the last, by output token after the first.",
-                ("target",),
-            ),
-        ):
-            metric = HistogramMetricFamily(PREFIX + family, help_, labels=labels)
-            for values, histogram in self._metrics.histograms(family):
-                if any(histogram.counts):  # without an observation every quantile is NaN
-                    metric.add_metric(values, histogram.cumulative(), histogram.sum)
-            yield metric
-
-    def _shadows(self) -> Iterator[Metric]:
-        counts = self._metrics.shadows
-        if counts is None:
-            return
-        of = ("shadow", "target")
-        yield _summed(
-            "shadow_requests",
-            "Copies that were sent to a second target, by the policy's entry and how they ended.",
-            (*of, "outcome"),
-            list(counts.requests.items()),
-        )
-        yield _summed(
-            "shadow_skipped",
-            "Copies that were decided on and not sent, by why.",
-            ("shadow", "reason"),
-            list(counts.skipped.items()),
-        )
-        yield _summed(
-            "shadow_tokens",
-            "Tokens of shadows by class, which are in no other family. The classes do not overlap.",
-            (*of, "class"),
-            list(counts.tokens.items()),
-        )
-        yield _summed(
-            "shadow_cost_usd",
-            "What shadows cost, in US dollars, which is in no other family. Unpriced ones add nothing.",
-            of,
-            list(counts.cost_nano.items()),
-            divisor=NANO_PER_USD,
-        )
-        yield _summed(
-            "shadow_unpriced_requests",
-            "Shadows whose target has no price: missing from shadow_cost_usd.",
-            of,
-            list(counts.unpriced.items()),
-        )
-        for family, help_, histograms in (
-            (
-                "shadow_first_event_seconds",
-                "From the sending of a copy to its first meaningful event.",
-                counts.first_event,
-            ),
-            ("shadow_duration_seconds", "From the sending of a copy to the end of its answer.", counts.duration),
-        ):
-            metric = HistogramMetricFamily(PREFIX + family, help_, labels=of)
-            for values, histogram in list(histograms.items()):
-                metric.add_metric(values, histogram.cumulative(), histogram.sum)
-            yield metric
-
-    def _otlp(self) -> Iterator[Metric]:
-        tally = self._metrics.otlp
-        if tally is None:
-            return
-        yield _summed(
-            "otlp_exports",
-            "Requests to the OTLP collector by signal, and by outcome ok, failed (it is tried again) or rejected.",
-            ("signal", "outcome"),
-            list(tally.exports.items()),
-        )
-        yield _summed(
-            "otlp_exported",
-            "What the OTLP collector took: spans, or data points of metrics.",
-            ("signal",),
-            [((signal,), count) for signal, count in list(tally.exported.items())],
-        )
-        yield _summed(
-            "otlp_dropped",
-            "Spans and data points that are lost, by reason queue_full, failed, rejected or closing.",
-            ("signal", "reason"),
-            list(tally.dropped.items()),
-        )
-        yield _summed(
-            "otlp_dropped_requests",
-            "Finished requests that are missing from traces and OTLP metrics: the exporter could not keep up.",
-            (),
-            [((), tally.records_dropped)],
-        )
-
-    def _state(self) -> Iterator[Metric]:
-        metrics = self._metrics
-        slow = GaugeMetricFamily(
-            PREFIX + "target_slow",
-            "1 for a target that misses a latency target of a policy.",
-            labels=("target", "latency"),
-        )
-        vitals = metrics.vitals
-        for told in vitals.targets:
-            for entry in told.get("slow", ()):
-                slow.add_metric((told["target"], entry), 1.0)
-        yield slow
-        yield GaugeMetricFamily(PREFIX + "inflight_requests", "Requests being served now.", value=vitals.inflight)
-        yield GaugeMetricFamily(
-            PREFIX + "queue_requests", "Attempts waiting for a connection to their upstream.", value=vitals.queued
-        )
-        under_way = GaugeMetricFamily(
-            PREFIX + "endpoint_inflight",
-            "Requests of a target under way at an endpoint, shadows among them.",
-            labels=("target", "endpoint"),
-        )
-        state = GaugeMetricFamily(
-            PREFIX + "endpoint_state",
-            "1 for the state an endpoint of a target is in.",
-            labels=("target", "endpoint", "state"),
-        )
-        for one in vitals.endpoints:
-            under_way.add_metric((one.target, one.endpoint), one.inflight)
-            state.add_metric((one.target, one.endpoint, one.state), 1.0)
-        yield under_way
-        yield state
-        yield _summed(
-            "ejections",
-            "Times that an endpoint, or a whole target (endpoint all), began to be held back, by the outcome.",
-            ("target", "endpoint", "reason"),
-            list(vitals.ejections.items()),
-        )
-        reloads = CounterMetricFamily(PREFIX + "config_reload", "Reloads of the configuration.", labels=("result",))
-        for result, count in metrics.reloads.items():
-            reloads.add_metric((result,), count)
-        yield reloads
-        yield GaugeMetricFamily(
-            PREFIX + "config_last_reload_success",
-            "1 when the last reload was taken, 0 when it was rejected and the configuration before it still serves.",
-            value=float(metrics.last_reload_ok),
-        )
-        yield GaugeMetricFamily(
-            PREFIX + "config_last_reload_timestamp_seconds",
-            "Unix time at which the configuration being served was loaded, at the start or by a reload.",
-            value=metrics.loaded_at,
-        )
-        records = metrics.records
-        yield _summed(
-            "decision_records",
-            "Decision records, where they are on: written to disk, or lost because it could not keep up or was full.",
-            ("result",),
-            [] if records is None else [(("written",), records.written), (("lost",), records.lost)],
-        )
-        yield _summed(
-            "log_lines",
-            "Lines of the log: written, left out under load with another line to stand for them, or lost.",
-            ("log", "result"),
-            [
-                ((name, result), count)
-                for name, log in metrics.logs.items()
-                for result, count in (("written", log.written), ("left_out", log.left_out), ("lost", log.lost))
-            ],
-        )
-        yield _infos("build_info", "Version of the gateway and of its interpreter.", [metrics.build])
-        yield _infos(
-            "policy_info",
-            "The policies being served.",
-            [{"policy": name, "digest": digest} for name, digest in sorted((metrics.names.policies or {}).items())],
-        )
-        states = GaugeMetricFamily(
-            PREFIX + "target_state", "1 for the state a target is in.", labels=("target", "state")
-        )
-        for told in vitals.targets:
-            states.add_metric((told["target"], told["state"]), 1.0)
-        yield states
-        yield _infos(
-            "target_info",
-            "The targets of the configuration being served.",
-            [
-                {"target": f.target, "model": f.model, "family": f.family, "backend": f.backend, "region": f.region}
-                for f in metrics.names.facts
-            ],
-        )
-        retires = GaugeMetricFamily(
-            PREFIX + "target_retires_timestamp_seconds",
-            "Unix time of the day on which a target's model is withdrawn, where that is known.",
-            labels=("target",),
-        )
-        for fact in metrics.names.facts:
-            if fact.retires_at is not None:
-                retires.add_metric((fact.target,), fact.retires_at)
-        yield retires
-        doubted = GaugeMetricFamily(
-            PREFIX + "target_thinking_doubted",
-            "1 for a target that thought so often although told not to that its promise is no longer believed.",
-            labels=("target",),
-        )
-        for told in vitals.targets:
-            doubted.add_metric((told["target"],), float(bool(told.get("thinking_doubted"))))
-        yield doubted
-
-
-def _summed(
-    name: str,
-    help_: str,
-    labels: tuple[str, ...],
-    counts: Iterable[tuple[tuple[str, ...], int]],
-    *,
-    divisor: int = 1,
-) -> CounterMetricFamily:
-    """A counter family with one sample per distinct label values, added up over the cells that share them."""
-    totals: dict[tuple[str, ...], int] = {}
-    for values, count in counts:
-        totals[values] = totals.get(values, 0) + count
-    family = CounterMetricFamily(PREFIX + name, help_, labels=labels)
-    for values, total in totals.items():
-        family.add_metric(values, total / divisor if divisor != 1 else total)
-    return family
-
-
-def _infos(name: str, help_: str, rows: list[dict[str, str]]) -> GaugeMetricFamily:
-    """A family whose samples are all 1 and say what they have to say in labels."""
-    family = GaugeMetricFamily(PREFIX + name, help_, labels=tuple(rows[0]) if rows else ())
-    for row in rows:
-        family.add_metric(tuple(row.values()), 1.0)
-    return family
+def _ones(rows: Iterable[tuple[str, ...]]) -> list[tuple[tuple[str, ...], float]]:
+    """Series that say what they have to say in labels."""
+    return [(values, 1) for values in rows]

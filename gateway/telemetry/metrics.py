@@ -1,9 +1,9 @@
-"""What the gateway counts, and how Prometheus reads it.
+"""What the gateway counts of its requests.
 
 Counting is on the path of every request, so it is plain integers in plain Python objects, and done for many requests
-at a time: one dictionary look-up finds the cell of everything a request has in common with others, and a few tight
-loops count what differs between those of a cell. Only a scrape expands that, in `families`, on a registry of its own.
-Nothing here measures: the data plane hands over finished `Record`s. Nothing here opens a port either.
+at a time: one look-up finds the cell of everything a request has in common with others, and a tight loop adds to it.
+Only a scrape adds `cells` up to series and makes text of them, in `families` and `series`. Nothing here measures: the
+data plane hands over finished `Record`s. Nothing here opens a port either.
 
 Label values come only from configuration. What a client sends is compared with the configured names and counted as
 `other` when it is none of them, so that no client can create a series; what a request never had is `none`.
@@ -11,237 +11,39 @@ Label values come only from configuration. What a client sends is compared with 
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_right
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from gateway.core import pricing
 from gateway.core.decide import PIN
-from gateway.core.errors import CODES
-from gateway.core.types import Outcome, Price, Record
+from gateway.core.types import Outcome, Record
+from gateway.telemetry import families
+from gateway.telemetry.cells import (
+    CODES_COUNTED,
+    NONE,
+    OTHER,
+    Cell,
+    Folds,
+    Labels,
+    Timing,
+    TokenTotals,
+    durations,
+    first_events,
+    overheads,
+    per_token,
+)
+from gateway.telemetry.names import Counted, Names, Vitals
+from gateway.telemetry.series import Count, Family, Histograms, Kept, Source, Totals, written
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
-
     from gateway.telemetry.otlp.settings import Tally
+    from gateway.telemetry.process import Process
     from gateway.telemetry.records import RecordLog
-    from gateway.telemetry.shadows import ShadowCounts
 
-#: Seconds. Answers of language models take from milliseconds (a cached short one) to minutes (long thinking).
-DURATION_BUCKETS_S = (
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 7.5,
-    10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0,
-)  # fmt: skip
-#: Seconds, 50 microseconds to 100 milliseconds: what the gateway itself adds.
-OVERHEAD_BUCKETS_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1)
-
-#: Seconds between two tokens: from a small model on a fast server to a large one that is overloaded.
-PER_TOKEN_BUCKETS_S = (
-    0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5,
-)  # fmt: skip
-
-#: Records kept before they are counted.
+#: Records kept before they are counted; before those of one target, or of one rule, are taken down in its histograms;
+#: and cells that a scrape brings up to date in one go.
 MOST_WAITING = 512
-
-_OTHER = "other"
-#: The label value of what a request never had.
-NONE = "none"
-#: How `Routing.thinking` begins where a model was told to think.
-_THINKS = ("always", "budget")
-_CODES = frozenset(CODES) | {"ok", "client_gone"}
-
-
-class TargetFacts(NamedTuple):
-    """What is exported of a target as configured. `retires_at`: Unix seconds at which its model is withdrawn."""
-
-    target: str
-    model: str
-    family: str
-    backend: str
-    region: str
-    retires_at: float | None = None
-
-
-class Baseline(NamedTuple):
-    """What costs are compared with: a model or target by the name configured, at the prices of one target."""
-
-    name: str
-    price: Price
-
-
-class EndpointNow(NamedTuple):
-    """One endpoint of a target, as a scrape finds it."""
-
-    target: str
-    endpoint: str  # its URL, as configured
-    state: str  # one of core.health.STATES
-    inflight: int  # requests of this target under way there
-
-
-@dataclass(frozen=True, slots=True)
-class Vitals:
-    """What the living process is like at the moment of a scrape: what no count of finished requests can tell."""
-
-    inflight: int = 0
-    queued: int = 0
-    targets: tuple[Mapping[str, Any], ...] = ()  # as `Runtime.states` tells them
-    endpoints: tuple[EndpointNow, ...] = ()
-    ejections: Mapping[tuple[str, str, str], int] = field(default_factory=dict)  # target, endpoint, outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """Every label value that configuration allows. What is in none of these sets is exported as `other`.
-
-    `asked` holds what a client may put in `model`: auto, auto/<policy>, the `models:` map, models and targets.
-    `policies` maps a policy's name to its digest. `facts` and `baseline` are what else of it is exported.
-    """
-
-    asked: frozenset[str] = frozenset()
-    rules: frozenset[str] = frozenset()
-    targets: frozenset[str] = frozenset()
-    models: frozenset[str] = frozenset()
-    teams: frozenset[str] = frozenset()
-    policies: Mapping[str, str] | None = None
-    facts: tuple[TargetFacts, ...] = ()
-    baseline: Baseline | None = None
-
-
-class Counted(Protocol):
-    """A log, as far as it counts its lines."""
-
-    @property
-    def written(self) -> int:
-        """Lines that were taken by where they go."""
-
-    @property
-    def left_out(self) -> int:
-        """Lines that another one stands for."""
-
-    @property
-    def lost(self) -> int:
-        """Lines that nobody took."""
-
-
-class Histogram:
-    """Counts per bucket (not cumulative; the last is +Inf) and the sum of what was observed."""
-
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def add(self, observed: list[float]) -> None:
-        """Take down what was observed."""
-        observed.sort()
-        self.sum += sum(observed)
-        before = 0
-        for place, bound in enumerate((*self.bounds, math.inf)):
-            upto = bisect_right(observed, bound, before)
-            self.counts[place] += upto - before
-            before = upto
-
-    def cumulative(self) -> list[tuple[str, float]]:
-        """The buckets as Prometheus wants them: upper bound as text, and how many were not above it."""
-        total, out = 0, []
-        for bound, count in zip((*map(str, self.bounds), "+Inf"), tuple(self.counts), strict=True):
-            total += count
-            out.append((bound, float(total)))
-        return out
-
-
-@dataclass(frozen=True, slots=True)
-class _Labels:
-    """What the requests of one cell have in common, as label values."""
-
-    policy: str
-    rule: str
-    chosen: str
-    target: str
-    model: str
-    asked: str
-    team: str
-    code: str
-    stream: str
-
-
-class Cell:
-    """Running totals of all requests with the same labels; the histograms are shared with other cells."""
-
-    __slots__ = (
-        "baseline_nano", "broken", "cached", "cost_nano", "duration", "estimated", "fallbacks", "first_event", "input",
-        "labels", "output", "overhead", "per_token", "reasoning", "refused", "requests", "unpriced", "violations",
-    )  # fmt: skip
-
-    def __init__(self, labels: _Labels, duration: Histogram, first_event: Histogram, overhead: Histogram) -> None:
-        self.labels = labels
-        self.duration = duration
-        self.first_event = first_event
-        self.overhead = overhead
-        self.per_token: Histogram | None = None  # of streams that ended well
-        self.requests = self.refused = self.broken = 0
-        self.fallbacks: dict[str, int] = {}  # by reason
-        self.input = self.cached = self.output = self.reasoning = self.estimated = 0
-        self.cost_nano = self.unpriced = self.violations = 0
-        self.baseline_nano: dict[str, int] = {}  # by baseline
-
-    def add(self, records: list[Record], baseline: Baseline | None = None) -> None:
-        """Count requests of this cell."""
-        self.requests += len(records)
-        self.duration.add([record.ended_at - record.started_at for record in records])
-        self.first_event.add([one.first_event_at - one.started_at for one in records if one.first_event_at])
-        sent = [record for record in records if record.sent_at]
-        self.overhead.add([record.sent_at - record.started_at for record in sent])
-        self.cost_nano += sum([record.cost_nano for record in sent])
-        self.unpriced += sum([not record.priced for record in sent])
-        used = [record.usage for record in records if record.usage is not None]
-        self.input += sum([usage.input for usage in used])
-        self.cached += sum([usage.cached for usage in used])
-        self.output += sum([usage.output for usage in used])
-        self.reasoning += sum([usage.reasoning for usage in used])
-        self.estimated += sum([usage.estimated for usage in used])
-        if self.per_token is not None:
-            self.per_token.add(
-                [
-                    (one.ended_at - one.first_event_at) / (one.usage.output - 1)
-                    for one in records
-                    if one.usage is not None and one.usage.output > 1 and not one.usage.estimated
-                    if not one.client_slow
-                ]
-            )
-        if baseline is not None and used:
-            self._compare(records, baseline)
-        for record in records:
-            if record.attempts != 1 or record.thought_unasked or record.code != "ok":
-                self._unusual(record)
-
-    def _compare(self, records: list[Record], baseline: Baseline) -> None:
-        """What the same tokens would have cost at the baseline; only where what they did cost is known."""
-        would = [
-            pricing.cost(baseline.price, one.usage, one.routing.thinking.startswith(_THINKS))
-            for one in records
-            if one.usage is not None and one.priced
-        ]
-        self.baseline_nano[baseline.name] = self.baseline_nano.get(baseline.name, 0) + sum(would)
-
-    def _unusual(self, record: Record) -> None:
-        """Count what most requests do not have."""
-        if record.thought_unasked:
-            self.violations += 1
-        if record.code == "ok":
-            if record.routing.chosen and record.routing.target != record.routing.chosen:
-                reason = record.fallback_reason or NONE
-                self.fallbacks[reason] = self.fallbacks.get(reason, 0) + 1
-        elif record.code != "client_gone":
-            if not record.sent_at:
-                self.refused += 1
-            elif record.routing.stream and record.first_event_at:
-                self.broken += 1
-
+MOST_TIMED = 32
+CELLS_AT_ONCE = 500
 
 _RawKey = tuple[object, ...]
 _LABELLED = ("policy", "rule", "chosen", "target", "model", "model_asked", "team", "stream")
@@ -250,8 +52,9 @@ _LABELLED = ("policy", "rule", "chosen", "target", "model", "model_asked", "team
 class Metrics:
     """The counters of one process. They survive every reload; `configure` only changes which names are known.
 
-    `vitals` is set before a scrape, by whoever knows how the process is.
-    All methods belong to the event loop's thread, except `prepare`, which may run in another.
+    `vitals` is set before a scrape, by whoever knows how the process is. `sources` have further series to export, which
+    other parts of the gateway count. All methods belong to the event loop's thread, except `prepare`, which may run in
+    another.
     """
 
     def __init__(
@@ -263,28 +66,40 @@ class Metrics:
     ) -> None:
         self.vitals = Vitals()
         self.records: RecordLog | None = None
-        self.shadows: ShadowCounts | None = None  # set by who sends some
-        self.otlp: Tally | None = None  # the same
+        self.sources: list[Source] = []
+        self.otlp: Tally | None = None  # set by who exports
         self.logs: Mapping[str, Counted] = {}  # by what their lines are about; set by who writes some
         self.build = dict(build or {})
         self.reloads = {"ok": 0, "rejected": 0}
         self.last_reload_ok = True
         self.loaded_at = 0.0  # Unix seconds at which the configuration being served was taken; 0: not told
-        self._retries: dict[tuple[str, Outcome], int] = {}
         self._fast: dict[_RawKey, Cell] = {}
-        self._cells: dict[_Labels, Cell] = {}
-        self._histograms: dict[tuple[str, ...], Histogram] = {}
-        self._attempts: dict[tuple[str, Outcome], int] = {}
+        self._cells: dict[Labels, Cell] = {}
+        self._changed: list[Cell] = []  # those with something that no series shows yet
+        self._timings: dict[tuple[str, str], Timing] = {}
+        self._overheads: dict[str, Timing] = {}
+        self._totals = {one: Totals(one) for one in families.COUNTED}
+        self.tokens = TokenTotals(families.TOKENS)
+        self.duration = Histograms(families.DURATION, families.DURATION_BUCKETS_S)
+        self.first_event = Histograms(families.FIRST_EVENT, families.DURATION_BUCKETS_S)
+        self.per_token = Histograms(families.PER_TOKEN, families.PER_TOKEN_BUCKETS_S)
+        self.overhead = Histograms(families.OVERHEAD, families.OVERHEAD_BUCKETS_S)
         self._waiting: list[Record] = []
+        self._process: Process | None = None
+        self._with_process = process
+        self.names = names
         self.configure(names)
-        self._process = process
-        self._registry: CollectorRegistry | None = None
 
     def configure(self, names: Names) -> None:
         """Take the names of a new configuration. Counters go on where they were."""
-        self._count()
+        for _ in self._fold():
+            pass
         self.names = names
         self._fast.clear()  # holds policies with their digest, and is what a reload must not let grow
+        self.at(families.DISCONNECTS)
+        for target in sorted(names.targets):  # a rate is only known from a first zero on
+            self.at(families.ATTEMPTS, target, Outcome.OK.value)
+            self.at(families.VIOLATIONS, target)
 
     def reloaded(self, ok: bool, at: float) -> None:
         """Count one attempt to reload the configuration, which ended at this Unix time."""
@@ -298,17 +113,11 @@ class Metrics:
 
         One that went well ended its request, and is counted by `finished`.
         """
-        attempts = self._attempts
-        key = (target, outcome)
-        try:
-            attempts[key] += 1
-        except KeyError:
-            attempts[key] = 1
+        self.at(families.ATTEMPTS, target, outcome.value).value += 1
 
     def retry(self, target: str, outcome: Outcome) -> None:
         """Count one attempt that follows another, by the target of the one before and how that ended."""
-        key = (target, outcome)
-        self._retries[key] = self._retries.get(key, 0) + 1
+        self.at(families.RETRIES, outcome.value, target).value += 1
 
     def finished(self, *records: Record) -> None:
         """HOT. Count requests that have ended, in whatever way; each is handed over once and changes no more.
@@ -320,19 +129,78 @@ class Metrics:
             self._count()
 
     def _count(self) -> None:
-        """Count those that wait. To be done before anything is read, and before names change."""
+        """HOT. Count those that wait. To be done before anything is read, and before names change."""
         records, self._waiting = self._waiting, []
-        alike: dict[Cell, list[Record]] = {}
+        baseline = self.names.baseline
         for record in records:
             cell = record.routing.cell
             if cell is None or record.code != "ok":
                 cell = self._find(record)
-            if cell in alike:
-                alike[cell].append(record)
-            else:
-                alike[cell] = [record]
-        for cell, those in alike.items():
-            cell.add(those, self.names.baseline)
+            if not cell.requests:
+                self._changed.append(cell)
+            cell.requests += 1
+            used = record.usage
+            if used is not None:
+                cell.input += used.input
+                cell.cached += used.cached
+                cell.output += used.output
+                cell.reasoning += used.reasoning
+                if used.estimated:
+                    cell.estimated += 1
+            if record.sent_at:
+                cell.cost_nano += record.cost_nano
+                if not record.priced:
+                    cell.unpriced += 1
+                elif baseline is not None and used is not None:
+                    cell.baseline_nano += baseline.cost(used, record.routing.thinking)
+            timing, overhead = cell.timing, cell.overhead
+            timing.waiting.append(record)
+            if len(timing.waiting) >= MOST_TIMED:
+                timing.settle()
+            overhead.waiting.append(record)
+            if len(overhead.waiting) >= MOST_TIMED:
+                overhead.settle()
+            if record.attempts != 1 or record.thought_unasked or record.code != "ok":
+                self._unusual(record, cell.labels)
+
+    def _unusual(self, record: Record, labels: Labels) -> None:
+        """Count what most requests do not have."""
+        if record.thought_unasked:
+            self.at(families.VIOLATIONS, labels.target).value += 1
+        if record.code == "ok":
+            if labels.target != labels.chosen:
+                reason = record.fallback_reason or NONE
+                self.at(families.FALLBACKS, labels.rule, labels.chosen, labels.target, reason).value += 1
+        elif record.code == "client_gone":
+            self.at(families.DISCONNECTS).value += 1
+        elif not record.sent_at:
+            self.at(families.REFUSALS, labels.code).value += 1
+        elif record.routing.stream and record.first_event_at:
+            self.at(families.INTERRUPTED, labels.target, labels.code).value += 1
+
+    def _fold(self) -> Iterator[None]:
+        """Bring every series up to what was counted, some cells at a time."""
+        self._count()
+        changed = self._changed
+        while changed:  # taken out one by one, so that a scrape that is broken off loses none
+            cell = changed.pop()
+            if cell.folds is None:
+                cell.folds = Folds(cell.labels, self)
+            cell.folds.take(cell)
+            if cell.baseline_nano:
+                self._compared(cell.labels).value += cell.baseline_nano
+            cell.clear()
+            if not len(changed) % CELLS_AT_ONCE:
+                yield
+        for timing in (*self._timings.values(), *self._overheads.values()):
+            if timing.waiting:
+                timing.settle()
+                yield
+
+    def _compared(self, named: Labels) -> Count:
+        baseline = self.names.baseline
+        of = (named.target, named.model, named.rule, named.team, baseline.name if baseline is not None else OTHER)
+        return self.at(families.BASELINE_COST, *of)
 
     def _find(self, record: Record) -> Cell:
         """The cell of a request whose routing does not name it."""
@@ -356,9 +224,9 @@ class Metrics:
             if value in allowed:
                 return value
             known = False
-            return _OTHER
+            return OTHER
 
-        labels = _Labels(
+        labels = Labels(
             policy=checked(routing.policy.partition("@")[0], names.policies or ()),
             rule=routing.rule if routing.rule == PIN else checked(routing.rule, names.rules),
             chosen=checked(routing.chosen or routing.target, names.targets),
@@ -366,63 +234,70 @@ class Metrics:
             model=checked(routing.model, names.models),
             asked=checked(routing.model_asked, names.asked),
             team=checked(routing.team, names.teams),
-            code=checked(record.code, _CODES),
+            code=checked(record.code, CODES_COUNTED),
             stream="true" if routing.stream else "false",
         )
         cell = self._cells.get(labels)
         if cell is None:
             cell = self._cells[labels] = Cell(
-                labels,
-                self._histogram("request_duration_seconds", DURATION_BUCKETS_S, labels.target, labels.stream),
-                self._histogram("time_to_first_event_seconds", DURATION_BUCKETS_S, labels.target, labels.stream),
-                self._histogram("gateway_overhead_seconds", OVERHEAD_BUCKETS_S, labels.rule),
+                labels, self._timing(labels.target, labels.stream), self._overhead(labels.rule)
             )
-            if labels.stream == "true" and labels.code == "ok":
-                cell.per_token = self._histogram("time_per_output_token_seconds", PER_TOKEN_BUCKETS_S, labels.target)
         if known:  # else the raw key holds a value that a client chose, and the dictionary would be its to fill
             self._fast[key] = cell
         return cell
 
-    def _histogram(self, family: str, bounds: tuple[float, ...], *labels: str) -> Histogram:
-        key = (family, *labels)
-        return self._histograms.setdefault(key, Histogram(bounds))
+    # -- where to add --
 
-    def exposition(self) -> bytes:
-        """All families in Prometheus's text format (`text/plain; version=0.0.4`)."""
-        from gateway.telemetry.families import expose  # noqa: PLC0415 - see `prepare`
+    def at(self, family: Family, *values: str) -> Count:
+        """One series of a counter. `values` must be names of configuration, or of a closed set."""
+        return self._totals[family].at(*values)
 
-        self._count()
-        return expose(self.prepare())
+    def _timing(self, target: str, stream: str) -> Timing:
+        """What takes down how long requests of this target take, streamed ("true") or not."""
+        timing = self._timings.get((target, stream))
+        if timing is None:
+            of = (target, stream)
+            histograms = [(self.duration.at(*of), durations), (self.first_event.at(*of), first_events)]
+            if stream == "true":
+                histograms.append((self.per_token.at(target), per_token))
+            timing = self._timings[of] = Timing(*histograms)
+        return timing
 
-    def prepare(self) -> CollectorRegistry:
-        """What a scrape reads. Importing it takes longer than a start should wait, and than the first scrape should."""
-        from gateway.telemetry.families import registry  # noqa: PLC0415
+    def _overhead(self, rule: str) -> Timing:
+        """What takes down how long requests of this rule take before they are sent."""
+        timing = self._overheads.get(rule)
+        if timing is None:
+            timing = self._overheads[rule] = Timing((self.overhead.at(rule), overheads))
+        return timing
 
-        made = self._registry
-        if made is None:
-            made = self._registry = registry(self, process=self._process)
-        return made
+    # -- what a scrape reads --
 
-    # What a scrape reads. Copies, because the event loop may go on counting meanwhile.
+    def exposition(self, *, openmetrics: bool = False) -> bytes:
+        """All families in Prometheus's text format (`text/plain; version=0.0.4`), or in that of OpenMetrics 1.0."""
+        return b"".join(self.pieces(openmetrics=openmetrics))
 
-    def cells(self) -> list[Cell]:
-        """Every cell there is."""
-        return list(self._cells.values())
+    def pieces(self, *, openmetrics: bool = False) -> Iterator[bytes]:
+        """The same in pieces, each in little time, so that requests can be served in between."""
+        for _ in self._fold():
+            yield b""
+        yield from written(self._kept(), openmetrics=openmetrics)
+        if self._with_process:
+            yield self.prepare().read(openmetrics=openmetrics)
+        elif openmetrics:
+            yield b"# EOF\n"
 
-    def attempts(self) -> list[tuple[str, str, int]]:
-        """(target, outcome, count) of every pair that was counted."""
-        good = dict.fromkeys(sorted(self.names.targets), 0)
-        for cell in self.cells():
-            if cell.labels.code == "ok":
-                good[cell.labels.target] = good.get(cell.labels.target, 0) + cell.requests
-        return [(target, Outcome.OK.value, count) for target, count in good.items()] + [
-            (target, outcome.value, count) for (target, outcome), count in list(self._attempts.items())
-        ]
+    def _kept(self) -> Iterator[Kept]:
+        yield from self._totals.values()
+        yield self.tokens
+        yield from (self.duration, self.first_event, self.per_token, self.overhead)
+        yield from families.now(self)
+        for source in self.sources:
+            yield from source.read()
 
-    def retries(self) -> list[tuple[str, str, int]]:
-        """(reason, target, count) of every pair that was counted."""
-        return [(outcome.value, target, count) for (target, outcome), count in list(self._retries.items())]
+    def prepare(self) -> Process:
+        """The interpreter's own figures. Importing what has them takes longer than the first scrape should."""
+        from gateway.telemetry.process import Process  # noqa: PLC0415
 
-    def histograms(self, family: str) -> list[tuple[tuple[str, ...], Histogram]]:
-        """(label values, histogram) of one family."""
-        return [(key[1:], histogram) for key, histogram in list(self._histograms.items()) if key[0] == family]
+        if self._process is None:
+            self._process = Process()
+        return self._process

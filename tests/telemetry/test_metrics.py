@@ -10,15 +10,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.types import Outcome, Price, PriceTier, Record, Routing, Usage
-from gateway.telemetry.metrics import (
-    DURATION_BUCKETS_S,
-    Baseline,
-    EndpointNow,
-    Metrics,
-    Names,
-    TargetFacts,
-    Vitals,
-)
+from gateway.telemetry.families import DURATION_BUCKETS_S
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.names import Baseline, EndpointNow, Names, TargetFacts, Vitals
 
 NAMES = Names(
     asked=frozenset({"auto", "gpt-4o"}),

@@ -23,8 +23,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Histogram as HistogramPro
 
 from gateway.core.tracecontext import Copied, span_id
 from gateway.core.types import Endpoint, Outcome, Record, Target, Usage
-from gateway.telemetry.metrics import Histogram
 from gateway.telemetry.otlp.spans import SCOPE, Value, attach, last_of, operation
+from gateway.telemetry.series import Histogram
 
 if TYPE_CHECKING:
     from opentelemetry.proto.resource.v1.resource_pb2 import Resource
