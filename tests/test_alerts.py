@@ -6,6 +6,7 @@ That they work over a real gateway is in tests/e2e/test_alerts.py.
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shutil
 import subprocess
@@ -168,6 +169,22 @@ def test_what_runbooks_link_to_exists() -> None:
             assert (path.parent / link).exists(), f"{path.name}: {link}"
         for page in re.findall(r"(?:docs|policies|deploy)/[\w./-]*\w", text):
             assert (ROOT / page).exists(), f"{path.name}: {page}"
+
+
+def test_panels_that_runbooks_send_to_exist() -> None:
+    boards = [json.loads(path.read_text("utf-8")) for path in (ROOT / "deploy/grafana/dashboards").glob("*.json")]
+    there = {
+        (made["title"].removeprefix("Pointsman / "), panel["title"]) for made in boards for panel in made["panels"]
+    }
+    sent = 0
+    for path in RUNBOOKS.glob("*.md"):
+        text = " ".join(path.read_text("utf-8").split())
+        for board, listed in re.findall(r'[Dd]ashboard "(\w+)", panels? ((?:(?:, | and )?"[^"]+")+)', text):
+            for panel in re.findall(r'"([^"]+)"', listed):
+                assert (board, panel) in there, f"{path.name}: {board}, {panel}"
+                sent += 1
+        assert text.lower().count("dashboard") == len(re.findall(r'[Dd]ashboard "\w+", panel', text)), path.name
+    assert sent >= len(ALERTS)
 
 
 def test_commands_that_runbooks_name_exist_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
