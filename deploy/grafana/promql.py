@@ -24,18 +24,23 @@ def where(*names: str, also: str = "") -> str:
     return ",".join([*(f'{name}=~"${name}"' for name in names), *([also] if also else [])])
 
 
-def _over(function: str, counter: str, filters: str, by: str, window: str) -> str:
-    return f"sum{f' by ({by})' if by else ''} ({function}(pointsman_{counter}{{{filters}}}[{window}]))"
+def _by(labels: str) -> str:
+    return f" by ({labels})" if labels else ""
 
 
 def rate(counter: str, filters: str = "", by: str = "", window: str = NOW) -> str:
     """How much a counter grows in a second."""
-    return _over("rate", counter, filters, by, window)
+    return f"sum{_by(by)} (rate(pointsman_{counter}{{{filters}}}[{window}]))"
 
 
 def rise(counter: str, filters: str = "", by: str = "", window: str = CHOSEN) -> str:
-    """How much a counter grew in all of a time."""
-    return _over("increase", counter, filters, by, window)
+    """How much a counter grew in all of a time.
+
+    Series begin with what they first count, such as a team's first request to a target, and `increase` does not see what a
+    series begins with; so one that was not there at the start counts with its value.
+    """
+    series = f"pointsman_{counter}{{{filters}}}"
+    return f"sum{_by(by)} (({series} unless {series} offset {window}) or increase({series}[{window}]))"
 
 
 def per_hour(counter: str, filters: str = "", by: str = "") -> str:
