@@ -36,8 +36,8 @@ def rate(counter: str, filters: str = "", by: str = "", window: str = NOW) -> st
 def rise(counter: str, filters: str = "", by: str = "", window: str = CHOSEN) -> str:
     """How much a counter grew in all of a time.
 
-    Series begin with what they first count, such as a team's first request to a target, and `increase` does not see what a
-    series begins with; so one that was not there at the start counts with its value.
+    Series begin with what they first count, such as a team's first request to a target, and `increase` does not see
+    what a series begins with; so one that was not there at the start counts with its value.
     """
     series = f"pointsman_{counter}{{{filters}}}"
     return f"sum{_by(by)} (({series} unless {series} offset {window}) or increase({series}[{window}]))"

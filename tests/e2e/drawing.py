@@ -282,7 +282,7 @@ def cells(drawn: Drawn) -> tuple[list[str], list[list[str]]]:
 
 
 def _heat(drawn: Drawn, x: float, y: float, w: float, h: float) -> Iterator[str]:
-    """Buckets upwards, time to the right, the darker the more; `le` counts all below it, so neighbours are subtracted."""
+    """Buckets upwards, time to the right, the darker the more; `le` counts all below, so neighbours are subtracted."""
     bounds = sorted((one for one in drawn.series if one.labels.get("le") not in (None, "+Inf")), key=_bound)
     columns: dict[float, list[float]] = {}
     for one in bounds:

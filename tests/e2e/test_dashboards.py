@@ -71,7 +71,6 @@ def test_what_is_waited_for_is_really_not_there(seen: Observed) -> None:
     assert not born, "take them from the list: panels must show them now"
 
 
-@pytest.mark.xfail(strict=True, reason="the exposition holds no exemplars yet")
 def test_panels_with_exemplars_have_some(seen: Observed) -> None:
     now = time.time()
     asks = [ask for ask in dashboards.asks() if ask.exemplar]
