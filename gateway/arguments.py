@@ -10,7 +10,9 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
+
+Number = TypeVar("Number", int, float)
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,12 +82,19 @@ def no_color(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-color", action="store_true", help="write no colours, as with NO_COLOR in the environment")
 
 
-# --- types of values; argparse tells of a ValueError by the type's name ---
+# --- types of values ---
+
+
+def _number(text: str, kind: type[Number], why_not: str) -> Number:
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} {why_not}") from None
 
 
 def port(text: str) -> int:
     """A port to listen on; 0 is a free one."""
-    number = int(text)
+    number = _number(text, int, "is no port: 0 to 65535")
     if not 0 <= number <= 65535:
         raise argparse.ArgumentTypeError(f"{number} is no port: 0 to 65535")
     return number
@@ -93,7 +102,7 @@ def port(text: str) -> int:
 
 def seconds(text: str) -> float:
     """A time, up to an hour."""
-    number = float(text)
+    number = _number(text, float, "is no number of seconds, such as 2.5")
     if not 0 < number <= 3600:
         raise argparse.ArgumentTypeError(f"{text} is out of range: more than 0, at most 3600")
     return number
@@ -101,7 +110,7 @@ def seconds(text: str) -> float:
 
 def percent(text: str) -> float:
     """0 to 100, with or without the sign."""
-    number = float(text.removesuffix("%"))
+    number = _number(text.removesuffix("%"), float, "is no percentage: 0 to 100")
     if not 0 <= number <= 100:
         raise argparse.ArgumentTypeError(f"{text} is out of range: 0 to 100")
     return number
@@ -109,7 +118,7 @@ def percent(text: str) -> float:
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    number = int(text)
+    number = _number(text, int, "is no whole number")
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is out of range: at least 1")
     return number

@@ -7,27 +7,24 @@ would be refused); 2 the command line, the configuration or a policy is broken.
 from __future__ import annotations
 
 import argparse
-import json
+import errno
 import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gateway import __version__, arguments, completion
 from gateway.catalog import cli as catalogcli
 from gateway.explain import cli as explaincli
+from gateway.printing import BROKEN, NO, OK, broken, failed, print_json
 from gateway.replay import cli as replaycli
 from gateway.top import cli as topcli
 
-if TYPE_CHECKING:
-    from gateway.core.errors import ConfigError
-
-OK, NO, BROKEN = 0, 1, 2
 INTERRUPTED, READER_GONE = 130, 141  # what shells say of SIGINT and SIGPIPE
 CONFIG = Path("pointsman.yaml")
+_CANNOT_PRINT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -43,8 +40,19 @@ def main(words: Sequence[str] | None = None) -> int:
             print(file=sys.stderr)  # the shell's prompt does not belong behind ^C
         return INTERRUPTED
     except BrokenPipeError:  # `pointsman explain ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_nowhere()
         return READER_GONE
+    except OSError as error:
+        if error.errno not in _CANNOT_PRINT or error.filename is not None:
+            raise
+        _print_nowhere()
+        print(f"pointsman: cannot print: {error.strerror}", file=sys.stderr)
+        return BROKEN
+
+
+def _print_nowhere() -> None:
+    """What is still buffered would fail once more when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(words: Sequence[str] | None) -> int:
@@ -101,6 +109,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--admin", metavar="ADDRESS", help="default 127.0.0.1:8081")
     one.add_argument("--offline", action="store_true", help="ask no server for its models and windows")
     one.add_argument("--force", action="store_true", help="replace what is there")
+    arguments.as_json(one, "print JSON, and ask nobody anything")
 
     one = command("top", _top, "Watch a running gateway: targets, rules, tokens, cost and latency, as they are now.")
     arguments.config(one, "whose admin listener is asked (default pointsman.yaml, if there is one)")
@@ -160,7 +169,12 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.as_json(one)
 
-    replaycli.commands(command, _broken)
+    replaycli.commands(command)
+
+    one = command("explain", _explain, "Say what would become of a request, and why. Nothing is sent.")
+    arguments.config(one, "default pointsman.yaml; without one, the reference fleet")
+    explaincli.arguments(one)
+    arguments.as_json(one)
 
     one = command("completion", _completion, "Print what a shell must read to complete pointsman's commands and names.")
     one.epilog = (
@@ -169,33 +183,14 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument("shell", choices=completion.SHELLS)
 
-    one = command("explain", _explain, "Say what would become of a request, and why. Nothing is sent.")
-    arguments.config(one, "default pointsman.yaml; without one, the reference fleet")
-    explaincli.arguments(one)
-    arguments.as_json(one)
+    one = command("help", lambda given: _help(every, given.command), "Say how a command is used.")
+    one.add_argument("command", nargs="?", choices=[name for name in commands.choices if name != "help"])
     return every
 
 
 def _config_there(given: Path | None) -> Path | None:
     """The configuration that was named, or the one that is here; None where there is none."""
     return given or (CONFIG if CONFIG.exists() else None)
-
-
-def _print(content: Any) -> None:
-    print(json.dumps(content, indent=2, ensure_ascii=False))
-
-
-def _broken(error: ConfigError, *, as_json: bool = False) -> int:
-    if as_json:
-        _print({"ok": False, "problems": [asdict(problem) for problem in error.problems]})
-    else:
-        print(error, file=sys.stderr)
-        print(f"{len(error.problems)} to put right", file=sys.stderr)
-    return BROKEN
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
 
 
 def _serve(given: argparse.Namespace) -> int:
@@ -222,7 +217,12 @@ def _top(given: argparse.Namespace) -> int:
     try:
         return topcli.run(given, _config_there(None), os.environ)
     except ConfigError as error:
-        return _broken(error, as_json=given.json)
+        return broken(error, as_json=given.json)
+
+
+def _help(every: argparse.ArgumentParser, name: str | None) -> int:
+    (arguments.commands_of(every)[name] if name else every).print_help()
+    return OK
 
 
 def _completion(given: argparse.Namespace) -> int:
@@ -243,8 +243,7 @@ def _init(given: argparse.Namespace) -> int:
             options = options[1:]
         servers = said(options)
     except Invalid as error:
-        print(f"pointsman init: {error.what}: {error.valid}", file=sys.stderr)
-        return BROKEN
+        return failed("init", error.what, error.valid, as_json=given.json)
     wishes = Wishes(
         config=given.config or CONFIG,
         servers=servers,
@@ -256,6 +255,7 @@ def _init(given: argparse.Namespace) -> int:
         admin=given.admin,
         force=given.force,
         offline=given.offline,
+        as_json=given.json,
     )
     return run(wishes, os.environ)
 
@@ -268,8 +268,7 @@ def _sidecar(given: argparse.Namespace) -> int:
     try:
         address = parse_address(given.listen)
     except Invalid as error:
-        print(f"pointsman sidecar: --listen: {error.what}: {error.valid}", file=sys.stderr)
-        return BROKEN
+        return failed("sidecar", f"--listen: {error.what}", error.valid)
     return run_alone(given.config or CONFIG, address, os.environ)
 
 
@@ -289,10 +288,10 @@ def _check(given: argparse.Namespace) -> int:
     try:
         checked = check(options, os.environ, time.time())
     except ConfigError as error:
-        return _broken(error, as_json=given.json)
+        return broken(error, as_json=given.json)
     ok = not (given.strict and checked.report.wrong)
     if given.json:
-        _print(checked.report.to_dict(ok=ok))
+        print_json(checked.report.to_dict(ok=ok))
     else:
         print(*checked.report.lines(), sep="\n")
         print(f"{'ok' if ok else 'not ok'}: {checked.summary}")
@@ -332,10 +331,9 @@ def _test(given: argparse.Namespace) -> int:
     try:
         return run(options, os.environ)
     except ConfigError as error:
-        return _broken(error, as_json=given.json)
+        return broken(error, as_json=given.json)
     except OSError as error:
-        print(f"pointsman test: {error}", file=sys.stderr)
-        return BROKEN
+        return failed("test", error, as_json=given.json)
 
 
 def _catalog(given: argparse.Namespace) -> int:
@@ -344,7 +342,7 @@ def _catalog(given: argparse.Namespace) -> int:
     try:
         return catalogcli.run(given, CONFIG if CONFIG.exists() else None, os.environ)
     except ConfigError as error:
-        return _broken(error, as_json=given.json)
+        return broken(error, as_json=given.json)
 
 
 def _explain(given: argparse.Namespace) -> int:
@@ -353,7 +351,7 @@ def _explain(given: argparse.Namespace) -> int:
     try:
         return explaincli.run(given, _config_there(None), os.environ)
     except ConfigError as error:
-        return _broken(error, as_json=given.json)
+        return broken(error, as_json=given.json)
 
 
 if __name__ == "__main__":

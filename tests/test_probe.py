@@ -165,7 +165,7 @@ def probed(path: Path, *targets: str, **options: Any) -> tuple[int, str]:
 
 def rows(path: Path, **options: Any) -> tuple[int, dict[str, dict[str, Any]]]:
     code, told = probed(path, as_json=True, **options)
-    [target] = json.loads(told)
+    [target] = json.loads(told)["targets"]
     return code, {row["check"]: row for row in target["checks"]}
 
 
@@ -291,7 +291,7 @@ def test_the_cost_is_told_before_and_held(tmp_path: Path) -> None:
         int(text.replace(",", "")) for text in re.findall(r"at most (\d+) .* about ([\d,]+) tokens", told)[0]
     )
     _, answer = probed(path, as_json=True)
-    [report] = json.loads(answer)
+    [report] = json.loads(answer)["targets"]
     assert len(ups["up"].requests) <= requests
     assert report["tokens"] <= tokens
     _, costs = probed(path, dry_run=True, as_json=True)

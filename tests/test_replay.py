@@ -318,7 +318,10 @@ def test_records_are_chosen_by_time_key_team_and_number(place: Place, arguments:
     place.write(some(place))
     code, out, err = place.run("replay", "--policy", "new.yaml", "records", "--json", *arguments)
     assert code == (0 if count else 1)
-    assert json.loads(out)["requests"] == count if count else "no record is of policy default" in err
+    told = json.loads(out)
+    assert told["ok"] is bool(count)
+    assert told["requests"] == count if count else "no record is of policy default" in told["problems"][0]["what"]
+    assert err == ""
 
 
 def test_since_takes_how_long_ago(place: Place) -> None:
@@ -335,7 +338,7 @@ def test_requests_of_other_policies_are_decided_only_where_that_is_asked_for(pla
     place.write([made])
     code, _, err = place.run("replay", "--policy", "new.yaml", "records")
     assert code == 1
-    assert err == "no record is of policy default, 1 of other policies: try --in-place-of all\n"
+    assert err == "pointsman replay: no record is of policy default, 1 of other policies: try --in-place-of all\n"
     assert place.run("replay", "--policy", "new.yaml", "records", "--in-place-of", "other")[0] == 0
     assert place.run("replay", "--policy", "new.yaml", "records", "--in-place-of", "all")[0] == 0
 

@@ -6,8 +6,6 @@ Here belong its words and tables. Which models and offers are meant is `gateway.
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -17,10 +15,10 @@ from typing import Any
 from gateway import bundled, yamlfile
 from gateway.catalog.facts import Change, Fact, Facts, Knowledge, changes, merge, offer_name
 from gateway.catalog.query import Found, Query, Row, find, read_layers, unknown_names, value
+from gateway.core.errors import ConfigError, Problem
 from gateway.core.types import NANO_PER_USD
 from gateway.fields import Rates
-
-OK, NOTHING, BROKEN = 0, 1, 2
+from gateway.printing import BROKEN, NO, OK, broken, failed, print_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +39,22 @@ def answer(asked: Asked, *, cache: Path | None, today: date) -> int:
     known = merge(layers)
     wrong = unknown_names(asked.query, known)
     if wrong:
+        if asked.as_json:
+            return broken(ConfigError([Problem("", 0, "", line) for line in wrong]), as_json=True)
         for line in wrong:
-            print(f"pointsman catalog: {line}", file=sys.stderr)
+            failed("catalog", line)
         return BROKEN
     found = find(asked.query, known, today)
     if asked.diff:
         return _show_changes(asked, [*changes(merge(layers[:1]), known)], found, known)
+    there = bool(found.offers or (found.models and not asked.query.about_offers))
     if asked.as_json:
-        _print(_as_json(found, known, sources=asked.sources))
+        print_json({"ok": there, **_as_json(found, known, sources=asked.sources)})
     elif asked.sources:
         _show_sources(found, known, offers=asked.offers or asked.query.about_offers)
     else:
         _show(found, known, today, offers=asked.offers or asked.query.about_offers)
-    return OK if found.offers or (found.models and not asked.query.about_offers) else NOTHING
+    return OK if there else NO
 
 
 def overlays_of(config: Path, cache: Path | None) -> tuple[Path, ...]:
@@ -212,7 +213,7 @@ def _show_changes(asked: Asked, told: list[Change], found: Found, known: Knowled
     if asked.query != Query():
         told = [change for change in told if change.thing in names]
     if asked.as_json:
-        _print({"changes": [_change_json(change) for change in told]})
+        print_json({"ok": True, "changes": [_change_json(change) for change in told]})
         return OK
     if not asked.overlays:
         print("no overlay: name one with --overlay, or under `catalog:` in the configuration")
@@ -239,10 +240,6 @@ def _near(place: str) -> str:
 
 
 # -- JSON --
-
-
-def _print(content: Any) -> None:
-    print(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def _as_json(found: Found, known: Knowledge, *, sources: bool) -> dict[str, Any]:

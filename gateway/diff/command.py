@@ -7,7 +7,6 @@ such revision.
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import tempfile
 import time
@@ -29,12 +28,12 @@ from gateway.diff.revision import Revision, find
 from gateway.diff.traffic import Traffic, Versions
 from gateway.includes import Part
 from gateway.policyfile import fleet_of_tests, lay_over, load_policy, policy_files
+from gateway.printing import BROKEN, NO, OK, print_json
 from gateway.problems import validated
 from gateway.replay.command import count, reading
 from gateway.replay.reading import Read, Wanted, files_of
 from gateway.site import load_site
 
-OK, NO, BROKEN = 0, 1, 2
 OWN = "your fleet"
 
 
@@ -77,7 +76,7 @@ def run(options: Options, environ: Mapping[str, str]) -> int:
     ]
     same = len(seen) - len(found)
     if options.as_json:
-        print(json.dumps(_json(found, revision, same, laid), indent=2, ensure_ascii=False))
+        print_json(_json(found, revision, same, laid))
     else:
         print(comment(found, f"{revision.asked} ({revision.short})", same, laid.text), end="")
     return NO if any(change.failing for change in found) else OK

@@ -14,11 +14,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from gateway.printing import NO, OK, failed, print_json
+
 if TYPE_CHECKING:
     from gateway.core.types import Tenant
     from gateway.site import Site
-
-OK, NO, BROKEN = 0, 1, 2
 
 
 def arguments(one: argparse.ArgumentParser) -> None:
@@ -65,8 +65,7 @@ def run(given: argparse.Namespace, default: Path | None, environ: Mapping[str, s
     try:
         return _explain(given, config, environ)
     except (LookupError, OSError) as error:
-        print(f"pointsman explain: {error}", file=sys.stderr)
-        return BROKEN
+        return failed("explain", error, as_json=given.json)
 
 
 def _explain(given: argparse.Namespace, config: Path | None, environ: Mapping[str, str]) -> int:
@@ -101,14 +100,14 @@ def _explain(given: argparse.Namespace, config: Path | None, environ: Mapping[st
         )
     except GatewayError as error:
         if given.json:
-            print(to_openai(error).decode())
+            print_json({"ok": False, **json.loads(to_openai(error))})
         else:
             print(f"refused with status {error.status}: {error.code}: {error.message}", file=sys.stderr)
             if error.code == "model_not_found":
                 print(f"model {given.model!r:.80}: {suggest(given.model, site.routes)}", file=sys.stderr)
         return NO
     if given.json:
-        print(json.dumps(told.to_dict(), indent=2, ensure_ascii=False))
+        print_json({"ok": told.trace.decision.refusal is None, **told.to_dict()})
     else:
         print(render(told.trace), end="")
         if told.wire_body is not None:

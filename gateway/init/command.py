@@ -8,9 +8,10 @@ server for its models, and none is written.
 from __future__ import annotations
 
 import hashlib
+import io
 import secrets
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -26,8 +27,9 @@ from gateway.init.fromlitellm import convert
 from gateway.init.ownserver import Adding, Server
 from gateway.init.providers import hosted, incomplete
 from gateway.policyfile import load_catalogue
+from gateway.printing import BROKEN, NO, OK, broken, failed, print_json
 
-OK, NO, BROKEN = 0, 1, 2
+INTERRUPTED = 130
 
 
 @dataclass(slots=True)
@@ -44,6 +46,7 @@ class Wishes:
     admin: str | None = None
     force: bool = False
     offline: bool = False
+    as_json: bool = False  # and ask nobody
 
 
 class _Unsettled(Exception):
@@ -102,7 +105,7 @@ def _yes(text: str) -> bool:
 
 def run(wishes: Wishes, environ: Mapping[str, str], terminal: Terminal | None = None, day: date | None = None) -> int:
     """Write the file: 0; 1 where a person must settle something first; 2 where what was said is wrong."""
-    terminal = terminal or Terminal.standard()
+    terminal = Terminal(io.StringIO(), None) if wishes.as_json else terminal or Terminal.standard()
     day = day or datetime.now(UTC).date()
     try:
         if not wishes.force and (there := occupied({"pointsman.yaml": ""}, wishes.config)):
@@ -115,29 +118,52 @@ def run(wishes: Wishes, environ: Mapping[str, str], terminal: Terminal | None = 
             raise _Unsettled(f"{there[0]} is there already: --force replaces it")
         written = write(laid, wishes.config, force=wishes.force)
     except _Unsettled as reason:
-        print(f"pointsman init: {reason}; nothing was written", file=sys.stderr)
-        return NO
+        return failed("init", f"{reason}; nothing was written", as_json=wishes.as_json, code=NO)
     except KeyboardInterrupt:
         print("\npointsman init: stopped; nothing was written", file=sys.stderr)
-        return NO
+        return INTERRUPTED
     except Invalid as error:
-        print(f"pointsman init: {error.what}: {error.valid}", file=sys.stderr)
-        return BROKEN
+        return failed("init", error.what, error.valid, as_json=wishes.as_json)
     except ConfigError as error:
-        print(
-            f"{error}\npointsman init: what was said makes no sound configuration; nothing was written", file=sys.stderr
-        )
+        what = "pointsman init: what was said makes no sound configuration; nothing was written"
+        if wishes.as_json:
+            return broken(error, as_json=True)
+        print(f"{error}\n{what}", file=sys.stderr)
         return BROKEN
     except OSError as error:
-        print(f"pointsman init: {error.filename or wishes.config}: {error.strerror or error}", file=sys.stderr)
-        return BROKEN
-    _tell(terminal, draft, laid, said, environ)
+        what = f"{error.filename or wishes.config}: {error.strerror or error}"
+        return failed("init", what, as_json=wishes.as_json)
+    remarks = [*(("note", line) for line in said), *_remarks(draft, laid, environ)]
+    if wishes.as_json:
+        print_json(_as_json(written, laid, remarks, made))
+        return OK
+    for kind, line in remarks:
+        terminal.say(f"{kind}: {line}")
+    for target in laid.site.fleet.targets:
+        terminal.say(f"target {target.name}: {target.model.id}, {target.window:,} tokens, thinking {target.thinking}")
     for path in written:
         terminal.say(f"wrote {path}")
     for name, key in made.items():
         terminal.say(f"key of {name}, shown only now: {key}")
     terminal.say(f"next: pointsman check, pointsman probe, pointsman serve{_config(wishes.config)}")
     return OK
+
+
+def _as_json(
+    written: Sequence[Path], laid: Laid, remarks: Sequence[tuple[str, str]], made: Mapping[str, str]
+) -> dict[str, Any]:
+    """What was done as plain values; the keys are nowhere else."""
+    return {
+        "ok": True,
+        "written": [str(path) for path in written],
+        "targets": [
+            {"target": one.name, "model": one.model.id, "window_tokens": one.window, "thinking": one.thinking}
+            for one in laid.site.fleet.targets
+        ],
+        "notes": [line for kind, line in remarks if kind == "note"],
+        "warnings": [line for kind, line in remarks if kind == "warning"],
+        "keys": dict(made),
+    }
 
 
 def _config(path: Path) -> str:
@@ -201,27 +227,24 @@ def _keys(wishes: Wishes, draft: Draft, terminal: Terminal) -> dict[str, str]:
     return made
 
 
-def _tell(terminal: Terminal, draft: Draft, laid: Laid, said: list[str], environ: Mapping[str, str]) -> None:
-    for line in said:
-        terminal.say(f"note: {line}")
+def _remarks(draft: Draft, laid: Laid, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """What somebody should know of the configuration that was made: ("note" or "warning", a line)."""
     for warning in laid.site.warnings:
-        terminal.say(f"warning: {warning}")
+        yield "warning", str(warning)
     for name in draft.references():
         if not environ.get(name):
-            terminal.say(f"note: {name} is not set here: set it to the key before the gateway starts")
+            yield "note", f"{name} is not set here: set it to the key before the gateway starts"
     through = [name for name, one in draft.backends.items() if one["dialect"] == "litellm"]
     if through:
         what = "litellm in an environment of its own (requirements/litellm.txt), named by sidecar: {python: PATH}"
-        terminal.say(f"note: {', '.join(through)} can only be reached through {what}")
+        yield "note", f"{', '.join(through)} can only be reached through {what}"
     now = datetime.now(UTC).timestamp()
     refused = fromkeys.refusal(laid.site.default_policy, laid.site.fleet, now)
     if refused is not None:
         name = laid.site.default_policy.name
-        terminal.say(f"warning: policy {name} would refuse a plain request here: {refused}")
+        yield "warning", f"policy {name} would refuse a plain request here: {refused}"
         if any(target.thinking == "unknown" for target in laid.site.fleet.targets):
-            terminal.say("note: `pointsman probe --write` finds out whether they think, or say it: --thinking never")
-    for target in laid.site.fleet.targets:
-        terminal.say(f"target {target.name}: {target.model.id}, {target.window:,} tokens, thinking {target.thinking}")
+            yield "note", "`pointsman probe --write` finds out whether they think, or say it: --thinking never"
 
 
 def said(options: list[tuple[str, str]]) -> list[Server]:

@@ -8,11 +8,11 @@ switch. One request at a time is sent to a backend; backends are asked side by s
 from __future__ import annotations
 
 import contextlib
-import json
+import queue
 import ssl
 import sys
+import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -23,16 +23,17 @@ from gateway import yamlfile
 from gateway.admin import key_of, url_of
 from gateway.config import ConfigDoc
 from gateway.core import dialects
-from gateway.core.errors import ConfigError
+from gateway.core.errors import ConfigError, Problem
 from gateway.core.types import Target
+from gateway.printing import BROKEN, NO, OK, broken, failed, print_json
 from gateway.probe.auth import client, opened, revealed
 from gateway.probe.record import difference, edited, record
 from gateway.probe.target import Probe, Row
 from gateway.problems import suggest, validated
+from gateway.progress import Progress
 from gateway.sidecar.process import Reserved, beside
 from gateway.site import Site, load_site
 
-OK, DIFFERS, BROKEN = 0, 1, 2
 _SIDE_BY_SIDE = 8
 _TELL_S = 3.0
 _SHOWN: Mapping[str, str] = {"same": "", "note": "", "differs": "DIFFERS", "wrong": "WRONG", "failed": "FAILED"}
@@ -84,11 +85,9 @@ def run(options: Options, environ: Mapping[str, str], out: IO[str] | None = None
         targets = _wanted(site, options.targets)
         probes = [_probe(target, options) for target in targets]
     except ConfigError as error:
-        print(error, file=sys.stderr)
-        return BROKEN
+        return broken(error, as_json=options.as_json, out=out)
     except (OSError, LookupError, UnicodeDecodeError) as error:
-        print(f"pointsman probe: {error}", file=sys.stderr)
-        return BROKEN
+        return failed("probe", error, as_json=options.as_json, out=out)
     try:
         if not options.as_json or options.dry_run:
             _tell_cost(probes, out, as_json=options.as_json)
@@ -97,32 +96,42 @@ def run(options: Options, environ: Mapping[str, str], out: IO[str] | None = None
         with _sidecar(site, targets, reserved, environ):
             reports = _asked(probes)
     except OSError as error:
-        print(f"pointsman probe: {error}", file=sys.stderr)
-        return BROKEN
+        return failed("probe", error, as_json=options.as_json, out=out)
     finally:
         for probe in probes:
             probe.client.close()
     told = _tell_gateway(site, options.config, environ, reports)
-    if options.as_json:
-        print(json.dumps([_plain(one) for one in reports], indent=2, ensure_ascii=False), file=out)
-    else:
-        for one in reports:
-            print(_table(one), file=out)
-        for line in told:
-            print(line, file=out)
-    changes = {one.target.name: one.changes() for one in reports if one.changes()}
-    if options.write and changes:
-        try:
-            after = edited(before, changes)
-            print(difference(before, after, str(options.config)), file=sys.stderr if options.as_json else out)
-            record(options.config, before, after, environ)
-        except (ConfigError, OSError) as error:
-            print(f"{error}\npointsman probe: {options.config} is left as it was", file=sys.stderr)
-            return BROKEN
-    elif changes and not options.as_json:
+    if not options.as_json:
+        print(*(_table(one) for one in reports), *told, sep="\n", file=out)
+    problems = _recorded(options, before, reports, environ, out) if options.write else []
+    changes = any(one.changes() for one in reports)
+    if changes and not options.write and not options.as_json:
         print(f"pointsman probe --config {options.config} --write puts these differences into the file", file=out)
     left = [row for one in reports for row in one.rows if _SHOWN[row.verdict] and not (options.write and row.record)]
-    return DIFFERS if left else OK
+    code = BROKEN if problems else NO if left else OK
+    if options.as_json:
+        made: dict[str, Any] = {"ok": code == OK, "targets": [_plain(one) for one in reports]}
+        made["written"] = options.write and changes and not problems
+        print_json(made | ({"problems": [asdict(one) for one in problems]} if problems else {}), out)
+    return code
+
+
+def _recorded(
+    options: Options, before: str, reports: Sequence[Report], environ: Mapping[str, str], out: IO[str]
+) -> Sequence[Problem]:
+    """Put what differs into the file and show how that changes it; what is wrong, where it is left as it was."""
+    changes = {one.target.name: one.changes() for one in reports if one.changes()}
+    if not changes:
+        return []
+    try:
+        after = edited(before, changes)
+        print(difference(before, after, str(options.config)), file=sys.stderr if options.as_json else out)
+        record(options.config, before, after, environ)
+    except (ConfigError, OSError) as error:
+        if not options.as_json:
+            print(f"{error}\npointsman probe: {options.config} is left as it was", file=sys.stderr)
+        return error.problems if isinstance(error, ConfigError) else [Problem(str(options.config), 0, "", str(error))]
+    return []
 
 
 def _sidecar(
@@ -158,13 +167,35 @@ def _asked(probes: Sequence[Probe]) -> list[Report]:
     for probe in probes:
         by_backend.setdefault(probe.target.backend.name, []).append(probe)
 
-    def ask(those: Sequence[Probe]) -> None:
-        for probe in those:
-            probe.run()
+    waiting: queue.SimpleQueue[list[Probe]] = queue.SimpleQueue()
+    for those in by_backend.values():
+        waiting.put(those)
+    failures: list[BaseException] = []
 
-    with ThreadPoolExecutor(min(len(by_backend), _SIDE_BY_SIDE)) as threads:
-        for done in [threads.submit(ask, those) for those in by_backend.values()]:
-            done.result()
+    def ask() -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                for probe in waiting.get_nowait():
+                    try:
+                        probe.run()
+                    except BaseException as error:
+                        failures.append(error)
+
+    # Daemons, not an executor's: Ctrl-C must not wait for servers that are still thinking.
+    asking = [threading.Thread(target=ask, daemon=True) for _ in range(min(len(by_backend), _SIDE_BY_SIDE))]
+    for thread in asking:
+        thread.start()
+    most = sum(step.requests for probe in probes for step in probe.steps())
+    progress = Progress("probing", sys.stderr)
+    try:
+        for thread in asking:
+            while thread.is_alive():
+                thread.join(0.1)
+                progress.at(sum(probe.requests for probe in probes), most)
+    finally:
+        progress.done()
+    if failures:
+        raise failures[0]
     return [Report(one.target, tuple(one.rows), one.requests, one.tokens) for one in probes]
 
 
@@ -173,7 +204,7 @@ def _tell_cost(probes: Sequence[Probe], out: IO[str], *, as_json: bool) -> None:
     tokens = sum(step.tokens for probe in probes for step in probe.steps())
     if as_json:
         steps = {probe.target.name: [asdict(step) for step in probe.steps()] for probe in probes}
-        print(json.dumps({"requests": requests, "tokens": tokens, "targets": steps}, indent=2), file=out)
+        print_json({"ok": True, "requests": requests, "tokens": tokens, "targets": steps}, out)
         return
     many = f"{len(probes)} target" + ("s" if len(probes) != 1 else "")
     print(f"probing {many}: at most {requests} requests and about {tokens:,} tokens", file=out)

@@ -10,9 +10,7 @@ from typing import Any
 
 from gateway import arguments
 from gateway.arguments import positive
-
-#: Tells what is wrong with a file or an argument, and returns the exit code.
-Broken = Callable[..., int]
+from gateway.printing import broken
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,12 +26,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def commands(
     command: Callable[[str, Any, str], argparse.ArgumentParser],
-    broken: Broken,
 ) -> None:
-    """Add both commands to the command line, by its ways of adding a command and of failing."""
+    """Add both commands to the command line, by its way of adding a command."""
     one = command(
         "replay",
-        partial(_told, "replay", broken),
+        partial(_told, "replay"),
         "Decide recorded requests by another policy: what changes, and what that costs.",
     )
     arguments.config(one, "whose fleet it decides on (default pointsman.yaml)")
@@ -46,7 +43,7 @@ def commands(
     arguments.as_json(one)
     one = command(
         "savings",
-        partial(_told, "savings", broken),
+        partial(_told, "savings"),
         "Compare what recorded requests cost with what a baseline would have cost.",
     )
     arguments.config(one, "whose fleet and prices are meant (default pointsman.yaml)")
@@ -59,7 +56,7 @@ def commands(
     arguments.as_json(one)
 
 
-def _told(name: str, broken: Broken, given: argparse.Namespace) -> int:
+def _told(name: str, given: argparse.Namespace) -> int:
     from gateway.core.errors import ConfigError  # noqa: PLC0415 - `pointsman --help` waits for no library
     from gateway.replay import command  # noqa: PLC0415
 

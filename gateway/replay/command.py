@@ -7,7 +7,6 @@ meant; 2 an argument, the configuration or a policy is broken.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.quantities import Invalid, seconds
+from gateway.printing import NO, OK, failed, print_json
 from gateway.progress import Progress
 from gateway.replay.reading import Read, Wanted, files_of, read
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from gateway.includes import Part
     from gateway.replay.savings import Savings
     from gateway.site import Site
-
-OK, NO, BROKEN = 0, 1, 2
 
 
 def replay(given: argparse.Namespace) -> int:
@@ -45,11 +43,11 @@ def replay(given: argparse.Namespace) -> int:
     count(found.add, reading(paths, wanted, told, "replaying"), told)
     if not found.total:
         others = f", {found.elsewhere:,} of other policies: try --in-place-of all" if found.elsewhere else ""
-        print(f"no record is of policy {', '.join(sorted(names))}{others}", file=sys.stderr)
-        return NO
+        what = f"no record is of policy {', '.join(sorted(names))}{others}"
+        return failed("replay", what, as_json=given.json, code=NO)
     if given.json:
-        made = {**as_json(found, told), "overlays": [part.doc.part for part in overlays]}
-        print(json.dumps(made, indent=2, ensure_ascii=False))
+        overlaid = [part.doc.part for part in overlays]
+        print_json({"ok": not found.not_reproduced, **as_json(found, told), "overlays": overlaid})
     else:
         if overlays:
             print(f"under what the configuration lays over it: {', '.join(part.doc.part for part in overlays)}")
@@ -79,16 +77,17 @@ def savings(given: argparse.Namespace) -> int:
             one.add(recorded)
 
     count(add, reading(paths, wanted, told, "comparing"), told)
+    compared = any(one.compared.requests for one in found)
     if given.json:
         made = {"baselines": [as_json(one, told) for one in found], "shadows": told.copies.to_dict()}
-        print(json.dumps(made, indent=2, ensure_ascii=False))
+        print_json({"ok": compared, **made})
     elif given.csv:
         _csv(found, told)
     else:
         for one in found:
             print(*lines(one, told, given.rows), sep="\n")
         print(*copy_lines(told.copies, given.rows), *assumptions(COMPARED), sep="\n")
-    return OK if any(one.compared.requests for one in found) else NO
+    return OK if compared else NO
 
 
 def _csv(found: Sequence[Savings], told: Read) -> None:

@@ -6,7 +6,6 @@ was not noticed or not tried; 2 a file does not load, or no test was chosen.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,12 +20,11 @@ from gateway.core.errors import ConfigError, Problem
 from gateway.core.policytest import run_all
 from gateway.core.types import Fleet
 from gateway.policyfile import PolicyFile, fleet_of_tests, load_policy, policy_files
+from gateway.printing import BROKEN, NO, OK, print_json
 from gateway.progress import Progress
 from gateway.testing.junit import junit
 from gateway.testing.mutation import ready, survey
 from gateway.testing.told import FileResult, as_json, counted, lines, share
-
-OK, NO, BROKEN = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +109,7 @@ def _close(told: Sequence[FileResult], broken: Sequence[Problem], options: Optio
         made["files"] = [as_json(tested) for tested in told]
         if broken:
             made["problems"] = [asdict(problem) for problem in broken]
-        print(json.dumps(made, indent=2, ensure_ascii=False))
+        print_json(made)
         return code
     print(f"{passed:,} passed, {failed:,} failed")
     for tested in thin:

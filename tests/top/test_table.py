@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,8 @@ def plain(shown: View, columns: int | None = None, rows: int | None = None) -> l
 
 
 def test_everything_is_there_where_there_is_room() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert "\n".join(["```text", *plain(view()), "```"]) in page
     assert plain(view()) == [
         "http://127.0.0.1:8081  pointsman 1.2.3  over the last 30 s",
         "5.0 requests/s, 3 in flight, 0 errors/s (0 refused), 0 fallbacks/s",
