@@ -30,6 +30,7 @@ from gateway.core.redaction import secrets_in
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import Attempt, Backend, Endpoint, Fleet, Outcome, Record, Secret, Snapshot, Target, Tenant
 from gateway.ledger.ledger import Ledger
+from gateway.proxy.checkpoints import Checkpoints
 from gateway.proxy.clocks import Wheel
 from gateway.proxy.doors import Bearer, Door, Opening, Signed
 from gateway.proxy.outbox import Outbox
@@ -173,6 +174,7 @@ class Runtime:
         self.paces = Paces()
         self.conversations = Conversations()
         self.shadows = Shadows(self)
+        self.checkpoints = Checkpoints(self)
         self.promises = Promises()
         self.retries = RetryBudget()
         self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="count")
@@ -287,6 +289,7 @@ class Runtime:
         """Book every attempt from the next request on."""
         self.ledger = ledger
         self.outbox.journal = ledger.journal.write
+        self.checkpoints.start()
 
     def remember(self, entry: Remembered) -> None:
         """Keep a finished request's decision inputs for `/v1/decisions`, in place of the oldest."""
@@ -396,6 +399,7 @@ class Runtime:
     def close(self) -> None:
         """Abort every upstream connection and stop the clocks and the counting thread."""
         self.shadows.close()
+        self.checkpoints.stop()
         self.wheel.stop()
         for source in self._tokens.values():
             source.stop()

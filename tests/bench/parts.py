@@ -157,6 +157,9 @@ class Turns(asyncio.AbstractEventLoop):
         for callback, args in soon:
             callback(*args)
 
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any, context: Any = None) -> None:  # type: ignore[override]
+        """Never calls back."""
+
     def get_debug(self) -> bool:
         """Asked by asyncio."""
         return False

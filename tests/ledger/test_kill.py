@@ -1,0 +1,225 @@
+"""kill -9 of a real gateway at random instants: the books agree with what the upstream generated."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from gateway.ledger.directory import DATABASE
+from tests.harness import KEY, ROOT, SSE_HEAD, Received, Upstream, chat, chunk, config, framed
+
+#: Kills of one gateway that serves one client, and of one that serves several at once: 200 together.
+KILLS = {1: 80, 6: 120}
+PROMPT = "Say hello, and then say it again."
+
+
+@dataclass
+class Generated:
+    """What an upstream did, by request id: the truth that the books are compared with."""
+
+    usage: dict[str, tuple[int, int]] = field(default_factory=dict)  # stated, of attempts that were answered to the end
+    chunks: Counter[str] = field(default_factory=Counter)  # of streams, as far as they were written
+    seen: Counter[str] = field(default_factory=Counter)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def answer(self, conn: socket.socket, request: Received) -> bool:
+        """Answer with a usage that no other answer has, in one piece or as a stream, with its end or without usage."""
+        request_id = request.header("x-request-id") or ""
+        with self.lock:
+            self.seen[request_id] += 1
+            count = len(self.seen)
+        stated = (10 + count, 1_000 + count)
+        usage = {"prompt_tokens": stated[0], "completion_tokens": stated[1], "total_tokens": sum(stated)}
+        if not request.json.get("stream"):
+            message = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+            body = json.dumps(
+                {"object": "chat.completion", "model": "m", "choices": [message], "usage": usage}
+            ).encode()
+            self.usage[request_id] = stated
+            conn.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body))
+            conn.sendall(body)
+            return True
+        conn.sendall(SSE_HEAD)
+        for _ in range(3 + count % 5):
+            self.chunks[request_id] += 1
+            conn.sendall(framed(chunk("four")))
+            time.sleep(0.004 * (count % 3))
+        self.usage[request_id] = stated
+        conn.sendall(
+            framed(chunk(finish="stop")) + framed(chunk(usage=usage)) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+        )
+        return True
+
+
+def fail(conn: socket.socket, _: Received) -> bool:
+    conn.sendall(b"HTTP/1.1 500 Oh\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
+    return True
+
+
+class Client(threading.Thread):
+    """Asks until nobody answers; keeps the ids of requests whose answer it has seen to the end."""
+
+    def __init__(self, port: int, whole: list[str], dice: random.Random) -> None:
+        super().__init__(daemon=True)
+        self.port, self.whole, self.dice = port, whole, dice
+
+    def run(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while True:
+                body = chat(self.dice.choice(["good", "auto"]), text=PROMPT, stream=self.dice.random() < 0.6)
+                connection.request("POST", "/v1/chat/completions", json.dumps(body), {"authorization": f"Bearer {KEY}"})
+                answer = connection.getresponse()
+                content = answer.read()
+                assert answer.status == 200, content
+                if not body["stream"] or content.endswith(b"[DONE]\n\n"):
+                    self.whole.append(answer.headers["x-request-id"])
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports: list[int] = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def listening(port: int, within_s: float = 30.0) -> bool:
+    ends_at = time.monotonic() + within_s
+    while time.monotonic() < ends_at:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            return True
+        time.sleep(0.005)
+    return False
+
+
+class Zygote:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        env = {**os.environ, "UPSTREAM_KEY": "sk", "XDG_CACHE_HOME": str(path.parent / "cache")}
+        script = [sys.executable, "-m", "tests.ledger.zygote"]
+        self.process = subprocess.Popen(
+            script, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def start(self) -> int:
+        return int(self._say(str(self.path)))
+
+    def wait(self) -> None:
+        assert self._say("") == "gone"
+
+    def _say(self, line: str) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(20)
+
+
+def booked(directory: Path) -> list[dict[str, Any]]:
+    db = sqlite3.connect(directory / DATABASE)
+    db.row_factory = sqlite3.Row
+    rows = db.execute("SELECT * FROM entries JOIN accounts ON accounts.id = entries.account").fetchall()
+    sums = db.execute("SELECT sum(attempts), sum(input), sum(output), sum(cost_nano) FROM totals").fetchone()
+    db.close()
+    found = [dict(row) for row in rows]
+    assert tuple(sums) == (len(found), *(sum(one[name] for one in found) for name in ("input", "output", "cost_nano")))
+    return found
+
+
+@pytest.mark.parametrize("clients", KILLS)
+def test_nothing_that_the_upstream_generated_is_missing_or_doubled_after_kills_at_random_instants(
+    tmp_path: Path, clients: int
+) -> None:
+    truth = Generated()
+    good, bad = Upstream([truth.answer]), Upstream([fail])
+    ports = free_ports(2)
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "default.yaml").write_text(
+        "policy: default\nrank: listed\nrules:\n  - {id: all, use: [{target.name: bad}, {target.name: good}]}\n"
+    )
+    settings = config(
+        {"good": good, "bad": bad},
+        listen={"public": f"127.0.0.1:{ports[0]}", "admin": f"127.0.0.1:{ports[1]}"},
+        policies={"dir": "policies"},
+        log={"requests": "none"},
+        ledger={"dir": "ledger"},
+    )
+    with (tmp_path / "pointsman.yaml").open("w") as file:
+        YAML().dump(settings, file)
+    zygote = Zygote(tmp_path / "pointsman.yaml")
+    dice = random.Random(20261122 + clients)
+    whole: list[str] = []
+    for _ in range(KILLS[clients]):
+        pid = zygote.start()
+        if dice.random() < 0.9:
+            assert listening(ports[0])
+            asking = [Client(ports[0], whole, random.Random(dice.random())) for _ in range(clients)]
+            for one in asking:
+                one.start()
+            time.sleep(dice.random() * 0.15)
+            os.kill(pid, signal.SIGKILL)
+            for one in asking:
+                one.join(30)
+        else:  # while it starts, and perhaps settles what the one before left open
+            time.sleep(dice.random() * 0.15)
+            os.kill(pid, signal.SIGKILL)
+        zygote.wait()
+    pid = zygote.start()
+    assert listening(ports[0])
+    os.kill(pid, signal.SIGTERM)
+    zygote.wait()
+    zygote.close()
+    good.close()
+    bad.close()
+
+    found = booked(tmp_path / "ledger")
+    at_good = {one["request_id"]: one for one in found if one["target"] == "good"}
+    assert len(at_good) + sum(one["target"] == "bad" for one in found) == len(found)
+    assert set(truth.seen.values()) == {1}
+    assert truth.seen.keys() <= at_good.keys(), "the upstream was asked for something that is not in the books"
+    for request_id in at_good.keys() - truth.seen.keys():
+        assert at_good[request_id]["cause"] == "crash", (
+            "nobody was asked, and the gateway did not die before it could be"
+        )
+    for request_id in whole:
+        assert at_good[request_id]["cause"] == "ok", "a client saw the end of an answer that was not settled"
+    for request_id, one in at_good.items():
+        if one["cause"] == "ok":
+            assert (one["input"], one["output"], one["estimated"]) == (*truth.usage[request_id], 0)
+        else:
+            assert (one["cause"], one["estimated"], one["kind"]) == ("crash", 1, 2)
+            assert one["input"] > 20, "never nothing"
+            assert one["output"] <= max(truth.chunks[request_id], truth.usage.get(request_id, (0, 0))[1])
+        assert one["cost_nano"] == one["input"] * 1_000 + one["output"] * 2_000
+    for one in found:
+        if one["target"] == "bad":
+            assert (one["cause"], one["cost_nano"]) in {("server_error", 0), ("crash", one["input"] * 1_000)}
+    crashed = sum(one["cause"] == "crash" for one in at_good.values())
+    assert crashed >= KILLS[clients] // 4, "the kills hit nothing: the test proves little"
+    assert len(whole) > KILLS[clients]
