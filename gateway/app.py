@@ -150,6 +150,7 @@ class Server:
         self.lines.secrets = runtime.secrets
         if self.ledger is not None:
             runtime.keep(self.ledger)
+            metrics.ledger = self.ledger
             self.ledger.start()
             logger.info("ledger in %s", self.ledger.settings.directory)
         if site.records is not None:

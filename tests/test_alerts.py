@@ -34,10 +34,6 @@ PAGE = (ROOT / "docs" / "alerts.md").read_text("utf-8")
 WAITED_FOR = {
     "pointsman_budget_limit_usd": {"team", "key", "period"},
     "pointsman_budget_left_usd": {"team", "key", "period"},
-    "pointsman_ledger_lag_seconds": set(),
-    "pointsman_ledger_pending_entries": set(),
-    "pointsman_ledger_errors_total": {"op"},
-    "pointsman_ledger_up": set(),
     "pointsman_store_up": {"store"},
     "pointsman_store_errors_total": {"store", "op"},
 }

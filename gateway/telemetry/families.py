@@ -14,6 +14,7 @@ from gateway.core.types import NANO_PER_USD
 from gateway.telemetry.series import Family, Kept, Rows
 
 if TYPE_CHECKING:
+    from gateway.ledger.ledger import Ledger
     from gateway.telemetry.metrics import Metrics
 
 #: Seconds. Answers of language models take from milliseconds (a cached short one) to minutes (long thinking).
@@ -246,6 +247,30 @@ LOG_LINES = Family(
     ("log", "result"),
     "Lines of the log: written, left out under load with another line to stand for them, or lost.",
 )
+LEDGER_UP = Family(
+    "pointsman_ledger_up",
+    "gauge",
+    (),
+    "1 while attempts are booked: the journal is written and the books are made from it. Absent with ledger: none.",
+)
+LEDGER_LAG = Family(
+    "pointsman_ledger_lag_seconds", "gauge", (), "For how long there have been entries that are not in the books yet."
+)
+LEDGER_PENDING = Family(
+    "pointsman_ledger_pending_entries", "gauge", (), "Entries of the journal that are not in the books yet."
+)
+LEDGER_ENTRIES = Family(
+    "pointsman_ledger_entries_total",
+    "counter",
+    ("kind", "estimated"),
+    "Entries that were read into the books; estimated says that a settlement's usage is the gateway's estimate.",
+)
+LEDGER_ERRORS = Family(
+    "pointsman_ledger_errors_total",
+    "counter",
+    ("op",),
+    "Failures to write the journal (journal) or the books (books), and ends of attempts that never began (orphan).",
+)
 OTLP_EXPORTS = Family(
     "pointsman_otlp_exports_total",
     "counter",
@@ -291,7 +316,8 @@ FAMILIES = (
     DURATION, FIRST_EVENT, PER_TOKEN, OVERHEAD,
     SHADOW_REQUESTS, SHADOW_SKIPPED, SHADOW_TOKENS, SHADOW_COST, SHADOW_UNPRICED, SHADOW_FIRST_EVENT, SHADOW_DURATION,
     INFLIGHT, QUEUE, ENDPOINT_INFLIGHT, ENDPOINT_STATE, EJECTIONS, TARGET_STATE, TARGET_SLOW, TARGET_DOUBTED,
-    RELOADS, RELOADED, LOADED_AT, RECORDS, LOG_LINES, OTLP_EXPORTS, OTLP_EXPORTED, OTLP_DROPPED,
+    RELOADS, RELOADED, LOADED_AT, RECORDS, LOG_LINES,
+    LEDGER_UP, LEDGER_LAG, LEDGER_PENDING, LEDGER_ENTRIES, LEDGER_ERRORS, OTLP_EXPORTS, OTLP_EXPORTED, OTLP_DROPPED,
     OTLP_DROPPED_REQUESTS, BUILD, POLICY, TARGET, RETIRES,
 )  # fmt: skip
 #: Counters that requests add to, one series at a time.
@@ -325,6 +351,8 @@ def now(metrics: Metrics) -> Iterator[Kept]:
             for result, count in (("written", log.written), ("left_out", log.left_out), ("lost", log.lost))
         ],
     )
+    if metrics.ledger is not None:
+        yield from _ledger(metrics.ledger)
     tally = metrics.otlp
     if tally is not None:
         yield Rows(OTLP_EXPORTS, list(tally.exports.items()))
@@ -335,6 +363,19 @@ def now(metrics: Metrics) -> Iterator[Kept]:
     yield Rows(POLICY, _ones(sorted((names.policies or {}).items())))
     yield Rows(TARGET, _ones((f.target, f.model, f.family, f.backend, f.region) for f in names.facts))
     yield Rows(RETIRES, [((f.target,), f.retires_at) for f in names.facts if f.retires_at is not None])
+
+
+def _ledger(ledger: Ledger) -> Iterator[Kept]:
+    keeping = ledger.keeping
+    yield Rows(LEDGER_UP, [((), int(ledger.up))])
+    yield Rows(LEDGER_LAG, [((), ledger.lag_s)])
+    yield Rows(LEDGER_PENDING, [((), ledger.pending)])
+    counts = dict(keeping.counts)
+    expired, settled, estimated = counts.pop("expire", 0), counts.pop("settle", 0), keeping.estimated
+    ended = [(("settle", "false"), settled - estimated), (("settle", "true"), estimated), (("expire", "true"), expired)]
+    yield Rows(LEDGER_ENTRIES, [*ended, *(((kind, "false"), count) for kind, count in counts.items())])
+    errors = {"journal": ledger.journal.errors, "books": ledger.database_errors, "orphan": keeping.lost}
+    yield Rows(LEDGER_ERRORS, [((op,), count) for op, count in errors.items()])
 
 
 def _ones(rows: Iterable[tuple[str, ...]]) -> list[tuple[tuple[str, ...], float]]:

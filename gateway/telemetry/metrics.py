@@ -35,6 +35,7 @@ from gateway.telemetry.names import Counted, Names, Vitals
 from gateway.telemetry.series import Count, Family, Histograms, Kept, Source, Totals, written
 
 if TYPE_CHECKING:
+    from gateway.ledger.ledger import Ledger
     from gateway.telemetry.otlp.settings import Tally
     from gateway.telemetry.process import Process
     from gateway.telemetry.records import RecordLog
@@ -67,6 +68,7 @@ class Metrics:
         self.vitals = Vitals()
         self.records: RecordLog | None = None
         self.sources: list[Source] = []
+        self.ledger: Ledger | None = None  # the same
         self.otlp: Tally | None = None  # set by who exports
         self.logs: Mapping[str, Counted] = {}  # by what their lines are about; set by who writes some
         self.build = dict(build or {})
