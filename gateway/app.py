@@ -37,6 +37,7 @@ from gateway.ledger.directory import LedgerError
 from gateway.ledger.ledger import Ledger, open_ledger
 from gateway.proxy.downstream import ClientConnection
 from gateway.proxy.runtime import Runtime
+from gateway.proxy.watching import Watching
 from gateway.reload import Reloader
 from gateway.sidecar.process import Reserved, Sidecar
 from gateway.site import Site, load_lexicon, load_site
@@ -129,6 +130,7 @@ class Server:
         self.lines, self.ledger = outlets
         self._stopping = asyncio.Event()
         self._signals = 0
+        self._watching = Watching()
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, drain, and return 0."""
@@ -207,6 +209,7 @@ class Server:
         runtime.warm()
         if runtime.ledger is not None:
             runtime.ledger.tick()
+        self._watching.look(runtime)
         loop.call_later(1.0, self._tick, loop, state, runtime)
 
     def _on_signal(self, runtime: Runtime) -> None:

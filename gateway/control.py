@@ -6,6 +6,7 @@ its own listener. Model requests never come here: `proxy.downstream` takes them 
 
 import asyncio
 import hmac
+import logging
 import time
 from functools import partial
 from typing import Annotated, Any
@@ -47,6 +48,10 @@ _UNROUTED = tuple(
     )
 )  # fmt: skip
 
+#: Characters of a path that a log line holds.
+_LONGEST_PATH = 128
+logger = logging.getLogger("pointsman")
+
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(msgspec.json.encode(content), status, headers, "application/json")
@@ -58,8 +63,13 @@ def _app(runtime: Runtime, title: str, serves: str) -> FastAPI:
         title=title, version=__version__, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
     )
 
-    def answer(error: GatewayError, allow: str = "") -> Response:
-        headers = {"x-request-id": runtime.request_id(time.time()), "x-pointsman-origin": "gateway"}
+    def answer(request: Request, error: GatewayError, allow: str = "") -> Response:
+        request_id = runtime.request_id(time.time())
+        headers = {"x-request-id": request_id, "x-pointsman-origin": "gateway"}
+        told = {"request_id": request_id, "status": error.status, "code": error.code}
+        asked = {"method": request.method, "path": request.scope["path"][:_LONGEST_PATH]}
+        level = logging.ERROR if error.status == 500 else logging.WARNING
+        logger.log(level, "the control plane refused a request", extra=told | asked)
         if error.status == 401:
             headers["www-authenticate"] = "Bearer"
         if allow:
@@ -68,19 +78,25 @@ def _app(runtime: Runtime, title: str, serves: str) -> FastAPI:
             headers["retry-after"] = str(max(1, round(error.retry_after_s)))
         return Response(to_openai(error), error.status, headers, "application/json")
 
-    async def on_gateway_error(_: Request, error: Exception) -> Response:
-        return answer(error if isinstance(error, GatewayError) else InternalError("internal_error", "It failed."))
+    async def on_gateway_error(request: Request, error: Exception) -> Response:
+        return answer(
+            request, error if isinstance(error, GatewayError) else InternalError("internal_error", "It failed.")
+        )
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         if isinstance(error, StarletteHTTPException) and error.status_code == 405:
             allow = next((value for name, value in (error.headers or {}).items() if name.lower() == "allow"), "")
-            return answer(MethodNotAllowed("method_not_allowed", "This path does not take that method."), allow)
+            return answer(
+                request, MethodNotAllowed("method_not_allowed", "This path does not take that method."), allow
+            )
         if request.scope["path"].startswith(_UNROUTED):
-            return answer(NotFound("not_found", f"Pointsman routes chat completions, no other calls: {serves}."))
-        return answer(NotFound("not_found", f"There is nothing at this path: {serves}."))
+            return answer(
+                request, NotFound("not_found", f"Pointsman routes chat completions, no other calls: {serves}.")
+            )
+        return answer(request, NotFound("not_found", f"There is nothing at this path: {serves}."))
 
-    async def on_invalid(_: Request, __: Exception) -> Response:
-        return answer(BadRequest("bad_request", "The request's parameters are not valid."))
+    async def on_invalid(request: Request, _: Exception) -> Response:
+        return answer(request, BadRequest("bad_request", "The request's parameters are not valid."))
 
     app.add_exception_handler(GatewayError, on_gateway_error)
     app.add_exception_handler(StarletteHTTPException, on_http_error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import stat
@@ -119,7 +120,8 @@ def test_one_that_cannot_live_is_started_ever_more_slowly_and_says_why(tmp_path:
     with running(tmp_path, other, LITE_KEY=KEY) as gateway:
         assert eventually(lambda: len(starts(tmp_path)) >= 4, 15)
         lines = [line for line in gateway.lines if "follows in" in line]
-        assert [line.rpartition("follows in ")[2] for line in lines[:3]] == ["0.25 s", "0.5 s", "1 s"]
+        told = [json.loads(line)["message"] for line in lines[:3]]
+        assert [line.rpartition("follows in ")[2] for line in told] == ["0.25 s", "0.5 s", "1 s"]
         assert "exit code 1: no luck with ***" in lines[0]
         assert "canary" not in "\n".join(gateway.lines)
         answer = gateway.post(chat("llama-3.3-70b"))

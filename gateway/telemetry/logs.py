@@ -144,8 +144,8 @@ class Lines(logging.Formatter):
         return text_of(told) + "".join(f"\n  | {line}" for line in lines) + "\n"
 
 
-#: Further fields that an entry may have: of requests to the control plane.
-FIELDS = ("status", "code", "key", "method", "path")
+#: Further fields that an entry may have: of requests that the control plane refused.
+FIELDS = ("status", "code", "method", "path")
 
 
 def text_of(told: Mapping[str, Any]) -> str:

@@ -531,7 +531,7 @@ def test_a_real_model_answers_through_it(tmp_path: Path) -> None:
             streamed = gateway.post(body | {"stream": True}).text
             assert "Paris" in said(streamed)
             assert streamed.endswith("data: [DONE]\n\n")
-            line = json.loads(next(line for line in reversed(gateway.lines) if line.startswith("{")))
+            line = json.loads(next(line for line in reversed(gateway.lines) if '"status":' in line))
             assert line["input_tokens"] > 5
             assert line["output_tokens"] > 3
             assert line["cost_usd"] > 0

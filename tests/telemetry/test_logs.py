@@ -53,14 +53,14 @@ def test_an_entry_in_json_has_fields_and_as_text_reads_from_left_to_right() -> N
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-@pytest.mark.parametrize("field", ["message", "path", "lines", "key"])
+@pytest.mark.parametrize("field", ["message", "path", "lines", "method"])
 def test_whatever_is_told_begins_no_other_entry(field: str, hostile: str) -> None:
     given: dict[str, Any] = {"lines": [hostile]} if field == "lines" else {field: hostile} if field != "message" else {}
     message = hostile if field == "message" else "told"
     line = entry("json", "%s", message, **given)
     assert line[:-1].isprintable()
     assert line.endswith("}\n")
-    assert set(json.loads(line)) <= {"time", "level", "message", "path", "lines", "key"}
+    assert set(json.loads(line)) <= {"time", "level", "message", "path", "lines", "method"}
     first, *rest = entry("text", "%s", message, **given)[:-1].split("\n")
     assert first.startswith("2026-11-22T01:09:08.250Z WARNING ")
     assert all(one.startswith("  | ") for one in rest)
@@ -104,7 +104,13 @@ def test_secrets_are_blotted_out_of_every_part_of_an_entry() -> None:
     error = raised(OSError("plain-canary Bearer sk-canary-2345678"))
     for form in ("json", "text"):
         line = entry(
-            form, "%s", "at plain-canary", lines=["plain-canary"], path="/?key=canary", key="plain-canary", error=error
+            form,
+            "%s",
+            "at plain-canary",
+            lines=["plain-canary"],
+            path="/?key=canary",
+            method="plain-canary",
+            error=error,
         )  # type: ignore[arg-type]
         assert "canary" not in line
         assert line.count("***") >= 5
