@@ -27,6 +27,7 @@ from gateway.core.records import (
     fleet_digest,
     write,
 )
+from gateway.core.redaction import redacted
 from gateway.core.signals import EXPECTED, NAMES, Signals
 from gateway.core.types import Decision, Fleet, Outcome, Price, Record, Shadowed, Tenant
 
@@ -138,7 +139,7 @@ def _recorded(settled: Settled, policy: Policy, using: Recording, reading: bool,
         fleet=digest,
         key=settled.tenant.key,
         tenant=dict(settled.tenant.facts),
-        model_asked=record.routing.model_asked,
+        model_asked=redacted(record.routing.model_asked[: 8 * LONGEST_TEXT])[:LONGEST_TEXT],
         stream=record.routing.stream,
         pinned=None if settled.pinned is None else _named(names, settled.pinned),
         signals=signals,
@@ -253,7 +254,7 @@ def _plain(value: Any) -> Value:
 
 
 def _kept(values: Mapping[str, Any]) -> dict[str, Value]:
-    """The signals that are kept: tenant facts stand elsewhere, and what is too long would be another value if cut."""
+    """The signals that are kept: tenant facts stand elsewhere, and cut or blotted out a text would be another value."""
     found = {name: _plain(value) for name, value in values.items() if _short(value) and not name.startswith("tenant.")}
     if isinstance(spoken := found.get("language"), Mapping):  # as `Signals.computed` has it
         found["language"] = Spoken.of(Language.from_dict(spoken))
@@ -262,7 +263,7 @@ def _kept(values: Mapping[str, Any]) -> dict[str, Value]:
 
 def _short(value: object) -> bool:
     if isinstance(value, str):
-        return len(value) <= LONGEST_TEXT
+        return len(value) <= LONGEST_TEXT and redacted(value) == value
     if isinstance(value, tuple | list):
         return len(value) <= 64 and all(len(str(one)) <= 64 for one in value)
     if isinstance(value, int | float):

@@ -15,9 +15,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from gateway.core.redaction import redacted
 from gateway.core.types import NANO_PER_USD, Record, Routing, Usage
-from gateway.telemetry.logs import LEVELS, Form, Level, LogSettings, colour, printable, word
+from gateway.telemetry.logs import LEVELS, Form, Level, LogSettings, colour, outside, printable, word
 from gateway.telemetry.sampling import Sampling
 
 #: Codes of what was owed and not delivered; every other one that is not good is a refusal.
@@ -30,8 +29,6 @@ FAULTS = frozenset(
 #: Codes of what nobody has to look at. A client that leaves is nobody's fault.
 GOOD = frozenset({"ok", "client_gone"})
 BECAUSE_MAX = 512
-#: Characters of a text that are searched for secrets, of which far fewer are shown.
-_LOOKED_AT = 4_096
 
 
 class _Shared(msgspec.Struct, omit_defaults=True):
@@ -258,17 +255,17 @@ class AccessLog:
 
 
 def _asked(routing: Routing) -> str:
-    return word(printable(redacted(routing.model_asked[:_LOOKED_AT]))) if routing.model_asked else "-"
+    return word(outside(routing.model_asked)) if routing.model_asked else "-"
 
 
 def _because(routing: Routing) -> str:
-    return printable(redacted(routing.because[:_LOOKED_AT]), BECAUSE_MAX)
+    return outside(routing.because, BECAUSE_MAX)
 
 
 def _shared(routing: Routing) -> bytes:
     line = _Shared(
         key=routing.key,
-        model_asked=printable(redacted(routing.model_asked[:_LOOKED_AT])),
+        model_asked=outside(routing.model_asked),
         team=printable(routing.team),
         stream=routing.stream,
         policy=routing.policy,

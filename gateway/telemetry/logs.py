@@ -33,6 +33,8 @@ LEVELS: tuple[Level, ...] = ("info", "warning", "error")
 #: Characters of a message, of one line of a list or a traceback, and lines of one entry.
 MESSAGE_MAX = 2_000
 LINES_MAX = 100
+#: Times the characters shown of a text are searched for secrets: what is cut before is no longer known for one.
+_LOOKED_AT = 8
 #: Exceptions whose texts come from the interpreter or from us. All others may quote what a client sent.
 _OURS = (ArithmeticError, AttributeError, ImportError, NameError, OSError, RecursionError, TypeError)
 _COLOURS = {"info": b"", "warning": b"\x1b[33m", "error": b"\x1b[31m"}
@@ -87,6 +89,11 @@ def printable(text: str, limit: int = 128) -> str:
     return text if len(text) <= limit + 3 else text[:limit] + "..."
 
 
+def outside(text: str, limit: int = 128) -> str:
+    """A text from outside as a line may hold it: printable, cut, and without what looks like a secret."""
+    return printable(redacted(text[: _LOOKED_AT * limit]), limit)
+
+
 def moment(wall: float) -> str:
     """RFC 3339 in UTC with milliseconds."""
     return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{int(wall % 1 * 1000):03d}Z"
@@ -125,7 +132,7 @@ class Lines(logging.Formatter):
         secrets = tuple(self._secrets())
 
         def clean(text: str) -> str:
-            return printable(redacted(text[: 4 * MESSAGE_MAX], secrets), MESSAGE_MAX)
+            return printable(redacted(text[: _LOOKED_AT * MESSAGE_MAX], secrets), MESSAGE_MAX)
 
         told: dict[str, Any] = {"time": moment(record.created), "level": level_of(record.levelno)}
         if record.name != "pointsman":

@@ -13,6 +13,9 @@ from gateway.core import records
 from gateway.core.recording import copied
 from gateway.core.records import Copied, Recorded, Unreadable
 from gateway.core.types import Price, PriceTier, Record, Routing, Shadowed, Usage
+from tests.core.fleets import policy
+from tests.core.test_memo import Asked
+from tests.core.test_replay import LINES, Serving
 
 PRICE = Price((PriceTier(0, 1_000_000, 2_000_000),), "list 2026-11")
 DOCS = Path(__file__).parents[2] / "docs" / "records.md"
@@ -82,6 +85,17 @@ def test_hostile_names_stay_inside_the_line_of_a_shadow() -> None:
     line = shadowed(key='x"}\n{"v":1}\r\u2028\x00', outcome="ok")
     assert line.count(b"\n") == 1
     assert json.loads(line)["key"] == 'x"}\n{"v":1}\r\u2028\x00'
+
+
+def test_what_a_client_asked_for_is_bounded_and_no_key() -> None:
+    settled = Serving()(policy(), Asked("hi"))[1]
+    for asked, told in (("m" * 100_000, "m" * 512), ("sk-proj-0123456789", "***"), ("qwen3.5-plus", "qwen3.5-plus")):
+        settled.record.routing.model_asked = asked
+        assert json.loads(LINES(settled, False))["model_asked"] == told
+    light = settled._replace(
+        envelope=None, values={"headers.x-a": "sk-proj-0123456789", "headers.x-b": "b", "task": None}
+    )
+    assert json.loads(LINES(light, False))["signals"] == {"headers.x-b": "b", "task": None}
 
 
 @pytest.mark.parametrize("form", [Recorded, Copied])

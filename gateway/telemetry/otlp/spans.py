@@ -18,7 +18,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from gateway import __version__
 from gateway.core.tracecontext import SHADOW, Copied, Traced, Tried, span_id
 from gateway.core.types import NANO_PER_USD, Backend, Endpoint, Outcome, Record, Target, Usage
-from gateway.telemetry.logs import printable
+from gateway.telemetry.logs import outside
 
 #: Requests whose spans are sent together.
 BATCH = 256
@@ -123,7 +123,7 @@ def _request(record: Record, traced: Traced) -> Span:
         "pointsman.request_id": record.request_id,
         "pointsman.key": routing.key,
         "pointsman.team": routing.team,
-        "pointsman.model_asked": printable(routing.model_asked),
+        "pointsman.model_asked": outside(routing.model_asked),
         "pointsman.stream": routing.stream,
         "pointsman.policy": routing.policy,
         "pointsman.rule": routing.rule,
@@ -131,7 +131,7 @@ def _request(record: Record, traced: Traced) -> Span:
         "pointsman.target": routing.target,
         "pointsman.model": routing.model,
         "pointsman.thinking": routing.thinking,
-        "pointsman.because": printable(routing.because, 512),
+        "pointsman.because": outside(routing.because, 512),
         "pointsman.attempts": record.attempts,
         "pointsman.overhead_s": record.sent_at - record.started_at if record.sent_at else None,
         "pointsman.cost_usd": record.cost_nano / NANO_PER_USD if record.priced and record.sent_at else None,
