@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from gateway import precompile
 from gateway.demo import model as demo_model
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +25,13 @@ settings.register_profile("here", deadline=None)
 # A long search: `pytest tests/core/test_properties.py --hypothesis-profile deep`.
 settings.register_profile("deep", deadline=None, max_examples=5_000)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the shipped files once: hundreds of tests load them, and parsing YAML takes longer than most of these."""
+    if not hasattr(config, "workerinput"):  # by the process that starts the others, before it does
+        with contextlib.redirect_stdout(io.StringIO()):
+            precompile.main()
 
 
 @pytest.fixture(scope="session")
