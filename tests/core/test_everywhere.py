@@ -92,6 +92,8 @@ def rule(*use: Any, **when: Any) -> dict[str, Any]:
          "without `target.provider: groq`: qwen3.5-plus"),
         ({"model": "llama-4-scout", "target.memory_needed_gb": {"lt": 20}}, ".target.memory_needed_gb",
          "without `target.memory_needed_gb: {lt: 20}`: llama-4-scout, where 45.6 is the least"),
+        ({"family": "llama", "target.output_usd": {"lt": 0}}, ".target.output_usd",
+         "without `target.output_usd: {lt: 0}`: llama-4-scout"),
         ({"family": "llama", "license.osi_approved": True}, ".license.osi_approved",
          "without `license.osi_approved: true`: llama-4-scout"),
         ({"family": "llama", "model.modalities": "video"}, ".model.modalities",
@@ -119,6 +121,7 @@ def test_a_rung_that_nothing_known_could_be_in_is_told_with_what_is_to_blame(
         {"model": "llama-4-scout", "target.memory_gb": {"lte": 48}, "target.memory_needed_gb": {"lte": 48}},
         {"model": "qwen3.5-plus", "target.max_output": {"lte": "65536"}, "target.priced": True},
         {"family": "*", "target.input_usd": {"lt": 0.01}, "target.thinking": "never", "target.name": "mine"},
+        {"family": "*", "target.input_usd": {"known": True}, "target.retires_on": {"known": True}},
     ],
 )
 def test_what_some_installation_could_have_is_not_told(rung: dict[str, Any]) -> None:

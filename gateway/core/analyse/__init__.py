@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from gateway.core.analyse import constraints, everywhere, names, order, rungs, targets, tenants, thinking
+from gateway.core.analyse import constraints, copies, everywhere, names, order, rungs, speed, targets, tenants, thinking
 from gateway.core.analyse.imagined import Imagined
 from gateway.core.analyse.space import Effort
 from gateway.core.analyse.study import Study, Tenants
@@ -41,7 +41,8 @@ def analyse(
     found = [
         *order.judge(study),
         *rungs.judge(study),
-        *rungs.copies(study),
+        *copies.judge(study),
+        *speed.judge(study),
         *targets.ladders(study),
         *constraints.judge(study),
         *thinking.judge(study),
@@ -68,7 +69,8 @@ def analyse_everywhere(
         *order.judge(study),
         *everywhere.judge(study, made, providers),
         *rungs.judge(study),
-        *rungs.copies(study),
+        *copies.judge(study),
+        *speed.judge(study),
         *targets.ladders(study),
         *constraints.judge(study),
         *thinking.judge(study),
@@ -104,9 +106,9 @@ _QUESTIONS = {
     "thinking entry": "whether these thinking entries ever apply, or leave a rule no target",
     "constraint": "whether these constraints ever apply, or leave a rule no target",
     "gap": "whether every request is covered",
-    "rung": "whether the rungs of these rules can serve what they admit",
+    "rung": "whether the rungs of these can serve what they admit",
     "hint": "whether a client can lift these constraints",
-    "shadow": "whether these shadows ever apply",
+    "shadow": "whether these shadows ever apply, or have a target",
     "latency": "whether these latency targets ever apply",
     "overlap": "whether something above these rules takes a part of theirs",
 }

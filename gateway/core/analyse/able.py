@@ -130,3 +130,14 @@ def hit(study: Study, constraint: Constraint, target: Target) -> Formula:
     found = sum(1 << number for number, value in values if value is not UNREAL and acts(value))
     full = domains.full(name)
     return every([when, ALWAYS if found == full else Lies(name, found) if found else NEVER])
+
+
+def spared(study: Study, target: Target) -> Formula:
+    """That no hard constraint acts against a target; where that cannot be told of one, it is taken not to."""
+    parts = []
+    for constraint in study.policy.forbids:
+        try:
+            parts.append(study.turned(hit(study, constraint, target)))
+        except Undecided:
+            continue
+    return every(parts)

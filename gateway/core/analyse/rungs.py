@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from gateway.core.analyse.able import abilities
 from gateway.core.analyse.domains import Undecided
@@ -39,56 +40,53 @@ def judge(study: Study) -> Iterator[Finding]:
             continue
         if study.dead(i):
             continue
-        able = {target.index: abilities(study, target) for target in study.candidates(rule.mask)}
-        seen = 0
-        for j, rung in enumerate(rule.rungs):
-            yield from _rung(study, i, rung, f"{path}[{j}]", seen, able)
-            seen |= rung.mask if study.everywhere is None else study.everywhere.wider(rung.mask)
+        yield from ladder(study, Admitted(rule.id, "rule", study.taken(i)), rule.rungs, path)
         yield from _holes(study, i, rule)
 
 
-def copies(study: Study) -> Iterator[Finding]:
-    """Shadows that copy to nobody."""
-    for i, entry in enumerate(study.policy.shadows):
-        path = f"shadow[{i}].use"
-        if not entry.mask:
-            what = f"selects no target {study.here}: nothing is copied"
-            yield finding("shadow-empty", entry.id, path, what, "a target that there is")
-        elif not study.candidates(entry.mask):
-            what = "none of its targets is ever allowed: closed, withdrawn, or always forbidden"
-            yield finding("shadow-empty", entry.id, path, what, "allow_closed, or another selector")
-        else:
-            for j, rung in enumerate(entry.rungs):
-                if not rung.mask and study.everywhere is None:
-                    what = f"selects no target of this fleet ({rung.text})"
-                    yield finding("rung-empty", entry.id, f"{path}[{j}]", what)
+class Admitted(NamedTuple):
+    """Whose rungs they are, and which requests come to them."""
+
+    id: str
+    noun: str
+    taken: Sequence[Formula]
+
+
+def ladder(study: Study, of: Admitted, rungs: Sequence[Rung], path: str) -> Iterator[Finding]:
+    """Rungs that serve nothing of what comes to them."""
+    mask = 0
+    for rung in rungs:
+        mask |= rung.mask
+    able = {target.index: abilities(study, target) for target in study.candidates(mask)}
+    seen = 0
+    for j, rung in enumerate(rungs):
+        yield from _rung(study, of, rung, f"{path}[{j}]", seen, able)
+        seen |= rung.mask if study.everywhere is None else study.everywhere.wider(rung.mask)
 
 
 def _rung(
-    study: Study, number: int, rung: Rung, path: str, seen: int, able: Mapping[int, Mapping[str, Formula]]
+    study: Study, of: Admitted, rung: Rung, path: str, seen: int, able: Mapping[int, Mapping[str, Formula]]
 ) -> Iterator[Finding]:
-    rule = study.policy.rules[number]
     if not rung.mask:
         if study.everywhere is None:  # else it is told as one that is impossible
-            yield finding("rung-empty", rule.id, path, f"selects no target of this fleet ({rung.text})")
+            yield finding("rung-empty", of.id, path, f"selects no target of this fleet ({rung.text})")
         return
     targets = study.candidates(rung.mask)
     if not targets:
         what = "none of its targets is ever allowed: closed, withdrawn, or always forbidden"
-        yield finding("rung-closed", rule.id, path, what, "allow_closed, or another selector")
+        yield finding("rung-closed", of.id, path, what, "allow_closed, or another selector")
         return
     if not rung.mask & ~seen:
-        yield finding("rung-idle", rule.id, path, "adds nothing: the rungs before it hold all its targets")
+        yield finding("rung-idle", of.id, path, "adds nothing: the rungs before it hold all its targets")
         return
-    taken = study.taken(number)
-    unable = [one for one in targets if _never(study, taken, able[one.index], rule.id)]
+    unable = [one for one in targets if _never(study, of.taken, able[one.index], of.id)]
     if len(unable) == len(targets):
-        what = f"cannot hold what its rule admits: {_blame(study, number, targets, able)}"
-        yield finding("rung-cannot-serve", rule.id, path, what, "a selector with the facts that it takes")
+        what = f"cannot hold what its {of.noun} admits: {_blame(study, of.taken, targets, able)}"
+        yield finding("rung-cannot-serve", of.id, path, what, "a selector with the facts that it takes")
     elif unable and rung.text not in ("*", "family: *") and study.everywhere is None:
         names = ", ".join(target.name for target in unable)
-        what = f"{names} cannot hold what its rule admits: {_blame(study, number, unable, able)}"
-        yield finding("target-cannot-serve", rule.id, path, what, "nothing, if the others suffice: it is never chosen")
+        what = f"{names} cannot hold what its {of.noun} admits: {_blame(study, of.taken, unable, able)}"
+        yield finding("target-cannot-serve", of.id, path, what, "nothing, if the others suffice: it is never chosen")
 
 
 def _never(study: Study, taken: Sequence[Formula], able: Mapping[str, Formula], about: str) -> bool:
@@ -97,9 +95,10 @@ def _never(study: Study, taken: Sequence[Formula], able: Mapping[str, Formula], 
     return study.admits([*taken, *able.values()], "rung", about) is False
 
 
-def _blame(study: Study, number: int, targets: Sequence[Target], able: Mapping[int, Mapping[str, Formula]]) -> str:
+def _blame(
+    study: Study, taken: Sequence[Formula], targets: Sequence[Target], able: Mapping[int, Mapping[str, Formula]]
+) -> str:
     """Which abilities are lacking, in words; lengths with their numbers."""
-    taken = study.taken(number)
     kinds: dict[str, None] = {}
     for target in targets:
         alone = [kind for kind, formula in able[target.index].items() if study.admits([*taken, formula]) is False]
@@ -167,11 +166,11 @@ def _holes(study: Study, number: int, rule: Rule) -> Iterator[Finding]:
 
 
 def unused(study: Study) -> Iterator[Finding]:
-    """Targets that no rule selects."""
+    """Targets that no rule selects, nor any shadow."""
     policy = study.policy
     used = 0
-    for rule in policy.rules:
-        used |= rule.mask
+    for mask in (*(rule.mask for rule in policy.rules), *(copy.mask for copy in policy.shadows)):
+        used |= mask
     idle = [policy.fleet.targets[index].name for index in bits(policy.fleet.mask() & ~used)]
     if idle:
         yield finding("target-unused", policy.name, "rules", f"no rule ever uses {', '.join(idle)}")

@@ -169,9 +169,18 @@ class Study:
         self.undecided.setdefault(kind, {})[about] = None
 
     def example(
-        self, formulas: Sequence[Formula], shows: Callable[[Decision, Signals], bool], kind: str = "", about: str = ""
+        self,
+        formulas: Sequence[Formula],
+        shows: Callable[[Decision, Signals], bool],
+        kind: str = "",
+        about: str = "",
+        *,
+        snapshot: Snapshot | None = None,
     ) -> Witness | None:
-        """A request, as a test gives it, that a client could send and that does what it is to show; None without."""
+        """A request, as a test gives it, that a client could send and that does what it is to show; None without.
+
+        `snapshot` is of the world where it does, if not the usual one.
+        """
         if self.spent:
             if kind:
                 self.note(kind, about)
@@ -193,14 +202,16 @@ class Study:
             given["modality"] = ["image", "text"]
         elif "image" in given.get("modality", ()) and "images" not in given:
             given["images"] = 1
-        return self._plainest(given, shows)
+        return self._plainest(given, shows, snapshot or self.snapshot)
 
-    def _plainest(self, given: dict[str, Any], shows: Callable[[Decision, Signals], bool]) -> Witness | None:
+    def _plainest(
+        self, given: dict[str, Any], shows: Callable[[Decision, Signals], bool], snapshot: Snapshot
+    ) -> Witness | None:
         """The same without what says nothing; None where it does not show what it should."""
 
         def does(values: Mapping[str, Any]) -> bool:
             signals = Signals.given(values)
-            return shows(decide(self.policy, signals, self.snapshot), signals)
+            return shows(decide(self.policy, signals, snapshot), signals)
 
         if not does(given):
             return None

@@ -15,7 +15,7 @@ _EPOCH_DAY = date(1970, 1, 1).toordinal()
 
 
 def judge(study: Study) -> Iterator[Finding]:
-    """The targets that rules use."""
+    """The targets that rules and shadows use."""
     policy, now = study.policy, study.now
     used = 0
     by_cost = 0
@@ -23,6 +23,8 @@ def judge(study: Study) -> Iterator[Finding]:
         used |= rule.mask
         for rung in rule.rungs:
             by_cost |= rung.mask if rung.by or rung.rank in ("cheapest", "balanced") else 0
+    for copy in policy.shadows:
+        used |= copy.mask
     gone = retired(policy.capabilities.retirements, now)
     soon = retired(policy.capabilities.retirements, now + SOON_DAYS * 86_400)
     today = date.fromordinal(_EPOCH_DAY + int(now // 86_400))

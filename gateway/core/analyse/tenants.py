@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import SequenceMatcher, get_close_matches
 
-from gateway.core.analyse.able import hit
-from gateway.core.analyse.domains import Undecided
-from gateway.core.analyse.formulas import ALWAYS, Formula, every, some
+from gateway.core.analyse.able import spared
+from gateway.core.analyse.formulas import some
 from gateway.core.analyse.study import Study, Tenants
 from gateway.core.conditions import members
 from gateway.core.facts import BUILT_IN_SETS
 from gateway.core.findings import Finding, finding
 from gateway.core.matchers import Leaf, leaves
 from gateway.core.policy import Constraint, Policy
-from gateway.core.types import Target
 
 _PREFIX = "tenant."
 #: Facts that the gateway itself reads.
@@ -151,12 +149,4 @@ def never(policy: Policy, now: float, mask: int, facts: Mapping[str, str] | None
     targets = study.candidates(mask)
     if not targets:
         return True
-    spared = [every(_spared(study, constraint, target) for constraint in policy.forbids) for target in targets]
-    return study.admits([study.somebody, some(spared)]) is False
-
-
-def _spared(study: Study, constraint: Constraint, target: Target) -> Formula:
-    try:
-        return study.turned(hit(study, constraint, target))
-    except Undecided:
-        return ALWAYS
+    return study.admits([study.somebody, some(spared(study, target) for target in targets)]) is False

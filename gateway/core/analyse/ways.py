@@ -21,6 +21,7 @@ from gateway.core.types import Target
 
 #: What begins so is said by an installation; all other facts are the model's.
 OPEN = "target."
+_SOME_DAY = date(2026, 1, 1)
 _MOST_WORDS = 8  # of one set: its parts are tried one by one
 _SAYS: Mapping[str, tuple[str | None, ...]] = {
     "switchable": ("switchable", "always", "never", None),  # an instruct checkpoint of it never does
@@ -89,7 +90,8 @@ def _values(way: Way, name: str, matchers: Iterable[Matcher]) -> Iterable[Any] |
     if kind == "boolean":
         return (True, False, None)
     if kind in ("number", "date"):
-        return _around([one for one in (*operands, *_own(way, name)) if isinstance(one, int | float | date)])
+        edges = [one for one in (*operands, *_own(way, name)) if isinstance(one, int | float | date)]
+        return _around([*edges, _SOME_DAY if kind == "date" else 1])
     if kind == "set":
         words = sorted({str(one) for one in operands if one is not None} | {OTHER, *map(str, _own(way, name))})
         sizes = range(len(words) + 1)
@@ -103,7 +105,7 @@ def _around(edges: Iterable[Any]) -> Iterator[Any]:
     yield None
     for edge in edges:
         step: Any = timedelta(days=1) if isinstance(edge, date) else 1 if isinstance(edge, int) else abs(edge) / 1e6
-        yield from (edge, edge + step, edge - step)
+        yield from (one for one in (edge, edge + step, edge - step) if isinstance(one, date) or one >= 0)
 
 
 def _own(way: Way, fact: str) -> Sequence[Any]:
