@@ -136,6 +136,15 @@ class Collector:
         assert eventually(lambda: len(self.requests()) >= number, within_s), self.spans
         return self.requests()[-1]
 
+    def of(self, request_id: str, within_s: float = 8.0) -> Span:
+        """The span of the request with this id, once it has come."""
+
+        def found() -> list[Span]:
+            return [one for one in self.requests() if one.told["pointsman.request_id"] == request_id]
+
+        assert eventually(lambda: bool(found()), within_s), self.spans
+        return found()[0]
+
     def measured(self, name: str, **told: Any) -> list[Point]:
         """Data points of the last export that had any, of an instrument and with these attributes (`__` for a dot)."""
         wanted = {key.replace("__", "."): value for key, value in told.items()}

@@ -27,7 +27,7 @@ logger = logging.getLogger("pointsman")
 MOST_WAITING = 8_192
 #: Seconds between two looks at the queue, and the longest that the span of a finished request waits to be sent.
 EVERY_S = 0.25
-LINGER_S = 2.0
+LINGER_S = 1.0
 _SLICE_S = 0.0002  # of work, after which the thread lets go of the interpreter, lest a request wait for it
 _PAUSE_S = 0.00005
 #: Ends of requests that are nobody's error.
@@ -90,7 +90,7 @@ class Otlp:
         for sender in self._senders():
             sender.close(ends_at)
         for sender in self._senders():
-            sender.join()
+            sender.join(ends_at)
 
     def _senders(self) -> Iterable[Sender]:
         return [one for one in (self._spans, self._metrics) if one is not None]

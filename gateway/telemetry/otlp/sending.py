@@ -94,15 +94,15 @@ class Sender:
         self._more.set()
 
     def close(self, ends_at: float) -> None:
-        """Send what waits, until this moment on the monotonic clock; what is left then is lost."""
+        """Send what waits, until this moment on the monotonic clock or the first failure; what is left is lost."""
         self._ends_at = ends_at
         self._closing.set()
         self._more.set()
 
-    def join(self) -> None:
-        """Wait for the end of `close`."""
+    def join(self, ends_at: float) -> None:
+        """Wait for the end of `close`, until this moment."""
         if self._thread.ident is not None:
-            self._thread.join(max(0.0, self._ends_at - time.monotonic()))
+            self._thread.join(max(0.0, ends_at - time.monotonic()))
 
     def _run(self) -> None:
         with self._client:
@@ -126,8 +126,7 @@ class Sender:
         until = time.monotonic() + TRIED_S
         while True:
             self._rest()
-            left_s = self._ends_at - time.monotonic()
-            if left_s <= 0:
+            if (left_s := self._ends_at - time.monotonic()) <= 0:
                 self.tally.lost(self.signal, "closing", batch.holds)
                 return
             said = self._post(payload, min(self._settings.timeout_s, left_s))
@@ -142,16 +141,18 @@ class Sender:
                 pause_s = self._pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - so that replicas spread
                 self._rests_until = time.monotonic() + max(said.pause_s, pause_s)
                 self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
-                if self._rests_until < until:
+                if self._closing.is_set():
+                    self._ends_at = 0.0  # a collector that is down must not hold up the end
+                elif self._rests_until < until:
                     continue
             self.tally.lost(self.signal, said.outcome, batch.holds)
             return
 
     def _rest(self) -> None:
-        """Leave the collector alone for as long as it, or its last failure, asks; for less where all is to end."""
+        """Leave the collector alone for as long as it, or its last failure, asks; but not where all is to end."""
         wait_s = self._rests_until - time.monotonic()
-        if wait_s > 0 and self._closing.wait(wait_s):
-            time.sleep(max(0.0, min(self._rests_until, self._ends_at) - time.monotonic()))
+        if wait_s > 0:
+            self._closing.wait(wait_s)
 
     def _post(self, payload: bytes, timeout_s: float) -> _Said:
         try:
