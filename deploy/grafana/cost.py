@@ -255,8 +255,8 @@ _BOOKS = (
     Panel(
         "Not in the books",
         (
-            (rate("unpriced_requests_total", where("target"), "target"), "{{target}}: no price"),
-            (rate("estimated_usage_requests_total", where("target"), "target"), "{{target}}: estimated"),
+            (f"{rate('unpriced_requests_total', where('target'), 'target')} > 0", "{{target}}: no price"),
+            (f"{rate('estimated_usage_requests_total', where('target'), 'target')} > 0", "{{target}}: estimated"),
         ),
         "Requests a second whose cost is missing, or rests on an estimate, by target. No price: give the target one.",
         unit="reqps",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.grafana.panels import GREEN, ORANGE, RED, TARGET, Board, Panel
-from deploy.grafana.promql import NOW, mean, quantile, rate, share, where
+from deploy.grafana.promql import NOW, mean, portion, quantile, rate, where
 
 _T = where("target")
 _STREAM = where("target", also='stream="true"')
@@ -206,7 +206,7 @@ _US = (
         "Reasoning",
         (
             (
-                share(
+                portion(
                     rate("tokens_total", where("target", also='class="reasoning"'), "target"),
                     rate("tokens_total", where("target", also='class=~"output|reasoning"'), "target"),
                 ),

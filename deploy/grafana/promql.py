@@ -53,6 +53,11 @@ def share(part: str, whole: str) -> str:
     return f"({part} or 0 * {whole}) / ({whole} > 0)"
 
 
+def portion(part: str, whole: str) -> str:
+    """The same, with no value where there is nothing of the part: for graphs that would be full of zeros."""
+    return f"({part} > 0) / ({whole} > 0)"
+
+
 def quantile(of: float, histogram: str, filters: str = "", by: str = "") -> str:
     """Seconds that a share of the observations stayed below, as near as the buckets tell."""
     return f"histogram_quantile({of}, {rate(f'{histogram}_bucket', filters, f'le, {by}' if by else 'le')})"

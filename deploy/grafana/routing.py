@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.grafana.panels import GREEN, ORANGE, POLICY, RED, TARGET, TEAM, Board, Panel
-from deploy.grafana.promql import per_hour, quantile, rate, rise, share, top, where
+from deploy.grafana.promql import per_hour, portion, quantile, rate, rise, share, top, where
 
 _D = where("policy", "target")
 _T = where("target")
@@ -124,7 +124,7 @@ _THINKING = (
         "Share of reasoning",
         (
             (
-                share(
+                portion(
                     rate("tokens_total", where("team", "target", also='class="reasoning"'), "target"),
                     rate("tokens_total", where("team", "target", also='class=~"output|reasoning"'), "target"),
                 ),

@@ -90,7 +90,8 @@ def _box(x: float, y: float, w: float, h: float, colour: str, more: str = "") ->
     return f'<rect x="{x:.0f}" y="{y:.0f}" width="{w:.0f}" height="{h:.0f}" fill="{colour}"{more}/>'
 
 
-def _cut(said: str, width: float, size: int = 11) -> str:
+def cut(said: str, width: float, size: int = 11) -> str:
+    """As much of it as fits."""
     most = max(4, int(width / (size * 0.6)))
     return said if len(said) <= most else said[: most - 1] + "…"
 
@@ -106,7 +107,7 @@ def dashboard(made: dict[str, Any], drawn: dict[int, Drawn], caption: str) -> st
             parts.append(text(x + 4, y + 18, panel["title"], 14, INK, ' font-weight="600"'))
             continue
         parts.append(_box(x + 2, y + 2, w - 4, h - 4, "#fff", f' rx="3" stroke="{LINE}"'))
-        parts.append(text(x + 10, y + 18, _cut(panel["title"], w - 20, 12), 12, INK, ' font-weight="600"'))
+        parts.append(text(x + 10, y + 18, cut(panel["title"], w - 20, 12), 12, INK, ' font-weight="600"'))
         parts.extend(_inside(drawn[panel["id"]], x + 10, y + 24, w - 20, h - 32))
     head = [
         text(6, 24, made["title"], 18, INK, ' font-weight="700"'),
@@ -218,7 +219,7 @@ def _legend(shown: list[Series], x: float, bottom: float, w: float, more: int) -
     rows: list[list[tuple[float, str, str]]] = [[]]
     at = 0.0
     for place, name in enumerate(names):
-        said = _cut(name, w - 20, 10)
+        said = cut(name, w - 20, 10)
         wide = 16 + 5.6 * len(said)
         if at and at + wide > w:
             rows.append([])
@@ -241,7 +242,7 @@ def _bars(drawn: Drawn, x: float, y: float, w: float, h: float) -> Iterator[str]
     for place, one in enumerate(rows):
         ty = y + 6 + place * 18
         length = max(1, (w - wide - 64) * max(0.0, one.last) / high)
-        yield text(x, ty + 11, _cut(one.name, wide - 8), 11)
+        yield text(x, ty + 11, cut(one.name, wide - 8), 11)
         yield _box(x + wide, ty + 1, length, 12, _colour(drawn, one.last, COLOURS[0]), ' fill-opacity=".75"')
         yield text(x + wide + length + 4, ty + 11, written(one.last, drawn.unit), 11)
 
@@ -250,11 +251,11 @@ def _table(drawn: Drawn, x: float, y: float, w: float, h: float) -> Iterator[str
     columns, rows = cells(drawn)
     each = w / len(columns)
     for place, column in enumerate(columns):
-        yield text(x + each * place, y + 12, _cut(column, each - 6), 11, FAINT)
+        yield text(x + each * place, y + 12, cut(column, each - 6), 11, FAINT)
     yield f'<path d="M{x:.0f} {y + 17:.0f}h{w:.0f}" stroke="{LINE}"/>'
     for number, row in enumerate(rows[: max(1, int((h - 22) / 16))]):
         for place, said in enumerate(row):
-            yield text(x + each * place, y + 31 + number * 16, _cut(said, each - 6), 11)
+            yield text(x + each * place, y + 31 + number * 16, cut(said, each - 6), 11)
 
 
 def cells(drawn: Drawn) -> tuple[list[str], list[list[str]]]:
@@ -323,7 +324,7 @@ def _states(drawn: Drawn, x: float, y: float, w: float, h: float) -> Iterator[st
     tall = min(20.0, (h - 20) / len(rows))
     for number, one in enumerate(rows):
         ty = y + 4 + tall * number
-        yield text(x, ty + tall * 0.7, _cut(one.name, 76), 11)
+        yield text(x, ty + tall * 0.7, cut(one.name, 76), 11)
         box = (x + 80, 0.0, w - 84, 1.0)
         placed = _placed(one.points, drawn, box, (0, 1))
         starts = [(px, str(round(value))) for (px, _), (_, value) in zip(placed, one.points, strict=True)]
