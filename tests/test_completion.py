@@ -76,7 +76,7 @@ OFFERED = {
     "pointsman completion ": set(SHELLS),
     "pointsman che": {"check"},
     "pointsman check --ag": {"--against"},
-    "pointsman check --against ": {"fleet", "reference"},
+    "pointsman check --against f": {"fleet"},
     "pointsman check --policy ": {"first", "second"},
     "pointsman probe ": {"general", "coder"},
     "pointsman probe g": {"general"},

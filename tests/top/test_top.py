@@ -95,7 +95,7 @@ def test_one_table_is_printed_without_a_terminal(gateway: Gateway, top: Top) -> 
     assert " healthy " in works
     assert "0 requests/s" not in told.stdout
     assert re.search(r"^broken +(ejected|healthy|half_open|probing)", told.stdout, re.M)
-    assert re.search(r"^default +default +\S+ +100%", told.stdout, re.M)
+    assert re.search(r"^default +default +\S+ +100% +\$0\.\d*[1-9]", told.stdout, re.M), "the rule's cost, too"
 
 
 def test_each_refresh_is_an_object_on_a_line_of_its_own(gateway: Gateway) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import gateway.top.view
+from gateway.telemetry import families
 from gateway.top.series import Series
 from gateway.top.view import SORTS, Seen, View, ordered, view
 
@@ -118,6 +122,15 @@ def test_percentiles_are_of_all_answers_or_of_one_target_s() -> None:
     told = shown(rates, [listed("a"), listed("b")])
     assert [(row.first_event_p50_s, row.first_event_p95_s) for row in told.targets] == [(0.5, 0.95), (1.5, 1.95)]
     assert (told.totals.first_event_p50_s, told.totals.overhead_p99_s) == (1.0, None)
+
+
+def test_every_metric_it_reads_is_one_that_the_gateway_exports() -> None:
+    """A metric that is renamed would be a column of zeros here."""
+    source = Path(gateway.top.view.__file__).read_text(encoding="utf-8")
+    read = set(re.findall(r"(?:_by|_sum|_gauge|_buckets|named)\((?:rates|seen\.gauges|seen\.rates), \"(\w+)\"", source))
+    assert {"requests_total", "inflight_requests", "gateway_overhead_seconds"} <= read
+    exported = {value.name for value in vars(families).values() if isinstance(value, families.Family)}
+    assert {f"pointsman_{name}" for name in read} <= exported
 
 
 @pytest.mark.parametrize("by", SORTS)
