@@ -18,6 +18,7 @@ from gateway.core.errors import ConfigError, Problem
 from gateway.core.matchers import suggest
 from gateway.policyfile import lay_over, load_catalogue, load_policy, overlays_of, policy_files, reference_fleet
 from gateway.problems import validated
+from gateway.progress import over, waiting
 from gateway.site import Site, load_site
 from gateway.yamlfile import Document
 
@@ -51,7 +52,8 @@ def check(options: Options, environ: Mapping[str, str], now: float) -> Checked:
     if options.files:
         what = "are judged on no fleet: your own serves the policies that its configuration names"
         raise ConfigError([Problem("--policies", 0, "", what, "--against catalogue, or --against reference")])
-    site = _site(options, environ)
+    with waiting("reading the configuration"):
+        site = _site(options, environ)
     cache = cache_dir(environ)
     document = yamlfile.load(options.config, cache_dir=cache)
     doc = validated(document, ConfigDoc)
@@ -62,7 +64,7 @@ def check(options: Options, environ: Mapping[str, str], now: float) -> Checked:
     told: list[Told] = []
     if not options.policies:
         told += [places.of(None, one) for one in configuration.judge(site, doc, now)]
-    for policy in chosen:
+    for policy in over(chosen, "checking"):
         users = {name: own for name, own in facts.items() if _may_use(site, doc, name, policy.name)}
         wanted = optional.get(policy.name, frozenset())
         found = analyse(policy, now=now, keys=users or facts, everyone=facts, optional=wanted)
@@ -109,13 +111,15 @@ def _without_fleet(options: Options, environ: Mapping[str, str], now: float) -> 
     counted = _count(len(chosen), "policy", "policies")
     if options.against == "reference":
         fleet = reference_fleet(known, cache=cache)
-        told = [places.of(file.doc.policy, one) for file in chosen for one in analyse(file.bind(fleet))]
+        told = [
+            places.of(file.doc.policy, one) for file in over(chosen, "checking") for one in analyse(file.bind(fleet))
+        ]
         return Checked(Report("reference", None, (), told), f"{counted} on the reference fleet")
     known = known or load_catalogue(cache=cache)
     ways, providers = ways_of(known), frozenset(known.providers)
     told = [
         places.of(file.doc.policy, one)
-        for file in chosen
+        for file in over(chosen, "checking")
         for one in analyse_everywhere(file.imagine(ways, known.models), now=now, providers=providers)
         if file.own(one.path) or not one.path
     ]

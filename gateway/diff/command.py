@@ -30,6 +30,7 @@ from gateway.includes import Part
 from gateway.policyfile import fleet_of_tests, lay_over, load_policy, policy_files
 from gateway.printing import BROKEN, NO, OK, print_json
 from gateway.problems import validated
+from gateway.progress import over
 from gateway.replay.command import count, reading
 from gateway.replay.reading import Read, Wanted, files_of
 from gateway.site import load_site
@@ -61,7 +62,7 @@ def run(options: Options, environ: Mapping[str, str]) -> int:
             before, unreadable = _before(paths, revision, Path(folder), cache, laid.before)
             after = [version for path in paths for version in _after(path, revision, cache, laid.after)]
             pairs = list(pair(before, after))
-            seen = [compare(old, new, reference, fleets, time.time()) for old, new in pairs]
+            seen = [compare(old, new, reference, fleets, time.time()) for old, new in over(pairs, "comparing")]
             traffic = _traffic(pairs, fleets.get(OWN), options.records)
         except ConfigError as error:
             if options.as_json:

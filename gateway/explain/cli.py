@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from gateway.printing import NO, OK, failed, print_json
+from gateway.progress import waiting
 
 if TYPE_CHECKING:
     from gateway.core.types import Tenant
@@ -77,8 +78,9 @@ def _explain(given: argparse.Namespace, config: Path | None, environ: Mapping[st
     from gateway.site import load_lexicon  # noqa: PLC0415
     from gateway.vocab import open_tokenizers  # noqa: PLC0415
 
-    site = _site(config, environ)
-    lexicon = load_lexicon(cache=cache_dir(environ))
+    with waiting("reading the policies"):
+        site = _site(config, environ)
+        lexicon = load_lexicon(cache=cache_dir(environ))
     tenant, site = _whose(site, given.key, dict(given.tenant))
     body = _body(given)
     available = _available(site, given.down)
@@ -88,16 +90,17 @@ def _explain(given: argparse.Namespace, config: Path | None, environ: Mapping[st
     if given.policy is not None:
         headers["x-pointsman-policy"] = given.policy
     try:
-        told = explain(
-            site,
-            body,
-            headers=headers,
-            tenant=tenant,
-            tokenizers=open_tokenizers(site.tokenizers, background=False),
-            lexicon=lexicon,
-            now=time.time(),
-            available=available,
-        )
+        with waiting("counting tokens"):
+            told = explain(
+                site,
+                body,
+                headers=headers,
+                tenant=tenant,
+                tokenizers=open_tokenizers(site.tokenizers, background=False),
+                lexicon=lexicon,
+                now=time.time(),
+                available=available,
+            )
     except GatewayError as error:
         if given.json:
             print_json({"ok": False, **json.loads(to_openai(error))})

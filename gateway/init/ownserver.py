@@ -25,6 +25,7 @@ from gateway.init.draft import Draft
 from gateway.init.fromkeys import target_name
 from gateway.init.providers import hosted
 from gateway.problems import suggest
+from gateway.progress import waiting
 from gateway.secretref import SecretRef, read_secret
 
 #: Kinds of server that people run themselves, wherever they stand.
@@ -97,7 +98,8 @@ class Adding:
         known = hosted(self.catalogue).get(provider or "")
         key_env = server.key_env or (known.key_env if known else None)
         with self._client(where, key_env) as client:
-            listed = () if self.offline else self._listed(client, server.dialect, where)
+            with waiting(f"asking {where.url}"):
+                listed = () if self.offline else self._listed(client, server.dialect, where)
             wanted = server.models or [Wanted(one.id) for one in listed[:MOST_MODELS]]
             if not wanted:
                 tried = "" if self.offline else f"{self.said.pop()}. "
@@ -114,7 +116,8 @@ class Adding:
                 self._target(one.over(server.common), name, provider, listed, own=own)
                 target = self.draft.targets[next(reversed(self.draft.targets))]
                 if "window" not in target and own:
-                    target["window"] = self._window(client, server.dialect, where, target)
+                    with waiting(f"asking {where.url}"):
+                        target["window"] = self._window(client, server.dialect, where, target)
                     target["price"] = target.pop("price")  # what people look for first stands first
 
     def _client(self, where: Endpoint, key_env: str | None) -> httpx.Client:

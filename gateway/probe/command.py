@@ -30,7 +30,7 @@ from gateway.probe.auth import client, opened, revealed
 from gateway.probe.record import difference, edited, record
 from gateway.probe.target import Probe, Row
 from gateway.problems import suggest, validated
-from gateway.progress import Progress
+from gateway.progress import Progress, waiting
 from gateway.sidecar.process import Reserved, beside
 from gateway.site import Site, load_site
 
@@ -81,7 +81,8 @@ def run(options: Options, environ: Mapping[str, str], out: IO[str] | None = None
     try:
         before = options.config.read_text(encoding="utf-8") if options.config.is_file() else ""
         reserved = Reserved()
-        site = load_site(options.config, environ, door=reserved.door)
+        with waiting("reading the configuration"):
+            site = load_site(options.config, environ, door=reserved.door)
         targets = _wanted(site, options.targets)
         probes = [_probe(target, options) for target in targets]
     except ConfigError as error:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.quantities import Invalid, seconds
 from gateway.printing import NO, OK, failed, print_json
-from gateway.progress import Progress
+from gateway.progress import Progress, waiting
 from gateway.replay.reading import Read, Wanted, files_of, read
 
 if TYPE_CHECKING:
@@ -139,7 +139,8 @@ def site_of(config: Path | None) -> Site:
     """The configuration whose fleet is meant. Raises `ConfigError`."""
     from gateway.site import load_site  # noqa: PLC0415
 
-    return load_site(config or Path("pointsman.yaml"), os.environ, secrets=False, tests=False)
+    with waiting("reading the configuration"):
+        return load_site(config or Path("pointsman.yaml"), os.environ, secrets=False, tests=False)
 
 
 def overlays_of(config: Path | None) -> tuple[Part, ...]:

@@ -21,7 +21,7 @@ from gateway.core.policytest import run_all
 from gateway.core.types import Fleet
 from gateway.policyfile import PolicyFile, fleet_of_tests, load_policy, policy_files
 from gateway.printing import BROKEN, NO, OK, print_json
-from gateway.progress import Progress
+from gateway.progress import AFTER_S, Progress
 from gateway.testing.junit import junit
 from gateway.testing.mutation import ready, survey
 from gateway.testing.told import FileResult, as_json, counted, lines, share
@@ -50,12 +50,16 @@ def run(options: Options, environ: Mapping[str, str]) -> int:
     ends = time.monotonic() + options.time_limit_s
     told: list[FileResult] = []
     broken: list[Problem] = []
-    for path in files:
+    bar = Progress("testing", sys.stderr, after_s=AFTER_S)
+    for number, path in enumerate(files):
+        bar.at(number, len(files))
         try:
             tested = _test(path, load_policy(path, cache=cache, part=True), fleet, options, ends)
         except ConfigError as error:
             broken += error.problems
             continue
+        finally:
+            bar.done()  # what is printed next stands on the same terminal
         told.append(tested)
         if not options.as_json and (tested.results or options.chosen is None):
             print(*lines(tested), sep="\n")
