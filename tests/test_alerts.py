@@ -183,6 +183,19 @@ def test_panels_that_runbooks_send_to_exist() -> None:
     assert sent >= len(ALERTS)
 
 
+def test_fields_of_log_lines_that_runbooks_name_are_documented() -> None:
+    fields = set(re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "logs.md").read_text("utf-8"), re.MULTILINE))
+    known = {name for cell in fields for name in re.findall(r"`(\w+)`", cell)} | {*CODES, "error"}
+    told = 0
+    for path in RUNBOOKS.glob("*.md"):
+        for line in re.findall(r"^- Log of requests[:,](.*(?:\n  .*)*)", path.read_text("utf-8"), re.MULTILINE):
+            names = re.findall(r"`(\w+)`", line)
+            assert names, path.name
+            assert set(names) <= known, f"{path.name}: {set(names) - known}"
+            told += 1
+    assert told > 5
+
+
 def test_commands_that_runbooks_name_exist_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
     lines = [line for path in RUNBOOKS.glob("*.md") for line in re.findall(r"`pointsman ([^`]*)`", path.read_text())]
     assert len(lines) > 10
