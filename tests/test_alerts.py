@@ -66,6 +66,7 @@ def exported() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {
         "up": set(),
         "process_cpu_seconds_total": set(),
+        "process_start_time_seconds": set(),
         "process_resident_memory_bytes": set(),
     }
     for family in FAMILIES:
