@@ -13,7 +13,7 @@ from gateway.core.analyse import analyse, leaks
 from gateway.core.analyse.space import Effort
 from gateway.core.decide import decide
 from gateway.core.errors import ConfigError
-from gateway.core.findings import CODES, Finding
+from gateway.core.findings import CODES, EVERYWHERE, Finding
 from gateway.core.signals import Signals
 from gateway.core.types import Fleet, Snapshot
 
@@ -40,6 +40,7 @@ TWO_PLACES = Fleet(
     ),
     TWO_PLACES.models,
 )
+SLOW = fleet([replace(one, tokens_per_s=9.0) for one in FLEET.targets])
 
 
 def rule(identity: str, use: Any = None, **when: Any) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def parts(**more: Any) -> dict[str, Any]:
 
 
 def shadow(**when: Any) -> dict[str, Any]:
-    return {"id": "s", "when": when, "use": ["*"], "share": "5%"}
+    return {"id": "s", "use": ["*"], "share": "5%"} | ({"when": when} if when else {})
 
 
 def latency(**when: Any) -> dict[str, Any]:
@@ -94,6 +95,15 @@ TABLE: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
      {"shadow": [{**shadow(tools=True), "use": [{"target.region": "mars"}, "*"]}]}),
     ("shadow-empty", "s", {"shadow": [{**shadow(tools=True), "use": [{"family": "gpt"}]}]},
      {"allow_closed": ["qwen", "gpt"], "shadow": [{**shadow(tools=True), "use": [{"family": "gpt"}]}]}),
+    ("shadow-hidden", "s", {"shadow": [{**shadow(), "id": "all", "share": "100%"}, shadow(tools=True)]},
+     {"shadow": [{**shadow(), "id": "all", "share": "99%"}, shadow(tools=True)]}),
+    ("shadow-leaves", "s", {"rules": [rule("r", [{"target.region": "eu"}])], "shadow": [shadow(tools=True)]}, {"shadow": [shadow(tools=True)]}),
+    ("shadow-strands", "s", {"constraints": [forbid({"family": "llama"}, images=2)], "shadow": [{**shadow(tools=True), "use": [{"family": "llama"}]}]},
+     {"constraints": [forbid({"family": "llama"}, images=2)], "shadow": [shadow(tools=True)]}),
+    ("latency-idle", "l", {"rules": [rule("r", [{"model": "qwen3-coder-next"}])], "latency": [latency(tools=True)]}, {"latency": [latency(tools=True)]}),
+    ("latency-missed", "l", {"fleet": SLOW, "latency": [{"id": "l", "tokens_per_s": {"p50": 20}}]},
+     {"fleet": SLOW, "latency": [{"id": "l", "tokens_per_s": {"p50": 5}}]}),
+    ("latency-unstreamed", "l", {"latency": [latency(stream=False)]}, {"latency": [latency(stream=True)]}),
     ("weight-outside", "r", {"rules": [rule("r", [{"family": "qwen", "rank": "weighted", "weights": {"scout": 5, "qwen3.5-35b-a3b": 95}}, "*"])]},
      {"rules": [rule("r", [{"family": "*", "rank": "weighted", "weights": {"scout": 5, "qwen3.5-35b-a3b": 95}}, "*"])]}),
     ("rung-closed", "r", {"rules": [rule("r", [{"family": "gpt"}, *CROSSING])]},
@@ -166,7 +176,7 @@ def test_a_finding_is_told_and_goes_with_its_reason(
 
 
 def test_every_code_is_shown() -> None:
-    assert {row[0] for row in TABLE} | OF_CONFIGURATION == set(CODES)
+    assert {row[0] for row in TABLE} | OF_CONFIGURATION | EVERYWHERE == set(CODES)  # the last: test_everywhere.py
 
 
 # What examples do
