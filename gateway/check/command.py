@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -15,8 +15,17 @@ from gateway.compiled import cache_dir
 from gateway.config import ConfigDoc
 from gateway.core.analyse import analyse, analyse_everywhere
 from gateway.core.errors import ConfigError, Problem
+from gateway.core.findings import Finding
 from gateway.core.matchers import suggest
-from gateway.policyfile import lay_over, load_catalogue, load_policy, overlays_of, policy_files, reference_fleet
+from gateway.policyfile import (
+    PolicyFile,
+    lay_over,
+    load_catalogue,
+    load_policy,
+    overlays_of,
+    policy_files,
+    reference_fleet,
+)
 from gateway.problems import validated
 from gateway.progress import over, waiting
 from gateway.site import Site, load_site
@@ -63,12 +72,12 @@ def check(options: Options, environ: Mapping[str, str], now: float) -> Checked:
     optional = _shipped_constraints(doc, options.config, cache)
     told: list[Told] = []
     if not options.policies:
-        told += [places.of(None, one) for one in configuration.judge(site, doc, now)]
+        told += places.told(None, configuration.judge(site, doc, now))
     for policy in over(chosen, "checking"):
         users = {name: own for name, own in facts.items() if _may_use(site, doc, name, policy.name)}
         wanted = optional.get(policy.name, frozenset())
         found = analyse(policy, now=now, keys=users or facts, everyone=facts, optional=wanted)
-        told += [places.of(policy.name, one) for one in found]
+        told += places.told(policy.name, found)
     unnamed = frozenset() if options.policies else _unnamed(site)
     report = Report("fleet", site.digest, site.warnings, told, unnamed)
     counted = f"{_count(len(site.fleet.targets), 'target', 'targets')}, {_count(len(chosen), 'policy', 'policies')}"
@@ -112,20 +121,27 @@ def _without_fleet(options: Options, environ: Mapping[str, str], now: float) -> 
     if options.against == "reference":
         fleet = reference_fleet(known, cache=cache)
         told = [
-            places.of(file.doc.policy, one) for file in over(chosen, "checking") for one in analyse(file.bind(fleet))
+            one
+            for file in over(chosen, "checking")
+            for one in places.told(file.doc.policy, _own(file, analyse(file.bind(fleet))))
         ]
         return Checked(Report("reference", None, (), told), f"{counted} on the reference fleet")
     known = known or load_catalogue(cache=cache)
     ways, providers = ways_of(known), frozenset(known.providers)
     told = [
-        places.of(file.doc.policy, one)
+        one
         for file in over(chosen, "checking")
-        for one in analyse_everywhere(file.imagine(ways, known.models), now=now, providers=providers)
-        if file.own(one.path) or not one.path
+        for found in [analyse_everywhere(file.imagine(ways, known.models), now=now, providers=providers)]
+        for one in places.told(file.doc.policy, _own(file, found))
     ]
     offers = sum(map(len, known.offers.values()))
     summary = f"{counted} on all that {len(known.models):,} models and {offers:,} offers could be"
     return Checked(Report("catalogue", None, (), told), summary)
+
+
+def _own(file: PolicyFile, found: Iterable[Finding]) -> Iterator[Finding]:
+    """Of a part by itself, what is found of the policy made up around it is nobody's business."""
+    return (one for one in found if not one.path or file.own(one.path))
 
 
 def _chosen(options: Options, policies: Mapping[str, P]) -> list[P]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,13 @@ class Places:
     config: Document | None
     policies: Mapping[str, Document]
     keys: Sequence[str] = ()  # their names in the order of the file
+
+    def told(self, policy: str | None, found: Iterable[Finding]) -> Iterator[Told]:
+        """Findings with their files and lines. What a part accepts need not be found in every policy it is in."""
+        document = self.policies.get(policy or "")
+        for one in found:
+            if one.code != "accept-unused" or document is None or one.path not in document.parts:
+                yield self.of(policy, one)
 
     def of(self, policy: str | None, one: Finding) -> Told:
         """A finding with its file and line."""

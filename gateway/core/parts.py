@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field
 from gateway.core import schema
 from gateway.core.entries import Day, Id, Includes, Strict, unique
 from gateway.core.facts import BUILT_IN_SETS
+from gateway.core.findings import AcceptDoc
 from gateway.core.policy import ConstraintDoc, PolicyDoc, TestDoc
 from gateway.core.quantities import Invalid
 
@@ -36,8 +37,9 @@ class PartDoc(Strict):
     """A file of constraints that policies include, or that pointsman.yaml lays over all of them.
 
     Tests that only expect what no policy can undo (`never_model`, `never_family`, `never_target`, `refused`) run in
-    every policy that it is part of; the others are about the part alone. `as_of` is their clock where the policy states
-    none. Where `tokens_by` is said, every policy around it has to count so.
+    every policy that it is part of; the others are about the part alone. `accept` is of findings in all of these.
+    `as_of` is their clock where the policy states none. Where `tokens_by` is said, every policy around it has to count
+    so.
     """
 
     part: Id
@@ -47,6 +49,7 @@ class PartDoc(Strict):
     include: Includes = Field(default_factory=list)
     sets: dict[Id, Annotated[list[str], Field(min_length=1)]] = Field(default_factory=dict)
     constraints: Annotated[list[ConstraintDoc], AfterValidator(unique)] = Field(default_factory=list)
+    accept: list[AcceptDoc] = Field(default_factory=list)
     tests: list[Annotated[TestDoc, AfterValidator(_written)]] = Field(default_factory=list)
 
     @classmethod
@@ -96,7 +99,7 @@ def join(
     """Put parts into a policy, behind what it says itself. `tests` replaces its own; what those of the parts promise of
     every policy is added, and where the first part is tested `alone`, all of its tests.
     """
-    constraints, sets = [*doc.constraints], {**doc.sets}
+    constraints, sets, accept = [*doc.constraints], {**doc.sets}, [*doc.accept]
     every_test = [*(doc.tests if tests is None else tests)]
     places: dict[str, tuple[int, str]] = {}
     clashes: list[Clash] = []
@@ -110,6 +113,9 @@ def join(
             if name not in sets:
                 places[f"sets.{name}"] = number, f"sets.{name}"
                 sets[name] = members
+        for i, accepted in enumerate(part.accept):
+            places[f"accept[{len(accept)}]"] = number, f"accept[{i}]"
+            accept.append(accepted)
         for i, test in enumerate(part.tests):
             if not (test.expect.keys() <= set(PROMISES) or (alone and not number)):
                 continue
@@ -121,6 +127,7 @@ def join(
             what = f"its thresholds are tokens of {part.tokens_by}, those of {doc.policy} tokens of {tokens_by}"
             clashes.append(Clash(number, "tokens_by", what, "the same for both"))
     added: dict[str, Any] = {"constraints": constraints, "sets": sets, "tests": every_test, "tokens_by": tokens_by}
+    added["accept"] = accept
     added["as_of"] = doc.as_of or next((part.as_of for part in parts if part.as_of), None)
     return Joined(doc.model_copy(update=added), places, tuple(clashes))
 

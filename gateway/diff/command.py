@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gateway import yamlfile
+from gateway import bundled, yamlfile
 from gateway.compiled import cache_dir
 from gateway.config import ConfigDoc
 from gateway.core.errors import ConfigError, Problem
@@ -53,7 +53,8 @@ def run(options: Options, environ: Mapping[str, str]) -> int:
     """Compare and print. Raises `ConfigError`."""
     cache = cache_dir(environ)
     paths = _paths(options)
-    revision = find(paths[0], options.revision)
+    along = paths[:1] and bundled.policies() in paths[0].parents and options.config is not None
+    revision = find(options.config.absolute().parent if along and options.config else paths[0], options.revision)
     reference = fleet_of_tests(options.config, cache=cache)
     fleets = {"the reference fleet": reference, **_own_fleet(options.config, environ)}
     with tempfile.TemporaryDirectory(prefix="pointsman-diff-") as folder:
@@ -87,14 +88,22 @@ def _paths(options: Options) -> list[Path]:
     """The files and folders of policies that are meant, absolute. Raises `ConfigError`."""
     if options.policies:
         return [path.absolute() for path in options.policies]
-    if options.config is not None:
-        own = validated(yamlfile.load(options.config), ConfigDoc).policies.dir
-        if own is not None:
-            return [(options.config.parent / own).absolute()]
+    doc = None if options.config is None else validated(yamlfile.load(options.config), ConfigDoc)
+    if options.config is not None and doc is not None and doc.policies.dir is not None:
+        return [(options.config.parent / doc.policies.dir).absolute()]
     if Path("policies").is_dir():
         return [Path("policies").absolute()]
+    if doc is not None:
+        return _coming_along(doc)
     valid = "pointsman explain --diff REV --policies FOLDER"
     raise ConfigError([Problem("--policies", 0, "", "there are no policies here", valid)])
+
+
+def _coming_along(doc: ConfigDoc) -> list[Path]:
+    """The policies that come along and that a configuration names: what it lays over them may have changed."""
+    named = {doc.policies.default, doc.unknown_model, *(key.policy for key in doc.keys)}
+    named |= {meaning.removeprefix("auto/") for meaning in doc.models.values()}
+    return sorted(path for path in policy_files(bundled.policies()) if path.stem in named)
 
 
 def _own_fleet(config: Path | None, environ: Mapping[str, str]) -> dict[str, Fleet]:
@@ -143,6 +152,10 @@ def _before(
     versions: list[Version] = []
     unreadable: dict[str, tuple[Problem, ...]] = {}
     for path in paths:
+        if not path.resolve().is_relative_to(revision.top):  # it came along, and is what it was
+            policy = load_policy(path, cache=cache)
+            versions.append(Version(path.name, policy, lay_over(policy, laid)))
+            continue
         single = path.suffix in (".yaml", ".yml")
         inside = revision.write(path.parent if single else path, folder)
         there = inside / path.name
@@ -162,9 +175,11 @@ def _after(path: Path, revision: Revision, cache: Path | None, laid: Sequence[Pa
     files = policy_files(path) if path.is_dir() else [path] if path.is_file() else []
     found = []
     for file in files:
-        relative = file.parent.resolve().relative_to(revision.top) / file.name
+        folder = file.parent.resolve()
+        within = folder.is_relative_to(revision.top)
+        relative = (folder.relative_to(revision.top) / file.name).as_posix() if within else file.name
         policy = load_policy(file, cache=cache)
-        found.append(Version(relative.as_posix(), policy, lay_over(policy, laid)))
+        found.append(Version(relative, policy, lay_over(policy, laid)))
     return found
 
 

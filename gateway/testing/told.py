@@ -54,6 +54,8 @@ def lines(tested: FileResult) -> Iterator[str]:
     if tested.survey is not None:
         yield from (f"  NOT NOTICED {_place(tested, one)}" for one in tested.survey.survivors)
         yield from (f"  no effect   {_place(tested, one)}" for one in tested.survey.idle)
+        if tested.survey.idle:
+            yield "    (nothing on the reference fleet changes by these, so no test can notice; on yours it may)"
         if tested.survey.untried:
             yield f"  time was up: {tested.survey.untried:,} changes were not tried (--time-limit)"
 

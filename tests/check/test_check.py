@@ -177,6 +177,34 @@ def test_what_is_accepted_no_longer_fails_a_strict_check(site: Path, capsys: pyt
     assert "accepted warning: home: leaves no target" in capsys.readouterr().out
 
 
+def test_what_a_part_over_all_policies_accepts_is_accepted_and_need_not_be_found_in_each(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lone = "policy: lone\nrules: [{id: default, use: [{family: llama}]}]\n"
+    (site / "policies" / "lone.yaml").write_text(lone)
+    change(site / "pointsman.yaml", "default: first}", "default: first, overlays: [over.part.yaml]}")
+    found = {"family-locked", "constraint-strands", "rule-lacks"}
+    accept = "".join(f"  - {{finding: {code}, id: default, because: it is so}}\n" for code in sorted(found))
+    part = "part: over\nconstraints:\n  - {id: no-gpt, forbid: {family: gpt-oss}}\n"
+    (site / "over.part.yaml").write_text(part)
+    assert main(["check", "--strict"]) == 1
+    (site / "over.part.yaml").write_text(f"{part}accept:\n{accept}")
+    assert main(["check", "--strict"]) == 0
+    told = findings(capsys)
+    assert {one["code"] for one in told if one["accepted"]} == found - {"constraint-strands"}
+    assert "accept-unused" not in {one["code"] for one in told}
+
+
+def test_what_is_named_to_be_left_out_need_not_be_there(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(
+        site / "policies" / "first.yaml", "forbid: {target.region: us}", "forbid: {target.region: {not: [eu, mars]}}"
+    )
+    assert not [one for one in findings(capsys) if one["code"] == "name-unknown"]
+    change(site / "policies" / "first.yaml", "{not: [eu, mars]}", "[us, mars]")
+    (told,) = [one for one in findings(capsys) if one["code"] == "name-unknown"]
+    assert told["message"] == "no target of this fleet has target.region mars"
+
+
 def test_a_constraint_that_leaks_does_not_load(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(site / "pointsman.yaml", "region: us, processing: us, ", "")
     change(site / "policies" / "first.yaml", "{target.region: us}", "{target.region: {not: eu}}")

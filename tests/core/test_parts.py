@@ -98,3 +98,18 @@ def test_a_part_routes_nothing_and_promises_only_what_it_can_keep(said: Any, whe
 def test_a_part_alone_lets_everything_go_everywhere_else() -> None:
     made = join(part(constraints=[LLAMA], as_of="2026-11-21").alone(), [part(constraints=[LLAMA])])
     assert names(made) == ["qwen122", "qwen35", "coder", "plus", "oss"]
+
+
+def test_what_a_part_accepts_is_accepted_in_the_policy_around_it_and_known_to_stand_there() -> None:
+    reason = {"finding": "constraint-strands", "id": "c", "because": "sold so"}
+    own = PolicyDoc.model_validate(
+        {"policy": "p", "rules": [{"id": "all", "use": ["*"]}], "accept": [{**reason, "id": "own"}]}
+    )
+    joined = join(
+        own, [PartDoc.model_validate({"part": "a"}), PartDoc.model_validate({"part": "b", "accept": [reason]})]
+    )
+    assert [(one.finding, one.id) for one in joined.doc.accept] == [
+        ("constraint-strands", "own"),
+        ("constraint-strands", "c"),
+    ]
+    assert joined.places["accept[1]"] == (1, "accept[0]")

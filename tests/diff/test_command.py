@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -310,6 +311,22 @@ def test_both_sides_decide_under_the_overlays_of_their_own_revision(
     assert made["overlays"] == {"before": ["house"], "after": ["house"], "as_now": []}
     edit("constraints:", "constraint:", "house.part.yaml")
     told(capsys, code=2)
+
+
+def test_without_policies_of_one_s_own_those_that_come_along_are_compared_under_the_overlays(
+    git: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree("policies")
+    names = "default: default, overlays: [house.part.yaml]}\nmodels: {cheap: auto/cost-first}"
+    Path("pointsman.yaml").write_text(CONFIG.replace("dir: policies, default: first}", names), encoding="utf-8")
+    Path("house.part.yaml").write_text(HOUSE, encoding="utf-8")
+    git("add", "-A")
+    git("commit", "-qm", "two")
+    assert "No policy decides anything differently." in told(capsys)
+    edit("{family: llama}", "{family: gemma}", "house.part.yaml")
+    comment = told(capsys)
+    assert re.findall(r"^### `([a-z-]+)` changed", comment, re.M) == ["cost-first", "default"]
+    assert "  - `forbid`: `{family: llama}` → `{family: gemma}`" in comment
 
 
 def test_moving_a_constraint_into_a_part_or_behind_another_is_no_news(

@@ -101,7 +101,9 @@ def _unknown(policy: Policy, identity: str, path: str, key: str, value: object) 
     known = {fact.read(target) for target in policy.fleet.targets}
     if key.startswith("model."):  # a catalogue knows more models than a fleet serves
         known |= {getattr(model, key.removeprefix("model."), None) for model in policy.fleet.models.values()}
-    named = {word for leaf in leaves(matcher) if isinstance(leaf.operand, frozenset) for word in leaf.operand}
+    # What is named to be left out may well be nowhere; of models, which all fleets know, it would be a slip.
+    asked = [leaf for leaf in leaves(matcher) if leaf.op == "in" or key.startswith("model.")]
+    named = {word for leaf in asked if isinstance(leaf.operand, frozenset) for word in leaf.operand}
     unmet = sorted(str(word) for word in named if word not in known)
     if unmet:
         where = "model of the catalogue" if key.startswith("model.") else "target of this fleet"
