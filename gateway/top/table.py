@@ -89,7 +89,9 @@ def _cost(row: TargetRow) -> str:
 
 def _state(row: TargetRow) -> str:
     told = row.state + (f": {row.reason}" if row.reason else "")
-    return told + (f", {row.held_for_s:.0f}s" if row.held_for_s else "")
+    told += f", {row.held_for_s:.0f}s" if row.held_for_s else ""
+    told += f", {row.endpoints_out} out" if row.endpoints_out else ""
+    return told + (", slow" if row.slow else "") + (", thinks unasked" if row.thinking_doubted else "")
 
 
 _TARGETS = (

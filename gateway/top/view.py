@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.top.series import Series, named, quantile
@@ -39,6 +39,9 @@ class TargetRow:
     state: str
     reason: str | None
     held_for_s: float | None
+    endpoints_out: int  # endpoints that are not healthy, of a target with several
+    slow: bool  # misses a latency target of a policy
+    thinking_doubted: bool
     inflight: int
     requests_per_s: float
     input_tokens_per_s: float
@@ -203,15 +206,18 @@ def _targets(seen: Seen) -> tuple[TargetRow, ...]:
         if outcome not in _BLAMELESS:
             errors[target] += value
     fallbacks = _by(rates, "fallbacks_total", "chosen")
-    listed = _listed(seen.listed)
+    conditions = _conditions(seen.listed)
     moving = {target for (target,) in [*requests, *fallbacks]} | set(errors)
     return tuple(
         TargetRow(
             target=name,
-            state=state,
-            reason=reason,
-            held_for_s=held,
-            inflight=inflight,
+            state=condition.state,
+            reason=condition.reason,
+            held_for_s=condition.held_for_s,
+            endpoints_out=condition.endpoints_out,
+            slow=condition.slow,
+            thinking_doubted=condition.thinking_doubted,
+            inflight=condition.inflight,
             requests_per_s=requests.get((name,), 0.0),
             input_tokens_per_s=into.get(name, 0.0),
             output_tokens_per_s=out.get(name, 0.0),
@@ -222,36 +228,51 @@ def _targets(seen: Seen) -> tuple[TargetRow, ...]:
             errors_per_s=errors.get(name, 0.0),
             fallbacks_per_s=fallbacks.get((name,), 0.0),
         )
-        for name in sorted((moving | set(listed)) - {_NONE})
-        for state, reason, held, inflight in [listed.get(name, ("not configured", None, None, 0))]
+        for name in sorted((moving | set(conditions)) - {_NONE})
+        for condition in [conditions.get(name, _Condition())]
     )
 
 
-def _listed(of: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, tuple[str, str | None, float | None, int]]:
-    """State, reason, seconds held back and requests in flight of each target, over all gateways.
+@dataclass(slots=True)
+class _Condition:
+    """How a target is, over all gateways."""
 
-    Where they do not agree on the state, it says how many are in which.
-    """
-    states: dict[str, Counter[str]] = defaultdict(Counter)
-    reasons: dict[str, str] = {}
-    held: dict[str, float] = {}
-    inflight: Counter[str] = Counter()
-    for rows in of:
+    states: Counter[str] = field(default_factory=Counter)
+    reason: str | None = None
+    held_for_s: float | None = None
+    inflight: int = 0
+    endpoints_out: int = 0
+    slow: bool = False
+    thinking_doubted: bool = False
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """What one gateway says of it, see `/v1/targets`."""
+        state = str(row.get("state", "unknown"))
+        self.states[state] += 1
+        self.inflight += int(row.get("inflight") or 0)
+        if state != "healthy" and row.get("reason") and self.reason is None:
+            self.reason = str(row["reason"])
+        if row.get("held_for_s"):
+            self.held_for_s = max(self.held_for_s or 0.0, float(row["held_for_s"]))
+        endpoints = row.get("endpoints") or {}
+        self.endpoints_out += sum(one.get("state") != "healthy" for one in endpoints.values())
+        self.slow = self.slow or bool(row.get("slow"))
+        self.thinking_doubted = self.thinking_doubted or bool(row.get("thinking_doubted"))
+
+    @property
+    def state(self) -> str:
+        """The state; where gateways do not agree, how many are in which."""
+        if len(self.states) <= 1:
+            return next(iter(self.states), "not configured")
+        return ", ".join(f"{count} {state}" for state, count in self.states.most_common())
+
+
+def _conditions(listed: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, _Condition]:
+    found: dict[str, _Condition] = defaultdict(_Condition)
+    for rows in listed:
         for row in rows:
-            name = str(row["target"])
-            states[name][str(row.get("state", "unknown"))] += 1
-            inflight[name] += int(row.get("inflight") or 0)
-            if row.get("state") != "healthy" and row.get("reason"):
-                reasons.setdefault(name, str(row["reason"]))
-            if row.get("held_for_s"):
-                held[name] = max(held.get(name, 0.0), float(row["held_for_s"]))
-    return {name: (_agreed(found), reasons.get(name), held.get(name), inflight[name]) for name, found in states.items()}
-
-
-def _agreed(states: Counter[str]) -> str:
-    if len(states) == 1:
-        return next(iter(states))
-    return ", ".join(f"{count} {state}" for state, count in states.most_common())
+            found[str(row["target"])].add(row)
+    return found
 
 
 def _rules(seen: Seen) -> tuple[RuleRow, ...]:

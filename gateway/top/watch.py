@@ -63,10 +63,11 @@ class Watched:
                 at = time.monotonic()
                 targets = json.loads(self._get(client, "/v1/targets"))["data"]
             scrape = parse(metrics.decode("utf-8", "replace"), at)
-            return scrape, [row for row in targets if isinstance(row, dict) and "target" in row]
+            view((), Seen(scrape.counters, scrape.gauges, [targets]))  # what cannot be shown is refused here
+            return scrape, targets
         except httpx.HTTPError as error:
             raise Silent(_why(error)) from None
-        except (ValueError, LookupError, TypeError, RecursionError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise Silent("what answers there is not a gateway's admin listener") from None
 
     def _get(self, client: httpx.Client, path: str) -> bytes:

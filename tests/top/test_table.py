@@ -13,7 +13,9 @@ from gateway.top.table import lines, number, seconds, text, usd
 from gateway.top.view import GatewayRow, RuleRow, TargetRow, Totals, View
 
 GATEWAY = GatewayRow("http://127.0.0.1:8081", True, None, 0.0, "1.2.3", 1.0, 30.0)
-TARGET = TargetRow("scout-eu", "healthy", None, None, 3, 4.2, 1200.0, 56.0, 0.012, 0.0, 0.25, 1.9, 0.0, 0.0)
+TARGET = TargetRow(
+    "scout-eu", "healthy", None, None, 0, False, False, 3, 4.2, 1200.0, 56.0, 0.012, 0.0, 0.25, 1.9, 0.0, 0.0
+)
 RULE = RuleRow("default", "code", 3.0, 0.75, 0.012)
 TOTALS = Totals(5.0, 0.0, 0.0, 0.0, 3, None, 1200.0, 56.0, 0.012, None, 0.25, 1.9, 0.0002, 0.0009)
 
@@ -55,6 +57,8 @@ def test_what_is_wrong_is_said_in_words_and_not_in_colour_alone() -> None:
     )
     [row] = [line for line in plain(view(TARGET, ill)) if line.startswith("b ")]
     assert "ejected: reset, 12s" in row
+    odd = replace(TARGET, endpoints_out=2, slow=True, thinking_doubted=True)
+    assert "healthy, 2 out, slow, thinks unasked" in plain(view(odd))[6]
     assert "no price" in row
     gone = View((replace(GATEWAY, up=False, error="connection refused", silent_s=7.2),), TOTALS, (), ())
     assert plain(gone)[0] == "http://127.0.0.1:8081  no figures for 7 s: connection refused; trying again"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import http.server
 import json
 import os
 import pty
 import re
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 from gateway.cli import main
-from tests.harness import ROOT, Gateway, Upstream, chat, config, running, slam, stream
+from tests.harness import ROOT, Gateway, Received, Upstream, chat, config, plain, running, slam, stream
 
 TOP = (sys.executable, "-m", "gateway.cli", "top")
 
@@ -145,26 +145,40 @@ def test_who_does_not_answer_is_named(top: Top) -> None:
     assert json.loads(told.stdout)["gateways"][0]["error"] == "connection refused"
 
 
-class _Other(http.server.BaseHTTPRequestHandler):
-    """Something that is no gateway."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"<html>\n")
-
-    def log_message(self, *_: object) -> None:
-        pass
+METRICS = "# TYPE pointsman_inflight_requests gauge\npointsman_inflight_requests 1\n"
+BUCKETS = "# TYPE pointsman_time_to_first_event_seconds histogram\npointsman_time_to_first_event_seconds_bucket{%s} 1\n"
 
 
-def test_what_is_no_gateway_is_told_as_that(gateway: Gateway, top: Top) -> None:
-    server = http.server.HTTPServer(("127.0.0.1", 0), _Other)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    told = top("--url", f"http://127.0.0.1:{server.server_port}", "--once")
-    server.shutdown()
-    server.server_close()
+@pytest.mark.parametrize(
+    ("metrics", "targets"),
+    [
+        ("<html>", "{}"),
+        ("", '{"data": []}'),
+        (METRICS, "<html>"),
+        (METRICS, "[]"),
+        (METRICS, '{"data": 1}'),
+        (METRICS, '{"data": [1]}'),
+        (METRICS, '{"data": [{"state": "healthy"}]}'),
+        (METRICS, '{"data": [{"target": "a", "inflight": "many"}]}'),
+        (METRICS, '{"data": [{"target": "a", "endpoints": [1]}]}'),
+        (METRICS, "[" * 100_000),
+        (METRICS + BUCKETS % 'le="much"', '{"data": []}'),
+        (METRICS + BUCKETS % "", '{"data": []}'),
+    ],
+)
+def test_what_is_no_gateway_is_told_as_that(top: Top, metrics: str, targets: str) -> None:
+    def answer(conn: socket.socket, request: Received) -> bool:
+        body = (metrics if b"/metrics" in request.head else targets).encode()
+        return plain(body=body)(conn, request)
+
+    other = Upstream([answer])
+    told = top("--url", f"http://127.0.0.1:{other.port}", "--once")
+    other.close()
     assert told.returncode == 1
-    assert "is not a gateway's admin listener" in told.stderr
+    assert told.stderr.endswith("what answers there is not a gateway's admin listener\n")
+
+
+def test_the_public_listener_is_not_the_admin_one(gateway: Gateway, top: Top) -> None:
     told = top("--url", gateway.public, "--once")
     assert told.returncode == 1
     assert "is it the admin listener?" in told.stderr or "wants its admin key" in told.stderr

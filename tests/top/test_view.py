@@ -82,6 +82,15 @@ def test_several_gateways_need_not_agree_on_a_target() -> None:
     assert (a.state, a.reason, a.held_for_s, a.inflight) == ("2 healthy, 1 ejected", "reset", 3.0, 3)
 
 
+def test_what_is_odd_of_a_target_that_serves_is_told_too() -> None:
+    endpoints = {"http://a/v1": {"state": "ejected"}, "http://b/v1": {"state": "healthy"}}
+    fine, odd = shown(
+        {}, [listed("a", endpoints={}), listed("b", endpoints=endpoints, slow=["x"], thinking_doubted=True)]
+    ).targets
+    assert (fine.endpoints_out, fine.slow, fine.thinking_doubted) == (0, False, False)
+    assert (odd.endpoints_out, odd.slow, odd.thinking_doubted) == (1, True, True)
+
+
 def test_rules_are_told_by_policy_with_their_share_and_cost() -> None:
     code, default = shown(RATES).rules
     assert (code.policy, code.rule, code.requests_per_s, code.share, code.cost_usd_per_min) == (
