@@ -205,6 +205,30 @@ def test_closing_sends_what_there_is_and_waits_no_longer_than_it_may(make: Any, 
     assert exporting.time.monotonic() - began < 2.0
 
 
+def test_a_collector_that_is_down_does_not_hold_up_the_end(make: Any, collector: Collector) -> None:
+    collector.answers = [(503, {}, b"")]
+    otlp = make(signals=frozenset({"traces"}))
+    otlp.add([finished(number) for number in range(600)])
+    began = exporting.time.monotonic()
+    otlp.close(5.0)
+    assert exporting.time.monotonic() - began < 2.5
+    assert sum(otlp.tally.dropped.values()) == 1200
+
+
+def test_what_is_sampled_is_traced_and_what_failed_and_all_is_measured(make: Any, collector: Collector) -> None:
+    otlp = make(every_s=3600.0)
+    for number, (sampled, code) in enumerate(
+        [(True, "ok"), (False, "ok"), (False, "client_gone"), (False, "no_target_available")]
+    ):
+        one = finished(number, code=code)
+        assert one.trace is not None
+        one.trace.sampled = sampled
+        otlp.add([one])
+    otlp.close(5.0)
+    assert [span.told.get("error.type") for span in collector.requests()] == [None, "no_target_available"]
+    assert sum(one.count for one in collector.measured("gen_ai.client.operation.duration")) == 4
+
+
 def test_a_defect_costs_what_was_worked_on_and_not_the_thread(
     make: Any, collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -280,6 +304,18 @@ def test_series_beyond_the_most_are_counted_together(collector: Collector, monke
     found = collector.measured("gen_ai.client.operation.duration")
     assert [one.count for one in found] == [1, 1, 1, 3]
     assert found[-1].told == {"otel.metric.overflow": True}
+
+
+def test_kinds_of_errors_are_series_too(monkeypatch: pytest.MonkeyPatch, collector: Collector) -> None:
+    monkeypatch.setattr(measures, "MOST_SERIES", 2)
+    counted = Measures(delta=False, now_ns=1)
+    for number, outcome in enumerate((Outcome.RESET, Outcome.TLS, Outcome.REFUSED, Outcome.INVALID)):
+        one = finished(number, code="upstream_unavailable")
+        assert one.trace is not None
+        one.trace.failed(Attempt(TARGET, 1), outcome, 100.2, 0)
+        counted.add(one)
+    collector.take("/v1/metrics", {}, counted.encode(spans.resource_of("s", "i", {}), 2)[0])
+    assert [one.count for one in collector.measured("gen_ai.client.operation.duration")] == [1, 1, 2]
 
 
 def test_an_example_leads_from_a_measure_to_its_trace(collector: Collector) -> None:

@@ -113,7 +113,7 @@ class Otlp:
             metrics = self._metrics
             if metrics is not None and (last or (metrics.idle and now - self._measured_at >= self.settings.every_s)):
                 self._measured_at = now
-                payload, count = self._measures.encode(self._resource, time.time_ns())
+                payload, count = self._measures.encode(self._resource, time.time_ns(), self._breathe)
                 if count:
                     metrics.put(Batch(payload, count))
         except Exception:  # the edge that must hold: a defect costs what was being worked on, not the thread

@@ -7,7 +7,7 @@ families. Attributes come from configuration only; what would be too many series
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -65,6 +65,10 @@ INSTRUMENTS = (DURATION, USAGE, FIRST_CHUNK, PER_CHUNK)
 
 _Extra = tuple[str, str]  # one more attribute; ("", "") is none
 _NO_MORE: _Extra = ("", "")
+
+
+def _on() -> None:
+    pass
 
 
 class _Place:
@@ -176,15 +180,18 @@ class Measures:
         histogram.counts[bisect_left(instrument.bounds, value)] += times
         histogram.sum += value * times
 
-    def encode(self, resource: Resource, now_ns: int) -> tuple[bytes, int]:
-        """A request to the collector with all there is, and how many data points that are; deltas start anew."""
+    def encode(self, resource: Resource, now_ns: int, breathe: Callable[[], None] = _on) -> tuple[bytes, int]:
+        """A request to the collector with all there is, and how many data points that are; deltas start anew.
+
+        `breathe` is called between any two points.
+        """
         metrics = [
             Metric(
                 name=instrument.name,
                 unit=instrument.unit,
                 description=instrument.meaning,
                 histogram=HistogramProto(
-                    data_points=list(self._points(instrument, now_ns)),
+                    data_points=list(self._points(instrument, now_ns, breathe)),
                     aggregation_temporality=AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
                     if self._delta
                     else AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE,
@@ -193,7 +200,6 @@ class Measures:
             for instrument, series in self._series.items()
             if series
         ]
-        self._examples.clear()
         count = sum(map(len, self._series.values()))
         if self._delta:
             self._since_ns = now_ns
@@ -205,7 +211,7 @@ class Measures:
         )
         return request.SerializeToString(), count
 
-    def _points(self, instrument: Instrument, now_ns: int) -> Iterator[HistogramDataPoint]:
+    def _points(self, instrument: Instrument, now_ns: int, breathe: Callable[[], None]) -> Iterator[HistogramDataPoint]:
         for (place, (name, value)), histogram in self._series[instrument].items():
             made = HistogramDataPoint(
                 start_time_unix_nano=self._since_ns,
@@ -217,6 +223,7 @@ class Measures:
                 exemplars=self._exemplars(instrument, (place, (name, value)), now_ns),
             )
             attach(made, place.told | {name: value})
+            breathe()
             yield made
 
     def _exemplars(self, instrument: Instrument, of: tuple[_Place, _Extra], now_ns: int) -> list[Exemplar]:
