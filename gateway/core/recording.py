@@ -121,6 +121,7 @@ def copied(told: Shadowed, record: Record, price: Price | None, sample: float = 
             first_s=round(told.first_event_s, 6) or None,
             duration_s=round(told.duration_s, 6),
             sample=sample,
+            trace_id=record.trace.trace_id if record.trace is not None else "",
         )
     )
 

@@ -159,6 +159,7 @@ class Copied(msgspec.Struct, omit_defaults=True, gc=False, tag_field="kind", tag
     first_s: Seconds | None = None
     duration_s: Seconds = 0.0
     sample: Share = 1.0
+    trace_id: str = ""
 
 
 _DECODER = msgspec.json.Decoder(Recorded)

@@ -134,9 +134,12 @@ class Birds:
             (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode()
             for path in self.gateway.directory.glob("records/*")
         ]
+        books = [path.read_bytes() for path in self.gateway.directory.glob("ledger/**/*") if path.is_file()]
+        assert books
         return {
             "log": "\n".join(self.gateway.lines),
             "records": "\n".join(records),
+            "ledger": b"\n".join(books).decode("latin-1"),
             "headers": "\n".join(self.heads),
             "bodies": "\n".join(self.bodies),
         }
@@ -149,7 +152,7 @@ def birds(directory: Path, **over: Any) -> Iterator[Birds]:
     upstreams = {name: Upstream([parrot]) for name in ("asked", "copied")}
     targets = {f"on-{case}": upstreams["asked"] for case in CASES} | {"b": upstreams["copied"]}
     made = config(
-        targets, policies={"dir": "policies", "default": "birds"}, records={"dir": "records"},
+        targets, policies={"dir": "policies", "default": "birds"}, records={"dir": "records"}, ledger={"dir": "ledger"},
         admin_key={"env": "ADMIN_KEY"}, **over,
     )  # fmt: skip
     made["keys"][0]["sha256"] = hashlib.sha256(CLIENT.encode()).hexdigest()
@@ -203,6 +206,8 @@ def control(made: Birds) -> None:
         assert made.ask("GET", path).status_code == 404
     for path in ("/metrics", "/v1/targets", "/healthz"):
         assert made.ask("GET", path, admin=True).status_code == 200
+    exemplars = made.ask("GET", "/metrics", admin=True, headers={"accept": "application/openmetrics-text"})
+    assert "# {request_id=" in exemplars.text
     assert made.ask("GET", "/metrics", admin=True, headers={"authorization": f"Bearer {WRONG}"}).status_code == 401
 
 
