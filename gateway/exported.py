@@ -50,6 +50,7 @@ def _facts(target: Target) -> TargetFacts:
         backend=target.backend.name,
         region=target.backend.region or "",
         retires_at=None if day is None else datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp(),
+        price=target.price,
     )
 
 

@@ -8,7 +8,7 @@ from deploy.grafana.promql import per_hour, rate, rise, share, top, where
 _OF = where("team", "target")
 _MONEY = where("team", "target", "policy")
 _SPENT, _BASE = rise("cost_usd_total", _OF), rise("baseline_cost_usd_total", _OF)
-_ANSWERED = where("team", "target", also='target!="none"')
+_ANSWERED = where("team", "target", "policy", also='target!="none"')
 
 
 def _saved(by: str) -> str:
@@ -183,7 +183,22 @@ _WHY = (
     ),
 )
 
+#: Tokens by class, priced as each target prices them, and of a model's targets the cheapest.
+_ELSEWHERE = (
+    "min by (model) (sum by (target) (max by (target, class) (pointsman_target_token_price_usd) "
+    f"* on (class) group_left () {rise('tokens_total', _OF, 'class')}) "
+    "* on (target) group_left (model) max by (target, model) (pointsman_target_info))"
+)
 _ELSE = (
+    Panel(
+        "The same tokens on each model",
+        ((rise("cost_usd_total", _OF), "as it was spent"), (f"sort({_ELSEWHERE})", "all on {{model}}")),
+        "US dollars in the chosen time: what was spent, and what the same tokens would have cost on each model by "
+        "the price of its cheapest target here, without length tiers. Another model needs other tokens for the same "
+        "work, and may not be able to do it: `pointsman savings` and `pointsman replay` compare with more care.",
+        unit="currencyUSD",
+        kind="bars",
+    ),
     Panel(
         "Saved by rule",
         ((top(_saved("rule")), "{{rule}}"),),
@@ -191,7 +206,6 @@ _ELSE = (
         "baseline: its work must be worth that.",
         unit="currencyUSD",
         kind="bars",
-        width=12,
     ),
     Panel(
         "Spent and the same on the baseline",
@@ -199,10 +213,9 @@ _ELSE = (
             (per_hour("cost_usd_total", _OF), "spent"),
             (per_hour("baseline_cost_usd_total", _OF, "baseline"), "all on {{baseline}}"),
         ),
-        "US dollars an hour. The distance is what routing saves. To compare with other models: `savings.baseline` "
-        "for the time to come, `pointsman savings` for recorded traffic of the past.",
+        "US dollars an hour. The distance is what routing saves; where the lines cross, it costs more than the "
+        "baseline would. Which rule does: Saved by rule.",
         unit="currencyUSD",
-        width=12,
     ),
 )
 
@@ -273,7 +286,8 @@ _BOOKS = (
         (
             ("max(pointsman_ledger_lag_seconds)", "seconds behind"),
             ("max(pointsman_ledger_pending_entries)", "entries waiting"),
-            (rate("ledger_errors_total", "", "op"), "errors: {{op}}"),
+            (rate("ledger_errors_total", "", "op"), "errors a second: {{op}}"),
+            ("1 - min(pointsman_ledger_up)", "cannot be written"),
         ),
         "How far the ledger is behind what was served. Nothing is lost while it is behind: the journal holds it. "
         "When it stays behind: the disk is full or slow.",

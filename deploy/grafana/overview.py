@@ -7,12 +7,12 @@ from deploy.grafana.promql import DUE, FAULTS, burn, per_hour, quantile, rate, r
 
 COST, LATENCY, ROUTING, TARGETS = (f"pointsman-{name}" for name in ("cost", "latency", "routing", "targets"))
 
-_OF = where("team", "target")
-_DUE = where("team", "target", also=DUE)
-_FAULTS = where("team", "target", also=FAULTS)
-_MONEY = where("team", "target", "policy")
+_TOKENS = where("team", "target")
+_OF = where("team", "target", "policy")
+_DUE = where("team", "target", "policy", also=DUE)
+_FAULTS = where("team", "target", "policy", also=FAULTS)
 _BAD = share(rise("requests_total", _FAULTS), rise("requests_total", _DUE))
-_SPENT, _BASE = rise("cost_usd_total", _OF), rise("baseline_cost_usd_total", _OF)
+_SPENT, _BASE = rise("cost_usd_total", _TOKENS), rise("baseline_cost_usd_total", _TOKENS)
 
 _WELL = (
     Panel(
@@ -65,7 +65,7 @@ _WELL = (
     ),
     Panel(
         "Cost an hour",
-        ((per_hour("cost_usd_total", _MONEY), ""),),
+        ((per_hour("cost_usd_total", _OF), ""),),
         "US dollars an hour at the rate of the moment, by the prices in the configuration. When it jumps: the "
         "dashboard Cost says which team, rule and model, and whether it is more requests, longer ones or a dearer "
         "target.",
@@ -162,7 +162,12 @@ _TRAFFIC = (
 _ERRORS = (
     Panel(
         "Errors by code",
-        ((rate("requests_total", where("team", "target", also='code!~"ok|client_gone"'), "code"), "{{code}}"),),
+        (
+            (
+                rate("requests_total", where("team", "target", "policy", also='code!~"ok|client_gone"'), "code"),
+                "{{code}}",
+            ),
+        ),
         "Requests a second that got an error. upstream_*: the targets and no other could help; no_target_available and "
         "overloaded: too little of them; invalid_api_key, bad_request and the like: clients.",
         unit="reqps",
@@ -211,7 +216,7 @@ _ERRORS = (
 _MONEY_ROW = (
     Panel(
         "Cost an hour by team",
-        ((per_hour("cost_usd_total", _MONEY, "team"), "{{team}}"),),
+        ((per_hour("cost_usd_total", _OF, "team"), "{{team}}"),),
         "US dollars an hour at the rate of the moment. Which rule and which model: the dashboard Cost.",
         unit="currencyUSD",
         kind="stack",
@@ -219,7 +224,7 @@ _MONEY_ROW = (
     ),
     Panel(
         "Cost an hour by model",
-        ((per_hour("cost_usd_total", _MONEY, "model"), "{{model}}"),),
+        ((per_hour("cost_usd_total", _OF, "model"), "{{model}}"),),
         "The same money by the model that answered. A dear model that appears here although policies do not mean it: "
         "Fallbacks in the dashboard Routing.",
         unit="currencyUSD",
@@ -228,7 +233,7 @@ _MONEY_ROW = (
     ),
     Panel(
         "Saved an hour",
-        ((f"{per_hour('baseline_cost_usd_total', _OF)} - {per_hour('cost_usd_total', _OF)}", "saved"),),
+        ((f"{per_hour('baseline_cost_usd_total', _TOKENS)} - {per_hour('cost_usd_total', _TOKENS)}", "saved"),),
         "US dollars an hour less than the same tokens would have cost at the baseline's price. Falling while traffic "
         "does not: a fallback to a dearer target, or a policy that changed.",
         unit="currencyUSD",
@@ -267,22 +272,36 @@ _GATEWAY = (
         height=6,
     ),
     Panel(
-        "Decision records",
-        ((rate("decision_records_total", "", "result"), "{{result}}"),),
-        "Decision records a second, where they are on. Lost ones are missing from `pointsman savings` and `replay`: "
-        "the disk is full or too slow.",
+        "Missing from what is told",
+        (
+            (rate("decision_records_total", 'result="lost"'), "decision records"),
+            (rate("log_lines_total", 'result!="written"', "log, result"), "log of {{log}}: {{result}}"),
+            (rate("otlp_dropped_total", "", "signal, reason"), "OTLP {{signal}}: {{reason}}"),
+            (rate("otlp_dropped_requests_total"), "OTLP requests"),
+        ),
+        "Decision records, log lines and spans a second that were left out or lost. Left out under load is meant to "
+        "be; lost ones are missing from `pointsman savings`, searches and traces: the disk, the pipe or the "
+        "collector is too slow.",
         unit="reqps",
         width=6,
         height=6,
     ),
     Panel(
         "What serves",
-        (("pointsman_build_info", ""),),
-        "Version of the gateway and of its interpreter, by process. Several versions are a rollout under way.",
+        (
+            (
+                "1000 * pointsman_config_last_reload_timestamp_seconds "
+                "* on (job, instance) group_left (version, python) pointsman_build_info",
+                "",
+            ),
+        ),
+        "Each gateway process: its version, its interpreter's, and since when it serves its configuration. Several "
+        "versions are a rollout under way; one that was loaded before the others has not been reloaded.",
         kind="table",
         width=12,
         height=6,
-        hidden=("__name__", "job", "Value"),
+        columns=(("Configuration loaded", "dateTimeFromNow"),),
+        hidden=("job",),
     ),
     Panel(
         "Policies",

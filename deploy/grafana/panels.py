@@ -55,12 +55,11 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A choice at the top: the values of a label, several at once or all; with `single` just one."""
+    """A choice at the top: the values of a label, several at once or all."""
 
     name: str
     label: str
     query: str
-    single: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,8 @@ def build(one: Board) -> board.Dashboard:
 
 
 def _variable(one: Variable) -> dashboard.QueryVariable:
-    made = (
+    everything = board.VariableOption(selected=True, text=["All"], value=["$__all"])
+    return (
         dashboard.QueryVariable(one.name)
         .label(one.label)
         .datasource(SOURCE)
@@ -122,11 +122,11 @@ def _variable(one: Variable) -> dashboard.QueryVariable:
         .definition(one.query)
         .refresh(board.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(board.VariableSort.ALPHABETICAL_ASC)
+        .multi(True)
+        .include_all(True)
+        .all_value(".*")
+        .current(everything)
     )
-    if one.single:
-        return made
-    everything = board.VariableOption(selected=True, text=["All"], value=["$__all"])
-    return made.multi(True).include_all(True).all_value(".*").current(everything)
 
 
 def _reloads() -> list[dashboard.AnnotationQuery]:

@@ -7,7 +7,7 @@ from deploy.grafana.promql import per_hour, portion, quantile, rate, rise, share
 
 _D = where("policy", "target")
 _T = where("target")
-_REFUSED = where("team", also='target="none",code!="client_gone"')
+_REFUSED = where("team", "policy", also='target="none",code!="client_gone"')
 
 _HITS = rise("decisions_total", _D, "policy, rule")
 
@@ -91,7 +91,7 @@ _FALLBACKS = (
     ),
     Panel(
         "By what was asked for",
-        ((top(rise("requests_total", where("team", "target"), "model_asked")), "{{model_asked}}"),),
+        ((top(rise("requests_total", where("team", "policy", "target"), "model_asked")), "{{model_asked}}"),),
         "Requests in the chosen time by the `model` that clients sent. auto is routed by policy, all other names are "
         "pinned.",
         kind="bars",

@@ -117,16 +117,16 @@ _NEXT = (
         "Headroom",
         (
             (
-                f"sum by (target) (pointsman_endpoint_inflight{{{_T}}}) / sum by (target) "
-                f"(max_over_time(pointsman_endpoint_inflight{{{_T}}}[7d]) > 0)",
-                "{{target}}",
+                f"sum by (endpoint) (pointsman_endpoint_inflight{{{_T}}}) "
+                f"/ max by (endpoint) (pointsman_endpoint_inflight_limit{{{_T}}})",
+                "{{endpoint}}",
             ),
         ),
-        "Requests under way as a share of the most there were in a week. At 1 for long it does more than it was ever "
-        "seen to do.",
+        "Requests under way at each endpoint as a share of what it may have (`max_inflight` of its backend). At 1 "
+        "further ones wait, then go elsewhere: add a replica, or raise the limit if its server has room.",
         unit="percentunit",
         width=12,
-        steps=((None, GREEN), (0.9, ORANGE)),
+        steps=((None, GREEN), (0.8, ORANGE), (1, RED)),
     ),
     Panel(
         "Waiting for a connection",

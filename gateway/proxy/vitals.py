@@ -27,11 +27,12 @@ def look(runtime: Runtime) -> Vitals:
     known = {str(one["target"]): str(one["state"]) for one in states}
     under_way = Counter([(e.route.name, e.pool.endpoint.url) for e in runtime.exchanges if e.pool is not None])
     under_way.update([(s.route.name, s.pool.endpoint.url) for s in runtime.shadows.under_way if s.pool is not None])
+    limits = {one.name: one.backend.max_inflight for one in fleet.targets}
     endpoints = []
     for target, url, state in runtime.board.endpoint_states(fleet, time.monotonic()):
         if known[target] == "auth":  # also where only a token is lacking, of which health knows nothing
             state = max(state, "auth", key=STATES.index)
-        endpoints.append(EndpointNow(target, url, state, under_way[target, url]))
+        endpoints.append(EndpointNow(target, url, state, under_way[target, url], limits[target]))
     alone = {one.name: one.backend.endpoints[0].url for one in fleet.targets if len(one.backend.endpoints) == 1}
     return Vitals(
         inflight=len(runtime.exchanges),

@@ -197,6 +197,12 @@ ENDPOINT_INFLIGHT = Family(
     ("target", "endpoint"),
     "Requests of a target under way at an endpoint, shadows among them.",
 )
+ENDPOINT_LIMIT = Family(
+    "pointsman_endpoint_inflight_limit",
+    "gauge",
+    ("target", "endpoint"),
+    "How many requests may be under way at an endpoint, of all its targets together; more wait.",
+)
 ENDPOINT_STATE = Family(
     "pointsman_endpoint_state",
     "gauge",
@@ -303,6 +309,12 @@ TARGET = Family(
     ("target", "model", "family", "backend", "region"),
     "The targets of the configuration being served.",
 )
+TOKEN_PRICE = Family(
+    "pointsman_target_token_price_usd",
+    "gauge",
+    ("target", "class"),
+    "US dollars for one token of a class, where a target has a price: of several length tiers the first.",
+)
 RETIRES = Family(
     "pointsman_target_retires_timestamp_seconds",
     "gauge",
@@ -315,10 +327,10 @@ FAMILIES = (
     TOKENS, COST, BASELINE_COST, UNPRICED, ESTIMATED,
     DURATION, FIRST_EVENT, PER_TOKEN, OVERHEAD,
     SHADOW_REQUESTS, SHADOW_SKIPPED, SHADOW_TOKENS, SHADOW_COST, SHADOW_UNPRICED, SHADOW_FIRST_EVENT, SHADOW_DURATION,
-    INFLIGHT, QUEUE, ENDPOINT_INFLIGHT, ENDPOINT_STATE, EJECTIONS, TARGET_STATE, TARGET_SLOW, TARGET_DOUBTED,
-    RELOADS, RELOADED, LOADED_AT, RECORDS, LOG_LINES,
+    INFLIGHT, QUEUE, ENDPOINT_INFLIGHT, ENDPOINT_LIMIT, ENDPOINT_STATE, EJECTIONS,
+    TARGET_STATE, TARGET_SLOW, TARGET_DOUBTED, RELOADS, RELOADED, LOADED_AT, RECORDS, LOG_LINES,
     LEDGER_UP, LEDGER_LAG, LEDGER_PENDING, LEDGER_ENTRIES, LEDGER_ERRORS, OTLP_EXPORTS, OTLP_EXPORTED, OTLP_DROPPED,
-    OTLP_DROPPED_REQUESTS, BUILD, POLICY, TARGET, RETIRES,
+    OTLP_DROPPED_REQUESTS, BUILD, POLICY, TARGET, TOKEN_PRICE, RETIRES,
 )  # fmt: skip
 #: Counters that requests add to, one series at a time.
 COUNTED = (
@@ -334,6 +346,7 @@ def now(metrics: Metrics) -> Iterator[Kept]:
     yield Rows(INFLIGHT, [((), vitals.inflight)])
     yield Rows(QUEUE, [((), vitals.queued)])
     yield Rows(ENDPOINT_INFLIGHT, [((one.target, one.endpoint), one.inflight) for one in endpoints])
+    yield Rows(ENDPOINT_LIMIT, [((one.target, one.endpoint), one.limit) for one in endpoints])
     yield Rows(ENDPOINT_STATE, _ones((one.target, one.endpoint, one.state) for one in endpoints))
     yield Rows(EJECTIONS, vitals.ejections.items())
     yield Rows(TARGET_STATE, _ones((one["target"], one["state"]) for one in targets))
@@ -362,6 +375,7 @@ def now(metrics: Metrics) -> Iterator[Kept]:
     yield Rows(BUILD, _ones([(metrics.build.get("version", ""), metrics.build.get("python", ""))]))
     yield Rows(POLICY, _ones(sorted((names.policies or {}).items())))
     yield Rows(TARGET, _ones((f.target, f.model, f.family, f.backend, f.region) for f in names.facts))
+    yield Rows(TOKEN_PRICE, [((f.target, name), usd) for f in names.facts for name, usd in f.token_usd().items()])
     yield Rows(RETIRES, [((f.target,), f.retires_at) for f in names.facts if f.retires_at is not None])
 
 

@@ -10,14 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from gateway.core import pricing
-from gateway.core.types import Price, Usage
+from gateway.core.types import NANO_PER_USD, Price, Usage
 
 #: How `Routing.thinking` begins where a model was told to think.
 _THINKS = ("always", "budget")
 
 
 class TargetFacts(NamedTuple):
-    """What is exported of a target as configured. `retires_at`: Unix seconds at which its model is withdrawn."""
+    """What is exported of a target as configured. `retires_at`: Unix seconds at which its model is withdrawn.
+
+    `price` is None where there is none.
+    """
 
     target: str
     model: str
@@ -25,6 +28,20 @@ class TargetFacts(NamedTuple):
     backend: str
     region: str
     retires_at: float | None = None
+    price: Price | None = None
+
+    def token_usd(self) -> dict[str, float]:
+        """US dollars for one token by its class, of several length tiers in the first."""
+        if self.price is None:
+            return {}
+        tier = self.price.tiers[0]
+        prices = {
+            "input": tier.input,
+            "cached": tier.input if tier.cached_input is None else tier.cached_input,
+            "output": tier.output,
+            "reasoning": tier.output if tier.thinking_output is None else tier.thinking_output,
+        }
+        return {name: nano / NANO_PER_USD / 1e6 for name, nano in prices.items()}
 
 
 class Baseline(NamedTuple):
@@ -45,6 +62,7 @@ class EndpointNow(NamedTuple):
     endpoint: str  # its URL, as configured
     state: str  # one of core.health.STATES
     inflight: int  # requests of this target under way there
+    limit: int  # how many of all targets may be under way there
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
@@ -65,6 +66,8 @@ def written(value: float, unit: str) -> str:
         return _scaled(value, (("d", 86400), ("h", 3600), ("min", 60), ("s", 1), ("ms", 1e-3), ("µs", 1e-6)))
     if unit == "bytes":
         return _scaled(value, (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1)))
+    if unit == "dateTimeFromNow":
+        return datetime.fromtimestamp(value / 1000, UTC).strftime("%H:%M:%S UTC")
     if unit == "bool_yes_no":
         return "yes" if value else "no"
     return _digits(value) + {"reqps": "/s", "d": " d"}.get(unit, "")

@@ -66,7 +66,7 @@ class Observed:
     def ask(self, query: str, *, most: bool = False) -> list[float]:
         """The values of a query now; with `most` the highest they were while it was watched."""
         query = self.filled(query)
-        found = self.prometheus.ask(f"max_over_time(({query})[1m:500ms])" if most else query)
+        found = self.prometheus.ask(f"max_over_time(({query})[2m:1s])" if most else query)
         values = [float(row["value"][1]) for row in found]
         return [value for value in values if not math.isnan(value)]
 

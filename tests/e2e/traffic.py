@@ -2,6 +2,7 @@
 
 Four teams with two policies, a dozen targets of which each has its own way of being well or not, and requests of all
 kinds: streamed and not, pinned and routed, refused, broken off, thought about although told not to, copied to a shadow.
+The OTLP collector refuses what it is sent.
 What a target does is counted, not drawn, so two runs differ in their times only.
 
     with traffic.running(directory) as site:
@@ -157,7 +158,7 @@ def slam(conn: socket.socket, _: Received) -> bool:
     return False
 
 
-def settings(up: str, broken: str, local: str | None) -> dict[str, Any]:
+def settings(up: str, broken: str, collector: str, local: str | None) -> dict[str, Any]:
     """pointsman.yaml for these upstreams; `local` is a llama.cpp server's address."""
     today = datetime.now(UTC).date()
     targets: dict[str, Any] = {}
@@ -186,6 +187,7 @@ def settings(up: str, broken: str, local: str | None) -> dict[str, Any]:
         "targets": targets,
         "savings": {"baseline": "thinker"},
         "records": {"dir": "records"},
+        "otlp": {"endpoint": collector.removesuffix("/v1")},
         "keys": [
             {
                 "name": team,
@@ -320,14 +322,14 @@ def running(directory: Path, *, model: bool = False, **over: Any) -> Iterator[Si
     for text in (SHOP, RESEARCH):
         name = text.split()[1]
         (directory / "policies" / f"{name}.yaml").write_text(text, "utf-8")
-    up, broken = Upstream([Server()]), Upstream([slam])
+    up, broken, collector = Upstream([Server()]), Upstream([slam]), Upstream([plain(400)])
     try:
         with local_model(directory) if model else contextlib.nullcontext() as local:
             path = directory / "pointsman.yaml"
             with path.open("w", encoding="utf-8") as file:
-                YAML().dump(settings(up.url, broken.url, local) | over, file)
+                YAML().dump(settings(up.url, broken.url, collector.url, local) | over, file)
             with serving(path) as gateway:
                 yield Site(gateway, local)
     finally:
-        up.close()
-        broken.close()
+        for upstream in (up, broken, collector):
+            upstream.close()

@@ -61,6 +61,7 @@ OF_CONFIGURATION = {
     families.OTLP_EXPORTS: "6",
     families.OTLP_DROPPED: "8",
     families.ENDPOINT_INFLIGHT: "E",
+    families.ENDPOINT_LIMIT: "E",
     families.ENDPOINT_STATE: "E",
     families.EJECTIONS: "(E + T) O",
     families.TARGET_STATE: "T",

@@ -153,7 +153,7 @@ def everything(names: Names, *, process: bool = False) -> Metrics:
         inflight=3,
         queued=1,
         targets=({"target": first, "state": "ejected", "thinking_doubted": True, "slow": ["quick"]},),
-        endpoints=(EndpointNow(first, "http://10.0.0.7/v1", "ejected", 1),),
+        endpoints=(EndpointNow(first, "http://10.0.0.7/v1", "ejected", 1, 256),),
         ejections={(first, "http://10.0.0.7/v1", "reset"): 1},
     )
     return metrics
@@ -166,7 +166,7 @@ PLAIN = Names(
     models=frozenset({"m"}),
     teams=frozenset({"shop"}),
     policies={"default": "abc123"},
-    facts=(TargetFacts("a", "m", "llama", "up", "eu", 1.8e9), TargetFacts("b", "m", "llama", "up", "")),
+    facts=(TargetFacts("a", "m", "llama", "up", "eu", 1.8e9, BASELINE.price), TargetFacts("b", "m", "llama", "up", "")),
     baseline=BASELINE,
 )
 

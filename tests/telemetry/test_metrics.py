@@ -195,7 +195,7 @@ def test_gauges_come_from_the_process_as_it_is_at_the_scrape() -> None:
         inflight=3,
         queued=2,
         targets=({"target": "scout-eu", "state": "ejected", "thinking_doubted": True, "slow": ["fast"]},),
-        endpoints=(EndpointNow("scout-eu", "http://10.0.0.7/v1", "ejected", 1),),
+        endpoints=(EndpointNow("scout-eu", "http://10.0.0.7/v1", "ejected", 1, 256),),
         ejections={("scout-eu", "http://10.0.0.7/v1", "reset"): 4},
     )
     assert value(metrics, "inflight_requests") == 3
@@ -205,6 +205,7 @@ def test_gauges_come_from_the_process_as_it_is_at_the_scrape() -> None:
     assert value(metrics, "target_slow", target="scout-eu", latency="fast") == 1
     endpoint = {"target": "scout-eu", "endpoint": "http://10.0.0.7/v1"}
     assert value(metrics, "endpoint_inflight", **endpoint) == 1
+    assert value(metrics, "endpoint_inflight_limit", **endpoint) == 256
     assert value(metrics, "endpoint_state", state="ejected", **endpoint) == 1
     assert value(metrics, "ejections_total", reason="reset", **endpoint) == 4
     assert value(metrics, "build_info", version="1.2") == 1
@@ -280,3 +281,28 @@ def test_targets_are_told_as_configured_with_the_day_they_retire() -> None:
     assert value(metrics, "target_info", target="scout-eu", family="llama", backend="vllm-eu", region="eu") == 1
     assert value(metrics, "target_retires_timestamp_seconds", target="qwen-plus") == 1.8e9
     assert absent(metrics, "target_retires_timestamp_seconds", target="scout-eu")
+
+
+@pytest.mark.parametrize(
+    ("tier", "expected"),
+    [
+        (PriceTier(0, 2_000_000_000, 10_000_000_000), {"input": 2, "cached": 2, "output": 10, "reasoning": 10}),
+        (
+            PriceTier(0, 400_000_000, 2_400_000_000, cached_input=40_000_000, thinking_output=4_000_000_000),
+            {"input": 0.4, "cached": 0.04, "output": 2.4, "reasoning": 4},
+        ),
+    ],
+)
+def test_a_target_s_price_is_told_by_class_so_that_tokens_can_be_priced_as_if_they_were_its(
+    tier: PriceTier, expected: dict[str, float]
+) -> None:
+    price = Price((tier, PriceTier(200_000, 9_000_000_000, 9_000_000_000)), "test")
+    facts = (
+        TargetFacts("scout-eu", "llama-4-scout", "llama", "vllm-eu", "eu", None, price),
+        TargetFacts("free", "llama-4-scout", "llama", "own", "eu"),
+    )
+    metrics = Metrics(replace(NAMES, facts=facts), process=False)
+    for name, usd in expected.items():
+        found = value(metrics, "target_token_price_usd", **{"target": "scout-eu", "class": name})
+        assert found * 1e6 == pytest.approx(usd)
+    assert absent(metrics, "target_token_price_usd", target="free")
