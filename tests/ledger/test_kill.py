@@ -38,12 +38,20 @@ class Generated:
     chunks: Counter[str] = field(default_factory=Counter)  # of streams, as far as they were written
     seen: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    steps: int = 0  # everything that it did
+
+    def wait(self, steps: int, within_s: float = 10.0) -> None:
+        """Until it has done so many more things."""
+        until, ends_at = self.steps + steps, time.monotonic() + within_s
+        while self.steps < until and time.monotonic() < ends_at:
+            time.sleep(0.0005)
 
     def answer(self, conn: socket.socket, request: Received) -> bool:
         """Answer with a usage that no other answer has, in one piece or as a stream, with its end or without usage."""
         request_id = request.header("x-request-id") or ""
         with self.lock:
             self.seen[request_id] += 1
+            self.steps += 1
             count = len(self.seen)
         stated = (10 + count, 1_000 + count)
         usage = {"prompt_tokens": stated[0], "completion_tokens": stated[1], "total_tokens": sum(stated)}
@@ -59,8 +67,10 @@ class Generated:
         conn.sendall(SSE_HEAD)
         for _ in range(3 + count % 5):
             self.chunks[request_id] += 1
+            self.steps += 1
             conn.sendall(framed(chunk("four")))
-            time.sleep(0.008 * (count % 3))
+            time.sleep(0.004 * (count % 3))
+        self.steps += 1
         self.usage[request_id] = stated
         conn.sendall(
             framed(chunk(finish="stop")) + framed(chunk(usage=usage)) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
@@ -82,15 +92,17 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        with contextlib.suppress(OSError, http.client.HTTPException):
+        with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
             while True:
                 body = chat(self.dice.choice(["good", "auto"]), text=PROMPT, stream=self.dice.random() < 0.6)
                 connection.request("POST", "/v1/chat/completions", json.dumps(body), {"authorization": f"Bearer {KEY}"})
-                answer = connection.getresponse()
-                content = answer.read()
-                assert answer.status == 200, content
-                if not body["stream"] or content.endswith(b"[DONE]\n\n"):
-                    self.whole.append(answer.headers["x-request-id"])
+                with connection.getresponse() as answer:
+                    content = answer.read()
+                    assert answer.status in (200, 502), content  # 502: the budget of retries is used up
+                    if answer.status != 200:
+                        continue
+                    if not body["stream"] or content.endswith(b"[DONE]\n\n"):
+                        self.whole.append(answer.headers["x-request-id"])
 
 
 def free_ports(count: int) -> list[int]:
@@ -182,7 +194,8 @@ def test_nothing_that_the_upstream_generated_is_missing_or_doubled_after_kills_a
             asking = [Client(ports[0], whole, random.Random(dice.random())) for _ in range(clients)]
             for one in asking:
                 one.start()
-            time.sleep(dice.random() * 0.1)
+            truth.wait(dice.randint(1, 24))
+            time.sleep(dice.random() * 0.003)
             os.kill(pid, signal.SIGKILL)
             for one in asking:
                 one.join(30)
@@ -221,5 +234,5 @@ def test_nothing_that_the_upstream_generated_is_missing_or_doubled_after_kills_a
         if one["target"] == "bad":
             assert (one["cause"], one["cost_nano"]) in {("server_error", 0), ("crash", one["input"] * 1_000)}
     crashed = sum(one["cause"] == "crash" for one in at_good.values())
-    assert crashed >= KILLS[clients] // 10, "the kills hit nothing: the test proves little"
-    assert len(whole) > KILLS[clients] // 2
+    assert crashed >= KILLS[clients] // 4, "the kills hit nothing: the test proves little"
+    assert len(whole) >= KILLS[clients] // 2
