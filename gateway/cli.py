@@ -18,6 +18,7 @@ from typing import Any
 from gateway import __version__, arguments, completion
 from gateway.catalog import cli as catalogcli
 from gateway.explain import cli as explaincli
+from gateway.ledger import cli as ledgercli
 from gateway.printing import BROKEN, NO, OK, broken, failed, print_json
 from gateway.replay import cli as replaycli
 from gateway.top import cli as topcli
@@ -116,6 +117,10 @@ def parser() -> argparse.ArgumentParser:
     topcli.arguments(one)
     arguments.no_color(one)
     arguments.as_json(one)
+
+    one = command("usage", _usage, "Say what was used and what it cost, from the books on disk.")
+    arguments.config(one)
+    ledgercli.arguments(one)
 
     one = command("sidecar", _sidecar, "Run the litellm process by itself, for a gateway elsewhere.")
     arguments.config(one)
@@ -218,6 +223,15 @@ def _top(given: argparse.Namespace) -> int:
         return topcli.run(given, _config_there(None), os.environ)
     except ConfigError as error:
         return broken(error, as_json=given.json)
+
+
+def _usage(given: argparse.Namespace) -> int:
+    from gateway.core.errors import ConfigError
+
+    try:
+        return ledgercli.run(given, _config_there(None), os.environ)
+    except ConfigError as error:
+        return broken(error, as_json=given.format == "json")
 
 
 def _help(every: argparse.ArgumentParser, name: str | None) -> int:

@@ -32,6 +32,7 @@ from gateway.core.errors import (
 from gateway.core.types import Tenant
 from gateway.explain.request import explain, explain_record
 from gateway.front import admits, alive, headers_of, readiness, targets
+from gateway.ledger.command import usage_told
 from gateway.listing import listing
 from gateway.proxy.asked import authenticate
 from gateway.proxy.heads import Headers
@@ -188,7 +189,9 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
 
 def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     """Metrics, target states, reload. Open on loopback; elsewhere the configuration demands an admin key."""
-    app = _app(runtime, "Pointsman admin", "this is the admin listener, with /metrics, /v1/targets and /v1/reload")
+    app = _app(
+        runtime, "Pointsman admin", "this is the admin listener, with /metrics, /v1/usage, /v1/targets and /v1/reload"
+    )
 
     async def admin(request: Request) -> None:
         if not admits(runtime, headers_of(request.scope)):
@@ -211,6 +214,13 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     async def listed() -> Response:
         """`front.targets`. `front` answers it to those who may ask, even before this app is there."""
         return _json(targets(runtime))
+
+    @guarded.get("/v1/usage")
+    async def usage(request: Request) -> Response:
+        """What was used and what it cost: `by`, `since`, `until`, `last`, `day_zone` as in `pointsman usage`."""
+        if runtime.ledger is None:
+            raise NotFound("not_found", "No books are kept: the configuration says ledger: none.")
+        return _json(await asyncio.to_thread(usage_told, runtime.ledger.settings.directory, request.query_params))
 
     @guarded.post("/v1/targets/{name}/probed")
     async def probed(name: str) -> Response:

@@ -29,6 +29,10 @@ class LedgerError(Exception):
     """The ledger cannot be used; the text says why and how to go on."""
 
 
+class LedgerBusy(LedgerError):
+    """Another process has it."""
+
+
 @dataclass(frozen=True, slots=True)
 class LedgerSettings:
     """What `ledger:` in pointsman.yaml says; times in seconds."""
@@ -69,7 +73,7 @@ class Held:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._lock)
-            raise LedgerError(
+            raise LedgerBusy(
                 f"ledger: {directory} is in use by another process: end that one, or give this one a folder of its own "
                 "with ledger: {dir: PATH}"
             ) from error

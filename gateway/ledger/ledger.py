@@ -115,15 +115,15 @@ class Ledger:
 
     def _run(self) -> None:
         while not self._closing.wait(EVERY_S):
-            self._turn()
+            self._turn(retire=True)
 
-    def _turn(self) -> None:
+    def _turn(self, *, retire: bool = False) -> None:
         try:
             self._worked = time.perf_counter()
             while self.keeping.step():
                 pass
             self._even_at = time.monotonic()
-            if self._even_at - self._retired_at > _RETIRE_S or not self._retired_at:
+            if retire and (self._even_at - self._retired_at > _RETIRE_S or not self._retired_at):
                 self._retired_at = self._even_at
                 self._retire()
         except (sqlite3.Error, OSError, LedgerError) as error:

@@ -1,0 +1,203 @@
+"""`pointsman usage`: what was used and what it cost, from the books on disk. Nothing is sent anywhere.
+
+Here: what the arguments mean, and how a report is printed. Sums are made in `report`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+import sqlite3
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, tzinfo
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from gateway.compiled import cache_dir
+from gateway.config import ConfigDoc
+from gateway.core.errors import BadRequest, ConfigError, InternalError, Problem
+from gateway.core.quantities import Invalid, seconds
+from gateway.core.types import NANO_PER_USD
+from gateway.ledger.directory import DATABASE, LedgerBusy, LedgerError, LedgerSettings
+from gateway.ledger.ledger import open_ledger
+from gateway.ledger.repair import repair
+from gateway.ledger.report import EXPORTED, GROUPS, SUMS, Asked, Report, attempts, midnight, reading, report, usd
+from gateway.problems import suggest, validated
+from gateway.yamlfile import load
+
+OK, BROKEN = 0, 2
+logger = logging.getLogger("pointsman")
+
+
+def run(given: argparse.Namespace, config: Path | None, environ: Mapping[str, str]) -> int:
+    """Print what was asked for. Raises ConfigError for arguments and a configuration that mean nothing."""
+    settings = _settings(given, config, environ)
+    asked = asked_of(vars(given), time.time())
+    try:
+        if given.repair:
+            for line in repair(settings):
+                print(line, file=sys.stderr)
+        else:
+            _catch_up(settings)
+        with reading(settings.directory) as db:
+            if given.export:
+                _export(db, asked, given.export)
+            else:
+                _print(report(db, asked), given.format)
+    except LedgerError as error:
+        print(f"pointsman usage: {error}", file=sys.stderr)
+        return BROKEN
+    except sqlite3.Error as error:
+        print(f"pointsman usage: {settings.directory / DATABASE}: {error}", file=sys.stderr)
+        return BROKEN
+    return OK
+
+
+def _settings(given: argparse.Namespace, config: Path | None, environ: Mapping[str, str]) -> LedgerSettings:
+    if given.dir is not None:
+        return LedgerSettings(given.dir)
+    path = config or Path("pointsman.yaml")
+    settings = validated(load(path, cache_dir=cache_dir(environ)), ConfigDoc).books(path, environ)
+    if settings is None:
+        raise ConfigError([Problem(str(path), 0, "ledger", "says none, so nothing was booked", "ledger: {dir: PATH}")])
+    return settings
+
+
+def _catch_up(settings: LedgerSettings) -> None:
+    """Where no gateway runs, take in what the last one left: it may have been killed. Raises LedgerError."""
+    if (settings.directory / DATABASE).exists():
+        try:
+            open_ledger(settings).close()
+        except LedgerBusy:
+            return  # the one that runs does so itself
+
+
+def asked_of(given: Mapping[str, Any], now: float) -> Asked:
+    """What arguments, or the parameters of a URL by the same names, ask for. Raises ConfigError."""
+    zone = _zone(given.get("day_zone") or "UTC")
+    by = tuple(dict.fromkeys(one.strip() for one in (given.get("by") or "team,key").split(",") if one.strip()))
+    if by == ("total",):
+        by = ()
+    for one in by:
+        if one not in GROUPS:
+            raise _wrong("--by", f"{one!r:.40} is nothing to group by", suggest(one, GROUPS))
+    if given.get("since") and given.get("last"):
+        raise _wrong("--last", "says when to begin, and so does --since", "one of both")
+    since = given.get("since") or given.get("last")
+    only = {name: tuple(given[name]) for name in GROUPS if given.get(name)}
+    return Asked(
+        by,
+        _moment("--since", since, now, zone) if since else 0,
+        _moment("--until", given["until"], now, zone) if given.get("until") else 1 << 52,
+        zone,
+        only,
+    )
+
+
+def _zone(name: str) -> tzinfo:
+    try:
+        return UTC if name == "UTC" else ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise _wrong("--day-zone", f"{name!r:.60} is no time zone", "a name such as Europe/Berlin, or UTC") from None
+
+
+def _moment(option: str, text: str, now: float, zone: tzinfo) -> int:
+    """A day (its midnight in the zone), a moment in ISO 8601, or how long ago, in Unix milliseconds."""
+    try:
+        if len(text) == 10 and text[4] == "-":
+            return midnight(date.fromisoformat(text), zone)
+        if "T" in text:
+            at = datetime.fromisoformat(text)
+            return int((at if at.tzinfo else at.replace(tzinfo=zone)).timestamp() * 1000)
+        return int((now - seconds(text)) * 1000)
+    except (ValueError, Invalid, OverflowError):
+        valid = "a day such as 2026-11-21, 2026-11-21T14:00, or how long ago, such as 36h or 7d"
+        raise _wrong(option, f"{text!r:.40} is no moment", valid) from None
+
+
+def _wrong(option: str, what: str, valid: str) -> ConfigError:
+    return ConfigError([Problem(option, 0, "", what, valid)])
+
+
+# --- printing --------------------------------------------------------------------------------------------------------
+
+
+def _print(found: Report, form: str) -> None:
+    if form == "json":
+        print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+    elif form == "csv":
+        out = csv.writer(sys.stdout, lineterminator="\n")
+        names = [*found.by, *SUMS]
+        out.writerow(name.replace("_nano", "_usd") for name in names)
+        for row in found.rows or [found.total]:
+            out.writerow(_exact(row[name]) if name.endswith("_nano") else row[name] for name in names)
+    else:
+        print(*table(found), sep="\n")
+
+
+def _exact(nano: int) -> str:
+    """Nano-USD as US dollars, without a float in between."""
+    return f"{nano // NANO_PER_USD}.{nano % NANO_PER_USD:09d}"
+
+
+def table(found: Report) -> list[str]:
+    """A report as text: columns that are zero throughout are left out."""
+    kept = [name for name in SUMS if name in ("attempts", "cost_nano") or found.total[name]]
+    heads = [*found.by, *(_HEADS.get(name, name) for name in kept)]
+    blank = [""] * len(found.by)
+    lines = [[*(str(row[name]) or "-" for name in found.by), *_cells(kept, row)] for row in found.rows]
+    lines.append([*["total", *blank][: len(blank)], *_cells(kept, found.total)])
+    widths = [max(len(line[at]) for line in [heads, *lines]) for at in range(len(heads))]
+    text = [_line(line, widths, len(found.by)) for line in [heads, *lines]]
+    if found.since_ms:
+        text.append(f"from {_utc(found.since_ms)} to {_utc(found.until_ms)} UTC")
+    if found.open:
+        text.append(f"{found.open} attempts are under way, and not in it")
+    return text
+
+
+_HEADS = {"cost_nano": "cost USD", "estimated_nano": "of it estimated"}
+
+
+def _cells(names: Sequence[str], row: Mapping[str, int]) -> list[str]:
+    return [f"{row[name] / NANO_PER_USD:,.6f}" if name.endswith("_nano") else f"{row[name]:,}" for name in names]
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], left: int) -> str:
+    pairs = enumerate(zip(cells, widths, strict=True))
+    return "  ".join(one.ljust(width) if at < left else one.rjust(width) for at, (one, width) in pairs).rstrip()
+
+
+def _utc(at_ms: int) -> str:
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M}"
+
+
+def _export(db: sqlite3.Connection, asked: Asked, form: str) -> None:
+    if form == "jsonl":
+        for row in attempts(db, asked):
+            print(json.dumps(usd(row), ensure_ascii=False))
+        return
+    out = csv.writer(sys.stdout, lineterminator="\n")
+    out.writerow(name.replace("_nano", "_usd") for name in EXPORTED)
+    for row in attempts(db, asked):
+        out.writerow(_exact(value) if name == "cost_nano" else value for name, value in row.items())
+
+
+def usage_told(directory: Path, parameters: Mapping[str, str]) -> dict[str, Any]:
+    """The same numbers for `/v1/usage`. Raises BadRequest for parameters that mean nothing, InternalError."""
+    given: dict[str, Any] = {name: (value,) if name in GROUPS else value for name, value in parameters.items()}
+    try:
+        with reading(directory) as db:
+            return report(db, asked_of(given, time.time())).to_dict()
+    except ConfigError as error:
+        problem = error.problems[0]
+        name = problem.path.removeprefix("--").replace("-", "_") or problem.file.removeprefix("--").replace("-", "_")
+        raise BadRequest("bad_request", f"{name}: {problem.what}: {problem.valid}", param=name) from None
+    except (LedgerError, sqlite3.Error) as error:
+        logger.error("usage cannot be told: %s", error)
+        raise InternalError("internal_error", "The books cannot be read now.") from None

@@ -1,0 +1,94 @@
+"""`pointsman usage --repair`: books made again from all that can still be read, and nothing deleted.
+
+Damaged files are kept aside under another name. What single attempts the old books still tell, and the journals that
+are there, make the new ones; totals older than any single attempt are taken over. What is missing is said.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from gateway.ledger.database import Database
+from gateway.ledger.directory import DATABASE, Held, LedgerError, LedgerSettings, journals
+from gateway.ledger.keeping import Keeping
+
+_TABLES = ("accounts", "entries", "totals")
+
+
+def repair(settings: LedgerSettings) -> list[str]:
+    """Mend a ledger that no process has open; the lines to tell. Raises LedgerError."""
+    held = Held(settings.directory)
+    path = settings.directory / DATABASE
+    said: list[str] = []
+    try:
+        if path.exists() and (wrong := _damage(path)):
+            aside = path.with_name(f"{DATABASE}.damaged-{int(time.time())}")
+            for suffix in ("", "-wal", "-shm"):
+                with suppress(FileNotFoundError):
+                    path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+            said.append(f"{path} was damaged ({wrong:.200}) and is kept as {aside.name}")
+            said += _salvage(aside, path)
+        with closing(Database(path)) as database:
+            keeping = Keeping(settings.directory, database, repair=True)
+            keeping.catch_up()
+            keeping.close()
+            if keeping.skipped:
+                said.append(f"{keeping.skipped} damaged lines of journals were passed over: what they said is missing")
+            if keeping.lost:
+                said.append(f"{keeping.lost} attempts ended whose beginning is missing: they are not booked")
+            booked, read = sum(1 for _ in database.rows()), len(journals(settings.directory))
+            said.append(f"{booked} attempts are in the books now; {read} journals were read")
+    except (sqlite3.Error, OSError) as error:
+        raise LedgerError(f"ledger: {settings.directory}: {error}") from error
+    finally:
+        held.release()
+    return said
+
+
+def _damage(path: Path) -> str:
+    try:
+        with closing(Database(path)) as database:
+            return database.check()
+    except sqlite3.DatabaseError as error:
+        return str(error)
+
+
+def _salvage(old: Path, new: Path) -> list[str]:
+    """Copy what the old books still tell into new ones, which no journal has been read into."""
+    rows = {name: list(_rows(old, name)) for name in _TABLES}
+    with closing(Database(new)):
+        pass
+    with closing(sqlite3.connect(new, isolation_level=None)) as db:
+        db.execute("BEGIN")
+        accounts = {row[0] for row in rows["accounts"]}
+        for name in _TABLES:
+            for row in rows[name]:
+                if name == "accounts" or row[2 if name == "entries" else 1] in accounts:
+                    marks = ", ".join("?" * len(row))
+                    db.execute(f"INSERT OR IGNORE INTO {name} VALUES ({marks})", row)  # noqa: S608 - names of ours
+        since = min((row[3] for row in rows["entries"]), default=1 << 62) // 900_000
+        db.execute("DELETE FROM totals WHERE quarter >= ?", (since,))
+        db.execute(
+            "INSERT INTO totals SELECT at_ms / 900000, account, estimated, count(*), sum(cause = 'ok'), sum(kind = 1), "
+            "sum(input), sum(cached), sum(written), sum(output), sum(reasoning), sum(cost_nano) FROM entries "
+            "GROUP BY 1, 2, 3"
+        )
+        db.execute("COMMIT")
+    return [f"{len(rows['entries'])} attempts and {len(rows['accounts'])} accounts could be read from it"]
+
+
+def _rows(path: Path, table: str) -> Iterator[tuple[Any, ...]]:
+    """The rows that can be read, from both ends towards the damage."""
+    seen: set[tuple[Any, ...]] = set()
+    for order in ("", " DESC"):
+        key = {"accounts": "id", "entries": "request_id", "totals": "quarter"}[table]
+        with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            for row in db.execute(f"SELECT * FROM {table} ORDER BY {key}{order}"):  # noqa: S608 - names of ours
+                if row not in seen:
+                    seen.add(row)
+                    yield row

@@ -1,0 +1,220 @@
+"""What the books say: usage and cost, grouped and summed. Reads the SQLite file of a ledger, whoever else has it open.
+
+Sums come from totals by the quarter of an hour, so a long time costs little; a time is therefore a number of whole
+quarters. How a report is printed is in `command`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from gateway.core.types import NANO_PER_USD
+from gateway.ledger.database import QUARTER_MS, SCHEMA
+from gateway.ledger.directory import DATABASE, LedgerError
+
+#: What a report may be grouped by, and where that stands. A policy goes by its name, a shadow by the policy's entry.
+GROUPS = {
+    "key": "a.key",
+    "team": "a.team",
+    "model": "a.model",
+    "target": "a.target",
+    "rule": "a.rule",
+    "policy": "CASE WHEN instr(a.policy, '@') THEN substr(a.policy, 1, instr(a.policy, '@') - 1) ELSE a.policy END",
+    "shadow": "a.shadow",
+    "day": "d.day",
+}
+#: Columns of numbers. Token classes do not overlap: input is what was not cached, output what was not reasoning.
+#: `failed` attempts cost nothing; `unpriced` ones have no price, so that their cost is not in `cost_nano`.
+SUMS = {
+    "attempts": "sum(t.attempts)",
+    "answered": "sum(t.answered)",
+    "failed": "sum(t.void)",
+    "input": "sum(t.input - t.cached)",
+    "cached": "sum(t.cached)",
+    "written": "sum(t.written)",
+    "output": "sum(t.output - t.reasoning)",
+    "reasoning": "sum(t.reasoning)",
+    "cost_nano": "sum(t.cost_nano)",
+    "estimated_nano": "sum(CASE WHEN t.estimated THEN t.cost_nano ELSE 0 END)",
+    "unpriced": "sum(CASE WHEN a.price_version IS NULL THEN t.attempts - t.void ELSE 0 END)",
+}
+_ACCOUNTS = "JOIN accounts a ON a.id = t.account"
+_LONGEST_DAYS = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be reported: a time in Unix milliseconds, taken to whole quarters of an hour, and for whom."""
+
+    by: tuple[str, ...] = ("team", "key")
+    since_ms: int = 0
+    until_ms: int = 1 << 52
+    zone: tzinfo = UTC  # in which days begin
+    only: dict[str, tuple[str, ...]] = field(default_factory=dict)  # group -> the values that count
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Rows as dictionaries of groups and sums, dearest first (by day: in order), their total, and what is missing."""
+
+    by: tuple[str, ...]
+    rows: list[dict[str, Any]]
+    total: dict[str, int]
+    open: int  # attempts under way, which are in no sum
+    since_ms: int  # of what is in the books and was asked for; both 0 where there is nothing
+    until_ms: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON: costs in US dollars, times in ISO 8601."""
+        return {
+            "by": list(self.by),
+            "since": _iso(self.since_ms),
+            "until": _iso(self.until_ms),
+            "rows": [usd(row) for row in self.rows],
+            "total": usd(self.total),
+            "open": self.open,
+        }
+
+
+def usd(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with its costs in US dollars."""
+    return {
+        name.replace("_nano", "_usd"): value / NANO_PER_USD if name.endswith("_nano") else value
+        for name, value in row.items()
+    }
+
+
+def _iso(at_ms: int) -> str | None:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat() if at_ms else None
+
+
+@contextmanager
+def reading(directory: Path) -> Iterator[sqlite3.Connection]:
+    """The books of a ledger, opened for reading. Raises LedgerError where there are none, or not in this form."""
+    path = directory / DATABASE
+    if not path.exists():
+        raise LedgerError(f"ledger: there are no books in {directory}: start the gateway, or name another folder")
+    try:
+        db = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, isolation_level=None)
+        try:
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version != SCHEMA:
+                raise LedgerError(f"ledger: {path} has form {version}, and this version reads form {SCHEMA}")
+            yield db
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        raise LedgerError(f"ledger: {path}: {error}") from error
+
+
+def report(db: sqlite3.Connection, asked: Asked) -> Report:
+    """Sum up what was asked for. Raises sqlite3.Error."""
+    db.execute("BEGIN")  # one state of the books for all that is read
+    first, last = asked.since_ms // QUARTER_MS, -(-asked.until_ms // QUARTER_MS)
+    held = db.execute("SELECT min(quarter), max(quarter) FROM totals WHERE quarter >= ? AND quarter < ?", (first, last))
+    begins, ends = held.fetchone()
+    waiting = db.execute("SELECT count(*) FROM open").fetchone()[0]
+    if begins is None:
+        db.execute("COMMIT")
+        return Report(asked.by, [], dict.fromkeys(SUMS, 0), waiting, 0, 0)
+    tables = "totals t"
+    if "day" in asked.by:
+        _days(db, begins, ends + 1, asked.zone)
+        tables = "days d JOIN totals t ON t.quarter >= d.first AND t.quarter < d.next"
+    where, values = ["t.quarter >= ? AND t.quarter < ?"], [begins, ends + 1]
+    for name, wanted in asked.only.items():
+        where.append(f"{GROUPS[name]} IN ({', '.join('?' * len(wanted))})")
+        values += wanted
+    groups = ", ".join(f"{GROUPS[name]} AS {name}" for name in asked.by)
+    sums = ", ".join(f"{sql} AS {name}" for name, sql in SUMS.items())
+    # Names and tables are ours; what a user gave is bound.
+    query = f"SELECT {groups + ', ' if groups else ''}{sums} FROM {tables} {_ACCOUNTS} WHERE {' AND '.join(where)}"  # noqa: S608
+    if asked.by:
+        query += f" GROUP BY {', '.join(str(at + 1) for at in range(len(asked.by)))}"  # names would be the columns'
+    cursor = db.execute(query, values)
+    names = [one[0] for one in cursor.description]
+    rows = [dict(zip(names, row, strict=True)) for row in cursor]
+    db.execute("COMMIT")
+    if "day" in asked.by:
+        rows.sort(key=lambda row: (row["day"], -row["cost_nano"]))
+    else:
+        rows.sort(key=lambda row: (-row["cost_nano"], -row["attempts"], *(str(row[name]) for name in asked.by)))
+    total = {name: sum(row[name] or 0 for row in rows) for name in SUMS}
+    return Report(asked.by, rows if asked.by else [], total, waiting, begins * QUARTER_MS, (ends + 1) * QUARTER_MS)
+
+
+def _days(db: sqlite3.Connection, first: int, last: int, zone: tzinfo) -> None:
+    """A temporary table of the days of a zone, each as quarters from first to next: 92 to 100 of them."""
+    day = datetime.fromtimestamp(first * QUARTER_MS / 1000, zone).date()
+    days: list[tuple[str, int, int]] = []
+    begins = midnight(day, zone) // QUARTER_MS
+    while begins < last and len(days) < _LONGEST_DAYS:
+        following = midnight(day + timedelta(days=1), zone) // QUARTER_MS
+        days.append((day.isoformat(), begins, following))
+        day, begins = day + timedelta(days=1), following
+    db.execute("CREATE TEMP TABLE IF NOT EXISTS days (day TEXT, first INTEGER, next INTEGER)")
+    db.execute("DELETE FROM days")
+    db.executemany("INSERT INTO days VALUES (?, ?, ?)", days)
+
+
+def midnight(day: date, zone: tzinfo) -> int:
+    """Unix milliseconds at which a day begins in a zone."""
+    return int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()) * 1000
+
+
+def spent(db: sqlite3.Connection, since_ms: int, until_ms: int) -> dict[tuple[str, str], int]:
+    """What every (key, team) spent in a time, in nano-USD, with what is reserved for attempts under way.
+
+    For balances at the start of a process. Both times are the beginnings of periods, so whole quarters of an hour.
+    Shadows are in it: they cost the same.
+    """
+    sums: dict[tuple[str, str], int] = {}
+    for query, values in (
+        (
+            "SELECT key, team, sum(cost_nano) FROM totals t JOIN accounts a ON a.id = t.account "
+            "WHERE quarter >= ? AND quarter < ? GROUP BY key, team",
+            (since_ms // QUARTER_MS, until_ms // QUARTER_MS),
+        ),
+        (
+            "SELECT key, team, sum(reserved_nano) FROM open o JOIN accounts a ON a.id = o.account "
+            "WHERE at_ms >= ? AND at_ms < ? GROUP BY key, team",
+            (since_ms, until_ms),
+        ),
+    ):
+        for key, team, nano in db.execute(query, values):
+            sums[key, team] = sums.get((key, team), 0) + nano
+    return sums
+
+
+#: Columns of an exported attempt.
+EXPORTED = (
+    "request_id", "attempt", "at", "ended", "key", "team", "model", "target", "rule", "policy", "shadow",
+    "price_version", "kind", "cause", "input", "cached", "written", "output", "reasoning", "cost_nano", "estimated",
+)  # fmt: skip
+
+
+def attempts(db: sqlite3.Connection, asked: Asked) -> Iterator[dict[str, Any]]:
+    """Every attempt of a time that is still kept singly, in the order of request ids. Raises sqlite3.Error."""
+    where = ["e.at_ms >= ? AND e.at_ms < ?"]
+    values: list[int | str] = [asked.since_ms, asked.until_ms]
+    for name, wanted in asked.only.items():
+        where.append(f"{GROUPS[name]} IN ({', '.join('?' * len(wanted))})")
+        values += wanted
+    query = (
+        "SELECT request_id, attempt, at_ms, ended_ms, key, team, model, target, rule, policy, shadow, price_version, "  # noqa: S608
+        "kind, cause, input, cached, written, output, reasoning, cost_nano, estimated "
+        f"FROM entries e JOIN accounts a ON a.id = e.account WHERE {' AND '.join(where)} ORDER BY request_id, attempt"
+    )
+    for row in db.execute(query, values):
+        found = dict(zip(EXPORTED, row, strict=True))
+        found["at"], found["ended"] = _iso(found["at"]), _iso(found["ended"])
+        found["kind"] = ("settle", "void", "expire")[found["kind"]]
+        found["estimated"] = bool(found["estimated"])
+        yield found

@@ -1,0 +1,135 @@
+"""Reserve, checkpoint, settle, void, expire, repetition, crash and rotation in any order, on real files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from gateway.core.types import Price, PriceTier
+from gateway.ledger.directory import LedgerSettings
+from gateway.ledger.ledger import Ledger, open_ledger
+from gateway.ledger.report import Asked, report, spent
+
+PRICE = Price((PriceTier(0, 1_000_000_000, 2_000_000_000),), "list")
+AT = 2_000_000_000_000
+KEYS = st.tuples(st.integers(0, 5), st.integers(0, 2))
+AMOUNTS = st.integers(0, 10_000)
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """The model: what is open, with what is known of it, and what ended, with what it cost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp())
+        self.open: dict[tuple[str, int], tuple[int, int, int]] = {}  # input, output bytes, reserved
+        self.ended: dict[tuple[str, int], int] = {}
+        self.ledger: Ledger = None  # type: ignore[assignment]
+        self.start()
+
+    def start(self) -> None:
+        self.ledger = open_ledger(LedgerSettings(self.directory))
+        for key, (entered, output, _) in self.open.items():
+            self.ended[key] = entered * 1_000 + -(-output // 4) * 2_000
+        self.open.clear()
+
+    def write(self, *entry: object) -> None:
+        self.ledger.journal.write([entry])
+
+    def teardown(self) -> None:
+        self.ledger.close()
+        shutil.rmtree(self.directory)
+
+    @rule(key=KEYS, entered=st.integers(1, 500), reserved=AMOUNTS)
+    def reserve(self, key: tuple[int, int], entered: int, reserved: int) -> None:
+        name = (f"{AT:012x}{key[0]:020x}", key[1])
+        if name in self.ended:
+            return  # numbers of attempts are never used again
+        account, entry = self.ledger.account(("k", "t", "m", "t", "r", "p@1"), PRICE, thinks=False)
+        if entry is not None:
+            self.ledger.journal.write([entry])
+        self.write("r", *name, account.number, AT, entered, reserved)
+        self.open.setdefault(name, (entered, 0, reserved))
+
+    @rule(key=KEYS, output=AMOUNTS)
+    def checkpoint(self, key: tuple[int, int], output: int) -> None:
+        name = (f"{AT:012x}{key[0]:020x}", key[1])
+        self.write("c", *name, output, None)
+        if name in self.open:
+            entered, before, reserved = self.open[name]
+            self.open[name] = (entered, max(before, output), reserved)
+
+    @rule(key=KEYS, cost=AMOUNTS)
+    def settle(self, key: tuple[int, int], cost: int) -> None:
+        name = (f"{AT:012x}{key[0]:020x}", key[1])
+        self.write("s", *name, AT + 1, 1, 1, 0, 0, 0, cost, False, "ok")
+        if self.open.pop(name, None):
+            self.ended[name] = cost
+
+    @rule(key=KEYS)
+    def void(self, key: tuple[int, int]) -> None:
+        name = (f"{AT:012x}{key[0]:020x}", key[1])
+        self.write("v", *name, AT + 1, "refused")
+        if self.open.pop(name, None):
+            self.ended[name] = 0
+
+    @rule(key=KEYS)
+    def expire(self, key: tuple[int, int]) -> None:
+        name = (f"{AT:012x}{key[0]:020x}", key[1])
+        self.write("e", *name, AT + 1, "expired")
+        if held := self.open.pop(name, None):
+            self.ended[name] = held[0] * 1_000 + -(-held[1] // 4) * 2_000
+
+    @rule()
+    def crash(self) -> None:
+        ledger = self.ledger
+        ledger.keeping.close()
+        ledger._database.close()
+        ledger.journal._map.close()
+        os.close(ledger.journal._descriptor)
+        ledger._held.release()
+        self.start()
+
+    @rule()
+    def stop(self) -> None:
+        self.ledger.close()
+        self.start()
+
+    @rule()
+    @precondition(lambda self: self.ledger.journal.number < 20)
+    def rotate(self) -> None:
+        self.ledger.journal._begin()
+
+    @rule()
+    def read_all_again(self) -> None:
+        """As after a repair: every journal that is there, over the books that were made of them."""
+        self.ledger.keeping.catch_up()
+        self.ledger._database._db.execute("DELETE FROM meta")
+        self.ledger._database._db.execute("DELETE FROM declared")
+        self.ledger._database._db.execute("DELETE FROM open")
+        self.ledger.keeping._resume()
+
+    @invariant()
+    def books_are_the_sum_of_what_ended(self) -> None:
+        ledger = self.ledger
+        ledger.keeping.catch_up()
+        db = ledger._database._db
+        found = {(row[0], row[1]): row[11] for row in ledger._database.rows()}
+        assert found == self.ended
+        total = report(db, Asked(()))
+        assert total.total["cost_nano"] == sum(self.ended.values())
+        assert total.total["attempts"] == len(self.ended)
+        assert total.open == len(self.open)
+        balances = spent(db, 0, 1 << 52)
+        expected = sum(self.ended.values()) + sum(reserved for _, _, reserved in self.open.values())
+        assert balances.get(("k", "t"), 0) == expected >= 0
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
