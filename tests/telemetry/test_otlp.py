@@ -90,9 +90,9 @@ def test_what_time_may_heal_is_tried_again_and_nothing_is_lost(make: Any, collec
     collector.answers = [(status, {"retry-after": "0"}, b""), (status, {}, b""), (200, {}, b"")]
     otlp = make(signals=frozenset({"traces"}))
     otlp.add([finished(one) for one in range(3)])
-    assert eventually(lambda: len(collector.spans) == 6)
-    assert otlp.tally.exports == {("traces", "failed"): 2, ("traces", "ok"): 1}
     assert eventually(lambda: otlp.tally.exported == {"traces": 6})
+    assert otlp.tally.exports == {("traces", "failed"): 2, ("traces", "ok"): 1}
+    assert len(collector.spans) == 6
     assert otlp.tally.dropped == {}
 
 
