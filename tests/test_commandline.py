@@ -133,6 +133,16 @@ def test_ctrl_c_ends_a_probe_at_once_although_a_server_is_still_thinking(tmp_pat
     assert (process.returncode, err) == (130, "")
 
 
+@pytest.mark.parametrize(("arguments", "colour"), [([], True), (["--no-color"], False)])
+def test_the_demo_is_told_to_write_no_colours(
+    arguments: list[str], colour: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+    monkeypatch.setattr("gateway.demo.command.run", lambda *_, **named: asked.update(named) or 0)
+    assert main(["demo", "--once", *arguments]) == 0
+    assert asked == {"once": True, "colour": colour}
+
+
 # --- JSON ---
 
 

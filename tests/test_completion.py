@@ -215,6 +215,18 @@ def test_the_bundled_policies_are_offered_where_the_configuration_names_no_folde
     assert len(found) <= len(list(bundled.policies().glob("*.yaml")))
 
 
+def test_nothing_that_is_offered_waits_for_a_heavy_library(folder: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from gateway.completion import OFFERS, Here; "
+        "found = {key: list(offer(Here(Path('pointsman.yaml'), {}), '')) for key, offer in OFFERS.items()}; "
+        "assert found['targets'] == ['general', 'coder'], found; print(*sys.modules)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, env=environ(folder), capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"pydantic", "fastapi", "httpx", "uvloop", "prometheus_client", "gateway.config"} & set(loaded)
+
+
 def test_who_does_not_complete_waits_for_no_completion() -> None:
     script = "import sys, gateway.cli; gateway.cli.parser(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
