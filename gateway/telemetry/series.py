@@ -151,16 +151,13 @@ class Histogram:
             return
         ordered = sorted(observed)
         before = 0
-        for place, bound in enumerate(bounds):
-            upto = bisect_right(ordered, bound, before)
+        for place in range(bisect_left(bounds, ordered[0]), bisect_left(bounds, ordered[-1]) + 1):
+            upto = bisect_right(ordered, bounds[place], before) if place < len(bounds) else len(ordered)
             if upto > before:
                 counts[place] += upto - before
                 most = ordered[upto - 1]
                 examples[place] = (most, records[observed.index(most)])
                 before = upto
-        if before < len(ordered):
-            counts[-1] += len(ordered) - before
-            examples[len(bounds)] = (ordered[-1], records[observed.index(ordered[-1])])
 
 
 class Histograms:
