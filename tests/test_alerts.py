@@ -262,6 +262,27 @@ def test_a_failed_request_is_one_that_the_user_could_not_help() -> None:
         assert named == (failed | {"ok"} if pattern.startswith("ok|") else failed)
 
 
+def test_a_series_is_over_the_time_that_its_name_says() -> None:
+    timed = 0
+    for rule in rules():
+        named = re.search(r":[a-z0-9_]*?([0-9]+[mhd])$", rule.get("record", ""))
+        if named:
+            spans = set(re.findall(r"\[(\w+)\]", rule["expr"]))
+            assert spans <= {named[1]}, rule["record"]
+            assert spans or f"rate{named[1]}" in rule["expr"] or f"count{named[1]}" in rule["expr"], rule["record"]
+            timed += 1
+    assert timed > 30
+
+
+@pytest.mark.parametrize("promise", ["ErrorBudget", "FirstEventBudget"])
+def test_burn_rates_and_windows_are_those_of_the_workbook(promise: str) -> None:
+    """Two a severity: (burn rate, long window, short window), each window at the same burn rate."""
+    expected = {"Fast": [("14.4", "1h", "5m"), ("6", "6h", "30m")], "Slow": [("3", "1d", "2h"), ("1", "3d", "6h")]}
+    for speed, pairs in expected.items():
+        found = re.findall(r":ratio_rate(\w+) > ([\d.]+) \*", ALERTS[f"Pointsman{promise}Burn{speed}"]["expr"])
+        assert found == [(window, rate) for rate, long, short in pairs for window in (long, short)]
+
+
 def test_values_of_labels_that_rules_compare_with_exist() -> None:
     states = set(re.findall(r'"(\w+)"', inspect.getsource(_Entry.state) + inspect.getsource(Board.states)))
     for rule in rules():
