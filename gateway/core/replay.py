@@ -10,6 +10,7 @@ every answer a branch. Nothing is guessed about what a policy looks at, so a new
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 LIMIT = 400_000
 #: Answers to one question that are kept: a signal with more, such as a name per user, would fill the memory in vain.
 MOST_BRANCHES = 1_000
-_DAY_S = 86_400
 _SAMPLED = 10_000  # tokens: `tokens.SMALL_CHARS` of any text have more
 #: Branches that no value of a signal is.
 _UNRECORDED = object()
@@ -252,9 +252,17 @@ def _verdict(value: Spoken) -> Hashable:
 _WORLD: Mapping[str, Reader] = {
     "available": lambda recorded: recorded.world.held,
     "doubted": lambda recorded: recorded.world.doubted,
-    "now": lambda recorded: int(recorded.at) // _DAY_S,  # what is withdrawn is withdrawn at midnight
     "slow": lambda recorded: tuple(sorted(recorded.world.slow.items())),
 }
+
+
+def _world_of(policy: Policy) -> Mapping[str, Reader]:
+    """The same for one policy, to which all moments are alike between which no target is withdrawn.
+
+    Where a conversation was before is told by the time too, but such a decision is one of its kind by `previous`.
+    """
+    moments = [moment for moment, _ in policy.capabilities.retirements]
+    return {**_WORLD, "now": lambda recorded: bisect_right(moments, recorded.at)}
 
 
 def _new_conversation(recorded: Recorded) -> bool:
@@ -264,11 +272,19 @@ def _new_conversation(recorded: Recorded) -> bool:
 class _World:
     """A Snapshot that notes what is read of it, and raises `NotRecorded` for what is not there."""
 
-    __slots__ = ("_asked", "_policy", "_recorded", "_seen", "_snapshot", "one_of_its_kind")
+    __slots__ = ("_asked", "_policy", "_readers", "_recorded", "_seen", "_snapshot", "one_of_its_kind")
 
-    def __init__(self, snapshot: Snapshot, recorded: Recorded, policy: Policy, asked: list[Asked]) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        recorded: Recorded,
+        policy: Policy,
+        asked: list[Asked],
+        readers: Mapping[str, Reader],
+    ) -> None:
         self._snapshot = snapshot
         self._policy = policy
+        self._readers = readers
         self._recorded = recorded
         self._asked = asked
         self._seen: set[str] = set()
@@ -278,7 +294,7 @@ class _World:
         if name in self._seen:
             return getattr(self._snapshot, name)
         self._seen.add(name)
-        reader = _WORLD.get(name)
+        reader = self._readers.get(name)
         if reader is not None:
             self._asked.append(reader)
         elif name == "previous" and _new_conversation(self._recorded):
@@ -334,13 +350,14 @@ class Replay:
     >>> decision = replay.decide(records.read(line))   # doctest: +SKIP
     """
 
-    __slots__ = ("_bits", "_count", "_healthy", "_pinned", "_roots", "policy")
+    __slots__ = ("_bits", "_count", "_healthy", "_pinned", "_readers", "_roots", "policy")
 
     def __init__(self, policy: Policy, *, pinned: int | None = None, healthy: bool = False) -> None:
         """`pinned` takes the place of what clients named; `healthy`: as if every target had been up and believed."""
         self.policy = policy
         self._pinned = pinned
         self._healthy = healthy
+        self._readers = _world_of(policy)
         self._bits = {target.name: 1 << target.index for target in policy.fleet.targets}
         self._roots: dict[Hashable, _Ask | Decision | Undecided] = {}
         self._count = 0
@@ -390,7 +407,7 @@ class Replay:
     def _afresh(self, recorded: Recorded) -> Decision | Undecided:
         asked: list[Asked] = []
         signals = RecordedSignals(recorded, self.policy, asked)
-        world = _World(self.snapshot(recorded), recorded, self.policy, asked)
+        world = _World(self.snapshot(recorded), recorded, self.policy, asked, self._readers)
         made: Decision | Undecided
         try:
             made = decide(self.policy, signals, cast("Snapshot", world), pinned=self.pinned(recorded))

@@ -324,3 +324,22 @@ def test_what_is_withdrawn_is_withdrawn_on_its_day_whatever_is_remembered(days: 
         found = replay.decide(record)
         assert isinstance(found, Decision)
         assert ("scout" in [one.name for one in found.candidates]) is there
+
+
+def test_days_between_which_nothing_is_withdrawn_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million records are of many days, and each cost as much as the first one when they were told apart."""
+    decided: list[float] = []
+
+    def counting(rules: Policy, signals: Any, snapshot: Any, **more: Any) -> Any:
+        decided.append(snapshot.now)
+        return decide(rules, signals, snapshot, **more)
+
+    monkeypatch.setattr(replays, "decide", counting)
+    day = datetime(2026, 12, 1, tzinfo=UTC)
+    leaves = fleet([replace(one, retires_on=day.date()) if one.name == "scout" else one for one in TARGETS])
+    rules = policy(leaves)
+    replay, record = Replay(rules), recorded(Asked(), rules)
+    for days in (-9, -5, -1, 0, 3, 9, -7):
+        record.at = (day + timedelta(days=days)).timestamp()
+        replay.decide(record)
+    assert decided == [(day + timedelta(days=days)).timestamp() for days in (-9, 0)]
