@@ -151,6 +151,8 @@ def test_the_committed_dashboards_are_what_their_generator_writes() -> None:
 def test_a_dashboard_holds_nothing_that_grafana_s_own_model_does_not_know(board: str) -> None:
     read = json.loads(json.dumps(Dashboard.from_json(BOARDS[board]), cls=JSONEncoder))
     assert read == BOARDS[board]
+    heat = [panel["options"]["color"] for panel in panels(board) if panel["type"] == "heatmap"]
+    assert all(one["steps"] >= 2 and one["exponent"] > 0 for one in heat), "the model's defaults are no colours"
 
 
 def test_dashboards_ask_only_for_metrics_and_labels_that_somebody_exports() -> None:

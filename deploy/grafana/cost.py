@@ -195,7 +195,8 @@ _ELSE = (
         ((rise("cost_usd_total", _OF), "as it was spent"), (f"sort({_ELSEWHERE})", "all on {{model}}")),
         "US dollars in the chosen time: what was spent, and what the same tokens would have cost on each model by "
         "the price of its cheapest target here, without length tiers. Another model needs other tokens for the same "
-        "work, and may not be able to do it: `pointsman savings` and `pointsman replay` compare with more care.",
+        "work, and may not be able to do it; tokens that cost nothing here are among them: `pointsman savings` and "
+        "`pointsman replay` compare with more care.",
         unit="currencyUSD",
         kind="bars",
     ),

@@ -15,7 +15,7 @@ from grafana_foundation_sdk.builders import bargauge, common, dashboard, heatmap
 from grafana_foundation_sdk.builders.prometheus import Dataquery
 from grafana_foundation_sdk.models import common as model
 from grafana_foundation_sdk.models import dashboard as board
-from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
+from grafana_foundation_sdk.models.heatmap import HeatmapColorMode, HeatmapColorScale
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 SOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -249,10 +249,11 @@ def _table(panel: Panel) -> Any:
 
 
 def _heat(panel: Panel) -> Any:
+    colours = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").fill("dark-orange")
     return (
         heatmap.Panel()
         .calculate(False)
-        .color(heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges"))
+        .color(colours.scale(HeatmapColorScale.EXPONENTIAL).exponent(0.5).steps(64))
         .y_axis(heatmap.YAxisConfig().unit(panel.unit))
         .cell_gap(1)
         .show_legend()
