@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from gateway.core.errors import ConfigError
+from gateway.otlpdoc import MetricsDoc, OtlpDoc, TracesDoc
 from gateway.site import Site, load_site
 from gateway.telemetry.otlp.settings import OtlpSettings
-from tests.harness import config
+from tests.harness import ROOT, config
 
 HERE = "http://127.0.0.1:4318"
 ENVIRON = {"UPSTREAM_KEY": "sk-1", "OTLP_AUTH": "Basic dXNlcjpwYXNz"}
@@ -123,3 +125,12 @@ def test_trace_context_is_no_header_of_a_backend(tmp_path: Path) -> None:
     made["backends"]["a"]["headers"] = {"Traceparent": "x"}
     with pytest.raises(ConfigError, match="written by the gateway"):
         load(tmp_path, {"endpoint": HERE}, backends=made["backends"])
+
+
+def test_every_setting_is_documented() -> None:
+    text = (ROOT / "docs" / "opentelemetry.md").read_text("utf-8")
+    listed = set(re.findall(r"^\| ([a-z_.]+) \|", text, re.M))
+    nested = {"traces": TracesDoc, "metrics": MetricsDoc}
+    names = {name for name in OtlpDoc.model_fields if name not in nested}
+    names |= {f"{outer}.{name}" for outer, doc in nested.items() for name in doc.model_fields}
+    assert listed == names

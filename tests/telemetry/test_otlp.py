@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import ssl
@@ -146,6 +147,14 @@ def test_what_a_collector_says_it_did_not_take_is_counted(make: Any, collector: 
         otlp.add([finished(number)])
         assert eventually(lambda taken=taken: otlp.tally.exported == {"traces": taken})  # type: ignore[misc]
     assert otlp.tally.dropped == {("traces", "rejected"): 1}
+
+
+def test_an_answer_is_never_decompressed(make: Any, collector: Collector) -> None:
+    collector.answers = [(200, {"content-encoding": "gzip"}, gzip.compress(b"\0" * 10**7))]
+    otlp = make(signals=frozenset({"traces"}))
+    otlp.add([finished()])
+    assert eventually(lambda: otlp.tally.exported == {"traces": 2})
+    assert collector.headers[0]["accept-encoding"] == "identity"
 
 
 def test_batches_that_find_the_queue_full_are_lost_and_counted(

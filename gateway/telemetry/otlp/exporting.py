@@ -8,9 +8,9 @@ cannot keep up, requests are lost and counted.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -46,7 +46,7 @@ class Otlp:
         self._waiting: deque[Record | Copied] = deque()
         self._clock = clock
         self._closing = threading.Event()
-        self._resource = spans.resource_of(settings.service, os.urandom(16).hex(), settings.resource)
+        self._resource = spans.resource_of(settings.service, str(uuid.uuid4()), settings.resource)
         self._spans: Sender | None = None
         self._metrics: Sender | None = None
         if "traces" in settings.signals:

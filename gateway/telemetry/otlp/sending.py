@@ -208,7 +208,7 @@ def _retry_after(answer: httpx.Response) -> float:
 def _read(answer: httpx.Response, ends_at: float) -> bytes:
     """The answer's body, as far as it is short and comes in time."""
     body = b""
-    for part in answer.iter_bytes():
+    for part in answer.iter_raw():  # decompressing it could make anything of it
         body += part
         if len(body) > _LONGEST_ANSWER or time.monotonic() > ends_at:
             return b""
