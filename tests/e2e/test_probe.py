@@ -35,7 +35,7 @@ def model() -> Iterator[str]:
 
 
 def seen(capsys: pytest.CaptureFixture[str]) -> dict[str, tuple[str, str]]:
-    [target] = json.loads(capsys.readouterr().out)
+    [target] = json.loads(capsys.readouterr().out)["targets"]
     return {row["check"]: (row["seen"], row["verdict"]) for row in target["checks"]}
 
 

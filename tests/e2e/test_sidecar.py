@@ -505,7 +505,7 @@ def test_a_target_behind_it_can_be_probed(tmp_path: Path) -> None:
         command, cwd=ROOT, env={**os.environ, "LITE_KEY": LITE_KEY}, capture_output=True, text=True, timeout=60
     )
     assert probed.returncode in (0, 1), probed.stderr
-    [report] = json.loads(probed.stdout)
+    [report] = json.loads(probed.stdout)["targets"]
     rows = {row["check"]: row for row in report["checks"]}
     assert rows["tools"]["seen"] == "yes"
     assert rows["listed"]["seen"] == "yes"
