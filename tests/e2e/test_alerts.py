@@ -51,9 +51,9 @@ EXPECTED = {
     "PointsmanTargetRetires": ("target", {"well"}),
     "PointsmanUnpricedTraffic": ("target", {"free"}),
 }
-#: Nothing below is a reason for these. How much the gateway itself takes is left to the machine that tests run on.
-MAY_FIRE = EXPECTED.keys() | {"PointsmanOverheadHigh"}
 GONE = {"PointsmanGatewayDown", "PointsmanGatewayAbsent"}
+#: No fault below is a reason for others. These depend on how busy the machine is that tests run on.
+MAY_FIRE = EXPECTED.keys() | GONE | {"PointsmanOverheadHigh", "PointsmanLogLinesLost"}
 
 _REASONED = {"role": "assistant", "content": "Hello.", "reasoning_content": "Let me think."}
 _THOUGHT = json.dumps(COMPLETION | {"choices": [{"index": 0, "message": _REASONED, "finish_reason": "stop"}]}).encode()
@@ -167,12 +167,12 @@ def gone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         with running(where / "site", settings(servers.url)) as gateway:
             admin = gateway.admin.removeprefix("http://")
             scrapes = (
-                "global: {scrape_interval: 250ms, evaluation_interval: 500ms}\nrule_files: [rules/*.yaml]\n"
+                "global: {scrape_interval: 500ms, evaluation_interval: 500ms}\nrule_files: [rules/*.yaml]\n"
                 f"scrape_configs:\n  - {{job_name: pointsman, static_configs: [{{targets: ['{admin}']}}]}}\n"
             )
             with promserver.running(where, scrapes) as server:
                 seen = Seen(server)
-                server.wait_for("count_over_time(pointsman_build_info[1m]) >= 6")  # begins some seconds after its start
+                server.wait_for("count_over_time(pointsman_build_info[1m]) >= 4")  # begins some seconds after its start
                 seen.idle, seen.idle_rules = firing(server), told(server)
                 traffic(gateway)
                 _break_and_mend(gateway, seen)
