@@ -225,6 +225,6 @@ def written(kept: Iterable[Kept], *, openmetrics: bool) -> Iterator[bytes]:
             waiting.append(block)
             size += len(block)
             if size >= PIECE:
-                yield "".join(waiting).encode()
+                yield "".join(waiting).encode("utf-8", "replace")
                 waiting, size = [], 0
-    yield "".join(waiting).encode()
+    yield "".join(waiting).encode("utf-8", "replace")

@@ -283,6 +283,14 @@ def test_odd_names_of_configuration_are_told_as_they_are(odd: str, openmetrics: 
     assert {one.name.removesuffix("_total") for one in FAMILIES} == {one.name for one in parsed}
 
 
+def test_half_a_character_costs_no_scrape() -> None:
+    names = replace(PLAIN, teams=frozenset({"half \ud800"}))
+    (requests,) = [
+        one for one in parse_text(everything(names).exposition().decode()) if one.name == "pointsman_requests"
+    ]
+    assert {sample.labels["team"] for sample in requests.samples} == {"half ?"}
+
+
 def test_no_family_has_more_series_than_the_page_allows() -> None:
     """Records of every kind, with names that are configured and names that are not."""
     names = replace(
