@@ -103,9 +103,13 @@ def writer(descriptor: int) -> Callable[[bytes], int]:
     """A `write` that never waits: raises BlockingIOError when a pipe's reader has stopped reading.
 
     A pipe takes `PIPE_BUF` bytes at once or says that it is full; a descriptor that others share is not made
-    non-blocking for our sake. Files take everything.
+    non-blocking for our sake. Files take everything, and what was closed before we began nothing.
     """
-    if stat.S_ISREG(os.fstat(descriptor).st_mode) or os.fstat(descriptor).st_rdev == os.makedev(1, 3):  # /dev/null
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return _nobody
+    if stat.S_ISREG(found.st_mode) or found.st_rdev == os.makedev(1, 3):  # /dev/null
         return partial(os.write, descriptor)
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
@@ -117,6 +121,10 @@ def writer(descriptor: int) -> Callable[[bytes], int]:
         return os.write(descriptor, lines[: end or select.PIPE_BUF])
 
     return write
+
+
+def _nobody(_: bytes) -> int:
+    raise BrokenPipeError
 
 
 class Lines(logging.Formatter):

@@ -216,6 +216,7 @@ def write_config(into: Path, *, public: int, admin: int, sim_port: int, tls_port
     text = [
         f"listen: {{public: 127.0.0.1:{public}, admin: 127.0.0.1:{admin}}}",
         "policies: {default: default}",
+        "log: {sample_above: 0}",
         "backends:",
         *(f"  {name}: {value}" for name, value in backends.items()),
         "targets:",

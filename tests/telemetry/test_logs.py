@@ -237,6 +237,15 @@ def test_a_terminal_gets_coloured_text_and_all_else_plain_json(tmp_path: Path) -
     assert "\x1b" not in (tmp_path / "log").read_text()
 
 
+def test_a_descriptor_that_was_closed_takes_nothing_and_stops_nothing() -> None:
+    reader, descriptor = os.pipe()
+    os.close(reader)
+    os.close(descriptor)
+    handler = Handler(descriptor, {})
+    handler.emit(logging.LogRecord("pointsman", logging.INFO, "x", 1, "x", (), None))
+    assert (handler.written, handler.lost) == (0, 1)
+
+
 def test_a_writer_takes_whole_lines(tmp_path: Path) -> None:
     reader, descriptor = os.pipe()
     assert writer(descriptor)(b"x" * 3_000 + b"\n" + b"y" * 3_000 + b"\n") == 3_001
