@@ -191,6 +191,8 @@ class Server:
         runtime.close()
         await runtime.sidecar.close()
         runtime.outbox.flush()
+        if runtime.outbox.durable is not None:
+            runtime.outbox.durable.close()
         if runtime.ledger is not None:
             runtime.ledger.close()
         if runtime.records is not None:

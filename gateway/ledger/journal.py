@@ -50,10 +50,12 @@ class Journal:
         clock: Callable[[], float] = time.time,
         room: int = ROOM,
         changed: Callable[[], None] = lambda: None,
+        *,
+        durable: bool = False,
     ) -> None:
         """Begin a file, after those that are there; `changed` is called as more or less is `unwritten`. Raises OSError.
 
-        `room` is that of a file, in bytes.
+        `room` is that of a file, in bytes; with `durable` a file is on the disk before the next one is begun.
         """
         self.entries = 0  # written
         self.errors = 0
@@ -63,6 +65,7 @@ class Journal:
         self._clock = clock
         self._room = room
         self._changed = changed
+        self._durable = durable
         self._accounts: list[Account] = []
         self._failed_at = 0.0
         self._descriptor = -1
@@ -123,9 +126,20 @@ class Journal:
             self._failed_at = 0.0
             logger.info("ledger: the journal is written again: %d entries had been waiting", len(waiting))
 
-    def sync(self) -> None:
-        """Have everything that was written survive a loss of power. Raises OSError."""
-        os.fdatasync(self._descriptor)
+    def syncing(self) -> Callable[[], None]:
+        """Work for a thread: have all that was written until now survive a loss of power."""
+        descriptor = os.dup(self._descriptor)  # the journal may go on in another file meanwhile
+
+        def work() -> None:
+            try:
+                os.fdatasync(descriptor)
+            except OSError as error:
+                self.errors += 1
+                logger.error("ledger: the journal is not on the disk: %s", error.strerror)
+            finally:
+                os.close(descriptor)
+
+        return work
 
     def close(self) -> None:
         """Write what is waiting, if that can be, and close the file."""
@@ -143,6 +157,8 @@ class Journal:
 
     def _leave(self) -> None:
         """Close the present file, whose unused room is given back."""
+        if self._durable:
+            self.syncing()()
         self._map.close()
         os.ftruncate(self._descriptor, self._size)
         os.close(self._descriptor)

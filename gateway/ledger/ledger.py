@@ -40,7 +40,7 @@ class Ledger:
         self._held = held
         self._database = database
         self.keeping = keeping
-        self.journal = Journal(settings.directory, changed=self._judge)
+        self.journal = Journal(settings.directory, changed=self._judge, durable=settings.durability == "full")
         self._accounts: dict[tuple[object, ...], Account] = {}
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)

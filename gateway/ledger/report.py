@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from gateway.core.types import NANO_PER_USD
 from gateway.ledger.database import QUARTER_MS, SCHEMA
+from gateway.ledger.database import SUMS as TOTALS
 from gateway.ledger.directory import DATABASE, LedgerError
 
 #: What a report may be grouped by, and where that stands. A policy goes by its name, a shadow by the policy's entry.
@@ -28,7 +29,7 @@ GROUPS = {
     "rule": "a.rule",
     "policy": "CASE WHEN instr(a.policy, '@') THEN substr(a.policy, 1, instr(a.policy, '@') - 1) ELSE a.policy END",
     "shadow": "a.shadow",
-    "day": "d.day",
+    "day": "t.day",
 }
 #: Columns of numbers. Token classes do not overlap: input is what was not cached, output what was not reasoning.
 #: `failed` attempts cost nothing; `unpriced` ones have no price, so that their cost is not in `cost_nano`.
@@ -42,7 +43,7 @@ SUMS = {
     "output": "sum(t.output - t.reasoning)",
     "reasoning": "sum(t.reasoning)",
     "cost_nano": "sum(t.cost_nano)",
-    "estimated_nano": "sum(CASE WHEN t.estimated THEN t.cost_nano ELSE 0 END)",
+    "estimated_nano": "sum(t.estimated_nano)",
     "unpriced": "sum(CASE WHEN a.price_version IS NULL THEN t.attempts - t.void ELSE 0 END)",
 }
 _ACCOUNTS = "JOIN accounts a ON a.id = t.account"
@@ -124,18 +125,25 @@ def report(db: sqlite3.Connection, asked: Asked) -> Report:
     if begins is None:
         db.execute("COMMIT")
         return Report(asked.by, [], dict.fromkeys(SUMS, 0), waiting, 0, 0)
-    tables = "totals t"
+    tables, day, values = "totals", "", [begins, ends + 1]
     if "day" in asked.by:
         _days(db, begins, ends + 1, asked.zone)
-        tables = "days d JOIN totals t ON t.quarter >= d.first AND t.quarter < d.next"
-    where, values = ["t.quarter >= ? AND t.quarter < ?"], [begins, ends + 1]
+        tables, day = "days JOIN totals ON quarter >= first AND quarter < next", ", day"
+    where: list[str] = []
     for name, wanted in asked.only.items():
         where.append(f"{GROUPS[name]} IN ({', '.join('?' * len(wanted))})")
         values += wanted
     groups = ", ".join(f"{GROUPS[name]} AS {name}" for name in asked.by)
     sums = ", ".join(f"{sql} AS {name}" for name, sql in SUMS.items())
-    # Names and tables are ours; what a user gave is bound.
-    query = f"SELECT {groups + ', ' if groups else ''}{sums} FROM {tables} {_ACCOUNTS} WHERE {' AND '.join(where)}"  # noqa: S608
+    # Names and tables are ours; what a user gave is bound. Accounts are few: names are looked up for their sums only.
+    inner = ", ".join(f"sum({name}) AS {name}" for name in TOTALS)
+    query = (
+        f"SELECT {groups + ', ' if groups else ''}{sums} FROM (SELECT account{day}, {inner}, "  # noqa: S608
+        f"sum(estimated * cost_nano) AS estimated_nano FROM {tables} WHERE quarter >= ? AND quarter < ? "
+        f"GROUP BY account{day}) t {_ACCOUNTS}"
+    )
+    if where:
+        query += f" WHERE {' AND '.join(where)}"
     if asked.by:
         query += f" GROUP BY {', '.join(str(at + 1) for at in range(len(asked.by)))}"  # names would be the columns'
     cursor = db.execute(query, values)

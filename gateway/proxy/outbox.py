@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from gateway.core.booking import Plain
 from gateway.core.types import Record
+from gateway.proxy.durable import Durable
 
 
 def _nowhere(entries: list[Plain]) -> None:
@@ -29,7 +31,7 @@ class Outbox:
     Who adds to `entries` also writes or ends something in the same turn; `enter` is for who does not.
     """
 
-    __slots__ = ("_book", "_ended", "_loop", "_waiting", "entries", "journal")
+    __slots__ = ("_book", "_ended", "_loop", "_waiting", "durable", "entries", "journal")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, book: Callable[[list[Record]], None]) -> None:
         self._loop = loop
@@ -37,6 +39,7 @@ class Outbox:
         self._waiting: list[tuple[asyncio.Transport, bytes]] = []
         self._ended: list[Record] = []
         self.entries: list[Plain] = []  # for the journal
+        self.durable: Durable | None = None
         self.journal: Callable[[list[Plain]], None] = _nowhere  # writes them; raises nothing
 
     def enter(self, entry: Plain) -> None:
@@ -51,6 +54,8 @@ class Outbox:
         if entries:
             self.entries = []
             self.journal(entries)
+            if self.durable is not None:
+                self.durable.now()
 
     def write(self, transport: asyncio.Transport, data: bytes) -> None:
         """Write at the end of this turn."""
@@ -71,12 +76,21 @@ class Outbox:
         ended.append(record)
 
     def flush(self) -> None:
-        """Hand everything over now."""
+        """Hand everything over now, or once the journal is on the disk where that is asked for."""
         entries = self.entries
         if entries:
             self.entries = []
             self.journal(entries)
         waiting, self._waiting = self._waiting, []
+        ended = self._ended
+        if ended:
+            self._ended = []
+        if self.durable is None:
+            self._hand_over(waiting, ended)
+        else:
+            self.durable.after(partial(self._hand_over, waiting, ended), wrote=bool(entries))
+
+    def _hand_over(self, waiting: list[tuple[asyncio.Transport, bytes]], ended: list[Record]) -> None:
         for transport, data in waiting:
             if transport.is_closing():
                 continue
@@ -84,7 +98,5 @@ class Outbox:
                 transport.write(data)
             else:
                 transport.close()
-        ended = self._ended
         if ended:
-            self._ended = []
             self._book(ended)

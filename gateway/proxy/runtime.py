@@ -33,6 +33,7 @@ from gateway.ledger.ledger import Ledger
 from gateway.proxy.checkpoints import Checkpoints
 from gateway.proxy.clocks import Wheel
 from gateway.proxy.doors import Bearer, Door, Opening, Signed
+from gateway.proxy.durable import Durable
 from gateway.proxy.outbox import Outbox
 from gateway.proxy.pool import Pool
 from gateway.proxy.routing import asking_of
@@ -289,6 +290,8 @@ class Runtime:
         """Book every attempt from the next request on."""
         self.ledger = ledger
         self.outbox.journal = ledger.journal.write
+        if ledger.settings.durability == "full":
+            self.outbox.durable = Durable(self.loop, ledger.journal.syncing)
         self.checkpoints.start()
 
     def remember(self, entry: Remembered) -> None:
