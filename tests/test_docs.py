@@ -322,6 +322,7 @@ class Folder:
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
             "XDG_CACHE_HOME": str(path / ".cache"),
+            "XDG_STATE_HOME": str(path / ".state"),
         }
 
     def here(self, text: str) -> str:
@@ -387,7 +388,7 @@ class Folder:
 @needs_model
 @pytest.mark.parametrize(
     "page",
-    [README, *(DOCS / f"{name}.md" for name in ("init-and-probe", "records", "opentelemetry"))],
+    [README, *(DOCS / f"{name}.md" for name in ("init-and-probe", "records", "ledger", "opentelemetry"))],
     ids=lambda path: path.name,
 )
 def test_what_a_page_does_from_top_to_bottom_works_as_written(page: Path, tmp_path: Path) -> None:
