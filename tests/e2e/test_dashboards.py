@@ -45,9 +45,9 @@ def due(ask: Ask) -> list[pytest.MarkDecorator]:
 
 @pytest.mark.parametrize("ask", [pytest.param(ask, marks=due(ask), id=named(ask)) for ask in dashboards.asks()])
 def test_every_panel_has_data(seen: Observed, ask: Ask) -> None:
-    if ask.waits:
-        pytest.skip(f"nobody exports {ask.waits} yet")
     values = seen.ask(ask.query, most=True)
+    if ask.waits:  # asked all the same: Prometheus refuses what is no query
+        pytest.skip(f"nobody exports {ask.waits} yet")
     assert values, f"{named(ask)}: nothing for {ask.query}"
     if ask.title not in CALM:
         assert any(values), f"{named(ask)}: only zeros for {ask.query}"
