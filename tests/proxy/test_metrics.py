@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -76,18 +77,39 @@ def test_requests_under_way_are_told_by_target_also_where_targets_share_an_endpo
         return hang(conn, request)
 
     gateway, ups = start({"a": [held]}, share)
-    conn = gateway.connect()
-    body = json.dumps(chat("twin", stream=True)).encode()
-    conn.sendall(
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\ncontent-length: %d\r\n\r\n%b"
-        % (KEY.encode(), len(body), body)
-    )
+    conn = begun(gateway, chat("twin", stream=True))
     url = ups["a"].url
     assert eventually(lambda: samples(gateway, "endpoint_inflight") == {(url, "a"): 0, (url, "twin"): 1})
     assert samples(gateway, "inflight_requests") == {(): 1}
     assert samples(gateway, "queue_requests") == {(): 0}
     conn.close()
     assert eventually(lambda: samples(gateway, "endpoint_inflight") == {(url, "a"): 0, (url, "twin"): 0})
+
+
+def begun(gateway: Gateway, body: dict[str, Any]) -> socket.socket:
+    """A request that was sent and whose answer nobody has read."""
+    conn = gateway.connect()
+    content = json.dumps(body).encode()
+    conn.sendall(
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\ncontent-length: %d\r\n\r\n%b"
+        % (KEY.encode(), len(content), content)
+    )
+    return conn
+
+
+def test_requests_that_wait_for_a_connection_are_told(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections, and never says a word of TLS
+
+        def behind(settings: dict[str, Any]) -> None:
+            settings["backends"]["a"]["endpoints"] = [f"https://127.0.0.1:{mute.getsockname()[1]}/v1"]
+            settings["timeouts"]["connect"] = "20s"
+
+        gateway, _ = start({"a": [plain()]}, behind)
+        conns = [begun(gateway, chat("a")) for _ in range(2)]
+        assert eventually(lambda: samples(gateway, "queue_requests") == {(): 2})
+        for conn in conns:
+            conn.close()
+        assert eventually(lambda: samples(gateway, "queue_requests") == {(): 0})
 
 
 def test_who_accepts_openmetrics_gets_it_with_the_id_of_a_request_in_every_bucket(start: Start) -> None:
