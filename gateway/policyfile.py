@@ -58,15 +58,20 @@ class PolicyFile:
             return imagine(self.doc, ways, models, digest=self.document.sha256, tasks=self.tasks)
 
     def own(self, path: str) -> bool:
-        """Whether what stands at a path is this file's to answer for.
+        """Whether what stands at a path is this file's to answer for: not what it includes.
 
-        Of a part by itself that is what it says itself: not the policy made up around it, nor what it includes.
+        Of a part by itself that is what it says itself, and not the policy made up around it either.
         """
-        if not is_part(self.document):
-            return True
         entry = _ENTRY.match(path)
         place = self.document.parts.get(entry[0]) if entry else None
-        return place is not None and place[0].name == self.document.name
+        if is_part(self.document):
+            return place is not None and place[0].name == self.document.name
+        return place is None
+
+    @property
+    def parts(self) -> list[Path]:
+        """The parts in it, each once."""
+        return [Path(name) for name in dict.fromkeys(there.name for there, _ in self.document.parts.values())]
 
     def run_tests(self, reference: Fleet) -> tuple[Result, ...]:
         """The file's own tests, on the reference fleet. Raises `ConfigError` for a test that means nothing."""

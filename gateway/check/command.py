@@ -17,6 +17,7 @@ from gateway.core.analyse import analyse, analyse_everywhere
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.findings import Finding
 from gateway.core.matchers import suggest
+from gateway.includes import is_part
 from gateway.policyfile import (
     PolicyFile,
     lay_over,
@@ -141,7 +142,7 @@ def _without_fleet(options: Options, environ: Mapping[str, str], now: float) -> 
 
 def _own(file: PolicyFile, found: Iterable[Finding]) -> Iterator[Finding]:
     """Of a part by itself, what is found of the policy made up around it is nobody's business."""
-    return (one for one in found if not one.path or file.own(one.path))
+    return (one for one in found if not one.path or not is_part(file.document) or file.own(one.path))
 
 
 def _chosen(options: Options, policies: Mapping[str, P]) -> list[P]:

@@ -51,10 +51,13 @@ def run(options: Options, environ: Mapping[str, str]) -> int:
     told: list[FileResult] = []
     broken: list[Problem] = []
     bar = Progress("testing", sys.stderr, after_s=AFTER_S)
-    for number, path in enumerate(files):
+    for number, (path, with_parts) in enumerate(files):  # to which the parts are added that are met
         bar.at(number, len(files))
         try:
-            tested = _test(path, load_policy(path, cache=cache, part=True), fleet, options, ends)
+            file = load_policy(path, cache=cache, part=True)
+            known = {one.resolve() for one, _ in files}
+            files += [(part, False) for part in file.parts if with_parts and part.resolve() not in known]
+            tested = _test(path, file, fleet, options, ends)
         except ConfigError as error:
             broken += error.problems
             continue
@@ -71,10 +74,11 @@ def run(options: Options, environ: Mapping[str, str]) -> int:
     return _close(told, broken, options)
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
-    files: list[Path] = []
+def _files(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
+    """The files that are meant, and whether those that one includes are meant too, as where a folder is."""
+    files: list[tuple[Path, bool]] = []
     for path in paths or [bundled.policies()]:
-        files += policy_files(path) if path.is_dir() else [path]
+        files += [(one, True) for one in policy_files(path)] if path.is_dir() else [(path, False)]
     if not files:
         raise ConfigError([Problem(str(paths[0]), 0, "", "holds no policy", "a folder of *.yaml files")])
     return files

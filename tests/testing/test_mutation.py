@@ -107,3 +107,29 @@ def test_changes_that_are_not_tried_because_a_test_fails_are_said_to_be_so(
     assert "changes of 1 file were not tried, for tests fail there already (--mutants)\n" in told
     assert main(["test", "--mutants", "--json", str(path)]) == 1
     assert json.loads(capsys.readouterr().out)["files"][0]["mutants"] == {"skipped": "a test fails"}
+
+
+def test_a_folder_s_parts_are_judged_as_files_of_their_own_and_not_in_every_policy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "home.yaml").write_text(
+        "part: home\nas_of: 2026-11-21\nconstraints:\n  - {id: home, require: {target.self_hosted: true}}\n"
+        "tests: [{name: own machines, given: {pinned: qwen-plus}, expect: {refused: policy_denied}}]\n"
+    )
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text(
+            f"policy: {name}\nas_of: 2026-11-21\ninclude: [parts/home.yaml]\n"
+            "rules: [{id: all, use: [{family: qwen}, {family: llama}]}]\n"
+            "tests: [{name: Qwen first, expect: {families: [qwen, llama]}}]\n"
+        )
+    assert main(["test", "--mutants", "--min-coverage", "100%", "--json", str(tmp_path)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [Path(one["file"]).name for one in told["files"]] == ["a.yaml", "b.yaml", "home.yaml"]
+    (tmp_path / "parts" / "home.yaml").write_text(
+        "part: home\nas_of: 2026-11-21\nconstraints:\n  - {id: home, require: {target.self_hosted: true}}\n"
+    )
+    assert main(["test", "--mutants", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert out.count("NOT NOTICED home: without this constraint (line 4: constraints[0])") == 1
+    assert main(["test", "--mutants", str(tmp_path / "a.yaml")]) == 0, "one file is one file"
