@@ -87,7 +87,8 @@ def observed(directory: Path, phases: Sequence[tuple[float, int]]) -> Iterator[O
                 site.traffic(seconds, clients)
                 if place < len(phases) - 1:
                     site.reload()
-                    site.reload(broken=True)
+                    with site.broken():
+                        prometheus.wait_for("pointsman_config_last_reload_success == 0")
                     site.reload()
             until = time.time()
             time.sleep(1.2)  # two more scrapes see all of it

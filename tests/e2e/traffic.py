@@ -7,7 +7,9 @@ What a target does is counted, not drawn, so two runs differ in their times only
 
     with traffic.running(directory) as site:
         site.traffic(seconds=10)
-        site.reload(); site.reload(broken=True)
+        site.reload()
+        with site.broken():
+            ...
 """
 
 from __future__ import annotations
@@ -278,17 +280,24 @@ class Site:
         with self._lock:
             self.sent += 1
 
-    def reload(self, *, broken: bool = False) -> None:
-        """Have the configuration loaded again; `broken` has a mistake in it, which is taken back afterwards."""
+    def reload(self) -> None:
+        """Have the configuration loaded again."""
+        assert self._asked_to_reload() == 200
+
+    @contextlib.contextmanager
+    def broken(self) -> Iterator[None]:
+        """While this lasts, the configuration has a mistake in it, and was rejected."""
         path = self.gateway.directory / "pointsman.yaml"
         before = path.read_text("utf-8")
-        if broken:
-            path.write_text(before + "no-such-setting: 1\n", "utf-8")
+        path.write_text(before + "no-such-setting: 1\n", "utf-8")
         try:
-            answer = httpx.post(f"{self.gateway.admin}/v1/reload", timeout=30, trust_env=False)
-            assert answer.status_code == (400 if broken else 200), answer.text
+            assert self._asked_to_reload() == 400
+            yield
         finally:
             path.write_text(before, "utf-8")
+
+    def _asked_to_reload(self) -> int:
+        return httpx.post(f"{self.gateway.admin}/v1/reload", timeout=30, trust_env=False).status_code
 
 
 @contextlib.contextmanager
