@@ -96,7 +96,9 @@ def _print_on(watch: Watch, options: Options, out: IO[str], *, colour: bool) -> 
             watch.ask()
         shown = watch.view()
         if options.as_json:
-            print(json.dumps(as_json(shown, options.sort), ensure_ascii=False), file=out, flush=True)
+            print(
+                json.dumps(as_json(shown, options.sort)), file=out, flush=True
+            )  # ASCII: names cannot act on a terminal
         else:
             _print_table(shown, options, out, colour=colour)
         if options.once:

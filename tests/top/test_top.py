@@ -178,6 +178,22 @@ def test_what_is_no_gateway_is_told_as_that(top: Top, metrics: str, targets: str
     assert told.stderr.endswith("what answers there is not a gateway's admin listener\n")
 
 
+@pytest.mark.parametrize("how", [["--json"], []])
+def test_what_an_answer_says_cannot_act_on_a_terminal(top: Top, how: list[str]) -> None:
+    evil = "a\\u001b[2J\\u009b31m\\u202e\\r\\n"
+
+    def answer(conn: socket.socket, request: Received) -> bool:
+        listed = '{"data": [{"target": "%s", "state": "%s", "reason": "%s"}]}' % (evil, evil, evil)
+        return plain(body=(METRICS if b"/metrics" in request.head else listed).encode())(conn, request)
+
+    other = Upstream([answer])
+    told = top("--url", f"http://127.0.0.1:{other.port}", "--once", "--interval", "0.01", *how)
+    other.close()
+    assert told.returncode == 0
+    assert "[2J" in told.stdout, "it is there, and harmless"
+    assert all(line.isprintable() for line in told.stdout.rstrip("\n").split("\n"))
+
+
 def test_the_public_listener_is_not_the_admin_one(gateway: Gateway, top: Top) -> None:
     told = top("--url", gateway.public, "--once")
     assert told.returncode == 1
