@@ -121,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
     one = command("usage", _usage, "Say what was used and what it cost, from the books on disk.")
     arguments.config(one)
     ledgercli.arguments(one)
+    arguments.as_json(one)
 
     one = command("sidecar", _sidecar, "Run the litellm process by itself, for a gateway elsewhere.")
     arguments.config(one)
@@ -231,7 +232,7 @@ def _usage(given: argparse.Namespace) -> int:
     try:
         return ledgercli.run(given, _config_there(None), os.environ)
     except ConfigError as error:
-        return broken(error, as_json=given.format == "json")
+        return broken(error, as_json=given.json)
 
 
 def _help(every: argparse.ArgumentParser, name: str | None) -> int:

@@ -44,11 +44,15 @@ def answer(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
 
 
 def attach(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
-    """Say of every option and argument that takes a value what may stand there. Raises LookupError for one unknown."""
+    """Say of every option and argument that takes a value what may stand there."""
     for name, command in commands_of(parser).items():
         for action in valued(command):
             if action.choices is None:
-                action.completer = _Completer(offers(name, action), environ)  # type: ignore[attr-defined]
+                try:
+                    offer = offers(name, action)
+                except LookupError:  # a test forbids it; whoever pressed TAB shall not pay for it
+                    offer = _nothing
+                action.completer = _Completer(offer, environ)  # type: ignore[attr-defined]
 
 
 def offers(command: str, action: argparse.Action) -> Offer:
@@ -148,12 +152,17 @@ def _models(here: Here, _prefix: str) -> Iterator[str]:
     yield from (f"auto/{name}" for name in _policies(here, ""))
     yield from here.section("models")
     yield from _targets(here, "")
+    yield from _served(here, "")
+
+
+def _served(here: Here, _prefix: str) -> Iterator[str]:
+    """The models that targets serve."""
     yield from (target["model"] for target in here.section("targets").values())
 
 
 def _baselines(here: Here, prefix: str) -> Iterator[str]:
     yield from _targets(here, prefix)
-    yield from (target["model"] for target in here.section("targets").values())
+    yield from _served(here, prefix)
     yield from _files(here, prefix)
 
 
@@ -225,7 +234,11 @@ OFFERS: Mapping[str, Offer] = {
     "tenant": _facts,
     "in_place_of": _in_place_of,
     "baseline": _baselines,
+    "usage model": _served,
+    "usage target": _targets,
+    "by": _words("day", "key", "model", "policy", "rule", "shadow", "target", "team", "total"),
     # files
+    "dir": _files,
     "replay policy": _files,
     "policies": _files,
     "records": _files,
@@ -248,9 +261,9 @@ OFFERS: Mapping[str, Offer] = {
     # what only the person knows
     **dict.fromkeys(
         (
-            "admin", "admin_port", "diff", "fits", "interval", "k", "language", "limit", "listen", "min_coverage",
-            "over", "port", "public", "region", "retiring", "rows", "since", "text", "time_limit", "timeout", "until",
-            "upstream_id", "url", "window",
+            "admin", "admin_port", "day_zone", "diff", "fits", "interval", "k", "language", "last", "limit",
+            "listen", "min_coverage", "over", "port", "public", "region", "retiring", "rows", "rule", "shadow",
+            "since", "text", "time_limit", "timeout", "until", "upstream_id", "url", "window",
         ),
         _nothing,
     ),

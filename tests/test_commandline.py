@@ -34,6 +34,7 @@ REPORTS = {
     "replay": ["missing.jsonl", "--policy", "missing.yaml"],
     "savings": ["missing.jsonl", "--baseline", "nothing"],
     "explain": ["--text", "Hello"],
+    "usage": [],
     "top": ["--once"],
     "init": ["--backend", "vllm=nonsense"],
 }

@@ -88,6 +88,8 @@ OFFERED = {
     "pointsman explain --tenant t": {"team="},
     "pointsman explain --header x-pointsman-r": {"x-pointsman-region=", "x-pointsman-residency="},
     "pointsman replay --team ": {"sales"},
+    "pointsman usage --by t": {"target", "team", "total"},
+    "pointsman usage --model qwen3-": {"qwen3-coder-30b-a3b"},
     "pointsman replay --policy rules/": {"rules/a.yaml", "rules/b.yaml", "rules/shared.part.yaml"},
     "pointsman explain --request a": {"a\\ file.json"},
     "pointsman serve --config r": {"rules/"},

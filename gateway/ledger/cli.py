@@ -14,7 +14,7 @@ GROUPS = ("key", "team", "model", "target", "rule", "policy", "shadow", "day")
 
 
 def arguments(one: argparse.ArgumentParser) -> None:
-    """Add what the command takes, apart from `--config`, which others take too."""
+    """Add what the command takes, apart from `--config` and `--json`, which others take too."""
     one.epilog = (
         "Times are taken to whole quarters of an hour. Works beside a running gateway, which may be a second ahead. "
         "Exit codes: 0 told; 2 there are no books, or they are damaged, or an argument is broken."
@@ -32,7 +32,7 @@ def arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("--day-zone", default="UTC", metavar="ZONE", help="where days begin, such as Europe/Berlin")
     for name in GROUPS[:-1]:
         one.add_argument(f"--{name}", action="append", metavar="NAME", help=f"of this {name} only; may be given again")
-    one.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default table")
+    one.add_argument("--csv", action="store_true", help="print CSV")
     one.add_argument("--export", choices=("jsonl", "csv"), help="print every attempt that is kept, instead of sums")
     one.add_argument(
         "--repair", action="store_true", help="keep damaged files aside and make the books again from what can be read"

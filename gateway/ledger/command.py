@@ -27,10 +27,10 @@ from gateway.ledger.directory import DATABASE, LedgerBusy, LedgerError, LedgerSe
 from gateway.ledger.ledger import open_ledger
 from gateway.ledger.repair import repair
 from gateway.ledger.report import EXPORTED, GROUPS, SUMS, Asked, Report, attempts, midnight, reading, report, usd
+from gateway.printing import OK, failed, print_json
 from gateway.problems import suggest, validated
 from gateway.yamlfile import load
 
-OK, BROKEN = 0, 2
 logger = logging.getLogger("pointsman")
 
 
@@ -48,13 +48,11 @@ def run(given: argparse.Namespace, config: Path | None, environ: Mapping[str, st
             if given.export:
                 _export(db, asked, given.export)
             else:
-                _print(report(db, asked), given.format)
+                _print(report(db, asked), as_json=given.json, as_csv=given.csv)
     except LedgerError as error:
-        print(f"pointsman usage: {error}", file=sys.stderr)
-        return BROKEN
+        return failed("usage", error, as_json=given.json)
     except sqlite3.Error as error:
-        print(f"pointsman usage: {settings.directory / DATABASE}: {error}", file=sys.stderr)
-        return BROKEN
+        return failed("usage", f"{settings.directory / DATABASE}: {error}", as_json=given.json)
     return OK
 
 
@@ -127,10 +125,10 @@ def _wrong(option: str, what: str, valid: str) -> ConfigError:
 # --- printing --------------------------------------------------------------------------------------------------------
 
 
-def _print(found: Report, form: str) -> None:
-    if form == "json":
-        print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
-    elif form == "csv":
+def _print(found: Report, *, as_json: bool, as_csv: bool) -> None:
+    if as_json:
+        print_json({"ok": True, **found.to_dict()})
+    elif as_csv:
         out = csv.writer(sys.stdout, lineterminator="\n")
         names = [*found.by, *SUMS]
         out.writerow(name.replace("_nano", "_usd") for name in names)

@@ -180,10 +180,10 @@ def test_what_is_no_gateway_is_told_as_that(top: Top, metrics: str, targets: str
 
 @pytest.mark.parametrize("how", [["--json"], []])
 def test_what_an_answer_says_cannot_act_on_a_terminal(top: Top, how: list[str]) -> None:
-    evil = "a\\u001b[2J\\u009b31m\\u202e\\r\\n"
+    evil = "a\x1b[2J\x9b31m\u202e\r\n"
 
     def answer(conn: socket.socket, request: Received) -> bool:
-        listed = '{"data": [{"target": "%s", "state": "%s", "reason": "%s"}]}' % (evil, evil, evil)
+        listed = json.dumps({"data": [{"target": evil, "state": evil, "reason": evil}]})
         return plain(body=(METRICS if b"/metrics" in request.head else listed).encode())(conn, request)
 
     other = Upstream([answer])
