@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -151,8 +152,11 @@ def scrape(runtime: Runtime, headers: Mapping[bytes, bytes]) -> Page:
 
 def targets(runtime: Runtime) -> dict[str, Any]:
     """Every target with its state, the reason, until when, and the requests it is busy with."""
-    busy = {route.name: sum(pool.outstanding for pool in route.pools) for route in runtime.serving.routes}
-    told: dict[str, Any] = {"data": [{**one, "inflight": busy[one["target"]]} for one in runtime.states()]}
+    vitals = look(runtime)
+    busy = Counter[str]()
+    for one in vitals.endpoints:  # targets may share an endpoint, so its connections would count for both
+        busy[one.target] += one.inflight
+    told: dict[str, Any] = {"data": [{**state, "inflight": busy[state["target"]]} for state in vitals.targets]}
     sidecar = runtime.sidecar.state() if runtime.sidecar is not None else None
     return told if sidecar is None else told | {"sidecar": sidecar}
 

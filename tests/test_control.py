@@ -383,8 +383,8 @@ def test_the_routes_are_those_that_are_documented() -> None:
         "/v1/models/a",
     ]  # fmt: skip
     assert sorted(PRIVATE) == [
-        ("GET", "/healthz"), ("GET", "/metrics"), ("GET", "/v1/targets"), ("POST", "/v1/reload"),
-        ("POST", "/v1/targets/a/probed"),
+        ("GET", "/healthz"), ("GET", "/metrics"), ("GET", "/v1/targets"), ("GET", "/v1/usage"),
+        ("POST", "/v1/reload"), ("POST", "/v1/targets/a/probed"),
     ]  # fmt: skip
 
 

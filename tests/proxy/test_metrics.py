@@ -80,6 +80,8 @@ def test_requests_under_way_are_told_by_target_also_where_targets_share_an_endpo
     conn = begun(gateway, chat("twin", stream=True))
     url = ups["a"].url
     assert eventually(lambda: samples(gateway, "endpoint_inflight") == {(url, "a"): 0, (url, "twin"): 1})
+    told = gateway.get("/v1/targets", admin=True).json()["data"]
+    assert {one["target"]: one["inflight"] for one in told} == {"a": 0, "twin": 1}
     assert samples(gateway, "inflight_requests") == {(): 1}
     assert samples(gateway, "queue_requests") == {(): 0}
     conn.close()
