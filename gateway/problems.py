@@ -164,6 +164,7 @@ _EXAMPLES = {
     "model": "a name that `pointsman catalog` lists",
     "output": "0.6, in USD per million tokens",
     "input": "0.2, in USD per million tokens",
+    "policy": "a name such as default; or part: in its place, for constraints that policies share",
     "provider": "a name that `pointsman catalog --offers` lists",
     "ref": "where it was read",
     "rules": "[{id: default, use: [{family: '*'}]}]",

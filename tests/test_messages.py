@@ -97,6 +97,17 @@ def test_a_mistake_has_one_message_with_its_line_and_what_would_be_valid(
     assert str(problem).replace(f"{tmp_path}/", "").startswith(f"p.yaml:{says}")
 
 
+def test_a_file_that_says_neither_policy_nor_part_is_told_of_both(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("constraints: [{id: a, forbid: {family: llama}}]\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_policy(tmp_path / "p.yaml", part=True)
+    assert [str(one).removeprefix(f"{tmp_path}/") for one in caught.value.problems] == [
+        "p.yaml:1: policy: is missing: policy: a name such as default; or part: in its place, for constraints that "
+        "policies share",
+        "p.yaml:1: rules: is missing: rules: [{id: default, use: [{family: '*'}]}]",
+    ]
+
+
 CONFIG = """policies: {dir: policies, default: p}
 backends:
   here: {dialect: vllm, self_hosted: true, base_url: "http://127.0.0.1:9/v1"}
