@@ -27,6 +27,7 @@ def _states(family: str, by: str) -> str:
 
 
 _DAYS = f"(min by (target) (pointsman_target_retires_timestamp_seconds{{{_T}}}) - time()) / 86400"
+_BACKEND = "* on (target) group_left (backend) max by (target, backend) (pointsman_target_info)"
 _FAMILY = "on (target) group_left (family) max by (target, family) (pointsman_target_info)"
 
 _NOW = (
@@ -117,9 +118,10 @@ _NEXT = (
         "Headroom",
         (
             (
-                f"sum by (endpoint) (pointsman_endpoint_inflight{{{_T}}}) "
-                f"/ max by (endpoint) (pointsman_endpoint_inflight_limit{{{_T}}})",
-                "{{endpoint}}",
+                f"sum by (backend, endpoint) (sum by (target, endpoint) (pointsman_endpoint_inflight{{{_T}}}) "
+                f"{_BACKEND}) / max by (backend, endpoint) (sum by (target, endpoint) "
+                f"(pointsman_endpoint_inflight_limit{{{_T}}}) {_BACKEND})",
+                "{{backend}}: {{endpoint}}",
             ),
         ),
         "Requests under way at each endpoint as a share of what it may have (`max_inflight` of its backend). At 1 "
