@@ -24,6 +24,9 @@ SHADOW = 0
 #: gateway forgot to.
 CRASH, EXPIRED, UNSETTLED = "crash", "expired", "unsettled"
 
+#: No attempt costs more, whatever prices were written: the sum of thousands still fits into 64 bits.
+MOST_NANO = 1 << 50
+
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
@@ -189,7 +192,7 @@ class Open(msgspec.Struct, gc=False):
         used = usage.settle(self.stated, self.input, self.output_bytes)
         used = msgspec.structs.replace(used, estimated=True)
         price = self.account.price
-        return used, 0 if price is None else pricing.cost(price, used, self.account.thinks)
+        return used, 0 if price is None else min(pricing.cost(price, used, self.account.thinks), MOST_NANO)
 
 
 class Booked(NamedTuple):

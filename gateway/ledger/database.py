@@ -248,9 +248,13 @@ class Database:
         """Every attempt, for tests and repairs."""
         yield from self._db.execute("SELECT * FROM entries")
 
-    def settle_down(self) -> None:
-        """Bring everything from the write-ahead log into the file, and that to the disk. Raises sqlite3.Error."""
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    def settle_down(self) -> bool:
+        """Bring everything from the write-ahead log into the file, and that to the disk. Raises sqlite3.Error.
+
+        False where somebody who reads is in the way.
+        """
+        busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
 
     def close(self) -> None:
         """Close the file."""

@@ -97,7 +97,11 @@ class Journal:
             self._changed()
             self.catch_up()
             return
-        payload = _encode(entries)  # as `booking.seal`, without a call
+        try:
+            payload = _encode(entries)  # as `booking.seal`, without a call
+        except (OverflowError, TypeError, UnicodeEncodeError):  # answers of this turn must not pay for a defect
+            self._defect(entries)
+            return
         checksum = crc32(payload, self._checksum)
         line = b"%08x %b\n" % (checksum, payload)
         end = self._size + len(line)
@@ -162,6 +166,15 @@ class Journal:
         self._map.close()
         os.ftruncate(self._descriptor, self._size)
         os.close(self._descriptor)
+
+    def _defect(self, entries: list[Plain]) -> None:
+        """Write what can be said of entries one of which cannot."""
+        if len(entries) > 1:
+            for entry in entries:
+                self.write([entry])
+        else:
+            self.errors += 1
+            logger.error("ledger: an entry cannot be written and is lost: %.200r", entries)
 
     def _fail(self, entries: list[Plain], error: OSError) -> None:
         if not self.unwritten and not self._failed_at:

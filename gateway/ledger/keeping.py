@@ -186,9 +186,8 @@ class Keeping:
     def discard(self) -> None:
         """Delete journals that are in the books and on the disk. Raises sqlite3.Error, OSError."""
         done = [number for number in journals(self._directory) if number < self.position.journal]
-        if not done:
+        if not done or not self._database.settle_down():
             return
-        self._database.settle_down()
         total = 0
         for number in reversed(done):
             path = journal_path(self._directory, number)

@@ -96,6 +96,8 @@ class Settling:
             self.priced = False
         else:
             cost_nano = pricing.cost(price, used, self.decision.thinking.mode in THINKS)
+            if cost_nano > booking.MOST_NANO:
+                cost_nano = booking.MOST_NANO
             self.cost_nano += cost_nano
         if self.reserved:
             self.reserved = False

@@ -181,6 +181,37 @@ def test_damaged_books_refuse_the_start_and_say_how_to_go_on(tmp_path: Path) -> 
         open_ledger(LedgerSettings(tmp_path))
 
 
+def test_an_entry_that_cannot_be_written_costs_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with opened(tmp_path) as ledger:
+        reserve(ledger, 1)
+        good = ("s", request_id(1), 1, 2_000_000_001_000, 100, 20, 0, 0, 0, 700, False, "ok")
+        ledger.journal.write([("v", request_id(2), 1, 5, "\ud800"), good])
+        assert ledger.journal.errors == 1
+    assert entries(tmp_path) == {(1, 1): (0, 20, 700, "ok")}
+    assert "an entry cannot be written and is lost" in caplog.text
+
+
+def test_journals_stay_while_a_reader_keeps_the_books_from_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.ledger.keeping.KEEP_BYTES", 0)
+    with opened(tmp_path) as ledger:
+        ledger.journal._begin()
+        reserve(ledger, 1)
+        ledger.keeping.catch_up()
+        ledger._database._db.execute("PRAGMA busy_timeout = 1")
+        reader = sqlite3.connect(tmp_path / DATABASE, isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM meta").fetchall()
+        settle(ledger, 1)
+        ledger.keeping.catch_up()
+        ledger.keeping.discard()
+        assert journals(tmp_path) == [1, 2]
+        reader.close()
+        ledger.keeping.discard()
+        assert journals(tmp_path) == [2]
+
+
 def test_two_processes_never_write_to_one_folder(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from gateway.ledger.ledger import *; "
