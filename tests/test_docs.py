@@ -326,9 +326,8 @@ class Folder:
         }
 
     def here(self, text: str) -> str:
-        for written, port in self.ports.items():
-            text = text.replace(written, port)
-        return text
+        written = "|".join(map(re.escape, self.ports))  # at once: a port put in may hold one that is written
+        return re.sub(written, lambda found: self.ports[found[0]], text) if written else text
 
     def follow(self, block: Block) -> None:
         text = self.here(block.text)
