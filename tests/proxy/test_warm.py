@@ -19,7 +19,9 @@ def test_a_wanted_vocabulary_is_loaded_in_the_thread_that_counts() -> None:
 
     async def play() -> None:
         tokenizers = Tokenizers(loaders={"words": load})
-        runtime = Runtime(asyncio.get_running_loop(), cast(Any, SimpleNamespace()), None, tokenizers, Lexicon.empty())
+        runtime = Runtime(
+            asyncio.get_running_loop(), cast(Any, SimpleNamespace(sources=[])), None, tokenizers, Lexicon.empty()
+        )
         try:
             runtime.warm()
             runtime.executor.submit(int).result(5)
