@@ -1,0 +1,338 @@
+"""What a key, a team or a target may use: requests and tokens a minute, requests at one time, money for a period.
+
+Each limit is a small living object; a `Gate` holds all that bind the requests of one key or one target and admits a
+request to all of them or to none; a `Hold` is what one admitted request has taken, and gives back what it did not use.
+Whole numbers throughout: microseconds of a monotonic clock, milliseconds of Unix time, nano-USD. What an attempt can
+cost at most is in `quotes`. When periods begin and end, and what was spent before, is handed in.
+
+A limit in shadow mode refuses nothing: it counts what it would have refused, and takes nothing for that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+MINUTE_US = 60_000_000
+#: Seconds after which to ask again where only what is reserved, and not what is spent, is in the way.
+SOON_S = 2
+
+BudgetMode = Literal["hard", "soft", "shadow"]
+Period = Literal["hour", "day", "week", "month"]
+Scope = Literal["key", "team", "target"]
+
+
+class Cap(NamedTuple):
+    """A limit as it is configured."""
+
+    limit: int
+    shadow: bool = False
+
+
+class Allowance(NamedTuple):
+    """A budget as it is configured. `zone` is a name of the time zone database."""
+
+    nano_usd: int
+    per: Period
+    zone: str = "UTC"
+    mode: BudgetMode = "hard"
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """All that is configured for one key, team or target; None and () where there is no limit."""
+
+    rpm: Cap | None = None
+    tpm: Cap | None = None
+    max_concurrent: Cap | None = None
+    budgets: tuple[Allowance, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self != _NO_QUOTA
+
+
+_NO_QUOTA = Quota()
+
+
+class Limit:
+    """What all limits have: whose it is, what it is called, whether it only counts, and how often it only counted."""
+
+    __slots__ = ("name", "of", "scope", "shadow", "shadowed")
+
+    def __init__(self, scope: Scope, name: str, of: str) -> None:
+        self.scope = scope
+        self.name = name  # of the key, team or target
+        self.of = of  # rpm, tpm, max_concurrent or budget
+        self.shadow = False
+        self.shadowed = 0  # requests it would have refused
+
+
+class Rate(Limit):
+    """So many a minute: a bucket that holds one minute's worth and fills evenly.
+
+    It may be drawn below nothing by what turns out to have been used; then it first has to fill up to nothing again, so
+    that over time no more is used than it lets through.
+    """
+
+    __slots__ = ("_at_us", "_full", "_left", "limit")
+
+    def __init__(self, scope: Scope, name: str, of: str, cap: Cap) -> None:
+        super().__init__(scope, name, of)
+        self.limit = cap.limit
+        self.shadow = cap.shadow
+        self._full = self._left = cap.limit * MINUTE_US  # parts: one more item for each MINUTE_US of them
+        self._at_us = -(1 << 62)
+
+    def adopt(self, cap: Cap) -> None:
+        """Go on with another limit. What was used in the last minute stays used."""
+        used = self._full - self._left
+        self.limit = cap.limit
+        self.shadow = cap.shadow
+        self._full = cap.limit * MINUTE_US
+        self._left = self._full - used
+
+    def wait(self, amount: int, now_us: int) -> int:
+        """Microseconds until this amount may pass, 0 if it may now. More than a minute's worth passes when it is full.
+
+        HOT.
+        """
+        if now_us > self._at_us:
+            left = self._left + (now_us - self._at_us) * self.limit
+            self._left = left if left < self._full else self._full
+            self._at_us = now_us
+        lacks = min(amount * MINUTE_US, self._full) - self._left
+        return 0 if lacks <= 0 else -(-lacks // self.limit)
+
+    def take(self, amount: int) -> None:
+        """Draw an amount that `wait` has just let through."""
+        self._left -= amount * MINUTE_US
+
+    def correct(self, reserved: int, used: int, now_us: int) -> None:
+        """Where `reserved` was drawn, so much was used: draw the rest, or give back what was not needed."""
+        if used != reserved:
+            self.wait(0, now_us)
+            self._left = min(self._full, self._left + (reserved - used) * MINUTE_US)
+
+    def left(self) -> int:
+        """How many may still pass, as of the last look; not below 0."""
+        return max(0, self._left // MINUTE_US)
+
+    def full_in_us(self) -> int:
+        """Microseconds until as many may pass as ever."""
+        return -(-(self._full - self._left) // self.limit)
+
+
+class Slots(Limit):
+    """So many requests at one time."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, scope: Scope, name: str, cap: Cap) -> None:
+        super().__init__(scope, name, "max_concurrent")
+        self.used = 0
+        self.adopt(cap)
+
+    def adopt(self, cap: Cap) -> None:
+        """Go on with another limit; requests under way keep their slots."""
+        self.limit = cap.limit
+        self.shadow = cap.shadow
+
+
+class Budget(Limit):
+    """Money for a period: what is spent of it, and what is set aside for attempts under way. Nano-USD.
+
+    A cost belongs to the period in which its attempt began, as in the books. What is set aside is given back by who set
+    it aside, be that in the next period.
+    """
+
+    __slots__ = ("begins_ms", "ends_ms", "limit", "mode", "per", "reserved", "spent", "told", "zone")
+
+    def __init__(self, scope: Scope, name: str, allowance: Allowance) -> None:
+        super().__init__(scope, name, "budget")
+        self.spent = self.reserved = 0
+        self.begins_ms = self.ends_ms = 0
+        self.told = False  # that nothing is left in this period
+        self.adopt(allowance)
+
+    def adopt(self, allowance: Allowance) -> None:
+        """Go on with another amount or mode, of the same kind of period."""
+        self.limit = allowance.nano_usd
+        self.per = allowance.per
+        self.zone = allowance.zone
+        self.mode = allowance.mode
+        self.shadow = allowance.mode == "shadow"
+
+    def begin(self, begins_ms: int, ends_ms: int, spent: int = 0) -> None:
+        """A period begins, or is taken up by a process that starts. `spent` is what the books say of it."""
+        self.begins_ms, self.ends_ms = begins_ms, ends_ms
+        self.spent = spent
+        self.told = False
+
+    @property
+    def left(self) -> int:
+        """What is neither spent nor set aside; below 0 where more was spent."""
+        return self.limit - self.spent - self.reserved
+
+
+class Refused(NamedTuple):
+    """A request may not pass: the limit in the way, and when it may pass if nothing else changes."""
+
+    limit: Limit
+    wait_us: int
+    #: Only the time of the next period heals it: retrying before is useless.
+    spent: bool = False
+
+    @property
+    def retry_after_s(self) -> int:
+        """Whole seconds to wait, at least 1, never too few."""
+        return max(1, -(-self.wait_us // 1_000_000))
+
+
+class Hold:
+    """What one request has taken of its limits. `end` gives back what it did not use; a second `end` does nothing."""
+
+    __slots__ = ("_attempt", "gate", "need", "tokens", "used")
+
+    def __init__(self, gate: Gate, tokens: int, need: int) -> None:
+        self.gate: Gate | None = gate  # None: ended
+        self.tokens = tokens
+        self.need = need
+        self.used = 0
+        self._attempt = -1
+
+    def charge(self, attempt: int, tokens: int, nano: int, at_ms: int) -> None:
+        """An attempt is settled, once: what it used and cost, and when it began (Unix milliseconds). HOT.
+
+        Attempts are charged in the order of their numbers.
+        """
+        gate = self.gate
+        if attempt <= self._attempt or gate is None:
+            return
+        self._attempt = attempt
+        self.used += tokens
+        for budget in gate.budgets:
+            if at_ms >= budget.begins_ms:
+                budget.spent += nano
+
+    def again(self, now_ms: int) -> Refused | None:
+        """Why no further attempt may be made, after some that cost something: what is set aside must still fit."""
+        gate = self.gate
+        if gate is not None and self.need:
+            for budget in gate.budgets:
+                if budget.mode == "hard" and budget.left < 0:
+                    return refused(budget, self.need, now_ms)
+        return None
+
+    def end(self, now_us: int, *, sent: bool = True) -> None:
+        """The request is over. One that was never `sent` has used nothing of them. HOT."""
+        gate = self.gate
+        if gate is None:
+            return
+        self.gate = None
+        for slots in gate.slots:
+            slots.used -= 1
+        for rate in gate.tokens:
+            rate.correct(self.tokens, self.used, now_us)
+        if not sent:
+            for rate in gate.requests:
+                rate.correct(1, 0, now_us)
+        if self.need:
+            for budget in gate.budgets:
+                budget.reserved -= self.need
+
+
+def refused(budget: Budget, need: int, now_ms: int) -> Refused:
+    """What follows from a budget that does not hold this: soon, if what is reserved comes back, or the next period."""
+    if budget.spent + need <= budget.limit:
+        return Refused(budget, SOON_S * 1_000_000)
+    return Refused(budget, max(0, budget.ends_ms - now_ms) * 1000, spent=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """All limits that bind one key's requests, its own and its team's, or one target's attempts."""
+
+    requests: tuple[Rate, ...] = ()
+    tokens: tuple[Rate, ...] = ()
+    slots: tuple[Slots, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+
+    @property
+    def hard(self) -> bool:
+        """Is there a budget that must not be exceeded?"""
+        return any(budget.mode == "hard" for budget in self.budgets)
+
+    @property
+    def asks_cost(self) -> bool:
+        """Is there a budget that looks at what a request may cost at most?"""
+        return any(budget.mode != "soft" for budget in self.budgets)
+
+    def affordable(self) -> int | None:
+        """What the poorest hard budget has left, in nano-USD; None where there is none."""
+        return min((budget.left for budget in self.budgets if budget.mode == "hard"), default=None)
+
+    def admit(self, tokens: int, need: int, now_us: int, now_ms: int) -> Hold | Refused:
+        """Let a request through all limits, or through none. HOT.
+
+        `tokens` is what it is expected to use, `need` what it can cost at most, in nano-USD (0: nothing, or nobody
+        asks). `now_us` is monotonic, `now_ms` Unix time.
+        """
+        over: list[Limit] | None = None
+        for slots in self.slots:
+            if slots.used >= slots.limit:
+                if not slots.shadow:
+                    return Refused(slots, 1_000_000)
+                over = [*(over or ()), slots]
+        for rate in self.requests:
+            wait = rate.wait(1, now_us)
+            if wait:
+                if not rate.shadow:
+                    return Refused(rate, wait)
+                over = [*(over or ()), rate]
+        for rate in self.tokens:
+            wait = rate.wait(tokens, now_us)
+            if wait:
+                if not rate.shadow:
+                    return Refused(rate, wait)
+                over = [*(over or ()), rate]
+        if need:
+            for budget in self.budgets:
+                if need > budget.limit - budget.spent - budget.reserved and budget.mode != "soft":
+                    if not budget.shadow:
+                        return refused(budget, need, now_ms)
+                    over = [*(over or ()), budget]
+        gate = self if over is None else self._without(over)
+        for slots in gate.slots:
+            slots.used += 1
+        for rate in gate.requests:
+            rate.take(1)
+        for rate in gate.tokens:
+            rate.take(tokens)
+        if need:
+            for budget in gate.budgets:
+                budget.reserved += need
+        return Hold(gate, tokens, need)
+
+    def _without(self, over: list[Limit]) -> Gate:
+        """The same but for limits in shadow mode that would have refused: those are counted there, and not drawn on.
+
+        Money is spent all the same.
+        """
+        for limit in over:
+            limit.shadowed += 1
+        return replace(
+            self,
+            requests=tuple(one for one in self.requests if one not in over),
+            tokens=tuple(one for one in self.tokens if one not in over),
+            slots=tuple(one for one in self.slots if one not in over),
+        )
+
+    def tightest(self) -> tuple[Rate | None, Rate | None]:
+        """Of the enforced limits on requests and on tokens, the one with the least left of each. HOT."""
+        return _least(self.requests), _least(self.tokens)
+
+
+def _least(rates: tuple[Rate, ...]) -> Rate | None:
+    if len(rates) == 1:
+        return None if rates[0].shadow else rates[0]
+    return min((rate for rate in rates if not rate.shadow), key=Rate.left, default=None)
