@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gateway.core.credentials import Credential
     from gateway.core.rows import Dialect
     from gateway.core.tracecontext import Traced
+    from gateway.core.usage import Spent
 
 #: `other` is content, or an answer asked for, of a kind that nobody here knows.
 Modality = Literal["text", "image", "audio", "video", "file", "other"]
@@ -424,7 +425,7 @@ class Record(msgspec.Struct, eq=False, gc=False):
     sent_at: float = 0.0  # first attempt's request was written
     first_event_at: float = 0.0  # first meaningful event (streams) or complete answer
     ended_at: float = 0.0
-    usage: Usage | None = None
+    usage: Usage | None = None  # of all attempts together
     cost_nano: int = 0  # nano-USD over all attempts
     priced: bool = False  # False: at least one attempt had no price
     thought_unasked: bool = False  # reasoning arrived although thinking was `never`
@@ -432,6 +433,7 @@ class Record(msgspec.Struct, eq=False, gc=False):
     client_slow: bool = False  # the client did not keep up: how long the answer took says nothing of the upstream
     shadow: Shadowed | None = None  # of the copy that was sent, if one was
     trace: Traced | None = None  # None: nobody asks for spans or their measures
+    spent: tuple[Spent, ...] = ()  # by attempt, where one that did not answer was billed; else the last has it all
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON can hold it, the routing's fields among the others."""

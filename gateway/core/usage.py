@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from gateway.core.types import Usage
+from gateway.core.types import Record, Usage
 
 #: Above this a count is a provider's bug, not a request: the largest served windows are 10M tokens.
 ABSURD_TOKENS = 1_000_000_000
@@ -165,6 +165,24 @@ def settle(stated: Usage | None, input_tokens: int, output_bytes: int) -> Usage:
         guess = estimate(stated.input or input_tokens, output_bytes)
         return msgspec.structs.replace(stated, input=guess.input, output=stated.output or guess.output, estimated=True)
     return stated
+
+
+class Spent(msgspec.Struct, frozen=True, gc=False):
+    """What one attempt of a request used and cost, by the attempt's number and the names of its target and model."""
+
+    number: int
+    target: str
+    model: str
+    usage: Usage
+    cost_nano: int = 0
+    priced: bool = True
+
+
+def used_by(record: Record, number: int) -> Usage | None:
+    """What the attempt of this number of a finished request used; None for nothing that is known."""
+    if not record.spent:
+        return record.usage if number == record.attempts else None
+    return next((one.usage for one in record.spent if one.number == number), None)
 
 
 def add(one: Usage, other: Usage) -> Usage:

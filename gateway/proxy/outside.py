@@ -15,6 +15,7 @@ from gateway.core.latency import Paces
 from gateway.core.memo import watched
 from gateway.core.rank import draw
 from gateway.core.types import Previous, Snapshot
+from gateway.core.usage import used_by
 
 if TYPE_CHECKING:
     from gateway.core.conversations import Conversations
@@ -80,14 +81,19 @@ def measured(exchange: Relaying, target: str) -> None:
     now = time.monotonic()
     streamed = exchange.relay is not None
     took = now - (record.first_event_at if streamed else sent_at)
-    tokens = 0 if record.usage is None else record.usage.output
+    used = used_by(record, record.attempts)
+    tokens = 0 if used is None else used.output
     rate = tokens / took if tokens >= LEAST_TOKENS and took > 0 and not exchange.held else None
     runtime.paces.heard(target, first_event_s if streamed else None, rate, now)
 
 
 def answered(exchange: Relaying, target: str) -> None:
     """Take down where a conversation was answered, for its next request."""
-    policy, conversation, used = exchange.watching, exchange.conversation, exchange.record.usage
+    policy, conversation, used = (
+        exchange.watching,
+        exchange.conversation,
+        used_by(exchange.record, exchange.record.attempts),
+    )
     if policy is not None and policy.sticky is not None and conversation is not None:
         previous = Previous(target, 0 if used is None else used.input, time.time())
         key = exchange.asked.tenant.key

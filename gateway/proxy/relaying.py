@@ -186,13 +186,14 @@ class Relaying(Settling):
     def _answer(self, body: bytes) -> None:
         """A complete non-streamed answer: check it, then send it in one write."""
         record = self.record
-        record.first_event_at = received = time.monotonic()
+        received = time.monotonic()
         facts = self.route.plan.parse(body)
         if facts is None:
             outcome = dialects.classify_answer(self.route.plan, body)
             self.status, self.received = 200, len(body)
             self._failed(outcome, relayed=self._as_refusal(outcome, body))
             return
+        record.first_event_at = received
         self._release()
         self._succeeded(facts.usage, facts.output_chars, facts.reasoned)
         self.committed = True

@@ -99,6 +99,8 @@ class Settling:
             if cost_nano > booking.MOST_NANO:
                 cost_nano = booking.MOST_NANO
             self.cost_nano += cost_nano
+        if cause != "ok" or record.usage is not used:
+            self._spent(used, cost_nano)
         if self.reserved:
             self.reserved = False
             entry = (
@@ -106,6 +108,12 @@ class Settling:
                 used.reasoning, used.written, cost_nano, used.estimated, cause,
             )  # fmt: skip
             self.runtime.outbox.entries.append(entry)
+
+    def _spent(self, used: Usage, cost_nano: int) -> None:
+        """Note which attempt it was that used this: another target may answer in the end."""
+        target = self.attempt.target
+        one = usage.Spent(self.attempt.number, target.name, target.model.id, used, cost_nano, target.price is not None)
+        self.record.spent = (*self.record.spent, one)
 
     def _write_off(self, outcome: Outcome, *, sent: bool = True) -> None:
         """Settle an attempt of which the client has seen nothing: for nothing, or for what it must have cost."""

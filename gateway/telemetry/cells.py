@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gateway.core.errors import CODES
 from gateway.core.types import Outcome, Record
+from gateway.core.usage import used_by
 from gateway.telemetry import families
 from gateway.telemetry.series import Count, Family, Histogram
 
@@ -82,7 +83,7 @@ def per_token(records: list[Record]) -> Timed:
     """From one output token to the next, of whole streams whose tokens are known and whose client kept up."""
     seconds, known = [], []
     for record in records:
-        used = record.usage
+        used = used_by(record, record.attempts)
         if used is None or used.output < 2 or used.estimated or record.client_slow or record.code != "ok":
             continue  # not known, or the client's doing
         seconds.append((record.ended_at - record.first_event_at) / (used.output - 1))

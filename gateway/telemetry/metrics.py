@@ -12,6 +12,7 @@ Label values come only from configuration. What a client sends is compared with 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gateway.core.decide import PIN
@@ -163,10 +164,13 @@ class Metrics:
             if len(overhead.waiting) >= MOST_TIMED:
                 overhead.settle()
             if record.attempts != 1 or record.thought_unasked or record.code != "ok":
-                self._unusual(record, cell.labels)
+                self._unusual(record, cell)
 
-    def _unusual(self, record: Record, labels: Labels) -> None:
+    def _unusual(self, record: Record, cell: Cell) -> None:
         """Count what most requests do not have."""
+        labels = cell.labels
+        if record.spent:
+            self._apportion(record, cell)
         if record.thought_unasked:
             self.at(families.VIOLATIONS, labels.target).value += 1
         if record.code == "ok":
@@ -179,6 +183,38 @@ class Metrics:
             self.at(families.REFUSALS, labels.code).value += 1
         elif record.routing.stream and record.first_event_at:
             self.at(families.INTERRUPTED, labels.target, labels.code).value += 1
+
+    def _apportion(self, record: Record, cell: Cell) -> None:
+        """Give other targets what their attempts used and cost; `cell`, which has it all, is the last one's."""
+        names, labels, baseline, thinking = self.names, cell.labels, self.names.baseline, record.routing.thinking
+        targets = dict.fromkeys(one.target for one in record.spent if one.target != record.routing.target)
+        if not targets or record.usage is None:
+            return
+        cell.unpriced += any(not one.priced for one in record.spent if one.target not in targets) - (not record.priced)
+        cell.estimated += (
+            any(one.usage.estimated for one in record.spent if one.target not in targets) - record.usage.estimated
+        )
+        if compared := baseline if record.priced else None:  # lengths have prices of their own: of each attempt
+            cell.baseline_nano -= compared.cost(record.usage, thinking)
+            cell.baseline_nano += sum(compared.cost(one.usage, thinking) for one in record.spent)
+        for name in targets:
+            theirs = [one for one in record.spent if one.target == name]
+            target = name if name in names.targets else OTHER
+            model = theirs[0].model if theirs[0].model in names.models else OTHER
+            self.at(families.UNPRICED, target).value += any(not one.priced for one in theirs)
+            self.at(families.ESTIMATED, target).value += any(one.usage.estimated for one in theirs)
+            for one in theirs:
+                used, cost_nano = one.usage, one.cost_nano
+                tokens = (used.input, used.cached, used.output, used.reasoning)
+                self.tokens.at(target, model, labels.team).add(*tokens)
+                self.at(families.COST, target, model, labels.rule, labels.team, labels.policy).value += cost_nano
+                cell.input, cell.cached = cell.input - used.input, cell.cached - used.cached
+                cell.output, cell.reasoning = cell.output - used.output, cell.reasoning - used.reasoning
+                cell.cost_nano -= cost_nano
+                if compared:
+                    would = compared.cost(used, thinking)
+                    self._compared(replace(labels, target=target, model=model)).value += would
+                    cell.baseline_nano -= would
 
     def _fold(self) -> Iterator[None]:
         """Bring every series up to what was counted, some cells at a time."""

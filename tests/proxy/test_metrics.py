@@ -7,6 +7,7 @@ import json
 import socket
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,22 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from gateway.core.errors import CODES
 from gateway.core.types import Outcome
-from tests.harness import KEY, SSE_HEAD, STREAM, Gateway, Upstream, chat, eventually, framed, hang, plain, slam, stream
+from tests.harness import (
+    KEY,
+    ROLE,
+    SSE_HEAD,
+    STREAM,
+    USAGE,
+    Gateway,
+    Upstream,
+    chat,
+    eventually,
+    framed,
+    hang,
+    plain,
+    slam,
+    stream,
+)
 from tests.telemetry import page
 
 Start = Callable[..., tuple[Gateway, dict[str, Upstream]]]
@@ -56,6 +72,32 @@ def test_why_an_attempt_was_made_again_and_who_answered_instead_is_counted(start
         (chosen, reason, target): n for (chosen, reason, _, target), n in samples(gateway, "fallbacks_total").items()
     }
     assert fallbacks == {("a", reason, "b"): 1.0 for reason in told}
+
+
+def test_an_answer_that_was_none_is_no_first_event_of_a_request_that_failed(start: Start) -> None:
+    gateway, _ = start({"a": [plain(200, b"{}")], "b": [plain(503, b"{}")]})
+    assert gateway.post(chat()).status_code == 503
+    assert samples(gateway, "time_to_first_event_seconds_count") == {}
+    assert "first_event_ms" not in gateway.lines[-1]
+
+
+def test_what_an_attempt_cost_is_told_of_the_target_that_billed_it_as_in_the_books(
+    start: Start, tmp_path: Path
+) -> None:
+    def change(settings: dict[str, Any]) -> None:
+        settings["targets"]["a"]["price"] = {"input": 0.5, "output": 1.0}  # the cheapest goes first
+        settings["ledger"] = {"dir": str(tmp_path / "ledger")}
+
+    # The first states what it has used and breaks off before it has said anything.
+    gateway, _ = start({"a": [stream([ROLE, USAGE], end="eof")], "b": [stream()]}, change)
+    assert gateway.post(chat(stream=True)).headers["x-pointsman-target"] == "b"
+    tokens = {(kind, target): n for (kind, _, target, _), n in samples(gateway, "tokens_total").items() if n}
+    assert tokens == {("input", "a"): 10, ("output", "a"): 3, ("input", "b"): 10, ("output", "b"): 3}
+    costs = {target: n for (_, _, _, target, _), n in samples(gateway, "cost_usd_total").items()}
+    assert costs == {"a": 8e-6, "b": 16e-6}
+    assert eventually(lambda: json.loads(gateway.get("/v1/usage?by=target", admin=True).text)["total"]["attempts"] == 2)
+    rows = gateway.get("/v1/usage?by=target", admin=True).json()["rows"]
+    assert {row["target"]: row["cost_usd"] for row in rows} == costs
 
 
 def test_an_ejection_is_counted_and_its_endpoint_told(start: Start) -> None:

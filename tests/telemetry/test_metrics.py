@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.types import Outcome, Price, PriceTier, Record, Routing, Usage
+from gateway.core.usage import Spent
 from gateway.telemetry.families import DURATION_BUCKETS_S
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.names import Baseline, EndpointNow, Names, TargetFacts, Vitals
@@ -306,3 +307,40 @@ def test_a_target_s_price_is_told_by_class_so_that_tokens_can_be_priced_as_if_th
         found = value(metrics, "target_token_price_usd", **{"target": "scout-eu", "class": name})
         assert found * 1e6 == pytest.approx(usd)
     assert absent(metrics, "target_token_price_usd", target="free")
+
+
+def test_what_a_failed_attempt_cost_is_its_target_s_and_not_that_of_who_answered() -> None:
+    names = replace(NAMES, baseline=Baseline("scout-eu", Price((PriceTier(0, 10**9, 10**9),), "test")))
+    metrics = Metrics(names, process=False)
+    dear = Spent(1, "scout-eu", "llama-4-scout", Usage(1_000, 10, estimated=True), 9_000)
+    cheap = Spent(2, "qwen-plus", "qwen3.5-plus", Usage(100, 50, 40, 20), 500)
+    metrics.finished(
+        record(attempts=2, chosen="scout-eu", usage=Usage(1_100, 60, 40, 20, True), cost_nano=9_500, stream=True,
+               spent=(dear, cheap)),
+        record(),
+    )  # fmt: skip
+    tokens = {(have["target"], have["class"]): v for n, have, v in samples(metrics) if n == "tokens_total"}
+    assert tokens == {
+        ("scout-eu", "input"): 1_000, ("scout-eu", "cached"): 0, ("scout-eu", "output"): 10,
+        ("scout-eu", "reasoning"): 0, ("qwen-plus", "input"): 120, ("qwen-plus", "cached"): 80,
+        ("qwen-plus", "output"): 60, ("qwen-plus", "reasoning"): 40,
+    }  # fmt: skip
+    shared = {"rule": "code", "team": "shop", "policy": "default"}
+    assert value(metrics, "cost_usd_total", target="scout-eu", model="llama-4-scout", **shared) == 9_000e-9
+    assert value(metrics, "cost_usd_total", target="qwen-plus", **shared) == pytest.approx(2_500_500e-9)
+    assert value(metrics, "baseline_cost_usd_total", target="scout-eu") == pytest.approx(1_010_000e-9)
+    assert value(metrics, "baseline_cost_usd_total", target="qwen-plus") == pytest.approx(300_000e-9)
+    assert value(metrics, "estimated_usage_requests_total", target="scout-eu") == 1
+    assert value(metrics, "estimated_usage_requests_total", target="qwen-plus") == 0
+    assert value(metrics, "unpriced_requests_total") == 0
+    assert value(metrics, "time_per_output_token_seconds_sum") == pytest.approx(0.1 / 49)
+
+
+def test_that_a_failed_attempt_had_no_price_is_told_of_its_target(metrics: Metrics) -> None:
+    unknown = Spent(1, "scout-eu", "llama-4-scout", Usage(10), 0, priced=False)
+    known = Spent(2, "qwen-plus", "qwen3.5-plus", Usage(10), 7)
+    metrics.finished(record(attempts=2, usage=Usage(20), cost_nano=7, priced=False, spent=(unknown, known)))
+    metrics.finished(record(attempts=1, code="upstream_timeout", usage=Usage(10), priced=False, cost_nano=0,
+                            target="scout-eu", spent=(unknown,)))  # fmt: skip
+    assert value(metrics, "unpriced_requests_total", target="scout-eu") == 2
+    assert value(metrics, "unpriced_requests_total", target="qwen-plus") == 0

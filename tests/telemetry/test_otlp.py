@@ -24,6 +24,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from gateway.core.tracecontext import Copied, Traced, Tracing, threshold
 from gateway.core.types import Attempt, Endpoint, Outcome, Record, Routing, Secret, Shadowed, Usage
+from gateway.core.usage import Spent
 from gateway.telemetry.otlp import exporting, measures, sending, spans
 from gateway.telemetry.otlp.exporting import Otlp
 from gateway.telemetry.otlp.measures import INSTRUMENTS, Measures
@@ -349,6 +350,22 @@ def test_estimates_are_marked_and_not_measured(collector: Collector) -> None:
     assert collector.measured("gen_ai.client.token.usage") == []
     attempt = spans.spans_of(guessed)[1]
     assert any(one.key == "pointsman.usage_estimated" and one.value.bool_value for one in attempt.attributes)
+
+
+def test_each_attempt_tells_its_own_tokens(collector: Collector) -> None:
+    both = finished(usage=Usage(110, 53), attempts=2)
+    both.spent = (Spent(1, TARGET.name, "m", Usage(10, 3)), Spent(2, TARGET.name, "m", Usage(100, 50)))
+    traced = both.trace
+    assert traced is not None
+    traced.failed(Attempt(TARGET, 1), Outcome.INVALID, 100.2, 200)
+    traced.sends(Attempt(TARGET, 2), HERE, 100.3)
+    told = [{one.key: one.value.int_value for one in span.attributes} for span in spans.spans_of(both)[1:]]
+    assert [one["gen_ai.usage.output_tokens"] for one in told] == [3, 50]
+    counted = Measures(delta=False, now_ns=1)
+    counted.add(both)
+    collector.take("/v1/metrics", {}, counted.encode(spans.resource_of("s", "i", {}), 2)[0])
+    points = collector.measured("gen_ai.client.token.usage")
+    assert sorted((one.count, one.sum) for one in points) == [(2, 53), (2, 110)]
 
 
 def test_hostile_text_stays_text_and_short(collector: Collector) -> None:

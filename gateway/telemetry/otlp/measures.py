@@ -23,6 +23,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Histogram as HistogramPro
 
 from gateway.core.tracecontext import Copied, span_id
 from gateway.core.types import Endpoint, Outcome, Record, Target, Usage
+from gateway.core.usage import used_by
 from gateway.telemetry.otlp.spans import SCOPE, Value, attach, last_of, operation
 from gateway.telemetry.series import Histogram
 
@@ -125,6 +126,7 @@ class Measures:
                 self._examples[of] = _Example(took_s, traced.trace_id, span_id(record.request_id, one.number))
             if one.number == record.attempts:
                 self._answer(place, record, one, traced.chunks)
+            self._tokens(place, used_by(record, one.number))
 
     def _answer(self, place: _Place, record: Record, one: Tried, chunks: int) -> None:
         first = record.first_event_at
@@ -132,7 +134,6 @@ class Measures:
             self._observe(FIRST_CHUNK, (place, _NO_MORE), first - one.began_at)
             if chunks > 1:
                 self._observe(PER_CHUNK, (place, _NO_MORE), (one.ended_at - first) / (chunks - 1), chunks - 1)
-        self._tokens(place, record.usage)
 
     def _copy(self, copied: Copied) -> None:
         shadow = copied.shadow

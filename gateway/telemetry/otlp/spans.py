@@ -18,6 +18,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from gateway import __version__
 from gateway.core.tracecontext import SHADOW, Copied, Traced, Tried, span_id
 from gateway.core.types import NANO_PER_USD, Backend, Endpoint, Outcome, Record, Target, Usage
+from gateway.core.usage import used_by
 from gateway.telemetry.logs import outside
 
 #: Requests whose spans are sent together.
@@ -159,7 +160,6 @@ def _request(record: Record, traced: Traced) -> Span:
 
 
 def _attempt(record: Record, traced: Traced, one: Tried) -> Span:
-    final = one.number == record.attempts
     failed = one.outcome is not Outcome.OK
     told = operation(one.target, one.endpoint) | {
         "http.response.status_code": one.status or None,
@@ -170,10 +170,9 @@ def _attempt(record: Record, traced: Traced, one: Tried) -> Span:
         "pointsman.region": one.target.backend.region,
         "pointsman.attempt": one.number,
     }
-    if final:
-        if record.routing.stream and record.first_event_at:
-            told["gen_ai.response.time_to_first_chunk"] = record.first_event_at - one.began_at
-        told |= used(record.usage)
+    if one.number == record.attempts and record.routing.stream and record.first_event_at:
+        told["gen_ai.response.time_to_first_chunk"] = record.first_event_at - one.began_at
+    told |= used(used_by(record, one.number))
     made = Span(
         trace_id=bytes.fromhex(traced.trace_id),
         span_id=bytes.fromhex(span_id(record.request_id, one.number)),
