@@ -16,6 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 #: The name of a sample and its labels, sorted.
 Series = tuple[str, tuple[tuple[str, str], ...]]
 
+#: No figure of a gateway is greater, and so no sum of them is infinite.
+MOST = 1e18
 _STARTED = "process_start_time_seconds"
 _PREFIX = "pointsman_"
 
@@ -37,12 +39,12 @@ def parse(text: str, at: float) -> Scrape:
     started = 0.0
     for family in text_string_to_metric_families(text):
         if family.name == _STARTED:
-            started = family.samples[0].value if family.samples else 0.0
+            started = next((one.value for one in family.samples if abs(one.value) <= MOST), 0.0)
         if not family.name.startswith(_PREFIX):
             continue
         kept = gauges if family.type in ("gauge", "unknown", "info") else counters
         for sample in family.samples:
-            if math.isfinite(sample.value):
+            if abs(sample.value) <= MOST:
                 kept[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
     if not counters and not gauges:
         raise ValueError("its /metrics holds nothing of a gateway")

@@ -6,12 +6,13 @@ The fields of these rows are the fields of `--json`, documented in docs/cli.md.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.top.series import Series, named, quantile
+from gateway.top.series import MOST, Series, named, quantile
 
 #: Outcomes of attempts that say nothing bad of the target: who left, what was asked, a gateway that ends.
 _BLAMELESS = frozenset({"ok", "client_gone", "draining", "client_error", "context_length", "inexpressible"})
@@ -154,7 +155,8 @@ def _buckets(rates: Mapping[Series, float], name: str, label: str = "") -> dict[
     """A histogram's cumulative buckets by one of its labels, by "" where none is named."""
     summed: dict[str, dict[float, float]] = defaultdict(lambda: defaultdict(float))
     for found, value in named(rates, f"{name}_bucket"):
-        summed[found.get(label, "")][float(found["le"])] += value
+        bound = math.inf if found["le"] == "+Inf" else _number(found["le"])
+        summed[found.get(label, "")][bound] += value
     return {key: dict(one) for key, one in summed.items()}
 
 
@@ -233,6 +235,14 @@ def _targets(seen: Seen) -> tuple[TargetRow, ...]:
     )
 
 
+def _number(told: Any) -> float:
+    """A number of `/v1/targets`. Raises ValueError, OverflowError or TypeError for what no gateway says."""
+    number = float(told)
+    if not abs(number) <= MOST:
+        raise ValueError(told)
+    return number
+
+
 @dataclass(slots=True)
 class _Condition:
     """How a target is, over all gateways."""
@@ -249,11 +259,11 @@ class _Condition:
         """What one gateway says of it, see `/v1/targets`."""
         state = str(row.get("state", "unknown"))
         self.states[state] += 1
-        self.inflight += int(row.get("inflight") or 0)
+        self.inflight += int(_number(row.get("inflight") or 0))
         if state != "healthy" and row.get("reason") and self.reason is None:
             self.reason = str(row["reason"])
         if row.get("held_for_s"):
-            self.held_for_s = max(self.held_for_s or 0.0, float(row["held_for_s"]))
+            self.held_for_s = max(self.held_for_s or 0.0, _number(row["held_for_s"]))
         endpoints = row.get("endpoints") or {}
         self.endpoints_out += sum(one.get("state") != "healthy" for one in endpoints.values())
         self.slow = self.slow or bool(row.get("slow"))

@@ -19,8 +19,9 @@ from gateway.admin import KEY_VARIABLE
 from gateway.top.series import Scrape, Window, added, named, parse
 from gateway.top.view import GatewayRow, Seen, View, view
 
-#: Seconds in which an answer must come, and the most of one that is read.
+#: Seconds in which an answer must come, those in which all must have come, and the most of one that is read.
 ANSWER_S = 3.0
+WAITED_S = 9.0
 MOST_BYTES = 64 << 20
 
 
@@ -38,20 +39,25 @@ class Watched:
     error: str | None = "not asked yet"
     listed: Sequence[Mapping[str, Any]] = ()
     silent_since: float = field(default_factory=time.monotonic)
+    asking: threading.Thread | None = None
 
     def ask(self) -> None:
         """Ask once and remember what came, or why nothing did. Never raises for what a network or a server does."""
         try:
             scrape, listed = self._asked()
         except Silent as error:
-            if self.error is None:
-                self.silent_since = time.monotonic()
-            self.error = str(error)
-            self.window = Window(self.window.length_s)  # an average over the time it was gone would say nothing of now
+            self.silent(str(error))
         else:
             self.window.add(scrape)
             self.listed = listed
             self.error = None
+
+    def silent(self, why: str) -> None:
+        """It did not answer."""
+        if self.error is None:
+            self.silent_since = time.monotonic()
+        self.error = why
+        self.window = Window(self.window.length_s)  # an average over the time it was gone would say nothing of now
 
     def _asked(self) -> tuple[Scrape, Sequence[Mapping[str, Any]]]:
         headers = {"accept": "text/plain, application/json"}
@@ -67,7 +73,7 @@ class Watched:
             return scrape, targets
         except httpx.HTTPError as error:
             raise Silent(_why(error)) from None
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError):
             raise Silent("what answers there is not a gateway's admin listener") from None
 
     def _get(self, client: httpx.Client, path: str) -> bytes:
@@ -109,12 +115,17 @@ class Watch:
         self.gateways = [Watched(url, key, Window(window_s)) for url in dict.fromkeys(urls)]
 
     def ask(self) -> None:
-        """Ask every gateway once, side by side, so that a slow one delays no more than itself."""
-        asking = [threading.Thread(target=one.ask, daemon=True) for one in self.gateways]
-        for thread in asking:
-            thread.start()
-        for thread in asking:
-            thread.join()
+        """Ask every gateway once, side by side; one that answers byte by byte holds up the others for `WAITED_S`."""
+        ends_at = time.monotonic() + WAITED_S
+        for one in self.gateways:
+            if one.asking is None or not one.asking.is_alive():
+                one.asking = threading.Thread(target=one.ask, daemon=True)
+                one.asking.start()
+        for one in self.gateways:
+            if one.asking is not None:
+                one.asking.join(max(0.0, ends_at - time.monotonic()))
+                if one.asking.is_alive():
+                    one.silent(f"no whole answer within {WAITED_S:g} s")
 
     def view(self) -> View:
         """What is known now, of those that answered when last asked."""

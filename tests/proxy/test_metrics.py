@@ -177,6 +177,16 @@ def test_who_accepts_openmetrics_gets_it_with_the_id_of_a_request_in_every_bucke
         assert "request_id" not in text
 
 
+def test_who_speaks_http_1_0_gets_a_scrape_without_chunks(start: Start) -> None:
+    gateway, _ = start({"a": [plain()]})
+    with socket.create_connection(("127.0.0.1", int(gateway.admin.rsplit(":", 1)[1])), timeout=30) as conn:
+        conn.sendall(b"GET /metrics HTTP/1.0\r\nhost: x\r\n\r\n")
+        head, _, body = b"".join(iter(lambda: conn.recv(65536), b"")).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert b"content-length: %d" % len(body) in head.lower()
+    assert "pointsman_requests" in {family.name for family in parse_text(body.decode())}
+
+
 #: What somebody may try to make a label, a line or a series of: text of every kind, and bytes that are no text.
 ODD = (
     b'quo"te', b"back\\slash", b"tab\there", b"esc\x1b[31m", b"\xff\xfe", b"\xc3\x28", "日本".encode(), b"a,b}",

@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 
 from gateway.cli import main
+from gateway.top import watch
 from tests.harness import ROOT, Gateway, Received, Upstream, chat, config, plain, running, slam, stream
 
 TOP = (sys.executable, "-m", "gateway.cli", "top")
@@ -161,8 +162,14 @@ BUCKETS = "# TYPE pointsman_time_to_first_event_seconds histogram\npointsman_tim
         (METRICS, '{"data": [{"state": "healthy"}]}'),
         (METRICS, '{"data": [{"target": "a", "inflight": "many"}]}'),
         (METRICS, '{"data": [{"target": "a", "endpoints": [1]}]}'),
+        (METRICS, '{"data": [{"target": "a", "inflight": 1e999}]}'),
+        (METRICS, '{"data": [{"target": "a", "inflight": "1e999"}]}'),
+        (METRICS, '{"data": [{"target": "a", "inflight": %s}]}' % ("9" * 4_000)),
+        (METRICS, '{"data": [{"target": "a", "held_for_s": NaN}]}'),
         (METRICS, "[" * 100_000),
         (METRICS + BUCKETS % 'le="much"', '{"data": []}'),
+        (METRICS + BUCKETS % 'le="NaN"', '{"data": []}'),
+        (METRICS + BUCKETS % 'le="1.7e308"', '{"data": []}'),
         (METRICS + BUCKETS % "", '{"data": []}'),
     ],
 )
@@ -176,6 +183,49 @@ def test_what_is_no_gateway_is_told_as_that(top: Top, metrics: str, targets: str
     other.close()
     assert told.returncode == 1
     assert told.stderr.endswith("what answers there is not a gateway's admin listener\n")
+
+
+def test_a_figure_that_no_gateway_can_have_is_not_told(top: Top) -> None:
+    absurd = (
+        "pointsman_queue_requests 2\n"
+        + METRICS.replace(" 1\n", " 1e308\n")
+        + "pointsman_inflight_requests{a='b'} 1e308\n".replace("'", '"')
+    )
+    absurd += "# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds NaN\n"
+
+    def answer(conn: socket.socket, request: Received) -> bool:
+        return plain(body=(absurd if b"/metrics" in request.head else '{"data": []}').encode())(conn, request)
+
+    other = Upstream([answer])
+    told = top("--url", f"http://127.0.0.1:{other.port}", "--once", "--interval", "0.01", "--json")
+    other.close()
+    assert told.returncode == 0
+    assert not {"Infinity", "NaN"} & set(re.findall(r"\w+", told.stdout))
+
+
+def test_who_answers_byte_by_byte_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "WAITED_S", 0.3)
+    ended = threading.Event()
+
+    def drip(conn: socket.socket, _: Received) -> bool:
+        for byte in b"HTTP/1.1 200 OK\r\nx: " + b"a" * 10_000:
+            conn.send(bytes([byte]))
+            if ended.wait(0.02):
+                break
+        return False
+
+    def good(conn: socket.socket, request: Received) -> bool:
+        return plain(body=(METRICS if b"/metrics" in request.head else '{"data": []}').encode())(conn, request)
+
+    slow, quick = Upstream([drip]), Upstream([good])
+    watched = watch.Watch([f"http://127.0.0.1:{one.port}" for one in (slow, quick)], None, 30.0)
+    for _ in range(2):
+        watched.ask()
+        assert [row.error for row in watched.view().gateways] == ["no whole answer within 0.3 s", None]
+    ended.set()
+    for one in (slow, quick):
+        one.close()
+    assert slow.connections == 1, "it is not asked again before it has answered"
 
 
 @pytest.mark.parametrize("how", [["--json"], []])
