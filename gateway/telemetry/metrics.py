@@ -90,13 +90,14 @@ class Metrics:
         self._waiting: list[Record] = []
         self._process: Process | None = None
         self._with_process = process
-        self.names = names
+        self.names = self._allowed = names
         self.configure(names)
 
     def configure(self, names: Names) -> None:
         """Take the names of a new configuration. Counters go on where they were."""
         for _ in self._fold():
             pass
+        self._allowed = names.after(self.names)  # for requests that began before
         self.names = names
         self._fast.clear()  # holds policies with their digest, and is what a reload must not let grow
         self.at(families.DISCONNECTS)
@@ -186,7 +187,7 @@ class Metrics:
 
     def _apportion(self, record: Record, cell: Cell) -> None:
         """Give other targets what their attempts used and cost; `cell`, which has it all, is the last one's."""
-        names, labels, baseline, thinking = self.names, cell.labels, self.names.baseline, record.routing.thinking
+        names, labels, baseline, thinking = self._allowed, cell.labels, self.names.baseline, record.routing.thinking
         targets = dict.fromkeys(one.target for one in record.spent if one.target != record.routing.target)
         if not targets or record.usage is None:
             return
@@ -253,7 +254,7 @@ class Metrics:
     def _cell(self, record: Record, key: _RawKey) -> Cell:
         """The cell of a combination that is new, or that holds a name configuration does not know."""
         routing = record.routing
-        names, known = self.names, True
+        names, known = self._allowed, True
 
         def checked(value: str, allowed: Iterable[str]) -> str:
             nonlocal known

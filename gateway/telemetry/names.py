@@ -6,7 +6,7 @@ Made by `gateway.exported` and `gateway.proxy.vitals`; what becomes of it is in 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 from gateway.core import pricing
@@ -92,6 +92,18 @@ class Names:
     policies: Mapping[str, str] | None = None
     facts: tuple[TargetFacts, ...] = ()
     baseline: Baseline | None = None
+
+    def after(self, before: Names) -> Names:
+        """These and those of the configuration before, by which requests that are under way were decided."""
+        return replace(
+            self,
+            asked=self.asked | before.asked,
+            rules=self.rules | before.rules,
+            targets=self.targets | before.targets,
+            models=self.models | before.models,
+            teams=self.teams | before.teams,
+            policies={**(before.policies or {}), **(self.policies or {})},
+        )
 
 
 class Counted(Protocol):

@@ -171,7 +171,8 @@ def test_attempts_unpriced_estimates_and_unasked_reasoning_are_counted(metrics: 
 
 def test_counters_survive_a_reload_and_names_that_went_are_not_reset(metrics: Metrics) -> None:
     metrics.finished(record())
-    metrics.configure(Names(asked=frozenset({"auto"}), policies={"default": "fff"}))
+    for _ in range(2):
+        metrics.configure(Names(asked=frozenset({"auto"}), policies={"default": "fff"}))
     metrics.reloaded(True, at=1e9)
     metrics.reloaded(False, at=2e9)
     metrics.finished(record())
@@ -182,6 +183,13 @@ def test_counters_survive_a_reload_and_names_that_went_are_not_reset(metrics: Me
     assert value(metrics, "config_reload_total", result="rejected") == 1
     assert value(metrics, "config_last_reload_success") == 0
     assert value(metrics, "config_last_reload_timestamp_seconds") == 1e9
+
+
+def test_what_was_under_way_at_a_reload_counts_by_the_names_that_it_began_with(metrics: Metrics) -> None:
+    metrics.configure(Names(asked=frozenset({"auto"}), policies={"default": "fff"}))
+    metrics.finished(record())
+    assert value(metrics, "cost_usd_total", target="qwen-plus", rule="code", team="shop", model="qwen3.5-plus") > 0
+    assert [have["target"] for name, have, _ in samples(metrics) if name == "target_info"] == []
 
 
 def test_a_new_digest_of_the_same_policy_goes_on_in_the_same_series(metrics: Metrics) -> None:
