@@ -97,7 +97,7 @@ class Metrics:
         """Take the names of a new configuration. Counters go on where they were."""
         for _ in self._fold():
             pass
-        self._allowed = names.after(self.names)  # for requests that began before
+        self._allowed = names.after(self._allowed)  # for requests that began before; their series stay, too
         self.names = names
         self._fast.clear()  # holds policies with their digest, and is what a reload must not let grow
         self.at(families.DISCONNECTS)

@@ -94,7 +94,7 @@ class Names:
     baseline: Baseline | None = None
 
     def after(self, before: Names) -> Names:
-        """These and those of the configuration before, by which requests that are under way were decided."""
+        """These and those of configurations before, by which requests that are under way were decided."""
         return replace(
             self,
             asked=self.asked | before.asked,
