@@ -92,12 +92,15 @@ class _Completer:
     environ: Mapping[str, str]
 
     def __call__(self, *, prefix: str, parsed_args: argparse.Namespace, **_: object) -> list[str]:
-        """Whatever is wrong with a file, the shell's line is not the place to say it."""
+        """Whatever is wrong with a file, the shell's line is not the place to say it.
+
+        Somebody else's file must not put a line's end or an escape there either.
+        """
         from gateway.core.errors import ConfigError  # noqa: PLC0415
 
         config = getattr(parsed_args, "config", None) or Path("pointsman.yaml")
         try:
-            return list(dict.fromkeys(self.offer(Here(config, self.environ), prefix)))
+            return [one for one in dict.fromkeys(self.offer(Here(config, self.environ), prefix)) if one.isprintable()]
         except (ConfigError, OSError, ValueError, TypeError, LookupError, AttributeError):
             return []
 
@@ -131,6 +134,8 @@ def _policies(here: Here, _prefix: str) -> Iterator[str]:
 
     written = here.section("policies").get("dir")
     for path in sorted((here.config.parent / written if written else bundled.policies()).glob("*.yaml")):
+        if not path.is_file() or path.stat().st_size > MOST_BYTES:  # a pipe would be waited for
+            continue
         if found := re.search(r"^policy: *[\"']?([^\s\"'#]+)", path.read_text("utf-8"), re.M):
             yield found[1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pty
 import re
@@ -17,7 +18,7 @@ import pytest
 from gateway import bundled
 from gateway.arguments import commands_of, valued
 from gateway.cli import parser
-from gateway.completion import OFFERS, SHELLS, Here, offers
+from gateway.completion import MOST_BYTES, OFFERS, SHELLS, Here, _Completer, offers
 from gateway.core.rows import DIALECTS
 from gateway.policyfile import load_catalogue
 
@@ -207,6 +208,19 @@ def test_a_large_configuration_is_not_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "pointsman.yaml"
     path.write_text(CONFIG + "#" * 65_536, encoding="utf-8")
     assert list(OFFERS["targets"](Here(path, {}), "")) == []
+
+
+def test_somebody_else_s_files_can_neither_stop_a_shell_nor_write_into_its_line(tmp_path: Path) -> None:
+    (tmp_path / "pointsman.yaml").write_text(
+        'targets: {"a\\nb": {}, "\\e[2J": {}, "\\u202e": {}, good: {}}\npolicies: {dir: .}\n', encoding="utf-8"
+    )
+    os.mkfifo(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("policy: large\n" + "#" * MOST_BYTES, encoding="utf-8")
+    (tmp_path / "c.yaml").write_text("policy: mine\x1b[2J\n", encoding="utf-8")
+    (tmp_path / "d.yaml").write_text("policy: mine\n", encoding="utf-8")
+    asked = argparse.Namespace(config=tmp_path / "pointsman.yaml")
+    assert _Completer(OFFERS["targets"], {})(prefix="", parsed_args=asked) == ["good"]
+    assert _Completer(OFFERS["policy"], {})(prefix="", parsed_args=asked) == ["mine"]
 
 
 def test_the_bundled_policies_are_offered_where_the_configuration_names_no_folder(tmp_path: Path) -> None:
