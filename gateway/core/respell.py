@@ -11,6 +11,7 @@ import re
 
 import msgspec
 
+from gateway.core.alike import Flood
 from gateway.core.chunk import fields_of
 from gateway.core.sse import EVENT_END, Relay
 
@@ -39,9 +40,9 @@ class Respelling(Relay):
         self._spelling = spelling
         self._needle = b'"%b"' % OTHER[spelling].encode()
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes, flood: Flood | None = None) -> bytes:
         """As `Relay.feed`, which gives whole events only."""
-        return self._respelt(super().feed(data))
+        return self._respelt(super().feed(data, flood))
 
     def end(self) -> bytes:
         """As `Relay.end`."""

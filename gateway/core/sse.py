@@ -22,6 +22,7 @@ from __future__ import annotations
 import enum
 import re
 
+from gateway.core.alike import LEAST, Alike, Flood
 from gateway.core.chunk import Fields, error_status, fields_of, load, read_chunk
 from gateway.core.errors import GatewayError, to_openai
 from gateway.core.types import Outcome, Usage
@@ -150,6 +151,7 @@ class Relay:
 
     __slots__ = (
         "_act",
+        "_alike",
         "_buffer",
         "_calm",
         "_carriage",
@@ -206,6 +208,7 @@ class Relay:
         self._closed: set[int] = set()
         self._calm = False  # RELAYING, and the needles of this stream are known
         self._flowing = False  # calm, and at an event boundary
+        self._alike = Alike()
         self._finish_needle, self._usage_needle, self._other_finish = _COMPACT[1:]
         self._text = 0  # bytes of text in parsed events
         self._shown = 0  # events that were parsed and say something
@@ -233,8 +236,10 @@ class Relay:
         passed = self._passed
         return self._text + max(self._passed_size - passed * self._overhead, passed * BYTES_PER_TOKEN)
 
-    def feed(self, data: bytes) -> bytes:
-        """Take the next bytes of the body; give what may be sent to the client now."""
+    def feed(self, data: bytes, flood: Flood | None = None) -> bytes:
+        """Take the next bytes of the body, and whether they came in pieces; give what may be sent to the client now."""
+        if flood is not None and len(flood[1]) >= LEAST:
+            return self._feed_flood(data, flood)
         size = len(data)
         if (
             self._flowing
@@ -270,15 +275,26 @@ class Relay:
             out += self._step(Event.EOF, b"")
         return out
 
+    def _feed_flood(self, data: bytes, flood: Flood) -> bytes:
+        """Take what came in many pieces."""
+        at, events = flood
+        before = Relay.feed(self, data[:at])
+        taken = None
+        if self._flowing and self._max_event >= _WINDOW:
+            taken = self._alike.take(events, self._interesting)
+        if taken is None:
+            return before + Relay.feed(self, data[at:])
+        count, size = taken
+        self._passed += count
+        self._passed_size += size
+        end = at + size
+        return b"".join((before, memoryview(data)[at:end], Relay.feed(self, data[end:])))
+
     def _plain(self, whole: bytes, start: int) -> int:
         """Where the run of whole, plain events that begins at `start` ends; `start` where the next one is not plain."""
         limit = min(len(whole), start + _WINDOW, start + self._max_event)  # what fits in there is not oversize
-        for needle in (self._finish_needle, self._other_finish, b"error", _DONE_HINT, b"\r"):
+        for needle in (self._finish_needle, self._other_finish, self._usage_needle, b"error", b"[DONE]", b"\r"):
             found = whole.find(needle, start, limit)
-            if found >= 0:
-                limit = found
-        if whole.find(_USAGE_HINT, start, limit) >= 0:
-            found = whole.find(self._usage_needle, start, limit)
             if found >= 0:
                 limit = found
         end = whole.rfind(b"\n\n", start, limit) + 2

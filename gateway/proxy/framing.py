@@ -7,7 +7,8 @@ pipelined behind it, and because `int(x, 16)` alone takes `+`, `_`, `0x` and spa
 from __future__ import annotations
 
 from operator import ne
-from types import MappingProxyType
+
+from gateway.core.alike import Flood
 
 _HEX = b"0123456789abcdefABCDEF"
 _MAX_SIZE_LINE = 256  # size and extension of one chunk
@@ -17,7 +18,7 @@ _CONTROLS = bytes([*range(0x20), 0x7F]).replace(b"\t", b"")
 _SIZE, _DATA, _CRLF, _TRAILERS = range(4)
 _FLOOD = 1024  # a read with this much behind a chunk's end is worth cutting at every CRLF at once
 # The size lines of a flood's chunks as everybody writes them; any other line, and the last chunk's, is for the walker.
-_PLAIN = MappingProxyType({form % size: size for size in range(1, 4096) for form in (b"%x", b"%X")})
+_plain_size = {form % size: size for size in range(1, 4096) for form in (b"%x", b"%X")}.get
 
 
 class FramingError(ValueError):
@@ -59,7 +60,7 @@ class Chunked:
     section of its own; payload is handed on as it comes.
     """
 
-    __slots__ = ("_floods", "_held", "_left", "_state", "done", "rest")
+    __slots__ = ("_floods", "_held", "_left", "_state", "done", "flood", "rest")
 
     def __init__(self) -> None:
         self._state = _SIZE
@@ -67,6 +68,7 @@ class Chunked:
         self._held = b""
         self._floods = True
         self.done = False
+        self.flood: Flood | None = None  # the payload of what was fed last came in many chunks, which are these
         self.rest = b""
 
     @property
@@ -84,6 +86,7 @@ class Chunked:
         end = len(data)
         state = self._state
         floods = self._floods and end >= _FLOOD
+        self.flood = None
         while True:
             if state == _SIZE:
                 if floods and end - at >= _FLOOD:
@@ -157,14 +160,15 @@ class Chunked:
         count = (len(pieces) - 1) // 2  # chunks that have their second CRLF
         lines = pieces[0 : 2 * count : 2]
         payloads = pieces[1 : 2 * count : 2]
-        sizes = list(map(_PLAIN.get, lines))
+        sizes = list(map(_plain_size, lines))
         if sizes != list(map(len, payloads)):
-            count = next(i for i, wrong in enumerate(map(ne, sizes, map(len, payloads))) if wrong)
+            count = list(map(ne, sizes, map(len, payloads))).index(True)
             if not count:
                 self._floods = False  # a server that ends its lines with CRLF: cutting would be for nothing every time
                 return at
             del pieces[: 2 * count], payloads[count:]
         else:
             del pieces[: 2 * count]
+        self.flood = (sum(map(len, parts)), payloads)
         parts += payloads
         return len(data) - sum(map(len, pieces)) - 2 * (len(pieces) - 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 
 from gateway.core import dialects, sse
+from gateway.core.alike import Flood
 from gateway.core.errors import GatewayError, StreamBroken
 from gateway.core.respell import respell_answer
 from gateway.core.types import NANO_PER_USD, Outcome, Usage
@@ -88,13 +89,13 @@ class Relaying(Settling):
         else:
             self.link.clock(self.route.idle_s, Outcome.RESET)
 
-    def on_data(self, payload: bytes, raw: bytes | None) -> None:
+    def on_data(self, payload: bytes, raw: bytes | None, flood: Flood | None = None) -> None:
         """Bytes of the answer's body."""
         relay = self.relay
         if relay is None or self.status != 200:
             self._collect(payload)
             return
-        out = relay.feed(payload)
+        out = relay.feed(payload, flood)
         if self.committed:
             if out:
                 if out is payload and raw is not None:

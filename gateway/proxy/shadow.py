@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gateway.core import booking, dialects, pricing, usage, wire
+from gateway.core.alike import Flood
 from gateway.core.recording import copied
 from gateway.core.tracecontext import SHADOW, Copied
 from gateway.core.types import Decision, Endpoint, Outcome, Record, Shadow, Shadowed, Usage
@@ -235,7 +236,7 @@ class Copy(Timed):
             return False
         return True
 
-    def on_data(self, payload: bytes, raw: bytes | None) -> None:
+    def on_data(self, payload: bytes, raw: bytes | None, flood: Flood | None = None) -> None:
         """Bytes of the answer: read, and dropped as soon as nothing more can be learned from them."""
         self.received += len(payload)
         if self.received > LARGEST_ANSWER:
@@ -245,7 +246,7 @@ class Copy(Timed):
         if relay is None or self.status != 200:
             self.parts.append(payload)
             return
-        relay.feed(payload)
+        relay.feed(payload, flood)
         if relay.committed:
             if not self.told.first_event_s:
                 self.told.first_event_s = time.monotonic() - self.sent_at

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol, cast
 
+from gateway.core.alike import Flood
 from gateway.core.types import Outcome
 from gateway.proxy.bulk import PIECES_PER_TURN, Piece, Request, cut
 from gateway.proxy.clocks import Timed
@@ -40,8 +41,11 @@ class User(Protocol):
     def on_head(self, head: AnswerHead) -> None:
         """The answer's final head (1xx are swallowed)."""
 
-    def on_data(self, payload: bytes, raw: bytes | None) -> None:
-        """Body bytes; `raw` is the read they came in where that was exactly one whole chunk, framing included."""
+    def on_data(self, payload: bytes, raw: bytes | None, flood: Flood | None = None) -> None:
+        """Body bytes; `raw` is the read they came in where that was exactly one whole chunk, framing included.
+
+        `flood` says which part of them came in many chunks.
+        """
 
     def on_end(self) -> None:
         """The answer is complete."""
@@ -228,7 +232,8 @@ class UpstreamConnection(Timed, asyncio.Protocol):
         elif payload:
             # One whole chunk in one read: size line (at least 3 bytes) + payload + CRLF, and nothing else.
             whole = clean and chunked.at_boundary and not chunked.done and _is_one_chunk(data, payload)
-            user.on_data(payload, data if whole else None)
+            flood, chunked.flood = chunked.flood, None
+            user.on_data(payload, data if whole else None, flood)
         if chunked.done:
             if chunked.rest:
                 self.keep = False
