@@ -87,6 +87,8 @@ def asked_of(given: Mapping[str, Any], now: float) -> Asked:
     if given.get("since") and given.get("last"):
         raise _wrong("--last", "says when to begin, and so does --since", "one of both")
     since = given.get("since") or given.get("last")
+    if given.get("day"):
+        raise _wrong("--day", "chooses nothing", "since and until")
     only = {name: tuple(given[name]) for name in GROUPS if given.get(name)}
     return Asked(
         by,

@@ -207,6 +207,8 @@ def test_a_real_gateway_tells_the_same_beside_the_command_and_after_its_death(
             "attempts": 4, "answered": 3, "failed": 1, "input": 30, "cached": 0, "written": 0, "output": 7,
             "reasoning": 0, "cost_usd": 0.000044, "estimated_usd": 0, "unpriced": 0,
         }  # fmt: skip
+        wrong = gateway.get("/v1/usage?day=2026-11-22", admin=True)
+        assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "day")
         wrong = gateway.get("/v1/usage?by=teem", admin=True)
         assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "by")
         assert gateway.get("/readyz").json()["ledger"]["state"] == "ok"
