@@ -148,7 +148,8 @@ class Server:
         runtime = Runtime(loop, metrics, access.add, tokenizers, lexicon)
         loop.set_exception_handler(logs.in_loop)
         runtime.sidecar = Sidecar(os.environ, self.reserved.door, runtime.sidecar_told)
-        runtime.adopt(site)
+        books = None if self.ledger is None else self.ledger.settings.directory
+        runtime.adopt(site, runtime.gates.balances(site.quotas, books, time.time()))
         self.lines.secrets = runtime.secrets
         if self.ledger is not None:
             runtime.keep(self.ledger)
@@ -209,6 +210,7 @@ class Server:
     def _tick(self, loop: asyncio.AbstractEventLoop, state: ServerState, runtime: Runtime) -> None:
         state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
         runtime.warm()
+        runtime.gates.look(time.time())
         if runtime.ledger is not None:
             runtime.ledger.tick()
         self._watching.look(runtime)

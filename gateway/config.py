@@ -37,6 +37,7 @@ from gateway.fields import (
 from gateway.ledger.directory import LedgerSettings, default_directory
 from gateway.otlpdoc import OtlpDoc
 from gateway.owndialects import Body, DialectDoc, header_names, header_value
+from gateway.quotas import QuotaDoc, RatesDoc, TeamDoc
 from gateway.secretref import SecretRef, read_secret
 from gateway.sidecar.doc import LitellmDoc, SidecarDoc
 from gateway.telemetry.logs import Level, LogSettings
@@ -187,7 +188,7 @@ PriceDoc = Annotated[
 ]
 
 
-class TargetDoc(Strict):
+class TargetDoc(RatesDoc):
     """A model served by a backend. What is left out comes from the catalogue's offer, then from the model's facts.
 
     `quantization` is what its weights are served in, `tokens_per_s` what one answer gets, as you measured it.
@@ -233,19 +234,11 @@ class FleetDoc(Strict):
     currencies: dict[Currency, Annotated[NanoUsd, AfterValidator(_rate)]] = Field(default_factory=dict)
 
 
-class BudgetDoc(Strict):
-    """Spending of one key."""
-
-    usd: NanoUsd
-    per: Literal["hour", "day", "week", "month"]
-    mode: Literal["hard", "soft"] = "hard"
-
-
 #: How reasoning is spelt in answers; left out, as the server that answers spells it.
 Spelt = Literal["reasoning", "reasoning_content"]
 
 
-class KeyDoc(Strict):
+class KeyDoc(QuotaDoc):
     """A key that clients hold, known here only by its hash: `printf %s "$KEY" | sha256sum`.
 
     `policy` is its own default: what `auto` means for it, and what its pins are judged by. Unless `allow` says more, it
@@ -261,9 +254,6 @@ class KeyDoc(Strict):
     explain: bool = False
     reasoning: Spelt | None = None
     expires: Day | None = None
-    rpm: int | None = Field(None, ge=1)
-    tpm: Tokens | None = None
-    budget: BudgetDoc | None = None
 
 
 class AdminKeyDoc(SecretRef):
@@ -391,6 +381,7 @@ class ConfigDoc(FleetDoc):
     models: dict[str, str] = Field(default_factory=dict)
     unknown_model: str = "reject"
     keys: list[KeyDoc] = Field(default_factory=list)
+    teams: dict[Name, TeamDoc] = Field(default_factory=dict)
     admin_key: AdminKeyDoc | None = None
     timeouts: TimeoutsDoc = TimeoutsDoc()
     limits: LimitsDoc = Field(default_factory=LimitsDoc)

@@ -21,6 +21,7 @@ from pathlib import Path
 from gateway.core.errors import ConfigError, Problem
 from gateway.fleet import NO_DOOR, Door
 from gateway.policyfile import policy_files
+from gateway.proxy.gates import Balances
 from gateway.proxy.runtime import Runtime
 from gateway.site import Site, SiteError, load_site
 from gateway.vocab import open_tokenizers
@@ -110,7 +111,7 @@ class Reloader:
         try:
             await self._check_in_child()
             site: Site = await asyncio.to_thread(load_site, self.config, self.environ, door=self.door)
-            runtime.adopt(site)
+            runtime.adopt(site, await self._balances(site))
         except (ConfigError, OSError) as error:
             logger.error("reload failed, the old configuration stays", extra={"lines": str(error).splitlines()})
             tried = error.files if isinstance(error, SiteError) else ()
@@ -130,6 +131,16 @@ class Reloader:
         for warning in (*site.warnings, *_needs_restart(self._running, site)):
             logger.warning("%s", warning)
         return Reloaded(time.time())
+
+    async def _balances(self, site: Site) -> Balances:
+        """What budgets that are new have spent. Raises ConfigError where that would not survive this process."""
+        runtime = self.runtime
+        ledger = runtime.ledger
+        if ledger is None and site.quotas.hard:
+            what = "is off until the next start, and hard budgets need it"
+            raise ConfigError([Problem(str(self.config), 0, "ledger", what, "a restart, or mode: soft")])
+        books = None if ledger is None else ledger.settings.directory
+        return await asyncio.to_thread(runtime.gates.balances, site.quotas, books, time.time())
 
     def _watch(self, paths: Iterable[Path], before: Fingerprint, began_ns: int) -> None:
         """Watch these files, against how they were before they were read: what changed meanwhile must be read again."""

@@ -19,7 +19,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 
-from gateway import bundled, exported, yamlfile
+from gateway import bundled, exported, quotas, yamlfile
 from gateway.addresses import Address
 from gateway.catalog.catalogue import Catalogue
 from gateway.catalog.catalogue import files_of as catalogue_files
@@ -39,13 +39,13 @@ from gateway.naming import Grant, Route, grant, routes
 from gateway.otlpdoc import OtlpReader
 from gateway.policyfile import failures_of, lay_over, load_catalogue, load_policy, placed, policy_files, reference_fleet
 from gateway.problems import suggest, validated
+from gateway.quotas import Quotas
 from gateway.sidecar.spec import SidecarSpec, SpecReader
 from gateway.telemetry.logs import LogSettings
 from gateway.telemetry.names import Baseline, Names
 from gateway.telemetry.otlp.settings import OtlpSettings
 from gateway.telemetry.records import RecordSettings
 
-_NOT_ENFORCED = "is part of the file format, but this version does not enforce it yet"
 _RETIRES_SOON = timedelta(days=30)
 _ANONYMOUS = Tenant("anonymous", explain=True)
 
@@ -99,6 +99,7 @@ class Site:
     records: RecordSettings | None = None  # None: no decision is recorded
     otlp: OtlpSettings | None = None  # None: no collector is told anything
     ledger: LedgerSettings | None = None  # None: no books are kept
+    quotas: Quotas = field(default_factory=Quotas)
     sidecar: SidecarSpec | None = None  # what the litellm process must serve; None: none is needed
     released: Mapping[str, date] = field(default_factory=dict)
     _grants: Mapping[str, Grant] = field(default_factory=dict)
@@ -226,6 +227,11 @@ class _Loader:
             raise ConfigError(self.found)
         policies = self._policies(doc, fleet, known)
         default = self._default(doc, policies)
+        books = doc.books(self.path, self.environ)
+        owners = [(one.name, one.tenant.get("team", ""), one) for one in doc.keys]
+        self.quotas, wrong = quotas.read(owners, doc.teams, doc.targets, books=books is not None)
+        for one in wrong:
+            self._note(*one)
         keys, tables, grants = self._names(doc, fleet, policies)
         table = tables[doc.policies.default]
         baseline = self._baseline(doc, fleet, table)
@@ -256,7 +262,8 @@ class _Loader:
             anonymous=replace(_ANONYMOUS, reasoning=doc.reasoning),
             records=records,
             otlp=otlp,
-            ledger=doc.books(self.path, self.environ),
+            ledger=books,
+            quotas=self.quotas,
             sidecar=sidecar,
             released=known.released,
             _grants=MappingProxyType(grants),
@@ -395,10 +402,7 @@ class _Loader:
                 self._note(
                     f"{path}.allow", f"{entry!r:.80} means nothing here", suggest(entry, ("*", "auto/*", *table))
                 )
-            keys[digest] = _key_entry(one, doc.reasoning)
-            for limit in ("rpm", "tpm", "budget"):
-                if getattr(one, limit) is not None:
-                    self._warn(f"{path}.{limit}", _NOT_ENFORCED)
+            keys[digest] = _key_entry(one, doc.reasoning, limited=self.quotas.limits(one.name))
         if not doc.keys:
             grants[_ANONYMOUS.key] = Grant(everything=True)
         return keys, tables, grants
@@ -417,9 +421,9 @@ class _Loader:
         self.warnings.append(str(self.document.problem(path, what)))
 
 
-def _key_entry(doc: KeyDoc, reasoning: str | None) -> KeyEntry:
+def _key_entry(doc: KeyDoc, reasoning: str | None, *, limited: bool) -> KeyEntry:
     facts = MappingProxyType(dict(doc.tenant))
-    tenant = Tenant(doc.name, facts, tuple(doc.allow), doc.explain, doc.reasoning or reasoning, doc.policy)
+    tenant = Tenant(doc.name, facts, tuple(doc.allow), doc.explain, doc.reasoning or reasoning, doc.policy, limited)
     day = doc.expires
     return KeyEntry(tenant, None if day is None else datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
 

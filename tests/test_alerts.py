@@ -32,8 +32,6 @@ PAGE = (ROOT / "docs" / "alerts.md").read_text("utf-8")
 
 #: Families that rules read and that the gateway is still to export, with their labels. Take out what has come.
 WAITED_FOR = {
-    "pointsman_budget_limit_usd": {"team", "key", "period"},
-    "pointsman_budget_left_usd": {"team", "key", "period"},
     "pointsman_store_up": {"store"},
     "pointsman_store_errors_total": {"store", "op"},
 }

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from gateway import bundled
+from gateway.core.admission import Allowance, Cap
 from gateway.core.errors import BadRequest, ConfigError, Denied, NotFound
-from gateway.core.types import Tenant
+from gateway.core.types import NANO_PER_USD, Tenant
 from gateway.listing import listing
 from gateway.policyfile import reference_fleet
 from gateway.site import Site, SiteError, load_lexicon, load_site
@@ -161,8 +162,9 @@ timeouts: {{connect: 2s, headers: 30s, first_event: 120s, idle: 60s, total: 15m}
     assert site.timeouts.total_s == 900.0
     facts = tenant(site, "k").facts
     assert facts == {"team": "shop", "domicile": "SG", "cost": "low"}
-    unenforced = [warning for warning in site.warnings if "does not enforce it yet" in warning]
-    assert [warning.split(": ")[1] for warning in unenforced] == ["keys[0].rpm", "keys[0].tpm", "keys[0].budget"]
+    assert tenant(site, "k").limited
+    assert site.quotas.keys["checkout"].rpm == Cap(600)
+    assert site.quotas.keys["checkout"].budgets == (Allowance(50 * NANO_PER_USD, "day"),)
 
 
 def test_the_example_file_loads_with_the_policies_that_come_along() -> None:

@@ -58,7 +58,9 @@ def _allowed(site: Site, key: KeyDoc, now: float) -> Iterator[Finding]:
 
 
 def _budget(site: Site, key: KeyDoc) -> Iterator[Finding]:
-    if key.budget is None or key.budget.mode != "hard":
+    quotas = site.quotas
+    owners = (quotas.keys.get(key.name), quotas.teams.get(key.tenant.get("team", "")))
+    if not any(one.mode == "hard" for owner in owners if owner is not None for one in owner.budgets):
         return
     default = key.policy or site.default_policy.name
     granted = site.grant_of(key.name)

@@ -54,6 +54,12 @@ TABLE: Mapping[Outcome, _Row] = MappingProxyType(
         Outcome.TLS: _UNREACHABLE,
         Outcome.STALE: _UNREACHABLE._replace(follow=Follow.FRESH),
         Outcome.SATURATED: _Row(Follow.FREE, "overloaded", "Every upstream is at its limit of requests.", heals=True),
+        Outcome.LIMITED: _Row(
+            Follow.FREE,
+            "rate_limit_exceeded",
+            "The limits of every target that may serve this are reached.",
+            heals=True,
+        ),
         Outcome.INEXPRESSIBLE: _Row(
             Follow.FREE, "unsupported_capability", "No target that may serve this request can be told all of it."
         ),

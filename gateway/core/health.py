@@ -52,6 +52,7 @@ BLAME: Mapping[Outcome, Blame] = {
     _O.FORBIDDEN: Blame.DOUBT,
     _O.MODEL_GONE: Blame.GONE,
     _O.SATURATED: Blame.NONE,  # our own cap
+    _O.LIMITED: Blame.NONE,
     _O.INEXPRESSIBLE: Blame.NONE,
     _O.NO_TOKEN: Blame.NONE,  # it was not asked, and is free again the moment that there is one
     _O.STALE: Blame.NONE,  # a keep-alive connection it was free to close

@@ -7,11 +7,15 @@ tokens did cost is in `pricing`, balances are in `admission`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from gateway.core.types import Decision, Price, Target
+from gateway.core.wire import Envelope
 
 _MILLION = 1_000_000
+#: The members that limit an answer, OpenAI's newer one first.
+OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens")
 #: Without an answer of at least so many tokens, or what was asked for if that is less, a request is not worth making.
 LEAST_OUTPUT = 256
 
@@ -80,9 +84,23 @@ def reaches(decision: Decision, input_hi: int | None, asked: int, choices: int) 
         yield Reach(target, entered, longest * choices)
 
 
+def priced(decision: Decision) -> Decision:
+    """The same without what has no price, for who may spend no more than a budget; refused where nothing is left."""
+    shadow = decision.shadow
+    if shadow is not None and shadow.target.price is None:
+        decision = replace(decision, shadow=None)
+    kept = tuple(one for one in decision.candidates if one.price is not None)
+    if kept == decision.candidates:
+        return decision
+    if kept:
+        return replace(decision, candidates=kept)
+    refusal = ("model_not_priced", "This key has a hard budget, and what may serve the request has no price.")
+    return replace(decision, candidates=(), refusal=refusal, shadow=None)
+
+
 #: Dialects whose output limit does not count what a model thinks before it answers.
 _THINKS_BESIDE = frozenset({"dashscope"})
-_LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
+_LIMITS = frozenset(OUTPUT_LIMITS)
 
 
 def obeys(target: Target, thinking: str) -> bool:
@@ -91,6 +109,18 @@ def obeys(target: Target, thinking: str) -> bool:
         return False
     beside = target.backend.dialect in _THINKS_BESIDE or target.backend.own_dialect is not None
     return not beside or (thinking == "never" and target.thinking in ("never", "switchable"))
+
+
+def textual(envelope: Envelope) -> bool:
+    """Whether all content is text, so that the size of the body bounds the prompt."""
+    if envelope.messages is not None:
+        return True
+    return all(type(message.get("content")) is str for message in envelope.tree["messages"])
+
+
+def asked_output(envelope: Envelope) -> int:
+    """The output limit that a request states, the higher one where it states two; 0 where it states none."""
+    return max(envelope.get(name) or 0 for name in OUTPUT_LIMITS)
 
 
 def dearest(found: Iterable[Reach]) -> int:

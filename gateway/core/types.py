@@ -228,6 +228,7 @@ class Tenant:
     explain: bool = False
     reasoning: str | None = None  # how answers are to spell it: reasoning, reasoning_content; None: as they come
     policy: str | None = None  # its own default policy; None: that of the whole file
+    limited: bool = False  # it, or its team, has limits or budgets
 
 
 ThinkingMode = Literal["never", "always", "client", "budget"]
@@ -327,6 +328,7 @@ class Outcome(enum.Enum):
     TLS = "tls"
     STALE = "stale"  # a kept-alive connection died as it was reused, before any byte of an answer
     SATURATED = "saturated"  # every endpoint is at its in-flight cap
+    LIMITED = "limited"  # its target's own limits, as configured, are reached
     INEXPRESSIBLE = "inexpressible"  # its API has no words for something in this request
     NO_TOKEN = "no_token"  # noqa: S105 - there is no valid access token for it at the moment
     # The upstream answered and said no.
@@ -389,6 +391,7 @@ class Routing(msgspec.Struct, eq=False):
     cell: Any = None  # where metrics count the good answers among these requests
     account: int = 0  # that the ledger books its attempts on; 0: none was asked for yet
     line: Any = None  # what the log says of all of them
+    asked: int = -1  # the output limit of each of them, 0: none; -1: nobody has looked
 
 
 class Shadowed(msgspec.Struct, eq=False, gc=False):
@@ -444,4 +447,4 @@ class Record(msgspec.Struct, eq=False, gc=False):
         return {name: msgspec.to_builtins(value) for name, value in (own | shared).items()}
 
 
-_TOLD = tuple(name for name in Routing.__struct_fields__ if name not in ("headers", "cell", "account", "line"))
+_TOLD = tuple(name for name in Routing.__struct_fields__ if name not in ("headers", "cell", "account", "line", "asked"))

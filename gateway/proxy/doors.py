@@ -1,6 +1,7 @@
 """What opens an upstream's door, where that is more than a key in a fixed header: a head made for each attempt.
 
-Plain keys never come here: their head is rendered when the configuration is loaded, see `runtime.Route`.
+Also the fixed parts of a head. With a plain key all of it is fixed, and rendered when the configuration is loaded, see
+`runtime.Route`.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+from gateway.core import dialects
 from gateway.core.credentials import AwsKeys
 from gateway.core.sigv4 import sign
+from gateway.core.types import Endpoint
 from gateway.proxy.tokens import TokenSource
 
 
@@ -87,3 +90,24 @@ class Opening:
         """The head of a request with this body, up to and including "Content-Length: "; None: not at the moment."""
         lines = self.door.lines(self._host, self._target, body, now)
         return None if lines is None else b"".join((self._before, lines, self._after))
+
+
+def host(endpoint: Endpoint) -> str:
+    """The header of that name."""
+    default = 443 if endpoint.scheme == "https" else 80
+    named = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    return named if endpoint.port == default else f"{named}:{endpoint.port}"
+
+
+def halves(plan: dialects.Plan, endpoint: Endpoint, key: str | None) -> tuple[bytes, bytes]:
+    """The fixed parts of a request's head: all before the length, and what may come between them is a credential."""
+    before = f"POST {endpoint.path}{plan.path} HTTP/1.1\r\nHost: {host(endpoint)}\r\n"
+    before += "".join(f"{name}: {value}\r\n" for name, value in plan.headers(key).items())
+    after = (
+        "User-Agent: pointsman\r\n"
+        "Accept: application/json, text/event-stream\r\n"
+        "Accept-Encoding: identity\r\n"
+        "Content-Type: application/json\r\n"
+        "Content-Length: "
+    )
+    return before.encode("latin-1"), after.encode("latin-1")

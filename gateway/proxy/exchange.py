@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gateway.core import dialects, sse, wire
+from gateway.core import dialects, quotes, wire
 from gateway.core.conversations import conversation_of
 from gateway.core.decide import decide
 from gateway.core.errors import GatewayError, InternalError, Unavailable, UpstreamTimeout, of_code
@@ -38,11 +38,12 @@ from gateway.proxy.upstream import UpstreamConnection
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from gateway.core.tracecontext import Traced
+    from gateway.core.booking import Plain
     from gateway.proxy.habit import Habit
-    from gateway.proxy.pool import Pool
 
 
+#: Outcomes of attempts that were not made.
+UNSENT = frozenset({Outcome.SATURATED, Outcome.INEXPRESSIBLE, Outcome.NO_TOKEN})
 #: Outcomes that say nothing but that an answer did not come in time.
 LATE = frozenset({Outcome.HEADERS_TIMEOUT, Outcome.FIRST_EVENT_TIMEOUT})
 logger = logging.getLogger("pointsman")
@@ -208,7 +209,9 @@ class Exchange(Relaying):
                 decision = decide(policy, self.signals, snapshot, pinned=self.pinned)
                 key = None
             self.snapshot = snapshot
-            if decision.refusal is not None and asked.tenant.explain:
+            if asked.tenant.limited and decision.refusal is None and self.serving.gates[asked.tenant.key].hard:
+                decision = quotes.priced(decision)
+            elif decision.refusal is not None and asked.tenant.explain:
                 told = trace(policy, self.signals, snapshot, pinned=self.pinned)
                 decision = replace(decision, refusal=(decision.refusal[0], _detailed(decision.refusal[1], told)))
         except NeedsCount as work:
@@ -231,6 +234,8 @@ class Exchange(Relaying):
         if decision.refusal is not None:
             self.record.routing = routing_of(self._asking(), decision, None)
             raise of_code(*decision.refusal)
+        if self.asked.tenant.limited:
+            self._admit()
         route = self.serving.routes[decision.candidates[0].index]
         self._send(route, route.first)
         if self.watching is not None and not self.over:
@@ -262,6 +267,8 @@ class Exchange(Relaying):
             routing = self.routings[route.name] = routing_of(self._asking(), self.decision, attempt.target)
         record.routing = routing
         runtime = self.runtime
+        if route.gate is not None and not self._enters(route, route.gate):
+            return
         if route.only is not None:
             chosen = -1 if route.only.saturated else 0
         else:
@@ -312,29 +319,17 @@ class Exchange(Relaying):
             account = routing.account
             if not account:
                 account = account_of(runtime, routing, attempt.target, self.decision.thinking.mode)
-            wall = record.wall if attempt.number == 1 else time.time()
+            at_ms = int((record.wall if attempt.number == 1 else time.time()) * 1000)
             size = envelope.size // BYTES_PER_TOKEN
-            entry = ("r", record.request_id, attempt.number, account, int(wall * 1000), size)
+            if self.hold is None:
+                entry: Plain = ("r", record.request_id, attempt.number, account, at_ms, size)
+            else:
+                self.began_ms = at_ms
+                entry = ("r", record.request_id, attempt.number, account, at_ms, size, self.hold.need)
             runtime.outbox.entries.append(entry)
             self.reserved = True
         self.pool = pool
         self.upstream = pool.send(self, request, connect_s=route.connect_s, fresh=attempt.fresh_connection)
-
-    def _told(self, traced: Traced, pool: Pool) -> bytes:
-        """The request's id for the upstream and, where it may know that, of which trace it is part."""
-        traced.sends(self.attempt, pool.endpoint, time.monotonic())
-        told = self.record.request_id
-        if self.route.traced and traced.trace_id:
-            return told.encode() + traced.carried(told, self.attempt.number)
-        return told.encode()
-
-    def _new_relay(self) -> sse.Relay:
-        spelling = self.asked.tenant.reasoning
-        envelope = self.envelope
-        plan = self.route.plan
-        if spelling is None:
-            return plan.relay(envelope.include_usage, choices=envelope.choices)
-        return plan.respelling(spelling, envelope.include_usage, choices=envelope.choices)
 
     def _failed(
         self, outcome: Outcome, *, retry_after_s: float | None = None, relayed: tuple[int, str, bytes] | None = None
@@ -347,6 +342,9 @@ class Exchange(Relaying):
         now = time.monotonic()
         if self.reserved and not self.committed:
             self._write_off(outcome)
+        if self.room is not None and not self.committed:
+            self.room.end(int(now * 1_000_000), sent=outcome not in UNSENT)
+            self.room = None
         self.failures = (*self.failures, (name, outcome))
         if self.record.trace is not None:
             self.record.trace.failed(self.attempt, outcome, now, self.status)
@@ -376,8 +374,13 @@ class Exchange(Relaying):
             error: GatewayError = stop.value or InternalError("internal_error", "The gateway lost its way.")
             if retry_after_s is not None and error.status == 429:
                 error.retry_after_s = retry_after_s
-            self._refuse(error, exhausted=True)
+            self._refuse(error, exhausted=outcome is not Outcome.LIMITED)
         else:
+            limited = self._again()
+            if limited is not None:
+                self.tries.close()
+                self._refuse(limited)
+                return
             runtime.metrics.retry(name, outcome)
             if not self.record.fallback_reason and following.target is not self.decision.candidates[0]:
                 self.record.fallback_reason = outcome.value

@@ -8,17 +8,22 @@ are `downstream`'s.
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from gateway.core import dialects, sse
 from gateway.core.alike import Flood
 from gateway.core.errors import GatewayError, StreamBroken
 from gateway.core.respell import respell_answer
 from gateway.core.types import NANO_PER_USD, Outcome, Usage
+from gateway.proxy.admitting import Admitting, Limited
 from gateway.proxy.clocks import NEVER
 from gateway.proxy.heads import AnswerHead
 from gateway.proxy.outside import answered, measured
-from gateway.proxy.settling import Settling
 from gateway.proxy.upstream import UpstreamConnection
+
+if TYPE_CHECKING:
+    from gateway.core.tracecontext import Traced
+    from gateway.proxy.pool import Pool
 
 #: A non-streamed answer, and an error body, may be this long; more is not an answer.
 MAX_ANSWER = 32 << 20
@@ -32,8 +37,24 @@ _BROKEN = {
 }
 
 
-class Relaying(Settling):
+class Relaying(Admitting):
     """What of a request begins with its first attempt's answer. Callbacks come from its upstream's connection."""
+
+    def _told(self, traced: Traced, pool: Pool) -> bytes:
+        """The request's id for the upstream and, where it may know that, of which trace it is part."""
+        traced.sends(self.attempt, pool.endpoint, time.monotonic())
+        told = self.record.request_id
+        if self.route.traced and traced.trace_id:
+            return told.encode() + traced.carried(told, self.attempt.number)
+        return told.encode()
+
+    def _new_relay(self) -> sse.Relay:
+        spelling = self.asked.tenant.reasoning
+        envelope = self.envelope
+        plan = self.route.plan
+        if spelling is None:
+            return plan.relay(envelope.include_usage, choices=envelope.choices)
+        return plan.respelling(spelling, envelope.include_usage, choices=envelope.choices)
 
     # -- what the upstream connection says --
 
@@ -244,12 +265,6 @@ class Relaying(Settling):
         self._settle(status, code)
         self.connection.respond(status, headers, body)
 
-    def _failed(
-        self, outcome: Outcome, *, retry_after_s: float | None = None, relayed: tuple[int, str, bytes] | None = None
-    ) -> None:
-        """The present attempt is over; ask what follows. `relayed` is the upstream's own refusal, if it gave one."""
-        raise NotImplementedError
-
     def _release(self) -> None:
         """Let go of the present attempt's connection, in whatever state it is."""
         pool, self.pool = self.pool, None
@@ -264,6 +279,8 @@ class Relaying(Settling):
         if self.over:
             return
         self._settle(error.status, error.code)
+        if isinstance(error, Limited):
+            exhausted = error.lasting
         extra = b"x-should-retry: false\r\n" if exhausted or error.status == 403 else b""
         self.connection.respond_error(error, self._headers(origin=b"gateway") + extra)
 
@@ -296,12 +313,13 @@ class Relaying(Settling):
         decision = self.decision
         if decision is None:
             return b"x-request-id: %b\r\nx-pointsman-origin: %b\r\n" % (record.request_id.encode(), origin)
-        return b"x-request-id: %b\r\nx-pointsman-origin: %b\r\nx-pointsman-attempts: %d\r\n%b" % (
+        told = b"x-request-id: %b\r\nx-pointsman-origin: %b\r\nx-pointsman-attempts: %d\r\n%b" % (
             record.request_id.encode(),
             origin,
             record.attempts,
             record.routing.headers,
         )
+        return told + self._limits_told() if self.asked.tenant.limited else told
 
 
 def _retry_after(value: bytes | None) -> float | None:

@@ -28,12 +28,25 @@ from gateway.core.memo import Memo
 from gateway.core.promises import Promises
 from gateway.core.redaction import secrets_in
 from gateway.core.tokens import Tokenizers
-from gateway.core.types import Attempt, Backend, Endpoint, Fleet, Outcome, Record, Secret, Snapshot, Target, Tenant
+from gateway.core.types import (
+    EMPTY,
+    Attempt,
+    Backend,
+    Endpoint,
+    Fleet,
+    Outcome,
+    Record,
+    Secret,
+    Snapshot,
+    Target,
+    Tenant,
+)
 from gateway.ledger.ledger import Ledger
 from gateway.proxy.checkpoints import Checkpoints
 from gateway.proxy.clocks import Wheel
-from gateway.proxy.doors import Bearer, Door, Opening, Signed
+from gateway.proxy.doors import Bearer, Door, Opening, Signed, halves, host
 from gateway.proxy.durable import Durable
+from gateway.proxy.gates import Balances, Gates
 from gateway.proxy.outbox import Outbox
 from gateway.proxy.pool import Pool
 from gateway.proxy.routing import asking_of
@@ -45,6 +58,7 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.records import RecordLog
 
 if TYPE_CHECKING:
+    from gateway.core.admission import Gate
     from gateway.core.tracecontext import Tracing
     from gateway.proxy.asked import Asked
     from gateway.proxy.exchange import Exchange
@@ -67,6 +81,7 @@ class Route:
         "connect_s",
         "first",
         "first_event_s",
+        "gate",
         "headers_s",
         "heads",
         "idle_s",
@@ -78,8 +93,11 @@ class Route:
         "traced",
     )
 
-    def __init__(self, target: Target, pools: tuple[Pool, ...], door: Door | None = None) -> None:
+    def __init__(
+        self, target: Target, pools: tuple[Pool, ...], door: Door | None = None, gate: Gate | None = None
+    ) -> None:
         self.name = target.name
+        self.gate = gate  # its own limits
         self.first = Attempt(target, 1)
         self.plan = dialects.prepare(target)
         self.pools = pools
@@ -91,11 +109,11 @@ class Route:
         places = [pool.endpoint for pool in pools]
         if door is not None:
             self.openings = tuple(
-                Opening(door, _host(one), one.path + self.plan.path, *_halves(self.plan, one, None)) for one in places
+                Opening(door, host(one), one.path + self.plan.path, *halves(self.plan, one, None)) for one in places
             )
         else:
             key = target.backend.key.reveal() if target.backend.key is not None else None
-            self.heads = tuple(b"".join(_halves(self.plan, one, key)) for one in places)
+            self.heads = tuple(b"".join(halves(self.plan, one, key)) for one in places)
         clocks = target.backend.timeouts
         self.connect_s = clocks.connect_s
         self.first_event_s = clocks.first_event_s
@@ -140,6 +158,7 @@ class Serving:
     doubted: int = 0  # mask of targets whose promise not to think is not believed, see `promises`
     memo: Memo = field(default_factory=Memo)
     known_keys: dict[bytes, tuple[Tenant, float]] = field(default_factory=dict, repr=False)  # see `asked`
+    gates: Mapping[str, Gate] = field(default_factory=dict)  # limits of the keys whose tenant is `limited`
 
 
 class Remembered(NamedTuple):
@@ -175,6 +194,8 @@ class Runtime:
         self.paces = Paces()
         self.conversations = Conversations()
         self.shadows = Shadows(self)
+        self.gates = Gates()
+        metrics.sources.append(self.gates)
         self.checkpoints = Checkpoints(self)
         self.promises = Promises()
         self.retries = RetryBudget()
@@ -198,11 +219,14 @@ class Runtime:
         self._random_at = 0
         self.serving: Serving
 
-    def adopt(self, site: Site) -> None:
-        """Serve `site` from the next request on. Raises OSError or ssl.SSLError for a CA file that does not load."""
+    def adopt(self, site: Site, balances: Balances = EMPTY) -> None:  # type: ignore[assignment]
+        """Serve `site` from the next request on. Raises OSError or ssl.SSLError for a CA file that does not load.
+
+        `balances` are what budgets that are new have spent.
+        """
         contexts: dict[str | None, ssl.SSLContext] = {}
         used: set[tuple[object, ...]] = set()
-        routes = []
+        doors: list[tuple[Target, tuple[Pool, ...], Door | None]] = []
         sources: dict[tuple[object, ...], TokenSource] = {}
         for target in site.fleet.targets:
             backend = target.backend
@@ -220,14 +244,16 @@ class Runtime:
                 if pool is None:
                     pool = self.pools[key] = self._new_pool(backend, endpoint, contexts)
                 pools.append(pool)
-            routes.append(Route(target, tuple(pools), self._door(backend, sources)))
+            doors.append((target, tuple(pools), self._door(backend, sources)))
+        gates, rooms = self.gates.adopt(site.quotas, balances, time.time())  # nothing can fail from here on
+        routes = [Route(target, pools, door, rooms.get(target.name)) for target, pools, door in doors]
         policies = site.policies
         paced = frozenset(name for name, one in policies.items() if one.latency or one.ranks & {"fastest", "balanced"})
         self.measures = self.measures or site.default_policy.name in paced
         self.paces.adopt({name: one.latency for name, one in policies.items()}, [t.name for t in site.fleet.targets])
         self.conversations.keep(self._unchanged(site.fleet))
         doubted = self.promises.adopt(site.fleet, site.thinking_violations)
-        self.serving = Serving(site, tuple(routes), paced, doubted)
+        self.serving = Serving(site, tuple(routes), paced, doubted, gates=gates)
         for key in [key for key in self.pools if key not in used]:
             self.pools.pop(key).retire()
         if self.sidecar is not None:
@@ -409,23 +435,3 @@ class Runtime:
         for pool in self.pools.values():
             pool.close()
         self.executor.shutdown(wait=False, cancel_futures=True)
-
-
-def _host(endpoint: Endpoint) -> str:
-    default = 443 if endpoint.scheme == "https" else 80
-    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-    return host if endpoint.port == default else f"{host}:{endpoint.port}"
-
-
-def _halves(plan: dialects.Plan, endpoint: Endpoint, key: str | None) -> tuple[bytes, bytes]:
-    """The fixed parts of a request's head: all before the length, and what may come between them is a credential."""
-    before = f"POST {endpoint.path}{plan.path} HTTP/1.1\r\nHost: {_host(endpoint)}\r\n"
-    before += "".join(f"{name}: {value}\r\n" for name, value in plan.headers(key).items())
-    after = (
-        "User-Agent: pointsman\r\n"
-        "Accept: application/json, text/event-stream\r\n"
-        "Accept-Encoding: identity\r\n"
-        "Content-Type: application/json\r\n"
-        "Content-Length: "
-    )
-    return before.encode("latin-1"), after.encode("latin-1")

@@ -27,6 +27,7 @@ from gateway.proxy.runtime import Remembered, Route, Runtime
 from gateway.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
+    from gateway.core.admission import Hold
     from gateway.core.policy import Policy
     from gateway.proxy.asked import Asked
     from gateway.proxy.downstream import ClientConnection
@@ -53,6 +54,7 @@ class Settling:
     values: Mapping[str, Any] = EMPTY  # of the signals that were computed
     around: tuple[bytes, bytes] | None = None  # what the first candidate gets before and behind the messages, if known
     endpoint = ""  # of the present attempt, where its target has several
+    routings: dict[str, Routing]  # by target, shared with others that are decided alike
     tried: tuple[int, ...] = ()  # endpoints of the present target that were tried
     cost_nano = 0
     priced = True
@@ -62,6 +64,11 @@ class Settling:
     conversation: str | None = None  # its name, where the policy is sticky
     resent_at = 0.0  # when the present attempt was sent, where it is not the first
     reserved = False  # the journal says that the present attempt is under way, and not yet how it ended
+    hold: Hold | None = None  # what it has taken of its key's limits
+    room: Hold | None = None  # what the present attempt has taken of its target's limits
+    began_ms = 0  # Unix time of the present attempt, where limits are
+    clamped = 0  # tokens that a budget has shortened the answer to
+    wait_s = 1 << 30  # after which one of the targets whose limits were reached has room again
     held = False  # the client did not keep up, so that the answer's speed says nothing of the upstream
 
     # Set on the way to the step that first reads them.
@@ -99,6 +106,10 @@ class Settling:
             if cost_nano > booking.MOST_NANO:
                 cost_nano = booking.MOST_NANO
             self.cost_nano += cost_nano
+        if self.hold is not None:
+            self.hold.charge(record.attempts, used.input + used.output, cost_nano, self.began_ms)
+        if self.room is not None:
+            self.room.charge(record.attempts, used.input + used.output, 0, 0)
         if cause != "ok" or record.usage is not used:
             self._spent(used, cost_nano)
         if self.reserved:
@@ -140,6 +151,10 @@ class Settling:
         record.status = status
         record.code = code
         record.ended_at = time.monotonic()
+        if self.hold is not None:
+            self.hold.end(int(record.ended_at * 1_000_000), sent=bool(record.sent_at))
+        if self.room is not None:
+            self.room.end(int(record.ended_at * 1_000_000))
         record.cost_nano = self.cost_nano
         record.priced = self.priced
         if self.decision is None:

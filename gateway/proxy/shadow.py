@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gateway.core import booking, dialects, pricing, usage, wire
+from gateway.core import booking, dialects, pricing, quotes, usage, wire
+from gateway.core.admission import Gate, Hold, Refused
 from gateway.core.alike import Flood
 from gateway.core.recording import copied
 from gateway.core.tracecontext import SHADOW, Copied
@@ -76,14 +78,50 @@ class Shadows:
         if request is None:
             self._skipped(shadow, "no_token")
             return
+        holds = self._admit(decision, envelope, serving, record, route)
+        if isinstance(holds, str):
+            self._skipped(shadow, holds)
+            return
         target = shadow.target
         told = Shadowed(shadow.id, target.name, target.model.id)
         copy = Copy(self, told, record, route, envelope, thinks=decision.thinking.mode in THINKS)
+        copy.holds = holds
         self.under_way.add(copy)
         self.runtime.wheel.arm(copy, serving.site.timeouts.total_s)
         self._reserve(copy, shadow, decision)
         copy.send(route.pools[chosen], request)
         record.shadow = told
+
+    def _admit(
+        self, decision: Decision, envelope: Envelope, serving: Serving, record: Record, route: Route
+    ) -> tuple[Hold, ...] | str:
+        """What a copy takes of the budgets of its request's key, and of its target's limits; or why it is not sent.
+
+        It is no request of that key's, so that it is counted among neither its requests nor its tokens.
+        """
+        target = route.first.target
+        now_us, now_ms = int(time.monotonic() * 1_000_000), int(time.time() * 1000)
+        holds: tuple[Hold, ...] = ()
+        if route.gate is not None:
+            tokens = envelope.size // usage.BYTES_PER_TOKEN + target.typical_output_tokens
+            got = route.gate.admit(tokens, 0, now_us, now_ms)
+            if isinstance(got, Refused):
+                return "limited"
+            holds = (got,)
+        gate = serving.gates.get(record.routing.key)
+        if gate is None or not gate.budgets:
+            return holds
+        need = 0
+        if gate.asks_cost:
+            entered = envelope.quick_tokens if quotes.textual(envelope) else None
+            copied_to = replace(decision, candidates=(target,))
+            need = quotes.dearest(quotes.reaches(copied_to, entered, quotes.asked_output(envelope), envelope.choices))
+        got = Gate(budgets=gate.budgets).admit(0, need, now_us, now_ms)
+        if isinstance(got, Refused):
+            for one in holds:
+                one.end(now_us, sent=False)
+            return "budget"
+        return (*holds, got)
 
     def _reserve(self, copy: Copy, shadow: Shadow, decision: Decision) -> None:
         """Have the journal say that a copy is about to leave."""
@@ -164,8 +202,8 @@ class Copy(Timed):
     """One shadow. Callbacks come from its upstream's connection; its own deadline is the request's total one."""
 
     __slots__ = (
-        "endpoint", "link", "parts", "pool", "received", "record", "relay", "request", "reserved", "route", "sent_at",
-        "shadows", "size", "status", "thinks", "told", "upstream",
+        "endpoint", "holds", "link", "parts", "pool", "received", "record", "relay", "request", "reserved", "route",
+        "sent_at", "shadows", "size", "status", "thinks", "told", "upstream",
     )  # fmt: skip
 
     def __init__(
@@ -179,6 +217,7 @@ class Copy(Timed):
         self.size = envelope.size
         self.thinks = thinks
         self.reserved = False  # the journal says that it is under way
+        self.holds: tuple[Hold, ...] = ()  # what it has taken of budgets, and of its target's limits
         self.relay: Relay | None = None
         if envelope.stream:
             self.relay = route.plan.relay(envelope.include_usage, choices=envelope.get("n") or 1)
@@ -326,9 +365,20 @@ class Copy(Timed):
         self.due = float("inf")
         self.request = None
         self.parts = []
+        if self.holds:
+            self._let_go()
         if self.reserved:
             self._settle()
         self.shadows.ended(self)
+
+    def _let_go(self) -> None:
+        told = self.told
+        used = told.usage
+        tokens = 0 if used is None else used.input + used.output
+        now_us = int(time.monotonic() * 1_000_000)
+        for hold in self.holds:
+            hold.charge(booking.SHADOW, tokens, told.cost_nano, int(self.record.wall * 1000))
+            hold.end(now_us)
 
     def _settle(self) -> None:
         """Have the journal say what it used and cost, or that it cost nothing."""

@@ -253,6 +253,30 @@ LOG_LINES = Family(
     ("log", "result"),
     "Lines of the log: written, left out under load with another line to stand for them, or lost.",
 )
+BUDGET_LIMIT = Family(
+    "pointsman_budget_limit_usd",
+    "gauge",
+    ("team", "key", "period"),
+    "What a budget holds: of a key, or of a team (key all). A key without a team has team none.",
+)
+BUDGET_LEFT = Family(
+    "pointsman_budget_left_usd",
+    "gauge",
+    ("team", "key", "period"),
+    "What is not spent of a budget in the running period; below 0 where a soft one is overspent.",
+)
+BUDGET_ENDS = Family(
+    "pointsman_budget_period_end_timestamp_seconds",
+    "gauge",
+    ("team", "key", "period"),
+    "Unix time at which the running period of a budget ends.",
+)
+SHADOWED = Family(
+    "pointsman_limit_shadowed_total",
+    "counter",
+    ("limit", "scope", "name"),
+    "Requests that a limit in shadow mode let pass and would have refused: rpm, tpm, max_concurrent or budget.",
+)
 LEDGER_UP = Family(
     "pointsman_ledger_up",
     "gauge",
@@ -329,6 +353,7 @@ FAMILIES = (
     SHADOW_REQUESTS, SHADOW_SKIPPED, SHADOW_TOKENS, SHADOW_COST, SHADOW_UNPRICED, SHADOW_FIRST_EVENT, SHADOW_DURATION,
     INFLIGHT, QUEUE, ENDPOINT_INFLIGHT, ENDPOINT_LIMIT, ENDPOINT_STATE, EJECTIONS,
     TARGET_STATE, TARGET_SLOW, TARGET_DOUBTED, RELOADS, RELOADED, LOADED_AT, RECORDS, LOG_LINES,
+    BUDGET_LIMIT, BUDGET_LEFT, BUDGET_ENDS, SHADOWED,
     LEDGER_UP, LEDGER_LAG, LEDGER_PENDING, LEDGER_ENTRIES, LEDGER_ERRORS, OTLP_EXPORTS, OTLP_EXPORTED, OTLP_DROPPED,
     OTLP_DROPPED_REQUESTS, BUILD, POLICY, TARGET, TOKEN_PRICE, RETIRES,
 )  # fmt: skip

@@ -116,7 +116,8 @@ def test_what_brought_no_answer_costs_its_prompt_only_where_an_upstream_was_at_w
     free = {outcome for outcome in Outcome if not costs(outcome, 200)}
     assert free == {
         Outcome.OK, Outcome.REFUSED, Outcome.CONNECT_TIMEOUT, Outcome.TLS, Outcome.STALE, Outcome.SATURATED,
-        Outcome.INEXPRESSIBLE, Outcome.NO_TOKEN, Outcome.RATE_LIMITED, Outcome.OVERLOADED, Outcome.SERVER_ERROR,
+        Outcome.LIMITED, Outcome.INEXPRESSIBLE, Outcome.NO_TOKEN, Outcome.RATE_LIMITED, Outcome.OVERLOADED,
+        Outcome.SERVER_ERROR,
         Outcome.AUTH, Outcome.FORBIDDEN, Outcome.MODEL_GONE, Outcome.CLIENT_ERROR, Outcome.CONTEXT_LENGTH,
         Outcome.MISWRITTEN, Outcome.REDIRECT, Outcome.HEADERS_TIMEOUT, Outcome.IN_BAND_ERROR,
     }  # fmt: skip

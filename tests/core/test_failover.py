@@ -119,6 +119,7 @@ LAST: list[tuple[Outcome, int, str]] = [
     (Outcome.CONNECT_TIMEOUT, 502, "upstream_unavailable"),
     (Outcome.TLS, 502, "upstream_unavailable"),
     (Outcome.SATURATED, 503, "overloaded"),
+    (Outcome.LIMITED, 429, "rate_limit_exceeded"),
     (Outcome.RATE_LIMITED, 429, "upstream_rate_limited"),
     (Outcome.OVERLOADED, 503, "overloaded"),
     (Outcome.SERVER_ERROR, 502, "upstream_unavailable"),

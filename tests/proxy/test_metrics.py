@@ -235,7 +235,7 @@ def test_nothing_that_clients_send_makes_a_series_or_breaks_the_exposition(
     assert {one.name for one in openmetrics} == exposed.keys()
     letters = {
         "A": len(gateway.get("/v1/models").json()["data"]) + 2, "T": 2 + 2, "M": 1 + 2, "Q": 1 + 2, "H": 1, "L": 1,
-        "C": len(CODES) + 3, "O": len(Outcome), "E": 2,
+        "C": len(CODES) + 3, "O": len(Outcome), "E": 2, "B": 0, "S": 0,
         "P": len({s.labels["policy"] for s in exposed["pointsman_policy_info"].samples}) + 2, "R": 100,
     }  # fmt: skip
     for name, family in exposed.items():

@@ -35,6 +35,8 @@ AD_HOC = {
     families.SHADOW_TOKENS: "what a model that is tried out uses",
     families.SHADOW_UNPRICED: "is shadow_cost_usd whole",
     families.SHADOW_DURATION: "how long whole answers of a model that is tried out take",
+    families.BUDGET_ENDS: "when does a budget that is spent hold something again",
+    families.SHADOWED: "what would a limit refuse, before it is enforced",
     families.LOADED_AT: "since when does each replica serve its configuration",
     families.LOG_LINES: "is the log whole, where a pipe or a disk is slow",
     families.LEDGER_ENTRIES: "what was booked, and how much of it by estimate",
@@ -44,7 +46,7 @@ AD_HOC = {
     families.OTLP_DROPPED_REQUESTS: "spans are missing: was the exporter too slow",
 }
 #: Names that dashboards and rules read and that the gateway is still to export, see tests/test_alerts.py.
-TO_COME = re.compile(r"pointsman_(budget|store)_")
+TO_COME = re.compile(r"pointsman_store_")
 #: How many values a label can have, by the letters that the page explains.
 LETTERS = {
     "model_asked": "A", "policy": "P", "rule": "R", "target": "T", "chosen": "T", "team": "Q", "code": "C",
@@ -52,10 +54,14 @@ LETTERS = {
 }  # fmt: skip
 #: Families whose labels depend on each other: one series for each of what is configured.
 OF_CONFIGURATION = {
-    families.SHADOW_SKIPPED: "9 H",
+    families.SHADOW_SKIPPED: "11 H",
     families.RELOADS: "2",
     families.RECORDS: "2",
     families.LOG_LINES: "6",
+    families.BUDGET_LIMIT: "B",
+    families.BUDGET_LEFT: "B",
+    families.BUDGET_ENDS: "B",
+    families.SHADOWED: "S",
     families.LEDGER_ENTRIES: "10",
     families.LEDGER_ERRORS: "3",
     families.OTLP_EXPORTS: "6",

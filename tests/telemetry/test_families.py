@@ -16,8 +16,11 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from gateway.core.admission import Allowance, Cap, Quota
 from gateway.core.errors import CODES
 from gateway.core.types import Outcome, Record, Routing, Shadowed, Usage
+from gateway.proxy.gates import Gates
+from gateway.quotas import Quotas
 from gateway.telemetry import families
 from gateway.telemetry.families import FAMILIES
 from gateway.telemetry.metrics import Metrics
@@ -121,6 +124,9 @@ class Books:
         self.keeping = SimpleNamespace(counts={"intent": 4, "settle": 3, "expire": 1}, estimated=1, lost=0)
 
 
+LIMITED = Quota(rpm=Cap(5, shadow=True), budgets=(Allowance(10**9, "day"),))
+
+
 def everything(names: Names, *, process: bool = False) -> Metrics:
     """Metrics of which every family has a series."""
     first, second = sorted(names.targets)[:2]
@@ -149,6 +155,9 @@ def everything(names: Names, *, process: bool = False) -> Metrics:
     shadows.skip("copy", "busy")
     shadows.finished(Shadowed("copy", first, model, "ok", 200, 0.2, 0.4, Usage(10, 5), 1234, True))
     shadows.finished(Shadowed("copy", first, model, "reset", 0, 0.0, 0.1, Usage(10, 5), 0, False))
+    gates = Gates()
+    gates.adopt(Quotas({team: LIMITED}, {team: LIMITED}, {}, {team: team}), {}, 1e9)
+    metrics.sources.append(gates)
     metrics.vitals = Vitals(
         inflight=3,
         queued=1,
@@ -315,7 +324,7 @@ def test_no_family_has_more_series_than_the_page_allows() -> None:
         )
     letters = {
         "A": 3 + 2, "P": 2 + 2, "R": 2 + 3, "T": 2 + 2, "M": 1 + 2, "Q": 1 + 2, "C": len(CODES) + 3, "O": len(Outcome),
-        "E": 2, "H": 1, "L": 1,
+        "E": 2, "H": 1, "L": 1, "B": 2, "S": 2,
     }  # fmt: skip
     for family in parse_text(metrics.exposition().decode()):
         name = f"{family.name}_total" if family.type == "counter" else family.name

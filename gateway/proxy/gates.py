@@ -1,0 +1,181 @@
+"""The living limits of a process: made from configurations, fed from the books, kept through reloads.
+
+What a limit is, and how requests are admitted, is in `core.admission`; when they are is in `admitting`. A limit that
+two configurations have goes on where it was; a budget that is new takes up what the books say of its period.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from gateway.core.admission import Budget, Cap, Gate, Limit, Quota, Rate, Scope, Slots
+from gateway.core.types import NANO_PER_USD
+from gateway.ledger import report
+from gateway.quotas import Quotas, period
+from gateway.telemetry import families
+from gateway.telemetry.series import Kept, Rows
+
+logger = logging.getLogger("pointsman")
+
+_Key = tuple[str, ...]
+
+
+class Balance(NamedTuple):
+    """What the books say of a period: by key and team, in nano-USD."""
+
+    begins_ms: int
+    ends_ms: int
+    spent: Mapping[tuple[str, str], int]
+
+    def of(self, scope: Scope, name: str) -> int:
+        """What a key, or a team, has spent of it."""
+        at = 0 if scope == "key" else 1
+        return sum(nano for names, nano in self.spent.items() if names[at] == name)
+
+
+#: By kind of period and time zone.
+Balances = Mapping[tuple[str, str], Balance]
+
+
+class Gates:
+    """Every limit of the configuration being served. Belongs to the event loop, but for `balances`."""
+
+    def __init__(self) -> None:
+        self._limits: dict[_Key, Limit] = {}
+        self._team_of: Mapping[str, str] = {}
+        self.turns_at = math.inf  # Unix seconds at which the first period ends
+
+    def balances(self, quotas: Quotas, books: Path | None, now_s: float) -> Balances:
+        """What was spent in the running periods of budgets that are new here. For any thread; raises LedgerError."""
+        wanted = {
+            (one.per, one.zone)
+            for scope, name, quota in quotas.all()
+            for one in quota.budgets
+            if (scope, name, "budget", one.per, one.zone) not in self._limits
+        }
+        found: dict[tuple[str, str], Balance] = {}
+        if not wanted:
+            return found
+        for per, zone in wanted:
+            begins_ms, ends_ms = period(per, zone, now_s)
+            spent: Mapping[tuple[str, str], int] = {}
+            if books is not None:
+                with report.reading(books) as db:
+                    spent = report.spent(db, begins_ms, ends_ms)
+            found[per, zone] = Balance(begins_ms, ends_ms, spent)
+        return found
+
+    def adopt(self, quotas: Quotas, balances: Balances, now_s: float) -> tuple[dict[str, Gate], dict[str, Gate]]:
+        """Take the limits of a new configuration. Gates by key, and by target; who has no limits has none."""
+        before, self._limits = self._limits, {}
+        self._team_of = quotas.team_of
+        own = {(scope, name): self._gate(scope, name, one, before, balances) for scope, name, one in quotas.all()}
+        self.turn(now_s)
+        keys: dict[str, Gate] = {}
+        for name in (*quotas.keys, *(one for one in quotas.team_of if one not in quotas.keys)):
+            parts = [own[part] for part in (("key", name), ("team", quotas.team_of.get(name, ""))) if part in own]
+            if parts:
+                keys[name] = Gate(
+                    tuple(one for part in parts for one in part.requests),
+                    tuple(one for part in parts for one in part.tokens),
+                    tuple(one for part in parts for one in part.slots),
+                    tuple(one for part in parts for one in part.budgets),
+                )
+        return keys, {name: own["target", name] for name in quotas.targets}
+
+    def _gate(self, scope: Scope, name: str, quota: Quota, before: Mapping[_Key, Limit], balances: Balances) -> Gate:
+        budgets = []
+        for allowance in quota.budgets:
+            key: _Key = (scope, name, "budget", allowance.per, allowance.zone)
+            kept = before.get(key)
+            if isinstance(kept, Budget):
+                kept.adopt(allowance)
+                budget = kept
+            else:
+                budget = Budget(scope, name, allowance)
+                balance = balances.get((allowance.per, allowance.zone))
+                if balance is not None:
+                    budget.begin(balance.begins_ms, balance.ends_ms, balance.of(scope, name))
+            self._limits[key] = budget
+            budgets.append(budget)
+        return Gate(
+            self._rates(scope, name, "rpm", quota.rpm, before),
+            self._rates(scope, name, "tpm", quota.tpm, before),
+            self._slots(scope, name, quota.max_concurrent, before),
+            tuple(budgets),
+        )
+
+    def _rates(
+        self, scope: Scope, name: str, of: str, cap: Cap | None, before: Mapping[_Key, Limit]
+    ) -> tuple[Rate, ...]:
+        if cap is None:
+            return ()
+        kept = before.get((scope, name, of))
+        if isinstance(kept, Rate):
+            kept.adopt(cap)
+        else:
+            kept = Rate(scope, name, of, cap)
+        self._limits[scope, name, of] = kept
+        return (kept,)
+
+    def _slots(self, scope: Scope, name: str, cap: Cap | None, before: Mapping[_Key, Limit]) -> tuple[Slots, ...]:
+        if cap is None:
+            return ()
+        kept = before.get((scope, name, "max_concurrent"))
+        if isinstance(kept, Slots):
+            kept.adopt(cap)
+        else:
+            kept = Slots(scope, name, cap)
+        self._limits[scope, name, "max_concurrent"] = kept
+        return (kept,)
+
+    def _budgets(self) -> Iterator[Budget]:
+        return (one for one in self._limits.values() if isinstance(one, Budget))
+
+    def turn(self, now_s: float) -> None:
+        """Begin the periods that have come."""
+        self.turns_at = math.inf
+        for budget in self._budgets():
+            if now_s * 1000 >= budget.ends_ms:
+                budget.begin(*period(budget.per, budget.zone, now_s))
+            self.turns_at = min(self.turns_at, budget.ends_ms / 1000)
+
+    def look(self, now_s: float) -> None:
+        """Once a second: begin periods, and warn once of each budget that is spent."""
+        if now_s >= self.turns_at:
+            self.turn(now_s)
+        for budget in self._budgets():
+            if budget.spent >= budget.limit and not budget.told:
+                budget.told = True
+                logger.warning(
+                    "the %s budget of %s %s is spent: %.2f USD of %.2f in this %s",
+                    budget.mode,
+                    budget.scope,
+                    budget.name,
+                    budget.spent / NANO_PER_USD,
+                    budget.limit / NANO_PER_USD,
+                    budget.per,
+                )
+
+    def read(self) -> Iterator[Kept]:
+        """What a scrape is told."""
+        budgets = [(self._named(one), one) for one in self._budgets()]
+        yield Rows(families.BUDGET_LIMIT, [(names, one.limit / NANO_PER_USD) for names, one in budgets])
+        yield Rows(families.BUDGET_LEFT, [(names, (one.limit - one.spent) / NANO_PER_USD) for names, one in budgets])
+        yield Rows(families.BUDGET_ENDS, [(names, one.ends_ms / 1000) for names, one in budgets])
+        shadowed: dict[tuple[str, ...], float] = {}
+        for limit in self._limits.values():
+            if limit.shadow:
+                names = (limit.of, limit.scope, limit.name)
+                shadowed[names] = shadowed.get(names, 0) + limit.shadowed
+        yield Rows(families.SHADOWED, list(shadowed.items()))
+
+    def _named(self, budget: Budget) -> tuple[str, str, str]:
+        """Labels: a team's budget has the key `all`, a key without a team the team `none`."""
+        if budget.scope == "team":
+            return budget.name, "all", budget.per
+        return self._team_of.get(budget.name) or "none", budget.name, budget.per

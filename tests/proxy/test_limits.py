@@ -1,0 +1,382 @@
+"""Limits and budgets over real sockets: who passes, who is refused with what, and what comes back."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from ruamel.yaml import YAML
+
+from tests.harness import (
+    COMPLETION,
+    KEY,
+    STREAM,
+    Gateway,
+    Script,
+    Upstream,
+    chat,
+    config,
+    eventually,
+    hang,
+    plain,
+    running,
+    slam,
+    stream,
+)
+
+OTHER = "sk-test-other-0123456789"
+FREE_INPUT = {"input": 0, "output": 2.0}
+
+
+def used(entered: int, produced: int) -> Script:
+    usage = {"prompt_tokens": entered, "completion_tokens": produced, "total_tokens": entered + produced}
+    return plain(body=json.dumps({**COMPLETION, "usage": usage}).encode())
+
+
+def key(name: str = "test", secret: str = KEY, **more: Any) -> dict[str, Any]:
+    made = {"name": name, "sha256": hashlib.sha256(secret.encode()).hexdigest(), "tenant": {"team": "qa"}}
+    return {**made, "explain": True, **more}
+
+
+def settings(upstreams: dict[str, Upstream], *keys: dict[str, Any], price: Any = FREE_INPUT, **over: Any) -> Any:
+    made = config(upstreams, keys=list(keys), ledger={"dir": "books"}, **over)
+    for target in made["targets"].values():
+        target["price"] = copy.copy(price)  # the same object twice would be written as an alias
+    return made
+
+
+class Up:
+    """Upstreams that end with the test, and answer at first in the order a, b."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.made: list[Upstream] = []
+        (directory / "policies").mkdir()
+        (directory / "policies" / "default.yaml").write_text(
+            "policy: default\nrank: listed\nrules:\n"
+            "  - {id: all, use: [{target.name: a}, {target.name: b}, {family: '*'}]}\n"
+        )
+
+    def __call__(self, **scripts: Script) -> dict[str, Upstream]:
+        ups = {name: Upstream([one]) for name, one in scripts.items()}
+        self.made += ups.values()
+        return ups
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Any:
+    made = Up(tmp_path)
+    yield made
+    for one in made.made:
+        one.close()
+
+
+def policies() -> dict[str, Any]:
+    return {"policies": {"dir": "policies"}}
+
+
+def codes(answers: list[httpx.Response]) -> dict[Any, int]:
+    found: dict[Any, int] = {}
+    for one in answers:
+        said = 200 if one.status_code == 200 else (one.status_code, *_said(one))
+        found[said] = found.get(said, 0) + 1
+    return found
+
+
+def _said(answer: httpx.Response) -> tuple[str, str]:
+    error = answer.json()["error"]
+    return error["type"], error["code"]
+
+
+def at_once(gateway: Gateway, count: int, **more: Any) -> list[httpx.Response]:
+    """Requests on 40 connections at a time."""
+    url, body = f"{gateway.public}/v1/chat/completions", json.dumps(chat(**more)).encode()
+    headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+    with httpx.Client(timeout=30, trust_env=False) as client, ThreadPoolExecutor(min(count, 40)) as pool:
+        return list(pool.map(lambda _: client.post(url, content=body, headers=headers), range(count)))
+
+
+RATE = (429, "rate_limit_error", "rate_limit_exceeded")
+BUDGET = (429, "insufficient_quota", "budget_exceeded")
+
+
+def test_of_40_at_once_on_a_budget_for_10_exactly_10_pass(up: Up, tmp_path: Path) -> None:
+    ups = up(a=used(10, 50))
+    budget = {"usd": 0.001, "per": "day"}  # an answer of 50 tokens costs 100 micro-dollars
+    with running(tmp_path, settings(ups, key(budget=budget))) as gateway:
+        answers = at_once(gateway, 40, max_tokens=50)
+        assert codes(answers) == {200: 10, BUDGET: 30}
+        assert len(ups["a"].requests) == 10, "who is refused is refused before anything is sent"
+        last = gateway.post(chat(max_tokens=50))
+        assert codes([last]) == {BUDGET: 1}
+        assert last.headers["x-should-retry"] == "false"
+        assert 1 <= int(last.headers["retry-after"]) <= 86_400
+        assert last.headers["x-pointsman-origin"] == "gateway"
+        left = 'pointsman_budget_left_usd{key="test",period="day",team="qa"}'
+        assert gateway.metric(left) == 0
+        assert gateway.metric(left.replace("left", "limit")) == 0.001
+        assert gateway.metric('pointsman_refusals_total{code="budget_exceeded"}') == 31
+
+
+def test_the_budget_is_not_filled_again_by_kill_9(up: Up, tmp_path: Path) -> None:
+    ups = up(a=used(10, 50))
+    made = settings(ups, key(budget=[{"usd": 0.0004, "per": "month"}, {"usd": 5, "per": "day", "mode": "soft"}]))
+    with running(tmp_path, made) as gateway:
+        assert codes([gateway.post(chat(max_tokens=50)) for _ in range(3)]) == {200: 3}
+        gateway.process.kill()
+        gateway.process.wait(10)
+    with running(tmp_path, made) as gateway:
+        assert codes([gateway.post(chat(max_tokens=50)) for _ in range(3)]) == {200: 1, BUDGET: 2}
+        assert gateway.metric('pointsman_budget_left_usd{key="test",period="day",team="qa"}') == pytest.approx(4.9996)
+
+
+def test_an_answer_is_shortened_to_what_is_left(up: Up, tmp_path: Path) -> None:
+    ups = up(a=used(10, 300))
+    with running(tmp_path, settings(ups, key(budget={"usd": 0.001, "per": "day"}))) as gateway:
+        answer = gateway.post(chat())
+        assert answer.status_code == 200
+        assert answer.headers["x-pointsman-max-tokens"] == "500"
+        assert ups["a"].requests[0].json["max_completion_tokens"] == 500
+        assert codes([gateway.post(chat())]) == {BUDGET: 1}, "200 tokens are no answer"
+        assert codes([gateway.post(chat(max_tokens=150))]) == {200: 1}
+        assert ups["a"].requests[1].json["max_tokens"] == 150
+
+
+def test_without_a_price_nothing_is_sent_on_a_hard_budget_and_all_on_a_soft_one(up: Up, tmp_path: Path) -> None:
+    ups = up(a=plain(), b=plain())
+    keys = [key(budget={"usd": 1, "per": "day"}), key("other", OTHER, budget={"usd": 1, "per": "day", "mode": "soft"})]
+    made = settings(ups, *keys, price="none", **policies())
+    with running(tmp_path, made) as gateway:
+        refused = gateway.post(chat())
+        assert codes([refused]) == {(400, "invalid_request_error", "model_not_priced"): 1}
+        assert gateway.post(chat(), key=OTHER).status_code == 200
+    made["targets"]["b"]["price"] = FREE_INPUT
+    with running(tmp_path, made) as gateway:
+        answer = gateway.post(chat(max_tokens=5))
+        assert answer.headers["x-pointsman-target"] == "b", "what has no price is no candidate"
+
+
+def test_60_requests_a_minute_are_60_of_200_at_once(up: Up, tmp_path: Path) -> None:
+    ups = up(a=plain())
+    patient = {"headers": "20s", "first_event": "20s"}
+    with running(tmp_path, settings(ups, key(rpm=60), timeouts=patient)) as gateway:
+        answers = at_once(gateway, 200)
+        passed = [one for one in answers if one.status_code == 200]
+        assert 60 <= len(passed) <= 66, "one a second more while this takes"
+        assert codes(answers) == {200: len(passed), RATE: 200 - len(passed)}
+        assert len(ups["a"].requests) == len(passed)
+        refused = next(one for one in answers if one.status_code == 429)
+        assert refused.headers["retry-after"] == "1"
+        assert "x-should-retry" not in refused.headers
+        for one in answers:
+            assert one.headers["x-ratelimit-limit-requests"] == "60"
+        told = [int(one.headers["x-ratelimit-remaining-requests"]) for one in passed]
+        assert min(told) == 0
+        assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+        assert 58 <= float(refused.headers["x-ratelimit-reset-requests"].rstrip("s")) <= 60
+
+
+def test_long_answers_are_a_debt_of_tokens(up: Up, tmp_path: Path) -> None:
+    ups = up(a=used(10, 5_000))
+    with running(tmp_path, settings(ups, key(tpm=1_000))) as gateway:
+        first = gateway.post(chat(max_tokens=5_000))
+        assert first.status_code == 200
+        assert first.headers["x-ratelimit-limit-tokens"] == "1000"
+        second = gateway.post(chat(max_tokens=10))
+        assert codes([second]) == {RATE: 1}
+        assert second.headers["x-ratelimit-remaining-tokens"] == "0"
+        assert 230 <= int(second.headers["retry-after"]) <= 250, "4,010 tokens over, at 1,000 a minute"
+        assert len(ups["a"].requests) == 1
+
+
+def test_who_leaves_gives_his_place_back(up: Up, tmp_path: Path) -> None:
+    ups = up(a=hang)
+    with running(tmp_path, settings(ups, key(max_concurrent=2))) as gateway:
+        waiting = [_ask(gateway), _ask(gateway)]
+        assert eventually(lambda: len(ups["a"].requests) == 2)
+        refused = gateway.post(chat())
+        assert codes([refused]) == {RATE: 1}
+        assert refused.headers["retry-after"] == "1"
+        for conn in waiting:
+            conn.close()
+        assert eventually(lambda: gateway.metric("pointsman_inflight_requests") == 0)
+        ups["a"].scripts[:] = [plain()]
+        assert codes(at_once(gateway, 2)) == {200: 2}
+
+
+def _ask(gateway: Gateway) -> socket.socket:
+    body = json.dumps(chat()).encode()
+    conn = gateway.connect()
+    conn.sendall(
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\ncontent-length: %d\r\n\r\n%b"
+        % (KEY.encode(), len(body), body)
+    )
+    return conn
+
+
+def test_a_request_with_two_attempts_is_one_request_and_costs_both(up: Up, tmp_path: Path) -> None:
+    broken = b'data: {"error": {"message": "oh"}}\n\n'
+    usage = STREAM[4]
+    ups = up(a=stream([STREAM[0], usage, broken]), b=stream())
+    made = settings(ups, key(rpm=5, budget={"usd": 1, "per": "day"}), price={"input": 1.0, "output": 2.0}, **policies())
+    with running(tmp_path, made) as gateway:
+        answer = gateway.post(chat(stream=True, max_tokens=10))
+        assert answer.headers["x-pointsman-attempts"] == "2"
+        assert answer.headers["x-ratelimit-remaining-requests"] == "4"
+        assert gateway.metric("pointsman_budget_left_usd") == pytest.approx(1 - 0.000_032)
+
+
+def test_a_failure_may_leave_too_little_for_another_attempt(up: Up, tmp_path: Path) -> None:
+    broken = b'data: {"error": {"message": "oh"}}\n\n'
+    ups = up(a=stream([STREAM[0], STREAM[4], broken]), b=stream())
+    budget = {"usd": 0.000_022, "per": "day"}
+    made = settings(ups, key(budget=budget), **policies())  # 10 tokens are 20 micro-dollars, a's 3 are 6
+    with running(tmp_path, made) as gateway:
+        answer = gateway.post(chat(stream=True, max_tokens=10))
+        assert codes([answer]) == {BUDGET: 1}
+        assert not ups["b"].requests
+        assert gateway.metric("pointsman_budget_left_usd") == pytest.approx(0.000_016)
+
+
+def test_what_never_left_has_used_nothing(up: Up, tmp_path: Path) -> None:
+    ups = up(a=slam)
+    gone = Upstream([plain()])
+    gone.close()
+    made = settings({"a": gone}, key(rpm=2, tpm=100_000, max_concurrent=1, budget={"usd": 1, "per": "day"}))
+    with running(tmp_path, made) as gateway:
+        for _ in range(4):
+            assert gateway.post(chat()).status_code == 502
+    assert not ups["a"].requests
+
+
+def test_a_team_shares_its_limits(up: Up, tmp_path: Path) -> None:
+    ups = up(a=used(10, 50))
+    keys = [key(rpm=100), key("other", OTHER)]
+    teams = {"qa": {"rpm": 3, "budget": {"usd": 1, "per": "month"}}}
+    with running(tmp_path, settings(ups, *keys, teams=teams)) as gateway:
+        answers = [gateway.post(chat(), key=one) for one in (KEY, OTHER, KEY, OTHER, KEY)]
+        assert [one.status_code for one in answers] == [200, 200, 200, 429, 429]
+        assert "key's team" in answers[-1].json()["error"]["message"]
+        assert answers[0].headers["x-ratelimit-limit-requests"] == "3"
+        left = gateway.metric('pointsman_budget_left_usd{key="all",period="month",team="qa"}')
+        assert left == pytest.approx(0.9997)
+
+
+def test_a_target_at_its_limit_is_passed_over_until_none_is_left(up: Up, tmp_path: Path) -> None:
+    ups = up(a=plain(), b=plain())
+    made = settings(ups, key(), **policies())
+    made["targets"]["a"]["rpm"] = 2
+    made["targets"]["b"]["rpm"] = 1
+    with running(tmp_path, made) as gateway:
+        answers = [gateway.post(chat()) for _ in range(4)]
+        assert [one.headers.get("x-pointsman-target") for one in answers[:3]] == ["a", "a", "b"]
+        assert codes(answers) == {200: 3, RATE: 1}
+        assert 25 <= int(answers[-1].headers["retry-after"]) <= 30, "a has room before b"
+        assert "x-should-retry" not in answers[-1].headers
+        assert "x-ratelimit-limit-requests" not in answers[0].headers
+        assert gateway.metric('pointsman_attempts_total{outcome="limited",target="a"}') == 2
+
+
+def test_in_shadow_mode_nothing_is_refused_and_all_is_counted(up: Up, tmp_path: Path) -> None:
+    ups = up(a=used(10, 50))
+    limits = {
+        "rpm": {"limit": 2, "mode": "shadow"},
+        "tpm": {"limit": 1, "mode": "shadow"},
+        "budget": {"usd": 0.0001, "per": "day", "mode": "shadow"},
+    }
+    with running(tmp_path, settings(ups, key(**limits))) as gateway:
+        answers = [gateway.post(chat(max_tokens=50)) for _ in range(5)]
+        assert codes(answers) == {200: 5}
+        assert not [name for name in answers[0].headers if name.startswith("x-ratelimit")]
+        count = 'pointsman_limit_shadowed_total{limit="%s",name="test",scope="key"}'
+        assert [gateway.metric(count % one) for one in ("rpm", "tpm", "budget")] == [3, 4, 4]
+
+
+def test_a_soft_budget_lets_pass_and_warns_once(up: Up, tmp_path: Path) -> None:
+    ups = up(a=used(10, 50))
+    with running(tmp_path, settings(ups, key(budget={"usd": 0.0002, "per": "day", "mode": "soft"}))) as gateway:
+        assert codes([gateway.post(chat()) for _ in range(4)]) == {200: 4}
+        assert gateway.metric("pointsman_budget_left_usd") == pytest.approx(-0.0002)
+        assert eventually(lambda: any("budget of key test is spent" in line for line in gateway.lines))
+        assert len([line for line in gateway.lines if "budget of key test is spent" in line]) == 1
+
+
+def test_a_reload_keeps_what_was_used(up: Up, tmp_path: Path) -> None:
+    ups = up(a=used(10, 50))
+    made = settings(ups, key(rpm=4, budget={"usd": 1, "per": "day"}), key("other", OTHER))
+    with running(tmp_path, made) as gateway:
+        for _ in range(3):
+            gateway.post(chat(max_tokens=50))
+            gateway.post(chat(max_tokens=50), key=OTHER)
+        assert eventually(lambda: gateway.get("/readyz").json()["ledger"]["pending"] == 0)
+        made["keys"][0]["rpm"] = 5
+        made["keys"][1]["budget"] = {"usd": 2, "per": "day"}
+        with (tmp_path / "pointsman.yaml").open("w") as file:
+            YAML().dump(made, file)
+        assert httpx.post(f"{gateway.admin}/v1/reload", timeout=30).status_code == 200
+        answers = [gateway.post(chat(max_tokens=50)) for _ in range(3)]
+        assert codes(answers) == {200: 2, RATE: 1}
+        left = 'pointsman_budget_left_usd{key="%s",period="day",team="qa"}'
+        assert gateway.metric(left % "test") == pytest.approx(1 - 0.0005)
+        assert gateway.metric(left % "other") == pytest.approx(2 - 0.0003), "a new one begins with what the books say"
+
+
+def test_a_key_without_limits_is_told_of_none(up: Up, tmp_path: Path) -> None:
+    ups = up(a=plain())
+    with running(tmp_path, settings(ups, key(), key("other", OTHER, rpm=1))) as gateway:
+        answers = [gateway.post(chat()) for _ in range(5)]
+        assert codes(answers) == {200: 5}
+        assert not [name for one in answers for name in one.headers if name.startswith("x-ratelimit")]
+
+
+def test_requests_that_repeat_are_limited_like_the_first(up: Up, tmp_path: Path) -> None:
+    """On one connection, by the ways that a remembered decision takes."""
+    ups = up(a=used(10, 50))
+    with running(tmp_path, settings(ups, key(rpm=6, budget={"usd": 0.0005, "per": "day"}))) as gateway:
+        body = json.dumps(chat(max_tokens=50)).encode()
+        headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+        with httpx.Client(timeout=10) as client:
+            url = f"{gateway.public}/v1/chat/completions"
+            answers = [client.post(url, content=body, headers=headers) for _ in range(8)]
+        assert [one.status_code for one in answers] == [200] * 5 + [429] * 3
+        assert codes(answers) == {200: 5, BUDGET: 3}
+        assert answers[-1].headers["x-ratelimit-remaining-requests"] == "1"
+
+
+def test_a_journal_tells_what_was_set_aside(up: Up, tmp_path: Path) -> None:
+    ups = up(a=used(10, 50))
+    with running(tmp_path, settings(ups, key(budget={"usd": 1, "per": "day"}))) as gateway:
+        gateway.post(chat(max_tokens=50))
+        journal = b"".join(path.read_bytes() for path in sorted((tmp_path / "books").glob("*journal*")))
+        assert b",100000]" in journal
+        gateway.get("/readyz")
+
+
+def test_many_holds_end(up: Up, tmp_path: Path) -> None:
+    """Whatever way requests end in, nothing stays reserved and no place is lost."""
+    ups = up(a=plain())
+    scripts: list[Script] = [slam, plain(500), stream([STREAM[0]], end="reset"), plain(400), plain(), hang]
+    ups["a"].scripts[:] = scripts * 4
+    made = settings(ups, key(max_concurrent=3, budget={"usd": 1, "per": "day"}), max_attempts=1)
+    with running(tmp_path, made) as gateway:
+        threads = [threading.Thread(target=gateway.post, args=(chat(max_tokens=50),)) for _ in range(12)]
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join()
+        ups["a"].scripts[:] = [used(10, 50)]
+        assert eventually(lambda: gateway.post(chat(max_tokens=50)).status_code == 200)
+        ups["a"].scripts[:] = [hang]
+        waiting = [_ask(gateway) for _ in range(3)]
+        assert eventually(lambda: gateway.metric("pointsman_inflight_requests") == 3)
+        assert codes([gateway.post(chat(max_tokens=50))]) == {RATE: 1}
+        for conn in waiting:
+            conn.close()
