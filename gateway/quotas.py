@@ -189,17 +189,16 @@ def read(
 
 
 def period(per: Period, zone: str, now_s: float) -> tuple[int, int]:
-    """When the period that a moment lies in begins and ends, in Unix milliseconds.
+    """When the period that a moment lies in begins and ends, in Unix milliseconds. Weeks begin on Mondays.
 
     >>> [str(datetime.fromtimestamp(ms / 1000, UTC)) for ms in period("month", "Europe/Berlin", 1_792_800_000)]
     ['2026-09-30 22:00:00+00:00', '2026-10-31 23:00:00+00:00']
     """
-    where = zone_of(zone)
-    local = datetime.fromtimestamp(now_s, where)
-    day = local.date()
-    if per == "hour":
-        begins = int(local.replace(minute=0, second=0, microsecond=0).timestamp()) * 1000
+    if per == "hour":  # of UTC: in a zone there are hours of half and of twice the length
+        begins = int(now_s) // 3_600 * 3_600_000
         return begins, begins + 3_600_000
+    where = zone_of(zone)
+    day = datetime.fromtimestamp(now_s, where).date()
     if per == "day":
         return midnight(day, where), midnight(day + timedelta(days=1), where)
     if per == "week":

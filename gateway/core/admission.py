@@ -117,9 +117,15 @@ class Rate(Limit):
         """How many may still pass, as of the last look; not below 0."""
         return max(0, self._left // MINUTE_US)
 
-    def full_in_us(self) -> int:
-        """Microseconds until as many may pass as ever."""
-        return -(-(self._full - self._left) // self.limit)
+    def told(self, now_us: int) -> tuple[int, int]:
+        """How many may still pass, and milliseconds until as many may pass as ever. HOT."""
+        left = self._left
+        if now_us > self._at_us:
+            left += (now_us - self._at_us) * self.limit
+        lacks = self._full - left
+        if lacks <= 0:
+            return self.limit, 0
+        return (left // MINUTE_US if left > 0 else 0), lacks // (self.limit * 1000) + 1
 
 
 class Slots(Limit):
@@ -264,12 +270,17 @@ class Gate:
 
     @property
     def asks_cost(self) -> bool:
-        """Is there a budget that looks at what a request may cost at most?"""
+        """Is there a budget that looks at what a request may cost at most? HOT."""
         return any(budget.mode != "soft" for budget in self.budgets)
 
     def affordable(self) -> int | None:
-        """What the poorest hard budget has left, in nano-USD; None where there is none."""
-        return min((budget.left for budget in self.budgets if budget.mode == "hard"), default=None)
+        """What the poorest hard budget has left, in nano-USD; None where there is none. HOT."""
+        found: int | None = None
+        for budget in self.budgets:
+            if budget.mode == "hard":
+                left = budget.limit - budget.spent - budget.reserved
+                found = left if found is None or left < found else found
+        return found
 
     def admit(self, tokens: int, need: int, now_us: int, now_ms: int) -> Hold | Refused:
         """Let a request through all limits, or through none. HOT.

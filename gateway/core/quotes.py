@@ -123,6 +123,40 @@ def asked_output(envelope: Envelope) -> int:
     return max(envelope.get(name) or 0 for name in OUTPUT_LIMITS)
 
 
+class Quote(NamedTuple):
+    """What follows for the cost of requests that were decided alike, but for the length of their prompts."""
+
+    asked: int  # the output limit that they state, 0: none
+    #: Of each candidate the price of a token of input, the most tokens of those, and what the longest output costs, in
+    #: parts of a nano-USD; None where the price of a token depends on how many there are.
+    lines: tuple[tuple[int, int, int], ...] | None
+
+    def most(self, input_hi: int) -> int | None:
+        """What the dearest candidate can cost at most, in nano-USD, for one choice. None: look it up. HOT."""
+        if self.lines is None:
+            return None
+        most = 0
+        for rate, room, longest in self.lines:
+            parts = rate * (input_hi if input_hi < room else room) + longest
+            if parts > most:
+                most = parts
+        return -(-most // _MILLION)
+
+
+def quote(decision: Decision, asked: int) -> Quote:
+    """The part of what a request can cost that does not depend on its prompt."""
+    lines = []
+    for one in reaches(decision, None, asked, 1):
+        price = one.target.price
+        if price is None:
+            continue
+        if len(price.tiers) > 1:
+            return Quote(asked, None)
+        entered, produced = next(_rates(price, 0))
+        lines.append((entered, one.input, produced * one.output))
+    return Quote(asked, tuple(dict.fromkeys(lines)))
+
+
 def dearest(found: Iterable[Reach]) -> int:
     """The most that any of these attempts can cost, in nano-USD. Only for targets that have a price."""
     return max((most(one.target.price, one.input, one.output) for one in found if one.target.price), default=0)

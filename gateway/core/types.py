@@ -391,7 +391,7 @@ class Routing(msgspec.Struct, eq=False):
     cell: Any = None  # where metrics count the good answers among these requests
     account: int = 0  # that the ledger books its attempts on; 0: none was asked for yet
     line: Any = None  # what the log says of all of them
-    asked: int = -1  # the output limit of each of them, 0: none; -1: nobody has looked
+    quote: Any = None  # what each of them can cost, see `quotes`; None: nobody has asked
 
 
 class Shadowed(msgspec.Struct, eq=False, gc=False):
@@ -447,4 +447,4 @@ class Record(msgspec.Struct, eq=False, gc=False):
         return {name: msgspec.to_builtins(value) for name, value in (own | shared).items()}
 
 
-_TOLD = tuple(name for name in Routing.__struct_fields__ if name not in ("headers", "cell", "account", "line", "asked"))
+_TOLD = tuple(name for name in Routing.__struct_fields__ if name not in ("headers", "cell", "account", "line", "quote"))

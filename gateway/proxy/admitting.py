@@ -13,6 +13,7 @@ import msgspec
 from gateway.core import quotes, wire
 from gateway.core.admission import Budget, Gate, Rate, Refused
 from gateway.core.errors import RateLimited
+from gateway.core.quotes import Quote
 from gateway.core.types import Outcome
 from gateway.core.usage import BYTES_PER_TOKEN
 from gateway.proxy.routing import routing_of
@@ -46,28 +47,29 @@ class Admitting(Settling):
         self.began_ms = now_ms = int(record.wall * 1000)
         tokens = need = 0
         if gate.tokens or gate.budgets:
-            asked = self._asked_output()
+            quote = self._quoted()
             envelope = self.envelope
             if gate.tokens:
                 usual = self.decision.candidates[0].typical_output_tokens
-                expected = usual if not asked or usual < asked else asked
+                expected = usual if not quote.asked or usual < quote.asked else quote.asked
                 tokens = envelope.size // BYTES_PER_TOKEN + expected * envelope.choices
             if gate.asks_cost:
-                need = self._quote(gate, asked)
+                need = self._need(gate, quote)
         got = gate.admit(tokens, need, int(record.started_at * 1_000_000), now_ms)
         if type(got) is Refused:
             raise _error(got)
         self.hold = got  # type: ignore[assignment]
 
-    def _asked_output(self) -> int:
-        """The output limit that the request states, 0 where it states none. Remembered with the decision."""
+    def _quoted(self) -> Quote:
+        """What the request can cost, but for its prompt. Remembered with the decision."""
         first = self.decision.candidates[0]
         routing = self.routings.get(first.name)
         if routing is None:
             routing = self.routings[first.name] = routing_of(self._asking(), self.decision, first)
-        if routing.asked < 0:
-            routing.asked = quotes.asked_output(self.envelope)
-        return int(routing.asked)
+        quote = routing.quote
+        if quote is None:
+            quote = routing.quote = quotes.quote(self.decision, quotes.asked_output(self.envelope))
+        return quote  # type: ignore[no-any-return]
 
     def _longest_input(self) -> int:
         """A bound of the prompt in tokens, whoever counts."""
@@ -75,13 +77,15 @@ class Admitting(Settling):
             return self.envelope.quick_tokens
         return max(self.signals.tokens(one.model.tokenizer).hi for one in self.decision.candidates)
 
-    def _quote(self, gate: Gate, asked: int) -> int:
-        """What the dearest candidate can cost, after the answer was shortened to what is left, if it had to be."""
-        decision, choices = self.decision, self.envelope.choices
-        entered = self._longest_input()
+    def _need(self, gate: Gate, quote: Quote) -> int:
+        """What the dearest candidate can cost, after the answer was shortened to what is left, if it had to be. HOT."""
+        decision, asked, choices = self.decision, quote.asked, self.envelope.choices
+        entered, left = self._longest_input(), gate.affordable()
+        need = quote.most(entered) if choices == 1 else None
+        if need is not None and (left is None or need <= left):
+            return need
         found = list(quotes.reaches(decision, entered, asked, choices))
         need = quotes.dearest(found)
-        left = gate.affordable()
         if left is None or need <= left:
             return need
         limit = quotes.clamped(decision, found, left, choices)
@@ -134,9 +138,16 @@ class Admitting(Settling):
 
 
 def _told(rate: Rate, what: bytes, now_us: int) -> bytes:
-    rate.wait(0, now_us)
-    of = (what, rate.limit, what, rate.left(), what, rate.full_in_us() / 1_000_000)
-    return b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %.3fs\r\n" % of
+    left, full_ms = rate.told(now_us)
+    return b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %d.%03ds\r\n" % (
+        what,
+        rate.limit,
+        what,
+        left,
+        what,
+        full_ms // 1000,
+        full_ms % 1000,
+    )
 
 
 def _error(refused: Refused) -> Limited:

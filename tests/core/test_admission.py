@@ -192,6 +192,19 @@ def test_the_tightest_enforced_limit_is_told() -> None:
     assert Gate((dark,)).tightest() == (None, None)
 
 
+def test_what_is_told_of_a_rate_is_what_it_lets_through() -> None:
+    one = rate(60)
+    gate = Gate((one,))
+    for _ in range(60):
+        passes(gate, 0)
+    assert one.told(0) == (0, 60_001)
+    assert one.told(30 * S) == (30, 30_001)
+    assert one.told(61 * S) == (60, 0)
+    for _ in range(30):
+        passes(gate, 30 * S)
+    refuses(gate, 30 * S)
+
+
 def test_no_limits_are_none() -> None:
     assert not Quota()
     assert Quota(rpm=Cap(1))

@@ -61,6 +61,16 @@ def test_an_attempt_reaches_no_further_than_its_target_can() -> None:
     assert [one.output for one in quotes.reaches(decision(dear, cheap), None, 600, 1)] == [500, 600]
 
 
+@given(st.lists(prices(), min_size=1, max_size=3), COUNT, st.integers(0, 5_000))
+def test_a_quote_that_is_kept_says_the_same(lists: list[Price], entered: int, asked: int) -> None:
+    chosen = decision(*(target(price=one, window=100_000 + n) for n, one in enumerate(lists)))
+    quick = quotes.quote(chosen, asked).most(entered)
+    if quick is None:
+        assert any(len(one.tiers) > 1 for one in lists)
+    else:
+        assert quick == quotes.dearest(quotes.reaches(chosen, entered, asked, 1))
+
+
 def test_the_dearest_candidate_is_what_is_set_aside() -> None:
     cheap = target()
     dear = target(price=Price((PriceTier(0, 5_000_000_000, 9_000_000_000),), "test"))
