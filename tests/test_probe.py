@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,11 +51,11 @@ class Server:
         with self._lock:
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
-        try:
-            return self._answer(request)(conn, request)
-        finally:
-            with self._lock:
-                self._now -= 1
+        answer = self._answer(request)
+        time.sleep(0.005)  # a model takes its time, in which another request may come; none may before the answer
+        with self._lock:
+            self._now -= 1
+        return answer(conn, request)
 
     def _answer(self, request: Received) -> Script:
         if request.head.startswith(b"GET"):

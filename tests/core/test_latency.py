@@ -282,7 +282,7 @@ def test_a_latency_target_that_means_nothing_is_refused(entry: dict[str, Any], s
 
 def test_two_entries_of_one_name_and_a_condition_that_means_nothing_are_refused() -> None:
     one = {"id": "quick", "first_event": {"p90": "1s"}}
-    with pytest.raises(ValueError, match="stands here twice"):
+    with pytest.raises(ValueError, match="stands here a second time"):
         policy(latency=[one, one])
     with pytest.raises(ConfigError, match=r"latency\[0\].when.wrkload"):
         policy(latency=[{**one, "when": {"wrkload": "chat"}}])

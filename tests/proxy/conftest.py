@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     `change` is handed all settings before they are written.
     """
+    numbers = count()
     with ExitStack() as stack:
 
         def begin(
@@ -32,7 +34,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 stack.callback(upstream.close)
             settings = config(upstreams, **over)
             change(settings)
-            gateway = stack.enter_context(running(tmp_path, settings))
+            state = tmp_path / f"state-{next(numbers)}"  # books are one process's: a test may start two
+            gateway = stack.enter_context(running(tmp_path, settings, XDG_STATE_HOME=str(state)))
             return gateway, upstreams
 
         yield begin

@@ -30,7 +30,7 @@ def key(name: str, secret: str) -> dict[str, Any]:
 
 
 def begin(start: Start, tmp_path: Path, **over: Any) -> Gateway:
-    write(tmp_path, 100, 1)
+    write(tmp_path, 1_000_000, 1)
     keys = [key("one", KEY), key("two", OTHER)]
     scripts = over.pop("scripts", {"a": [plain()], "b": [plain()]})
     return start(scripts, policies={"dir": "policies", "default": "sticky"}, keys=keys, **over)[0]
