@@ -35,12 +35,15 @@ def cost(price: Price, usage: Usage, thinking: bool) -> int:
     >>> cost(qwen, Usage(input=1_000_000, output=1_000_000), thinking=False)
     1600000000
     """
-    tier = tier_for(price, usage.input)
-    cached_price = tier.input if tier.cached_input is None else tier.cached_input
+    tiers = price.tiers
+    entered, cached = usage.input, usage.cached
+    tier = tiers[0] if len(tiers) == 1 else tier_for(price, entered)
     output_price = tier.output
-    if tier.thinking_output is not None and (thinking or usage.reasoning):
+    if (thinking or usage.reasoning) and tier.thinking_output is not None:
         output_price = tier.thinking_output
-    total = (usage.input - usage.cached) * tier.input + usage.cached * cached_price + usage.output * output_price
+    total = entered * tier.input + usage.output * output_price
+    if cached and tier.cached_input is not None:
+        total += cached * (tier.cached_input - tier.input)
     if usage.written and tier.cache_write is not None:
         total += usage.written * (tier.cache_write - tier.input)
     return (total + _MILLION // 2) // _MILLION

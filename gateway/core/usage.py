@@ -161,6 +161,8 @@ def settle(stated: Usage | None, input_tokens: int, output_bytes: int) -> Usage:
     """
     if stated is None:
         return estimate(input_tokens, output_bytes)
+    if stated.input and stated.output:
+        return stated
     if (stated.output == 0 and output_bytes > 0) or (stated.input == 0 and input_tokens > 0):
         guess = estimate(stated.input or input_tokens, output_bytes)
         return msgspec.structs.replace(stated, input=guess.input, output=stated.output or guess.output, estimated=True)

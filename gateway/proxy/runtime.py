@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from gateway.core import dialects
 from gateway.core.conversations import Conversations
@@ -161,7 +163,7 @@ class Serving:
     gates: Mapping[str, Gate] = field(default_factory=dict)  # limits of the keys whose tenant is `limited`
 
 
-class Remembered(NamedTuple):
+class Remembered(msgspec.Struct, frozen=True, eq=False, gc=False):  # made for every request, and part of no cycle
     """The inputs of a recent decision, enough to recompute its trace: never the prompt."""
 
     record: Record
