@@ -347,6 +347,8 @@ def _test(given: argparse.Namespace) -> int:
         return run(options, os.environ)
     except ConfigError as error:
         return broken(error, as_json=given.json)
+    except BrokenPipeError:  # `| head`: for `main`
+        raise
     except OSError as error:
         return failed("test", error, as_json=given.json)
 

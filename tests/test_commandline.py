@@ -105,6 +105,38 @@ def test_a_reader_that_goes_away_is_no_reason_for_a_traceback(arguments: list[st
     assert (told.returncode, told.stderr) == (141, "")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["explain", "--text", "Hello"],
+        ["test", "policies/default.yaml"],
+        ["check", "--against", "reference", "--policies", "policies/default.yaml"],
+        ["probe", "--dry-run"],
+        ["init", "--backend", "vllm=http://127.0.0.1:9/v1", "--model", "qwen3.5-9b", "--window", "8k", "--offline"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_reader_that_goes_away_in_the_middle_blames_no_file(arguments: list[str], tmp_path: Path) -> None:
+    """Unbuffered, as output is that does not fit into the buffer: it fails where it is printed, not at the end."""
+    if arguments[0] == "probe":
+        with (tmp_path / "pointsman.yaml").open("w") as file:
+            YAML().dump(config({"one": Upstream([hang])}), file)
+    if arguments[0] in ("probe", "init"):
+        arguments = [*arguments, "--config", str(tmp_path / "pointsman.yaml")]
+    ours, theirs = os.pipe()
+    os.close(ours)
+    told = run(
+        *arguments,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "UPSTREAM_KEY": "sk-x"},
+    )
+    os.close(theirs)
+    assert (told.returncode, "Errno 32" in told.stderr, "Broken pipe" in told.stderr) == (141, False, False), (
+        told.stderr
+    )
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 @pytest.mark.parametrize("arguments", [["--help"], ["catalog"]], ids=" ".join)
 def test_a_full_disk_is_told_in_a_line(arguments: list[str]) -> None:

@@ -65,6 +65,8 @@ def run(given: argparse.Namespace, default: Path | None, environ: Mapping[str, s
         return compare(Options(given.diff, given.policies, config, given.records, given.json), environ)
     try:
         return _explain(given, config, environ)
+    except BrokenPipeError:  # `| head`: no file is to blame
+        raise
     except (LookupError, OSError) as error:
         return failed("explain", error, as_json=given.json)
 

@@ -130,6 +130,8 @@ def run(wishes: Wishes, environ: Mapping[str, str], terminal: Terminal | None = 
             return broken(error, as_json=True)
         print(f"{error}\n{what}", file=sys.stderr)
         return BROKEN
+    except BrokenPipeError:  # `| head`: no file is to blame
+        raise
     except OSError as error:
         what = f"{error.filename or wishes.config}: {error.strerror or error}"
         return failed("init", what, as_json=wishes.as_json)

@@ -96,6 +96,8 @@ def run(options: Options, environ: Mapping[str, str], out: IO[str] | None = None
             return OK
         with _sidecar(site, targets, reserved, environ):
             reports = _asked(probes)
+    except BrokenPipeError:  # `| head`: no server is to blame
+        raise
     except OSError as error:
         return failed("probe", error, as_json=options.as_json, out=out)
     finally:
