@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import shlex
 import shutil
 import signal
 import socket
@@ -185,6 +186,8 @@ def run(
     except DemoError as error:
         print(f"pointsman demo: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `| head`: no file is to blame
+        raise
     except OSError as error:
         where = f" ({error.filename or directory})" if error.filename or directory else ""
         print(f"pointsman demo: cannot write its files: {error.strerror or error}{where}", file=sys.stderr)
@@ -383,6 +386,12 @@ def _cost(base: str, request_id: str) -> str:
     return f"{record['cost_nano'] / 1e9:.7f} USD" if record["priced"] else "cost unknown"
 
 
+def program() -> str:
+    """The words that run this program in another terminal, whose PATH need not have it."""
+    ran = Path(sys.argv[0]).absolute()
+    return shlex.quote(str(ran)) if ran.name == "pointsman" else f"{shlex.quote(sys.executable)} -m gateway.cli"
+
+
 def _invite(screen: Screen, base: str, admin_port: int, log: Path) -> None:
     screen.line()
     screen.line("The gateway stays up until you press Ctrl-C. Try it:", BOLD)
@@ -392,12 +401,13 @@ def _invite(screen: Screen, base: str, admin_port: int, log: Path) -> None:
 
   from openai import OpenAI                                      # pip install openai
   client = OpenAI(base_url="{base}/v1", api_key="none")
-  print(client.chat.completions.create(model="auto", messages=[{{"role": "user", "content": "Hello!"}}]))
+  print(client.chat.completions.create(
+      model="auto", max_tokens=60, temperature=0, messages=[{{"role": "user", "content": "Hello!"}}]))
 
   curl -s {base}/v1/explain -H 'content-type: application/json' \\
     -d '{{"model": "auto", "messages": [{{"role": "user", "content": "Why?"}}]}}'
 
-  Watch it in another terminal: pointsman top --url http://{HOST}:{admin_port}
+  Watch it in another terminal: {program()} top --url http://{HOST}:{admin_port}
 
   Admin: http://{HOST}:{admin_port}/metrics and http://{HOST}:{admin_port}/v1/targets · requests are logged in {log}
 """)
