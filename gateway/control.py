@@ -190,7 +190,9 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
 def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     """Metrics, target states, reload. Open on loopback; elsewhere the configuration demands an admin key."""
     app = _app(
-        runtime, "Pointsman admin", "this is the admin listener, with /metrics, /v1/usage, /v1/targets and /v1/reload"
+        runtime,
+        "Pointsman admin",
+        "this is the admin listener, with /metrics, /v1/usage, /v1/targets, /v1/decisions and /v1/reload",
     )
 
     async def admin(request: Request) -> None:
@@ -221,6 +223,14 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
         if runtime.ledger is None:
             raise NotFound("not_found", "No books are kept: the configuration says ledger: none.")
         return _json(await asyncio.to_thread(usage_told, runtime.ledger.settings.directory, request.query_params))
+
+    @guarded.get("/v1/decisions/{request_id}")
+    async def decision(request_id: str) -> Response:
+        """How a recent request was decided, whosever key it came with."""
+        entry = runtime.recall(request_id)
+        if entry is None:
+            raise NotFound("not_found", "No recent request has that id: records on disk may have it (`records:`).")
+        return _json(explain_record(entry))
 
     @guarded.post("/v1/targets/{name}/probed")
     async def probed(name: str) -> Response:

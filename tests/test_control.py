@@ -263,6 +263,17 @@ def test_a_decision_of_another_key_does_not_exist(gateway: Gateway) -> None:
     assert ask(gateway, path).status_code == 200
 
 
+def test_the_operator_reads_the_decision_of_any_key_on_the_admin_listener(gateway: Gateway) -> None:
+    for key in (KEY, OTHER, PLAIN):
+        served = gateway.post(chat(text=SECRET), key=key)
+        answer = httpx.get(f"{gateway.admin}/v1/decisions/{served.headers['x-request-id']}")
+        assert answer.json()["record"]["request_id"] == served.headers["x-request-id"]
+        assert answer.json()["trace"]["because"] == served.headers["x-pointsman-because"]
+        assert SECRET not in answer.text
+    missing = httpx.get(f"{gateway.admin}/v1/decisions/" + "0" * 32)
+    assert error(missing) == (404, "not_found")
+
+
 def test_a_decision_from_memory_is_told_without_the_length_of_the_request_it_was_made_for(gateway: Gateway) -> None:
     first = decision(gateway, gateway.post(chat("b", text="hello " * 50)))["trace"]
     again = decision(gateway, gateway.post(chat("b", text="hi")))["trace"]
@@ -383,7 +394,8 @@ def test_the_routes_are_those_that_are_documented() -> None:
         "/v1/models/a",
     ]  # fmt: skip
     assert sorted(PRIVATE) == [
-        ("GET", "/healthz"), ("GET", "/metrics"), ("GET", "/v1/targets"), ("GET", "/v1/usage"),
+        ("GET", "/healthz"), ("GET", "/metrics"), ("GET", "/v1/decisions/" + "0" * 32), ("GET", "/v1/targets"),
+        ("GET", "/v1/usage"),
         ("POST", "/v1/reload"), ("POST", "/v1/targets/a/probed"),
     ]  # fmt: skip
 
@@ -526,7 +538,8 @@ def test_an_admin_key_guards_every_admin_route_but_health(guarded: Gateway, meth
         refused = httpx.request(method, guarded.admin + path, headers=headers, timeout=30)
         assert error(refused) == (401, "invalid_api_key")
     headers = {"authorization": f"Bearer {ADMIN}"}
-    assert httpx.request(method, guarded.admin + path, headers=headers, timeout=30).status_code == 200
+    admitted = httpx.request(method, guarded.admin + path, headers=headers, timeout=30)
+    assert admitted.status_code == (404 if "decisions" in path else 200)  # of a request that never was
     assert httpx.get(guarded.admin + "/healthz").status_code == 200
     assert httpx.get(guarded.admin + "/openapi.json").status_code == 404
 
