@@ -39,6 +39,13 @@ def start(*more: str, **options: object) -> subprocess.Popen[str]:
     )
 
 
+def test_it_names_itself_by_what_works_in_another_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [".venv/bin/pointsman", "demo"])
+    assert demo.program() == str(Path.cwd() / ".venv" / "bin" / "pointsman")
+    monkeypatch.setattr(sys, "argv", ["/a/gateway/cli.py", "demo"])
+    assert demo.program() == f"{sys.executable} -m gateway.cli"
+
+
 def descendants(pid: int) -> set[int]:
     """Every process below one, from /proc; the demo's children are in sessions of their own."""
     parents = {}
