@@ -26,7 +26,9 @@ def arguments(one: argparse.ArgumentParser) -> None:
         metavar="WHAT",
         help=f"some of {','.join(GROUPS)} (default team,key), or total",
     )
-    one.add_argument("--since", metavar="WHEN", help="a day such as 2026-11-21, or how long ago: 36h, 7d")
+    one.add_argument(
+        "--since", metavar="WHEN", help="today, yesterday, a day such as 2026-11-21, or how long ago: 36h, 7d"
+    )
     one.add_argument("--until", metavar="WHEN", help="up to then; the day itself is not in it")
     one.add_argument("--last", metavar="TIME", help="the same as --since with how long ago")
     one.add_argument("--day-zone", default="UTC", metavar="ZONE", help="where days begin, such as Europe/Berlin")

@@ -12,8 +12,8 @@ import logging
 import sqlite3
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, tzinfo
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -26,7 +26,7 @@ from gateway.core.types import NANO_PER_USD
 from gateway.ledger.directory import DATABASE, LedgerBusy, LedgerError, LedgerSettings
 from gateway.ledger.ledger import open_ledger
 from gateway.ledger.repair import repair
-from gateway.ledger.report import EXPORTED, GROUPS, SUMS, Asked, Report, attempts, midnight, reading, report, usd
+from gateway.ledger.report import EXPORTED, GROUPS, SUMS, Asked, Report, attempts, midnight, names, reading, report, usd
 from gateway.printing import OK, failed, print_json
 from gateway.problems import suggest, validated
 from gateway.yamlfile import load
@@ -36,7 +36,7 @@ logger = logging.getLogger("pointsman")
 
 def run(given: argparse.Namespace, config: Path | None, environ: Mapping[str, str]) -> int:
     """Print what was asked for. Raises ConfigError for arguments and a configuration that mean nothing."""
-    settings = _settings(given, config, environ)
+    settings, doc = _settings(given, config, environ)
     asked = asked_of(vars(given), time.time())
     try:
         if given.repair:
@@ -45,6 +45,7 @@ def run(given: argparse.Namespace, config: Path | None, environ: Mapping[str, st
         else:
             _catch_up(settings)
         with reading(settings.directory) as db:
+            _known(asked, doc, db)
             if given.export:
                 _export(db, asked, given.export)
             else:
@@ -56,14 +57,33 @@ def run(given: argparse.Namespace, config: Path | None, environ: Mapping[str, st
     return OK
 
 
-def _settings(given: argparse.Namespace, config: Path | None, environ: Mapping[str, str]) -> LedgerSettings:
+def _settings(
+    given: argparse.Namespace, config: Path | None, environ: Mapping[str, str]
+) -> tuple[LedgerSettings, ConfigDoc | None]:
+    """Where the books lie, and the configuration, if that is what says it."""
     if given.dir is not None:
-        return LedgerSettings(given.dir)
+        return LedgerSettings(given.dir), None
     path = config or Path("pointsman.yaml")
-    settings = validated(load(path, cache_dir=cache_dir(environ)), ConfigDoc).books(path, environ)
+    doc = validated(load(path, cache_dir=cache_dir(environ)), ConfigDoc)
+    settings = doc.books(path, environ)
     if settings is None:
         raise ConfigError([Problem(str(path), 0, "ledger", "says none, so nothing was booked", "ledger: {dir: PATH}")])
-    return settings
+    return settings, doc
+
+
+def _known(asked: Asked, doc: ConfigDoc | None, db: sqlite3.Connection) -> None:
+    """Raises ConfigError for a name that neither the books nor the configuration has, rather than say it spent 0."""
+    configured: Mapping[str, Iterable[str]] = {}
+    if doc is not None:
+        teams = [key.tenant["team"] for key in doc.keys if "team" in key.tenant]
+        configured = {"key": [key.name for key in doc.keys], "team": teams, "target": doc.targets}
+    for group, wanted in asked.only.items():
+        booked = names(db, group)
+        for name in wanted:
+            if name not in booked and name not in configured.get(group, ()):
+                near = sorted({*booked, *configured.get(group, ())} - {""})
+                what = f"there is no {group} {name!r:.60} in the books"
+                raise _wrong(f"--{group}", what, suggest(name, near) or "nothing is booked yet")
 
 
 def _catch_up(settings: LedgerSettings) -> None:
@@ -106,9 +126,14 @@ def _zone(name: str) -> tzinfo:
         raise _wrong("--day-zone", f"{name!r:.60} is no time zone", "a name such as Europe/Berlin, or UTC") from None
 
 
+_DAYS = ("today", "yesterday")
+
+
 def _moment(option: str, text: str, now: float, zone: tzinfo) -> int:
     """A day (its midnight in the zone), a moment in ISO 8601, or how long ago, in Unix milliseconds."""
     try:
+        if text in _DAYS:
+            return midnight(datetime.fromtimestamp(now, zone).date() - timedelta(days=_DAYS.index(text)), zone)
         if len(text) == 10 and text[4] == "-":
             return midnight(date.fromisoformat(text), zone)
         if "T" in text:
@@ -116,7 +141,7 @@ def _moment(option: str, text: str, now: float, zone: tzinfo) -> int:
             return int((at if at.tzinfo else at.replace(tzinfo=zone)).timestamp() * 1000)
         return int((now - seconds(text)) * 1000)
     except (ValueError, Invalid, OverflowError):
-        valid = "a day such as 2026-11-21, 2026-11-21T14:00, or how long ago, such as 36h or 7d"
+        valid = "a day such as yesterday or 2026-11-21, 2026-11-21T14:00, or how long ago, such as 36h or 7d"
         raise _wrong(option, f"{text!r:.40} is no moment", valid) from None
 
 

@@ -115,6 +115,11 @@ def reading(directory: Path) -> Iterator[sqlite3.Connection]:
         raise LedgerError(f"ledger: {path}: {error}") from error
 
 
+def names(db: sqlite3.Connection, group: str) -> set[str]:
+    """All that the books have of one of `GROUPS` but the day. Raises sqlite3.Error."""
+    return {str(name) for (name,) in db.execute(f"SELECT DISTINCT {GROUPS[group]} FROM accounts a")}  # noqa: S608
+
+
 def report(db: sqlite3.Connection, asked: Asked) -> Report:
     """Sum up what was asked for. Raises sqlite3.Error."""
     db.execute("BEGIN")  # one state of the books for all that is read
@@ -152,7 +157,7 @@ def report(db: sqlite3.Connection, asked: Asked) -> Report:
     db.execute("COMMIT")
     if "day" in asked.by:
         rows.sort(key=lambda row: (row["day"], -row["cost_nano"]))
-    else:
+    elif asked.by:  # else it is one row, of nulls where nothing is summed
         rows.sort(key=lambda row: (-row["cost_nano"], -row["attempts"], *(str(row[name]) for name in asked.by)))
     total = {name: sum(row[name] or 0 for row in rows) for name in SUMS}
     return Report(asked.by, rows if asked.by else [], total, waiting, begins * QUARTER_MS, (ends + 1) * QUARTER_MS)

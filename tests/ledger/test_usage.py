@@ -18,6 +18,7 @@ import pytest
 from gateway.cli import main
 from gateway.core.booking import Account, Booked
 from gateway.core.types import NANO_PER_USD, Price, PriceTier, Usage
+from gateway.ledger.command import asked_of
 from gateway.ledger.database import Database, Position
 from gateway.ledger.directory import DATABASE, LedgerSettings, journal_path, journals
 from gateway.ledger.ledger import open_ledger
@@ -172,7 +173,10 @@ def test_every_attempt_can_be_exported(
     ("arguments", "complaint"),
     [
         (["--by", "teem"], "--by: 'teem' is nothing to group by: did you mean team?"),
-        (["--since", "yesterday"], "--since: 'yesterday' is no moment: a day such as 2026-11-21"),
+        (["--since", "tomorrow"], "--since: 'tomorrow' is no moment: a day such as yesterday or 2026-11-21"),
+        (["--team", "rad"], "--team: there is no team 'rad' in the books: did you mean red?"),
+        (["--team", "red", "--key", "xyz"], "--key: there is no key 'xyz' in the books: one of a, b, c"),
+        (["--policy", "pr3", "--export", "csv"], "--policy: there is no policy 'pr3' in the books: did you mean"),
         (["--since", "7d", "--last", "1d"], "--last: says when to begin, and so does --since"),
         (["--day-zone", "Mars/Olympus"], "--day-zone: 'Mars/Olympus' is no time zone"),
     ],
@@ -271,3 +275,33 @@ def test_repair_keeps_what_is_damaged_and_books_what_can_be_read(
     total = json.loads(capsys.readouterr().out)["total"]
     assert total["attempts"] in (3_000, 3_000 - lost)
     assert total["cost_usd"] == pytest.approx(total["attempts"] * 700 / NANO_PER_USD, rel=0.1)
+
+
+def test_who_is_configured_and_spent_nothing_is_no_mistake(
+    books: tuple[Path, list[Booked]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = f"{{name: new, sha256: {'a' * 64}, tenant: {{team: newcomers}}, allow: [auto]}}"
+    (tmp_path / "pointsman.yaml").write_text(
+        "backends: {a: {dialect: vllm, base_url: 'http://127.0.0.1:9/v1'}}\n"
+        "targets: {q: {model: qwen3.5-9b, backend: a, window: 32k, price: none}}\n"
+        f"ledger: {{dir: {books[0]}}}\nkeys: [{key}]\n"
+    )
+    named = ["usage", "--config", str(tmp_path / "pointsman.yaml"), "--by", "total", "--json"]
+    for known in (["--team", "newcomers"], ["--key", "new"], ["--target", "q"]):
+        assert main([*named, *known]) == 0
+        assert json.loads(capsys.readouterr().out)["total"]["attempts"] == 0
+    assert main([*named, "--team", "newcommers"]) == 2
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert problem["valid"] == "did you mean newcomers?"
+
+
+def test_days_may_be_said_by_what_they_are_called() -> None:
+    now = datetime(2026, 3, 29, 22, 30, tzinfo=UTC).timestamp()  # half past midnight of the 30th in Berlin
+    for zone, word, day in (
+        ("UTC", "today", (29, 0)),
+        ("UTC", "yesterday", (28, 0)),
+        ("Europe/Berlin", "today", (29, 22)),
+        ("Europe/Berlin", "yesterday", (28, 23)),  # a day of 23 hours
+    ):
+        asked = asked_of({"since": word, "day_zone": zone}, now)
+        assert datetime.fromtimestamp(asked.since_ms / 1000, UTC) == datetime(2026, 3, *day, tzinfo=UTC)
