@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from deploy.grafana.__main__ import files
 from gateway.site import load_site
 from tests.e2e.dashboards import BOARDS, asks, panels
-from tests.test_alerts import complaints
+from tests.test_alerts import complaints, queries_of
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
@@ -130,6 +130,23 @@ def test_prometheus_accepts_its_configuration() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_prometheus_accepts_its_configuration_elsewhere_as_the_header_says(tmp_path: Path) -> None:
+    """Without an admin key and without model servers, all files included."""
+    promtool = installed("promtool")
+    shutil.copytree(DEPLOY / "prometheus", tmp_path, dirs_exist_ok=True)
+    config = tmp_path / "prometheus.yml"
+    header = config.read_text().partition("global:")[0]
+    assert "delete `authorization`" in header
+    assert "nothing but []" in header
+    made = YAML(typ="safe").load(config)
+    for job in made["scrape_configs"]:
+        job.pop("authorization", None)
+    config.write_text(json.dumps(made))
+    (tmp_path / "backends.yml").write_text("[]")
+    done = subprocess.run([promtool, "check", "config", str(config)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_compose_s_prometheus_reads_the_rules_and_keeps_what_objectives_look_back_on(services: dict[str, Any]) -> None:
     prometheus = services["prometheus"]
     mounted = {one["target"]: Path(one["source"]) for one in prometheus["volumes"] if one["type"] == "bind"}
@@ -182,6 +199,21 @@ def test_the_page_on_dashboards_names_panels_that_there_are() -> None:
     assert len(named) > 30
     there = {(board.title(), panel["title"]) for board in BOARDS for panel in panels(board)}
     assert set(named) - there == set()
+
+
+def test_the_queries_of_the_page_are_those_of_panels_without_choices() -> None:
+    asked = queries_of((ROOT / "docs" / "dashboards.md").read_text("utf-8"))
+    panel = {(ask.board, ask.title): ask.query for ask in reversed(asks())}
+    wanted = []
+    for of, chosen in [
+        (("cost", "Teams"), "1d"),
+        (("cost", "Spent by rule"), "1d"),
+        (("latency", "Our part of the wait"), "1h"),
+    ]:
+        bare = re.sub(r'\{(\w+=~"\$\w+",?)*\}', "", panel[of])
+        wanted.append(bare.replace("$__rate_interval", chosen).replace("$__range", chosen))
+    assert ["".join(query.split()) for query in asked] == ["".join(query.split()) for query in wanted]
+    assert not [complaints(query) for query in asked if complaints(query)]
 
 
 @pytest.mark.parametrize("board", BOARDS)

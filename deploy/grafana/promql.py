@@ -8,6 +8,8 @@ from __future__ import annotations
 
 NOW = "$__rate_interval"
 CHOSEN = "$__range"
+#: How finely a chosen time is looked at: with 500 series, a month of it stays below the samples a query may take.
+STEP = "1m"
 
 #: Errors that count against the objective, as deploy/prometheus/rules/slo.yaml has it: neither the client's own
 #: mistakes, nor its limits, nor those who left.
@@ -33,14 +35,16 @@ def rate(counter: str, filters: str = "", by: str = "", window: str = NOW) -> st
     return f"sum{_by(by)} (rate(pointsman_{counter}{{{filters}}}[{window}]))"
 
 
-def rise(counter: str, filters: str = "", by: str = "", window: str = CHOSEN) -> str:
-    """How much a counter grew in all of a time.
+def rise(counter: str, filters: str = "", by: str = "") -> str:
+    """How much a counter grew in all of the chosen time, over restarts of gateways and gaps between scrapes.
 
-    Series begin with what they first count, such as a team's first request to a target, and `increase` does not see
-    what a series begins with; so one that was not there at the start counts with its value.
+    Series begin with what they first count, such as a team's first request to a target, and begin so again after a
+    restart; `increase` does not see what a series begins with. So wherever a gateway was scraped and had no such
+    series, it counts as 0. Where none was scraped nothing is known, and what follows is compared with what was before.
     """
-    series = f"pointsman_{counter}{{{filters}}}"
-    return f"sum{_by(by)} (({series} unless {series} offset {window}) or increase({series}[{window}]))"
+    series = f"pointsman_{counter}{{{filters}}}" if filters else f"pointsman_{counter}"
+    unborn = f"0 * last_over_time({series}[{CHOSEN}] @ end()) and on (job, instance) up == 1"
+    return f"sum{_by(by)} (increase((1 * {series} or {unborn})[{CHOSEN}:{STEP}]))"
 
 
 def per_hour(counter: str, filters: str = "", by: str = "") -> str:

@@ -14,7 +14,7 @@ _STATES = (
     ("4", "auth", RED, "it refuses the gateway's key"),
     ("3", "ejected", RED, "it failed five times in a row"),
     ("2", "rate_limited", ORANGE, "it asked for time"),
-    ("1", "half_open|probing", YELLOW, "a request tries whether it is back"),
+    ("1", "half_open|probing", YELLOW, "the next request tries whether it is back"),
     ("0", "healthy", GREEN, "well"),
 )
 _WORDS = {value: (f"{state.replace('|', ', ')}: {text}", colour) for value, state, colour, text in _STATES}
@@ -34,8 +34,9 @@ _NOW = (
     Panel(
         "State",
         ((_states("pointsman_target_state", "target"), "{{target}}"),),
-        "The state of each target over time. Orange and yellow heal by themselves. Red for long: the colour's word "
-        "says whether it is the server (ejected), the key (auth) or a withdrawn model (gone).",
+        "The state of each target over time. Orange heals by itself. Yellow waits for a request that tries the "
+        "target: without traffic it may be as dead as before, and PointsmanTargetDown stays until it answers. Red for "
+        "long: the colour's word says whether it is the server (ejected), the key (auth) or a withdrawn model (gone).",
         kind="states",
         width=16,
         height=9,

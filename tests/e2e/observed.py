@@ -61,7 +61,8 @@ class Observed:
 
     def filled(self, query: str) -> str:
         """A panel's query with everything chosen, all of the time that was watched among it."""
-        return dashboards.filled(query, now="20s", chosen=f"{math.ceil(self.until - self.since)}s")
+        chosen = f"{math.ceil(self.until - self.since)}s"
+        return dashboards.filled(query, now="20s", chosen=chosen, step="500ms")
 
     def ask(self, query: str, *, most: bool = False) -> list[float]:
         """The values of a query now; with `most` the highest they were while it was watched."""

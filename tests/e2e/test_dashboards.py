@@ -13,7 +13,8 @@ from gateway.demo import model as demo_model
 from tests.e2e import dashboards
 from tests.e2e.dashboards import Ask
 from tests.e2e.observed import Observed, observed
-from tests.test_alerts import WAITED_FOR
+from tests.harness import ROOT
+from tests.test_alerts import WAITED_FOR, queries_of
 
 #: Panels that may show nothing but zeros for this traffic.
 CALM = {
@@ -51,6 +52,14 @@ def test_every_panel_has_data(seen: Observed, ask: Ask) -> None:
     assert values, f"{named(ask)}: nothing for {ask.query}"
     if ask.title not in CALM:
         assert any(values), f"{named(ask)}: only zeros for {ask.query}"
+
+
+def test_the_queries_of_the_page_have_answers(seen: Observed) -> None:
+    queries = queries_of((ROOT / "docs" / "dashboards.md").read_text("utf-8"))
+    assert len(queries) == 3
+    for query in queries:
+        quick = re.sub(r"\b1[dh]\b", "60s", query.replace(":1m]", ":500ms]"))
+        assert any(seen.ask(quick)), query
 
 
 @pytest.mark.parametrize(("board", "name", "query"), dashboards.variables())
