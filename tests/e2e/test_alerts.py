@@ -43,6 +43,7 @@ EXPECTED = {
     "PointsmanReloadFailing": ("job", {"pointsman"}),
     "PointsmanTargetDown": ("target", {"down", "cut"}),
     "PointsmanFamilyDown": ("family", {"gemma"}),
+    "PointsmanFamilyFailing": ("family", {"gemma"}),
     "PointsmanFallbacksRising": ("job", {"pointsman"}),
     "PointsmanRetriesNearBudget": ("job", {"pointsman"}),
     "PointsmanStreamsInterrupted": ("target", {"cut"}),
@@ -191,6 +192,8 @@ def _break_and_mend(gateway: Gateway, seen: Seen) -> None:
     file.write_text(before + "no-such-setting: 1\n", "utf-8")
     assert httpx.post(f"{gateway.admin}/v1/reload", timeout=30, trust_env=False).status_code == 400
     until(seen.server, set(EXPECTED), gateway)
+    traffic(gateway)  # buckets are born with the first requests, and no rate sees what a series is born with
+    seen.server.wait_for("job:pointsman_gateway_overhead_seconds:p95_rate10m")
     seen.busy_rules = told(seen.server)
     seen.recorded = {name: seen.server.ask(f'{{__name__="{name}"}}') for name in RECORDED}
     file.write_text(before, "utf-8")
