@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core import pricing, quotes
-from gateway.core.types import Decision, Price, PriceTier, Target, Thinking, Usage
+from gateway.core import dialects, pricing, quotes, wire
+from gateway.core.types import Decision, Endpoint, Price, PriceTier, Target, Thinking, Usage
 from tests.core.fleets import FLEET
 
 COUNT = st.integers(0, 200_000)
@@ -100,3 +101,13 @@ def test_a_limit_that_does_not_count_thoughts_bounds_nothing_while_there_may_be_
     assert not quotes.obeys(beside, "client")
     assert quotes.obeys(beside, "never")
     assert not quotes.obeys(replace(beside, thinking="always"), "never")
+
+
+@pytest.mark.parametrize("dialect", ["openai", "vllm", "llama.cpp", "sglang", "dashscope", "vertex", "ollama"])
+def test_a_limit_that_is_added_reaches_every_dialect(dialect: str) -> None:
+    """What `admitting` writes into a request that stated no limit."""
+    one, place = target(), Endpoint("http://x/v1", "http", "x", 80, "/v1")
+    plan = dialects.prepare(replace(one, backend=replace(one.backend, dialect=dialect, endpoints=(place,))))
+    asked = wire.parse(b'{"model":"m","messages":[{"role":"user","content":"hi"}]}')
+    clamped = wire.parse(wire.emit(asked, {quotes.OUTPUT_LIMITS[0]: b"77"}))
+    assert b":77" in dialects.request_body(clamped, plan, Thinking("never"))

@@ -380,3 +380,19 @@ def test_many_holds_end(up: Up, tmp_path: Path) -> None:
         assert codes([gateway.post(chat(max_tokens=50))]) == {RATE: 1}
         for conn in waiting:
             conn.close()
+
+
+def test_copies_are_paid_from_the_budget_and_not_sent_without_room(up: Up, tmp_path: Path) -> None:
+    ups = up(a=used(10, 50), b=used(10, 50))
+    (tmp_path / "policies" / "default.yaml").write_text(
+        "policy: default\nrules: [{id: all, use: [{target.name: a}]}]\n"
+        "shadow: [{id: copy, use: [{target.name: b}], share: 100%}]\n"
+    )
+    with running(tmp_path, settings(ups, key(budget={"usd": 0.0003, "per": "day"}), **policies())) as gateway:
+        assert gateway.post(chat(max_tokens=50)).status_code == 200
+        left = "pointsman_budget_left_usd"
+        assert eventually(lambda: gateway.metric(left) == pytest.approx(0.0001))
+        assert gateway.post(chat(max_tokens=50)).status_code == 200
+        assert gateway.metric('pointsman_shadow_skipped_total{reason="budget",shadow="copy"}') == 1
+        assert codes([gateway.post(chat(max_tokens=50))]) == {BUDGET: 1}
+        assert len(ups["b"].requests) == 1
