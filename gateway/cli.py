@@ -138,6 +138,7 @@ def parser() -> argparse.ArgumentParser:
     paths = "policies, parts or folders of them, in place of the configuration's; not against your own fleet"
     one.add_argument("--policies", action="append", default=[], type=Path, metavar="PATH", help=paths)
     one.add_argument("--strict", action="store_true", help="exit with 1 if there is a warning that nobody accepts")
+    one.add_argument("--verbose", action="store_true", help="also show what is only good to know (severity info)")
     one.add_argument("--no-keys", action="store_true", help="do not look up upstream keys: for machines without them")
     arguments.as_json(one)
 
@@ -308,7 +309,8 @@ def _check(given: argparse.Namespace) -> int:
     if given.json:
         print_json(checked.report.to_dict(ok=ok))
     else:
-        print(*checked.report.lines(), sep="\n")
+        for line in checked.report.lines(verbose=given.verbose):
+            print(line)
         print(f"{'ok' if ok else 'not ok'}: {checked.summary}")
     return OK if ok else NO
 

@@ -138,10 +138,32 @@ def test_without_a_configuration_one_is_told_where_to_begin(
 
 
 def test_check_says_the_same_of_several_rules_in_one_line(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check"]) == 0
+    assert main(["check", "--verbose"]) == 0
     told = capsys.readouterr().out
     assert told.count("all its targets stand on one backend, local") == 1
     assert "first.yaml:6: info: shop, code, default: all its targets stand on one backend, local [backend-" in told
+
+
+def test_check_says_what_is_wrong_first_and_counts_what_is_only_good_to_know(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (site / "pointsman.yaml").read_text()
+    bundled = re.sub(r"^policies:.*$", "policies: {default: default}\nunknown_model: demo", text, flags=re.M)
+    (site / "pointsman.yaml").write_text(bundled)
+    assert main(["check", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    shown = [one for one in found["findings"] if one["policy"] not in found["not_named"]]
+    infos = sum(one["severity"] == "info" for one in shown)
+    assert infos > 9
+    assert main(["check"]) == 0
+    told = capsys.readouterr().out
+    assert ": info: " not in told
+    assert f"not shown: {infos} infos, good to know and not wrong: " in told
+    assert main(["check", "--verbose"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("    given:")]
+    kinds = [word for line in lines for word in ("warning", "info") if f": {word}: " in line]
+    assert kinds == sorted(kinds, reverse=True)
+    assert {"warning", "info"} == {*kinds}
 
 
 def test_check_leaves_out_what_came_along_and_nothing_names(site: Path, capsys: pytest.CaptureFixture[str]) -> None:

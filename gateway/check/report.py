@@ -115,14 +115,21 @@ class Report:
             "findings": [one.to_dict() for one in self.told],
         }
 
-    def lines(self) -> Iterator[str]:
-        """What a person is shown, line by line."""
+    def lines(self, *, verbose: bool = False) -> Iterator[str]:
+        """What a person is shown, line by line: first what is wrong, wherever. Without `verbose` infos are counted."""
         yield from (f"warning: {warning}" for warning in self.warnings)
-        by_policy: dict[str | None, list[Told]] = {}
-        for one in self.shown:
-            by_policy.setdefault(one.policy, []).append(one)
-        for policy, told in by_policy.items():
-            yield from _of(policy, told)
+        infos = () if verbose else [one for one in self.shown if one.finding.severity == "info"]
+        for wrong in (True, False):
+            by_policy: dict[str | None, list[Told]] = {}
+            for one in self.shown:
+                if one.wrong is wrong and (verbose or one.finding.severity != "info"):
+                    by_policy.setdefault(one.policy, []).append(one)
+            for policy, told in by_policy.items():
+                yield from _of(policy, told)
+        if infos:
+            codes = ", ".join(sorted({one.finding.code for one in infos}))
+            counted = "1 info" if len(infos) == 1 else f"{len(infos)} infos"
+            yield f"not shown: {counted}, good to know and not wrong: {codes} (--verbose does)"
         if self.unnamed:
             names = ", ".join(sorted(self.unnamed))
             yield f"not shown, for they come with Pointsman and nothing here names them: {names} (--policy NAME does)"
