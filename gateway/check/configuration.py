@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from gateway.config import ConfigDoc, KeyDoc
-from gateway.core.analyse import tenants
+from gateway.core.analyse import accepted, tenants
 from gateway.core.capabilities import outside
 from gateway.core.findings import Finding, finding
+from gateway.core.policy import Policy
 from gateway.core.rank import bits
 from gateway.site import Site
 
@@ -24,12 +25,21 @@ def facts_of(doc: ConfigDoc) -> Mapping[str, Mapping[str, str]]:
 
 
 def judge(site: Site, doc: ConfigDoc, now: float) -> Iterator[Finding]:
-    """The findings about keys and names."""
-    yield from tenants.unread(facts_of(doc), site.policies.values())
+    """The findings about keys and names, with the reason at those that a policy accepts.
+
+    What a policy refuses may be accepted in that policy, all else in the default one.
+    """
+    for policy, one in _judged(site, doc, now):
+        yield accepted(policy or site.default_policy, one)
+
+
+def _judged(site: Site, doc: ConfigDoc, now: float) -> Iterator[tuple[Policy | None, Finding]]:
+    """Findings, each with the policy that it is about, if it is about one."""
+    yield from ((None, one) for one in tenants.unread(facts_of(doc), site.policies.values()))
     for key in doc.keys:
-        yield from _places(site, key)
+        yield from ((None, one) for one in _places(site, key))
         yield from _allowed(site, key, now)
-        yield from _budget(site, key)
+        yield from ((None, one) for one in _budget(site, key))
     yield from _aliases(site, doc, now)
 
 
@@ -44,7 +54,7 @@ def _places(site: Site, key: KeyDoc) -> Iterator[Finding]:
             yield finding("place-unmet", key.name, f"keys.{key.name}.tenant.{name}", what, fix)
 
 
-def _allowed(site: Site, key: KeyDoc, now: float) -> Iterator[Finding]:
+def _allowed(site: Site, key: KeyDoc, now: float) -> Iterator[tuple[Policy, Finding]]:
     """Entries of `allow` that name targets which the policy never allows this key."""
     table = site.routes_of.get(key.policy or site.default_policy.name, site.routes)
     for entry in key.allow:
@@ -53,8 +63,9 @@ def _allowed(site: Site, key: KeyDoc, now: float) -> Iterator[Finding]:
             continue
         policy = site.policies[route.policy]
         if tenants.never(policy, now, route.pinned, key.tenant):
-            what = f"may name {entry}, which policy {policy.name} never allows it"
-            yield finding("allow-refused", key.name, f"keys.{key.name}.allow", what, "another name, or another policy")
+            what = f"may name {entry}, but policy {policy.name} never allows that for this key"
+            fix = "another name, or another policy"
+            yield policy, finding("allow-refused", key.name, f"keys.{key.name}.allow", what, fix)
 
 
 def _budget(site: Site, key: KeyDoc) -> Iterator[Finding]:
@@ -76,7 +87,7 @@ def _budget(site: Site, key: KeyDoc) -> Iterator[Finding]:
         yield finding("budget-unpriced", key.name, f"keys.{key.name}.budget", what, "price: at these targets")
 
 
-def _aliases(site: Site, doc: ConfigDoc, now: float) -> Iterator[Finding]:
+def _aliases(site: Site, doc: ConfigDoc, now: float) -> Iterator[tuple[Policy | None, Finding]]:
     plain = _plain(site)
     for name, meaning in doc.models.items():
         route = site.routes.get(name)
@@ -85,11 +96,11 @@ def _aliases(site: Site, doc: ConfigDoc, now: float) -> Iterator[Finding]:
         path = f"models.{name}"
         if name in plain and plain[name] != route.pinned:
             what = f"leads to {meaning}, and hides the model or target of the same name"
-            yield finding("alias-shadows", name, path, what, "another name")
+            yield None, finding("alias-shadows", name, path, what, "another name")
         policy = site.policies[route.policy]
         if route.pinned is not None and tenants.never(policy, now, route.pinned, None):
             what = f"leads to {meaning}, which policy {policy.name} never allows"
-            yield finding("alias-refused", name, path, what, "allow_closed, or another meaning")
+            yield policy, finding("alias-refused", name, path, what, "allow_closed, or another meaning")
 
 
 def _plain(site: Site) -> Mapping[str, int]:

@@ -98,6 +98,11 @@ CODES: Mapping[str, tuple[Severity, str]] = MappingProxyType(
 #: Those that are told only where a policy is judged against the catalogue.
 EVERYWHERE = frozenset({"rung-impossible", "model-retired", "model-retires"})
 
+#: Those that are told of keys and names of the configuration, which a policy by itself does not see.
+CONFIGURED = frozenset(
+    {"alias-refused", "alias-shadows", "allow-refused", "budget-unpriced", "place-unmet", "tenant-unread"}
+)
+
 
 def _code(raw: object) -> str:
     if raw not in CODES:

@@ -177,6 +177,34 @@ def test_what_is_accepted_no_longer_fails_a_strict_check(site: Path, capsys: pyt
     assert "accepted warning: home: leaves no target" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("where", ["policy", "part"])
+@pytest.mark.parametrize(
+    ("code", "identity", "old", "new"),
+    [
+        ("allow-refused", "shop", "allow: [auto]", "allow: [auto, scout]"),
+        ("place-unmet", "shop", "home: eu}", "home: eu, residency: mars}"),
+        ("alias-shadows", "scout", "{gpt-4o: auto}", "{gpt-4o: auto, scout: auto}"),
+        ("tenant-unread", "shop", "home: eu}", "home: eu, owner: me}"),
+    ],
+)
+def test_what_is_found_of_keys_and_names_can_be_accepted(
+    site: Path, capsys: pytest.CaptureFixture[str], where: str, code: str, identity: str, old: str, new: str
+) -> None:
+    change(site / "pointsman.yaml", old, new)
+    assert main(["check", "--strict"]) == 1
+    accept = f"accept: [{{finding: {code}, id: {identity}, because: it was agreed}}]\n"
+    if where == "policy":
+        change(site / "policies" / "first.yaml", "tests:", accept + "tests:")
+    else:
+        (site / "over.part.yaml").write_text(
+            f"part: over\nconstraints: [{{id: no-gpt, forbid: {{family: gpt-oss}}}}]\n{accept}"
+        )
+        change(site / "pointsman.yaml", "default: first}", "default: first, overlays: [over.part.yaml]}")
+    assert main(["check", "--strict"]) == 0
+    assert "(accepted: it was agreed)" in capsys.readouterr().out
+    assert "accept-unused" not in {one["code"] for one in findings(capsys)}
+
+
 def test_what_a_part_over_all_policies_accepts_is_accepted_and_need_not_be_found_in_each(
     site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ from gateway.core.analyse import constraints, copies, everywhere, names, order, 
 from gateway.core.analyse.imagined import Imagined
 from gateway.core.analyse.space import Effort
 from gateway.core.analyse.study import Study, Tenants
-from gateway.core.findings import EVERYWHERE, SEVERITIES, Finding, finding
+from gateway.core.findings import CONFIGURED, EVERYWHERE, SEVERITIES, Finding, finding
 from gateway.core.policy import Policy, clock
 
 __all__ = ["analyse", "analyse_everywhere", "leaks"]
@@ -89,15 +89,19 @@ def leaks(policy: Policy) -> list[Finding]:
     return [one for one in constraints.leaks(policy) if (one.code, one.id) not in entries]
 
 
+def accepted(policy: Policy, one: Finding) -> Finding:
+    """A finding, with the reason if the policy accepts it."""
+    reasons = {(entry.finding, entry.id): entry.because for entry in policy.doc.accept}
+    return replace(one, accepted=reasons.get((one.code, one.id)))
+
+
 def _accepted(policy: Policy, found: Sequence[Finding]) -> Iterator[Finding]:
     """The findings, with the reason at those that the policy accepts, and the entries that accept nothing."""
-    reasons = {(entry.finding, entry.id): entry.because for entry in policy.doc.accept}
-    for one in found:
-        yield replace(one, accepted=reasons.get((one.code, one.id)))
+    yield from (accepted(policy, one) for one in found)
     known = {(one.code, one.id) for one in found}
     for i, entry in enumerate(policy.doc.accept):
-        if (entry.finding, entry.id) not in known and entry.finding not in EVERYWHERE:
-            what = f"accepts {entry.finding}, which is not found here"
+        if (entry.finding, entry.id) not in known and entry.finding not in EVERYWHERE | CONFIGURED:
+            what = f"accepts {entry.finding} of {entry.id}, which is not found"
             yield finding("accept-unused", entry.id, f"accept[{i}]", what, "remove it, if it is found on no fleet")
 
 
