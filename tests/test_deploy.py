@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 
 from deploy.grafana.__main__ import files
 from gateway.site import load_site
-from tests.e2e.dashboards import BOARDS, asks, panels
+from tests.e2e.dashboards import BOARDS, asks, filled, panels
 from tests.test_alerts import complaints, queries_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -201,6 +201,12 @@ def test_the_page_on_dashboards_names_panels_that_there_are() -> None:
     assert set(named) - there == set()
 
 
+def test_a_sum_over_a_month_is_no_finer_than_prometheus_can_bear() -> None:
+    finely = [ask.panel for ask in asks() if "$__interval]" in ask.query]
+    assert len(finely) > 10
+    assert {(panel["interval"], panel["maxDataPoints"]) for panel in finely} == {("1m", 1500)}
+
+
 def test_the_queries_of_the_page_are_those_of_panels_without_choices() -> None:
     asked = queries_of((ROOT / "docs" / "dashboards.md").read_text("utf-8"))
     panel = {(ask.board, ask.title): ask.query for ask in reversed(asks())}
@@ -211,7 +217,7 @@ def test_the_queries_of_the_page_are_those_of_panels_without_choices() -> None:
         (("latency", "Our part of the wait"), "1h"),
     ]:
         bare = re.sub(r'\{(\w+=~"\$\w+",?)*\}', "", panel[of])
-        wanted.append(bare.replace("$__rate_interval", chosen).replace("$__range", chosen))
+        wanted.append(filled(bare, now=chosen, chosen=chosen))
     assert ["".join(query.split()) for query in asked] == ["".join(query.split()) for query in wanted]
     assert not [complaints(query) for query in asked if complaints(query)]
 

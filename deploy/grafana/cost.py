@@ -20,7 +20,7 @@ _TOTALS = (
         "Spent",
         ((rise("cost_usd_total", _MONEY), ""),),
         "US dollars in the chosen time, for the chosen teams, policies and targets. To see yesterday, choose it at "
-        "the top right. It is counted minute by minute, right to about two at each end; `pointsman usage` is exact.",
+        "the top right. It is right to some minutes at each end; `pointsman usage` is exact.",
         unit="currencyUSD",
         kind="stat",
         width=4,

@@ -18,6 +18,8 @@ from grafana_foundation_sdk.models import dashboard as board
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode, HeatmapColorScale
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from deploy.grafana.promql import FINEST, POINTS, STEP
+
 SOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG = "pointsman"
 
@@ -156,6 +158,8 @@ def _panel(panel: Panel) -> Any:
     )
     for number, (query, legend) in enumerate(panel.asks):
         made = made.with_target(_ask(panel, chr(ord("A") + number), query, legend))
+    if any(STEP in query for query, _ in panel.asks):
+        made = made.interval(FINEST).max_data_points(POINTS)
     if panel.steps:
         steps = [board.Threshold(value=value, color=colour) for value, colour in panel.steps]
         made = made.thresholds(dashboard.ThresholdsConfig().mode(board.ThresholdsMode.ABSOLUTE).steps(steps))

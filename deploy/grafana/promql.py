@@ -8,8 +8,8 @@ from __future__ import annotations
 
 NOW = "$__rate_interval"
 CHOSEN = "$__range"
-#: How finely a chosen time is looked at: with 500 series, a month of it stays below the samples a query may take.
-STEP = "1m"
+#: How finely a chosen time is looked at: a panel that asks so has the `interval` and at most so many points.
+STEP, FINEST, POINTS = "$__interval", "1m", 1500
 
 #: Errors that count against the objective, as deploy/prometheus/rules/slo.yaml has it: neither the client's own
 #: mistakes, nor its limits, nor those who left.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.grafana.promql import STEP
+from deploy.grafana.promql import FINEST, STEP
 from tests.harness import ROOT
 from tests.test_alerts import WAITED_FOR
 
@@ -78,9 +78,9 @@ def variables() -> list[tuple[str, str, str]]:
     ]
 
 
-def filled(query: str, *, now: str, chosen: str, step: str = STEP) -> str:
+def filled(query: str, *, now: str, chosen: str, step: str = FINEST) -> str:
     """A query with everything chosen; `now` and `chosen` are the windows of a rate and of the dashboard."""
-    query = query.replace("$__rate_interval", now).replace(f"$__range:{STEP}]", f"$__range:{step}]")
+    query = query.replace("$__rate_interval", now).replace(STEP, step)
     query = re.sub(r'=~"\$\w+"', '=~".*"', query.replace("$__range", chosen))
     assert "$" not in query, query
     return query
