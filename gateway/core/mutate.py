@@ -239,6 +239,15 @@ def _rungs_effect(rungs: Sequence[Rung]) -> Hashable:
 
 
 @dataclass(frozen=True, slots=True)
+class Slip:
+    """What a change that no test notices does to one request: the targets that it may have now, or no more."""
+
+    given: Mapping[str, Any]  # as in a test of the policy
+    gained: tuple[str, ...]
+    lost: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Survey:
     """What became of the mutants of a policy that were tried."""
 
@@ -246,6 +255,7 @@ class Survey:
     survivors: tuple[Mutant, ...] = ()  # no test would have noticed
     idle: tuple[Mutant, ...] = ()  # the change changes nothing on this fleet, so no test could
     untried: int = 0  # time was up
+    slips: tuple[Slip | None, ...] = ()  # of each survivor, where one was found
 
     @property
     def tried(self) -> int:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from gateway.core.decide import decide
 from gateway.core.errors import ConfigError
-from gateway.core.mutate import Mutant, Survey, effect, mutants
-from gateway.core.policy import Policy
+from gateway.core.mutate import Mutant, Slip, Survey, effect, mutants
+from gateway.core.policy import Policy, TestDoc
 from gateway.core.policytest import Case, noticed_by, prepare
+from gateway.core.signals import Signals
 from gateway.core.types import Fleet
 from gateway.policyfile import PolicyFile, placed
+
+#: Of so many tests a request with each target pinned is tried, too.
+_MOST_PINNED = 12
 
 
 def ready(file: PolicyFile, fleet: Fleet) -> tuple[Policy, tuple[Case, ...]]:
@@ -40,11 +45,12 @@ def survey(
     every = [mutant for mutant in mutants(file.doc) if file.own(mutant.path)]
     noticed = 0
     survivors: list[Mutant] = []
+    slips: list[Slip | None] = []
     idle: list[Mutant] = []
     for done, mutant in enumerate(every):
         step(done, len(every))
         if time_is_up():
-            return Survey(noticed, tuple(survivors), tuple(idle), len(every) - done)
+            return Survey(noticed, tuple(survivors), tuple(idle), len(every) - done, tuple(slips))
         try:
             changed = replace(file, doc=mutant.doc).bind(fleet)
         except ConfigError:  # it would not even load: that is noticed
@@ -54,6 +60,29 @@ def survey(
             idle += () if mutant.slight else (mutant,)
         elif noticed_by(changed, cases, mutant.removed_rule) is None:
             survivors.append(mutant)
+            slips.append(slip(policy, changed, cases))
         else:
             noticed += 1
-    return Survey(noticed, tuple(survivors), tuple(idle))
+    return Survey(noticed, tuple(survivors), tuple(idle), 0, tuple(slips))
+
+
+def slip(policy: Policy, changed: Policy, cases: Sequence[Case]) -> Slip | None:
+    """Who comes in or falls out by a change: shown by what a test gives, else by that with a target pinned.
+
+    Cheap rather than complete: only what the cases give is tried, and nothing given, with pins the first few of it.
+    """
+    told = [case for case in cases if case.test.request is None]
+    nothing = TestDoc(name="nothing is given", expect={"thinking": "client"})
+    told.append(Case(nothing, "", Signals.given({}), None, policy.fleet.mask(), 0.5))
+    fleet = policy.fleet.targets
+    pins = ((case, target) for case in told[:_MOST_PINNED] if case.pinned is None for target in fleet)
+    for case, target in [*((case, None) for case in told), *pins]:
+        pinned = case.pinned if target is None else 1 << target.index
+        before, after = (
+            {one.name for one in decide(which, case.signals, case.snapshot(which), pinned=pinned).candidates}
+            for which in (policy, changed)
+        )
+        if before != after:
+            more = {} if target is None else {"pinned": target.name}
+            return Slip({**case.test.given, **more}, tuple(sorted(after - before)), tuple(sorted(before - after)))
+    return None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gateway.check.report import flow
 from gateway.core.coverage import Coverage, Item
 from gateway.core.expectations import Mismatch
-from gateway.core.mutate import Mutant, Survey
+from gateway.core.mutate import Mutant, Slip, Survey
 from gateway.core.policytest import MOST_TRACED, Result
 from gateway.core.trace import TargetTrace, Trace
 from gateway.policyfile import PolicyFile
@@ -52,7 +53,10 @@ def lines(tested: FileResult) -> Iterator[str]:
     if tested.unsurveyed:
         yield "  no change was tried (--mutants): the tests have to pass on the policy as it is first"
     if tested.survey is not None:
-        yield from (f"  NOT NOTICED {_place(tested, one)}" for one in tested.survey.survivors)
+        for one, slip in zip(tested.survey.survivors, tested.survey.slips, strict=True):
+            yield f"  NOT NOTICED {_place(tested, one)}"
+            if slip is not None:
+                yield f"              {_slipped(slip)}"
         yield from (f"  no effect   {_place(tested, one)}" for one in tested.survey.idle)
         if tested.survey.idle:
             yield "    (nothing on the reference fleet changes by these, so no test can notice; on yours it may)"
@@ -126,6 +130,13 @@ def counted(number: int, one: str) -> str:
     return f"{number:,} {one}" if number == 1 else f"{number:,} {one}s"
 
 
+def _slipped(slip: Slip) -> str:
+    """Who comes in and who falls out, and for which request."""
+    moves = (("lets in", slip.gained), ("loses", slip.lost))
+    said = [f"{verb} {', '.join(names[:_MOST])}{', ...' * (len(names) > _MOST)}" for verb, names in moves if names]
+    return f"{' and '.join(said)}; given: {flow(slip.given)}"
+
+
 def _place(tested: FileResult, mutant: Mutant) -> str:
     return f"{mutant} (line {tested.line(mutant.path)}: {mutant.path})"
 
@@ -148,7 +159,10 @@ def as_json(tested: FileResult) -> dict[str, Any]:
         made["mutants"] = {
             "noticed": tested.survey.noticed,
             "untried": tested.survey.untried,
-            "survivors": [_mutant(tested, one) for one in tested.survey.survivors],
+            "survivors": [
+                _mutant(tested, one) | {"slip": None if slip is None else asdict(slip)}
+                for one, slip in zip(tested.survey.survivors, tested.survey.slips, strict=True)
+            ],
             "no_effect": [_mutant(tested, one) for one in tested.survey.idle],
         }
     return made

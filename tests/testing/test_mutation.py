@@ -133,3 +133,34 @@ def test_a_folder_s_parts_are_judged_as_files_of_their_own_and_not_in_every_poli
     out = capsys.readouterr().out
     assert out.count("NOT NOTICED home: without this constraint (line 4: constraints[0])") == 1
     assert main(["test", "--mutants", str(tmp_path / "a.yaml")]) == 0, "one file is one file"
+
+
+def test_of_a_change_that_no_test_notices_one_request_is_shown_that_it_concerns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "health.part.yaml"
+    part = (
+        "part: health\nas_of: 2026-11-21\nconstraints:\n  - id: home\n    when: {tenant.team: health}\n"
+        "    require: {target.self_hosted: true, license.osi_approved: true}\ntests:\n"
+        "  - {name: no Llama, given: {tenant.team: health}, expect: {never_family: [llama, gemma]}}\n"
+    )
+    path.write_text(part)
+    assert main(["test", "--mutants", "--json", str(path)]) == 1
+    survivors = json.loads(capsys.readouterr().out)["files"][0]["mutants"]["survivors"]
+    (loose,) = [one["slip"] for one in survivors if one["change"] == "without tenant.team: health"]
+    assert loose["given"] == {}
+    assert loose["gained"] == []
+    assert "qwen-plus" in loose["lost"]
+    (slip,) = [one["slip"] for one in survivors if one["change"] == "without target.self_hosted: true"]
+    assert slip["given"]["tenant.team"] == "health"
+    assert "coder480-bedrock" in slip["gained"]
+    assert main(["test", "--mutants", str(path)]) == 1
+    told = capsys.readouterr().out
+    shown = re.search(r"without target.self_hosted: true \(.*\)\n +lets in ([a-z0-9-]+).*; given: (\{.*\})\n", told)
+    assert shown is not None, told
+    # What is shown is a test of the part that holds, and notices.
+    path.write_text(f"{part}  - {{name: own machines, given: {shown[2]}, expect: {{never_target: {shown[1]}}}}}\n")
+    main(["test", "--mutants", str(path)])
+    told = capsys.readouterr().out
+    assert "2 passed, 0 failed" in told
+    assert "target.self_hosted" not in told
