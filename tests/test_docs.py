@@ -48,6 +48,7 @@ KINDS = {
     "keys",
     "file",
     "background",
+    "promql",
 }
 
 needs_model = pytest.mark.skipif(
