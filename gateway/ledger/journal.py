@@ -4,8 +4,8 @@ Here belong the file that grows, its rotation, and what happens while there is n
 `core.booking`'s business; who reads it, `keeping`'s.
 
 The file is mapped into memory and lines are stored there: what was stored is the kernel's and survives the death of
-the process as if it had been written, at a fifth of what a `write(2)` costs, which is most of what a request may pay
-for its books. All room is allocated before it is mapped, and the next file is made ready while the present one is used.
+the process as if it had been written, without the system call that would be most of what a request pays for its books.
+All room is allocated before it is mapped, and the next file is made ready while the present one is used.
 So a full disk and a process without file descriptors show as an error before they matter, and never in the middle of a
 line.
 """
