@@ -10,15 +10,14 @@ import unicodedata
 from collections.abc import Mapping
 from typing import IO
 
+from gateway.telemetry.logs import colours_allowed
+
 BOLD, DIM, RED, GREEN = "1", "2", "31", "32"  # ANSI styles
 
 
 def coloured(out: IO[str], environ: Mapping[str, str], *, wanted: bool = True) -> bool:
-    """Whether to write styles: on a terminal that knows them, where neither --no-color nor NO_COLOR is given.
-
-    NO_COLOR counts where it is set and not empty, whatever it holds.
-    """
-    return wanted and out.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+    """Whether to write styles: on a terminal that knows them, where neither --no-color nor NO_COLOR is given."""
+    return wanted and out.isatty() and colours_allowed(environ)
 
 
 def styled(text: str, style: str) -> str:

@@ -61,7 +61,12 @@ class LogSettings:
 
 def coloured(descriptor: int, environ: Mapping[str, str]) -> bool:
     """Whether text there may be coloured: on a terminal that can, where nobody asked for none (no-color.org)."""
-    return os.isatty(descriptor) and environ.get("TERM") != "dumb" and not environ.get("NO_COLOR")
+    return os.isatty(descriptor) and colours_allowed(environ)
+
+
+def colours_allowed(environ: Mapping[str, str]) -> bool:
+    """Whether a terminal here knows colours and nobody asked for none: NO_COLOR counts where it is not empty."""
+    return environ.get("TERM") != "dumb" and not environ.get("NO_COLOR")
 
 
 def colour(line: bytes, level: Level) -> bytes:
