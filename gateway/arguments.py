@@ -42,6 +42,11 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(None, f"there is no command {str(value)[:80]!r}{near}")
         raise argparse.ArgumentError(action, f"{str(value)[:80]!r} means nothing here{near}")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help and usage. argparse's own swallows what a disk or pipe says (CPython from 3.11.3 on)."""
+        if message:
+            (file or sys.stderr).write(message)
+
     def error(self, message: str) -> NoReturn:
         """Say how the command is used, what is wrong, and where all of it is told; exit with 2."""
         self.print_usage(sys.stderr)

@@ -96,11 +96,16 @@ def test_options_of_one_name_mean_the_same_everywhere() -> None:
 # --- pipes, disks and signals ---
 
 
+BUFFERING = pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+
+
+@BUFFERING
 @pytest.mark.parametrize("arguments", [["--help"], ["catalog", "--source"], ["help", "init"]], ids=" ".join)
-def test_a_reader_that_goes_away_is_no_reason_for_a_traceback(arguments: list[str]) -> None:
+def test_a_reader_that_goes_away_is_no_reason_for_a_traceback(arguments: list[str], unbuffered: str) -> None:
     ours, theirs = os.pipe()
     os.close(ours)
-    told = run(*arguments, stdout=theirs, stderr=subprocess.PIPE)
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    told = run(*arguments, stdout=theirs, stderr=subprocess.PIPE, env=env)
     os.close(theirs)
     assert (told.returncode, told.stderr) == (141, "")
 
@@ -138,10 +143,12 @@ def test_a_reader_that_goes_away_in_the_middle_blames_no_file(arguments: list[st
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@BUFFERING
 @pytest.mark.parametrize("arguments", [["--help"], ["catalog"]], ids=" ".join)
-def test_a_full_disk_is_told_in_a_line(arguments: list[str]) -> None:
+def test_a_full_disk_is_told_in_a_line(arguments: list[str], unbuffered: str) -> None:
     with open("/dev/full", "w", encoding="utf-8") as full:
-        told = run(*arguments, stdout=full, stderr=subprocess.PIPE)
+        env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        told = run(*arguments, stdout=full, stderr=subprocess.PIPE, env=env)
     assert (told.returncode, told.stderr) == (2, "pointsman: cannot print: No space left on device\n")
 
 
