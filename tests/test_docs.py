@@ -28,6 +28,7 @@ from gateway.telemetry.families import FAMILIES
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+FAULTS = ROOT / "tests" / "faults" / "README.md"
 DOCS = ROOT / "docs"
 PAGES = (README, *sorted(DOCS.glob("*.md")))
 DOCUMENTS = sorted({*ROOT.glob("*.md"), *PAGES, *ROOT.glob("policies/**/*.md"), *ROOT.glob("tests/**/README.md")})
@@ -141,15 +142,22 @@ def test_metrics_that_pages_name_exist() -> None:
     assert named <= exported
 
 
-def test_every_guarantee_names_a_test_that_exists() -> None:
-    text = (DOCS / "guarantees.md").read_text(encoding="utf-8")
-    rows = [row for row in text.splitlines() if row.startswith("| ") and not row.startswith("| Guarantee")]
-    assert len(rows) >= 8
+@pytest.mark.parametrize("page", [DOCS / "guarantees.md", FAULTS], ids=lambda page: page.stem)
+def test_every_guarantee_and_fault_names_a_test_that_exists(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    rows = [
+        row
+        for row, after in zip(lines, [*lines[1:], ""], strict=True)
+        if row.startswith("| ") and not after.startswith("|--")
+    ]
+    assert len(rows) >= (8 if page != FAULTS else 0)
     for row in rows:
         named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
         assert named, row
         for path, test in named:
-            assert re.search(rf"^\s*(?:async )?def {test}\(", (ROOT / path).read_text(encoding="utf-8"), re.M), test
+            assert re.search(
+                rf"^\s*(?:async )?(?:def|class) {test}\b", (ROOT / path).read_text(encoding="utf-8"), re.M
+            ), test
 
 
 def test_the_readme_says_of_every_dialect_whether_it_was_seen_live() -> None:
