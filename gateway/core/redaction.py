@@ -38,7 +38,8 @@ _SHAPES = tuple(
         ),
         ("AKIA ASIA", r"()\b(?:AKIA|ASIA)[A-Z0-9]{12,}"),
         ("AIza ya29.", r"()\b(?:AIza|ya29\.)[A-Za-z0-9_.-]{16,}"),
-        ("eyJ", r"()\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_.-]+"),  # a JSON web token
+        # A JSON web token. Each run of its characters is read once, not from every "-eyJ" in it on.
+        ("eyJ", r"()(?<![A-Za-z0-9_-])(?=[A-Za-z0-9_-]*?\beyJ)[A-Za-z0-9_-]{11,}+\.[A-Za-z0-9_.-]+"),
         ("=", rf"(?i)((?:{_NAMES})=[\"']?)[^\s\"'&,;)\]}}]+"),
         ("\" '", rf"(?i)([\"'](?:{_NAMES}|{_HEADERS})[\"']\s?[:,]\s?b?[\"'])[^\"']+"),
         (":", rf"(?i)\b((?:{_HEADERS}):\s?(?:[a-z]+ )?)[^\s\"',;]+"),

@@ -18,7 +18,7 @@ from gateway.core.sse import EVENT_END, Relay
 #: The spelling asked for -> the other one.
 OTHER = {"reasoning": "reasoning_content", "reasoning_content": "reasoning"}
 
-_LINE = re.compile(rb"[^\r\n]*(?>\r\n|\n|\r)")
+_LINE = re.compile(rb"[^\r\n]*+(?>\r\n|\n|\r|\Z)")
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OBJECTS = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

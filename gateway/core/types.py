@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, SupportsIndex
 
 import msgspec
 
@@ -31,7 +31,7 @@ NANO_PER_USD = 1_000_000_000
 
 
 class Secret:
-    """A string that cannot be printed by accident: `repr`, `str` and formatting show `***`.
+    """A string that is not told by accident: it shows as `***`, and is not encoded, pickled or copied.
 
     >>> f"{Secret('sk-1')} {Secret('sk-1')!r}"
     '*** ***'
@@ -57,8 +57,8 @@ class Secret:
     def __hash__(self) -> int:
         return hash(self._value)
 
-    def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
-        return (Secret, (self._value,))
+    def __reduce_ex__(self, _: SupportsIndex) -> NoReturn:
+        raise TypeError("a secret is not pickled")
 
 
 @dataclass(frozen=True, slots=True)

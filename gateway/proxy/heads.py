@@ -17,12 +17,11 @@ MAX_HEADERS = 128
 _NO_BODY = (204, 304)
 # Credentials, which no policy may look at.
 _PRIVATE = frozenset({b"authorization", b"cookie", b"proxy-authorization", b"x-api-key", b"api-key"})
-# A request line and header lines about which no two parsers disagree, by the letter of RFC 9110 and 9112.
-_POST = re.compile(rb"POST (/[A-Za-z0-9/._-]*) HTTP/1\.1\r\n")
-_FIELD = re.compile(
-    rb"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*((?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)\r\n", re.MULTILINE
-)
-_VALUE = re.compile(rb"[ \t]*(?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?")
+# A request line and header lines about which no two parsers disagree, by the letter of RFC 9110 and 9112. No repeat
+# gives back what it took: one that did took a second of the loop for a line of 16,000 spaces.
+_POST = re.compile(rb"POST (/[A-Za-z0-9/._-]*+) HTTP/1\.1\r\n")
+_FIELD = re.compile(rb"^([!#$%&'*+.^_`|~0-9A-Za-z-]++):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)(?<![\t ])\r\n", re.MULTILINE)
+_VALUE = re.compile(rb"[ \t]*+[\t\x20-\x7e\x80-\xff]*+(?<![\t ])")
 # Headers by which llhttp or we change how a message is read.
 _DELICATE = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"proxy-connection"})
 # Headers by which we judge a request: where one of them differs, a head is another one. So are all of `x-pointsman-*`.

@@ -1,0 +1,105 @@
+"""A `Secret` shows its text to nobody who does not ask for it by name (S14)."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import faulthandler
+import json
+import logging
+import pickle
+import pprint
+import tempfile
+import traceback
+
+import msgspec
+import pytest
+
+from gateway.core.types import Endpoint, Secret
+from gateway.telemetry import logs
+
+TEXT = "canary-owl-0123456789"
+SECRET = Secret(TEXT)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Holder:
+    key: Secret
+    endpoint: Endpoint
+
+
+HOLDER = Holder(SECRET, Endpoint("https://h/v1", "https", "h", 443, "/v1"))
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        lambda: repr(HOLDER),
+        lambda: str([SECRET]),
+        lambda: f"{SECRET} {SECRET!r} {SECRET!s} {SECRET:}",
+        lambda: "%s %r" % (SECRET, SECRET),  # noqa: UP031
+        lambda: pprint.pformat(HOLDER),
+        lambda: json.dumps(str(SECRET)),
+    ],
+)
+def test_no_way_of_printing_shows_it(shown: object) -> None:
+    told = shown()  # type: ignore[operator]
+    assert "***" in told
+    assert TEXT not in told
+
+
+def test_no_format_cuts_it_into_pieces() -> None:
+    with pytest.raises(TypeError):
+        format(SECRET, ">40")
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_it_is_not_pickled(protocol: int) -> None:
+    for value in (SECRET, HOLDER, [SECRET]):
+        with pytest.raises(TypeError, match="not pickled") as refused:
+            pickle.dumps(value, protocol)
+        assert TEXT not in str(refused.value)
+
+
+@pytest.mark.parametrize("encode", [json.dumps, msgspec.json.encode, msgspec.msgpack.encode, msgspec.to_builtins])
+def test_it_is_not_encoded(encode: object) -> None:
+    with pytest.raises(TypeError) as refused:
+        encode({"key": SECRET})  # type: ignore[operator]
+    assert TEXT not in str(refused.value)
+
+
+def test_it_is_not_copied() -> None:
+    for way in (copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError):
+            way(SECRET)
+    assert dataclasses.replace(HOLDER, endpoint=HOLDER.endpoint).key is SECRET, "what holds it may be another"
+
+
+def broken(key: Secret) -> None:
+    text = key.reveal()  # noqa: F841 - what a traceback with values of variables would show
+    raise ValueError(key)
+
+
+def test_a_traceback_shows_neither_it_nor_any_variable() -> None:
+    try:
+        broken(SECRET)
+    except ValueError as error:
+        told = "".join(traceback.format_exception(error)) + "\n".join(logs.frames(error))
+        record = logging.LogRecord("pointsman", logging.ERROR, __file__, 1, "it failed: %s", (SECRET,), None)
+        record.exc_info = (type(error), error, error.__traceback__)
+        told += logs.Lines("json").format(record) + logs.Lines("text").format(record)
+    assert "broken" in told
+    assert TEXT not in told
+
+
+def test_a_dump_of_a_crashed_interpreter_does_not_show_it() -> None:
+    with tempfile.TemporaryFile("w+") as file:
+
+        def deep(key: str) -> None:
+            faulthandler.dump_traceback(file, all_threads=True)
+
+        deep(SECRET.reveal())
+        file.seek(0)
+        told = file.read()
+    assert "deep" in told
+    assert TEXT not in told
