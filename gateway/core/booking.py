@@ -195,7 +195,7 @@ class Open(msgspec.Struct, gc=False):
         return used, 0 if price is None else min(pricing.cost(price, used, self.account.thinks), MOST_NANO)
 
 
-class Booked(NamedTuple):
+class Booked(msgspec.Struct, frozen=True, gc=False):
     """An attempt that has ended: what the books keep of it."""
 
     request_id: str
@@ -220,53 +220,63 @@ class Books:
     def __init__(self) -> None:
         self.accounts: dict[int, Account] = {}  # of the file being read, by number
         self.open: dict[tuple[str, int], Open] = {}
+        self.progressed: set[tuple[str, int]] = set()  # had a checkpoint; for the reader to clear
         self.strange: list[tuple[str, int]] = []
 
-    def take(self, entry: Entry) -> Booked | None:
-        """Read one entry on; what ended with it, if something did."""
-        if type(entry) is Reserve:
-            self._reserve(entry)
-        elif type(entry) is Settle:
-            return self._end(entry, "settle")
-        elif type(entry) is Void:
-            return self._end(entry, "void")
+    def take(self, entries: Iterable[Entry]) -> list[Booked]:
+        """Read some entries on; what ended with them. HOT, in a thread that the event loop may have to wait for."""
+        ended: list[Booked] = []
+        opened, accounts = self.open, self.accounts
+        for entry in entries:
+            if type(entry) is Reserve:
+                key = (entry.request_id, entry.attempt)
+                account = accounts.get(entry.account)
+                if account is None:
+                    self.strange.append(key)
+                elif key not in opened:
+                    opened[key] = Open(account, entry.at_ms, entry.input, entry.reserved_nano)
+            elif type(entry) is Settle:
+                key = (entry.request_id, entry.attempt)
+                held = opened.pop(key, None)
+                if held is None:
+                    self.strange.append(key)
+                    continue
+                used = Usage(entry.input, entry.output, entry.cached, entry.reasoning, entry.estimated, entry.written)
+                one = Booked(
+                    entry.request_id, entry.attempt, held.account, held.at_ms, entry.at_ms, "settle", used,
+                    entry.cost_nano, held.reserved_nano, entry.cause,
+                )  # fmt: skip
+                ended.append(one)
+            else:
+                self._rare(entry, ended)
+        return ended
+
+    def _rare(self, entry: Entry, ended: list[Booked]) -> None:
+        """Read an entry on that most attempts do without."""
+        if type(entry) is Account:
+            self.accounts[entry.number] = entry
+        elif type(entry) is Began:
+            self.accounts.clear()
         elif type(entry) is Checkpoint:
-            held = self.open.get((entry.request_id, entry.attempt))
+            key = (entry.request_id, entry.attempt)
+            held = self.open.get(key)
             if held is not None:
                 held.output_bytes = max(held.output_bytes, entry.output_bytes)
                 held.stated = entry.stated or held.stated
-        elif type(entry) is Account:
-            self.accounts[entry.number] = entry
-        elif type(entry) is Expire:
-            return self._end(entry, "expire")
-        elif type(entry) is Began:
-            self.accounts.clear()
-        return None
-
-    def _reserve(self, entry: Reserve) -> None:
-        key = (entry.request_id, entry.attempt)
-        account = self.accounts.get(entry.account)
-        if account is None:
-            self.strange.append(key)
-        elif key not in self.open:
-            self.open[key] = Open(account, entry.at_ms, entry.input, entry.reserved_nano)
-
-    def _end(self, entry: Settle | Void | Expire, kind: str) -> Booked | None:
-        key = (entry.request_id, entry.attempt)
-        held = self.open.pop(key, None)
-        if held is None:
-            self.strange.append(key)
-            return None
-        if type(entry) is Settle:
-            used = Usage(entry.input, entry.output, entry.cached, entry.reasoning, entry.estimated, entry.written)
-            cost_nano = entry.cost_nano
-        elif type(entry) is Expire:
-            used, cost_nano = held.estimate()
-        else:
-            used, cost_nano = _NOTHING, 0
-        return Booked(
-            *key, held.account, held.at_ms, entry.at_ms, kind, used, cost_nano, held.reserved_nano, entry.cause
-        )
+                self.progressed.add(key)
+        elif type(entry) is Void or type(entry) is Expire:
+            key = (entry.request_id, entry.attempt)
+            held = self.open.pop(key, None)
+            if held is None:
+                self.strange.append(key)
+                return
+            kind, used, cost_nano = "void", _NOTHING, 0
+            if type(entry) is Expire:
+                kind, (used, cost_nano) = "expire", held.estimate()
+            reserved = held.reserved_nano
+            ended.append(
+                Booked(*key, held.account, held.at_ms, entry.at_ms, kind, used, cost_nano, reserved, entry.cause)
+            )
 
 
 _NOTHING = Usage()

@@ -8,7 +8,8 @@ nor doubles anything. Queries for people are in `report`; reading journals is in
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from gateway.core.types import Usage
 #: Totals are kept by the quarter of an hour: every time zone's days consist of whole ones.
 QUARTER_MS = 900_000
 SCHEMA = 1
-KINDS = ("settle", "void", "expire")
+_KIND = {"settle": 0, "void": 1, "expire": 2}
 
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -51,11 +52,20 @@ CREATE TABLE totals (
 ) WITHOUT ROWID;
 """
 SUMS = ("attempts", "answered", "void", "input", "cached", "written", "output", "reasoning", "cost_nano")
-_ENTER = "INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ENTER = f"INSERT OR IGNORE INTO entries VALUES {_ROW}"  # noqa: S608 - of ours
+# Attempts that one statement enters: for each row of its own the interpreter would be let go of and asked for again,
+# which the event loop may have to wait for. Any library takes 999 values in a statement.
+_TOGETHER = 64
+_ENTER_MANY = ", ".join([_ENTER, *[_ROW] * (_TOGETHER - 1)])
 _ADD = "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
 _ADD += ", ".join(f"{name} = {name} + excluded.{name}" for name in SUMS)
 _NAME = "INSERT INTO accounts VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _OPEN = "INSERT OR REPLACE INTO open VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+#: A row of `entries`.
+_Row = tuple[str, int, int, int, int, int, int, int, int, int, int, int, int, str]
 
 
 class Position(NamedTuple):
@@ -133,16 +143,17 @@ class Database:
         closed: Iterable[tuple[str, int]],
         declared: dict[int, Account] | None,
         position: Position,
+        pause: Callable[[], None] = lambda: None,
     ) -> None:
         """Write one step of the books: what ended, what is open from now on or no more, and the position after it.
 
-        `declared` is given where the accounts of the journal being read have changed. Raises sqlite3.Error; then
-        nothing of it is written.
+        `declared` is given where the accounts of the journal being read have changed; `pause` is called now and then.
+        Raises sqlite3.Error; then nothing of it is written.
         """
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
-            self._enter(booked)
+            self._enter(booked, pause)
             db.executemany("DELETE FROM open WHERE request_id = ? AND attempt = ?", closed)
             db.executemany(_OPEN, [self._opened(key, one) for key, one in opened])
             if declared is not None:
@@ -159,47 +170,29 @@ class Database:
             self._known.clear()
             raise
 
-    def _enter(self, booked: Sequence[Booked]) -> None:
-        fresh = [one for one in booked if one.at_ms >= self.kept_since_ms] if self.kept_since_ms else booked
-        rows = [self._row(one) for one in fresh]
-        before = self._db.total_changes
-        if len(rows) > 1:
-            self._db.execute("SAVEPOINT entering")
-            self._db.executemany(_ENTER, rows)
-            if self._db.total_changes - before == len(rows):
-                self._db.execute("RELEASE entering")
-                self._add(rows)
-                return
-            self._db.execute("ROLLBACK TO entering")  # some are there already: find out which
-            self._db.execute("RELEASE entering")
-        self._add([row for row in rows if self._db.execute(_ENTER, row).rowcount == 1])
+    def _enter(self, booked: Sequence[Booked], pause: Callable[[], None]) -> None:
+        since, db = self.kept_since_ms, self._db
+        entered: list[_Row] = []
+        for at in range(0, len(booked), _TOGETHER):
+            rows = [self._row(one) for one in booked[at : at + _TOGETHER] if one.at_ms >= since]
+            if len(rows) == _TOGETHER:
+                db.execute("SAVEPOINT entering")
+                if db.execute(_ENTER_MANY, list(chain.from_iterable(rows))).rowcount == _TOGETHER:
+                    entered += rows
+                    rows = []
+                else:
+                    db.execute("ROLLBACK TO entering")  # some are there already: find out which
+                db.execute("RELEASE entering")
+            entered += [row for row in rows if db.execute(_ENTER, row).rowcount == 1]
+            pause()
+        db.executemany(_ADD, _sums(entered))
 
-    def _add(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Add what was entered to the totals."""
-        sums: dict[tuple[int, int, int], list[int]] = {}
-        for _, _, account, at_ms, _, kind, *counts, estimated, cause in rows:
-            key = (at_ms // QUARTER_MS, account, estimated)
-            held = sums.get(key)
-            if held is None:
-                held = sums[key] = [0] * len(SUMS)
-            entered, cached, written, output, reasoning, cost = counts
-            held[0] += 1
-            held[1] += cause == "ok"
-            held[2] += kind == 1
-            held[3] += entered
-            held[4] += cached
-            held[5] += written
-            held[6] += output
-            held[7] += reasoning
-            held[8] += cost
-        self._db.executemany(_ADD, [(*key, *held) for key, held in sums.items()])
-
-    def _row(self, one: Booked) -> tuple[Any, ...]:
+    def _row(self, one: Booked) -> _Row:
         used = one.used
         return (
-            one.request_id, one.attempt, self._account(one.account), one.at_ms, one.ended_ms, KINDS.index(one.kind),
+            one.request_id, one.attempt, self._account(one.account), one.at_ms, one.ended_ms, _KIND[one.kind],
             used.input, used.cached, used.written, used.output, used.reasoning, one.cost_nano,
-            int(used.estimated), one.cause,
+            1 if used.estimated else 0, one.cause,
         )  # fmt: skip
 
     def _opened(self, key: tuple[str, int], one: Open) -> tuple[Any, ...]:
@@ -269,6 +262,20 @@ def account_content(account: Account) -> str:
 def account_of(content: str, number: int = 0) -> Account:
     """The account of such a text."""
     return _ACCOUNT.decode(b'["a",%d,%b' % (number, content.encode()[1:]))
+
+
+def _sums(rows: Iterable[_Row]) -> Iterator[tuple[int, ...]]:
+    """What these add to `totals`."""
+    alike: dict[tuple[int, int, int], list[_Row]] = {}
+    for row in rows:
+        key = (row[3] // QUARTER_MS, row[2], row[12])
+        if key in alike:
+            alike[key].append(row)
+        else:
+            alike[key] = [row]
+    for key, some in alike.items():
+        columns: list[tuple[Any, ...]] = list(zip(*some, strict=True))
+        yield (*key, len(some), columns[13].count("ok"), columns[5].count(1), *map(sum, columns[6:12]))
 
 
 _CONTENT = msgspec.json.Encoder()

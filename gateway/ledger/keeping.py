@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from gateway.ledger.directory import LedgerError, journal_path, journals
 logger = logging.getLogger("pointsman")
 
 #: Bytes that one transaction takes in, as long as no line is longer.
-PIECE = 48 << 10
+PIECE = 256 << 10
 LONGEST_LINE = 16 << 20
 #: Journals that are in the books are kept this long, and so many bytes of them: books can be made again from them.
 KEEP_S = 2 * 86_400.0
@@ -112,15 +113,13 @@ class Keeping:
     def _take(self, data: bytes, checksum: int) -> bool:
         """Take in the good lines that `data` begins with; False where there is none."""
         size = 0
+        books = self.books
         booked: list[Booked] = []
         read: list[Entry] = []
         for line in booking.lines(data, checksum):
             if line.entries is None:
                 break
-            for entry in line.entries:
-                done = self.books.take(entry)
-                if done is not None:
-                    booked.append(done)
+            booked += books.take(line.entries)
             read += line.entries
             size += line.size
             checksum = line.checksum
@@ -128,24 +127,26 @@ class Keeping:
         if not size:
             return False
         position = self.position._replace(offset=self.position.offset + size, checksum=checksum)
-        touched = {(one.request_id, one.attempt) for one in read if type(one) is Reserve or type(one) is Checkpoint}
-        declares = any(type(one) is Account or type(one) is Began for one in read)
-        opened = [(key, held) for key in touched if (held := self.books.open.get(key)) is not None]
-        closed = [key for one in booked if (key := (one.request_id, one.attempt)) in self._stored]
-        self._database.take(booked, opened, closed, self.books.accounts if declares else None, position)
+        kinds = Counter(map(type, read))
+        under_way, stored = books.open.keys(), self._stored
+        fresh, closed = under_way - stored, stored - under_way
+        opened = [(key, books.open[key]) for key in fresh | (books.progressed & under_way)]
+        declares = Account in kinds or Began in kinds
+        self._database.take(booked, opened, closed, books.accounts if declares else None, position, self.pause)
         self.position = position
-        self._count(read, booked)
+        stored -= closed
+        stored |= fresh
+        books.progressed.clear()
+        self._count(kinds, booked)
         self._strange()
-        self._stored.difference_update(closed)
-        self._stored.update(key for key, _ in opened)
         return True
 
-    def _count(self, read: list[Entry], booked: list[Booked]) -> None:
-        self.entries += len(read)
-        for entry in read:
-            name = _NAMES.get(type(entry))
+    def _count(self, kinds: Counter[type[Entry]], booked: list[Booked]) -> None:
+        self.entries += kinds.total()
+        for kind, count in kinds.items():
+            name = _NAMES.get(kind)
             if name is not None:
-                self.counts[name] = self.counts.get(name, 0) + 1
+                self.counts[name] = self.counts.get(name, 0) + count
         self.estimated += sum([one.used.estimated for one in booked if one.kind == "settle"])
 
     def _strange(self) -> None:
