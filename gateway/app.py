@@ -36,6 +36,7 @@ from gateway.front import App, Front, admin_pages, public_pages
 from gateway.ledger.directory import LedgerError
 from gateway.ledger.ledger import Ledger, open_ledger
 from gateway.proxy.downstream import ClientConnection
+from gateway.proxy.pressure import Memory, Pressure
 from gateway.proxy.runtime import Runtime
 from gateway.proxy.watching import Watching
 from gateway.reload import Reloader
@@ -131,6 +132,7 @@ class Server:
         self._stopping = asyncio.Event()
         self._signals = 0
         self._watching = Watching()
+        self._pressure = Pressure(Memory())
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, drain, and return 0."""
@@ -144,6 +146,7 @@ class Server:
         )
         metrics.loaded_at = time.time()
         access = AccessLog(logs.writer(1), site.log, form=site.log.form_of(1), coloured=logs.coloured(1, os.environ))
+        metrics.sources.append(self._pressure)
         metrics.logs = {"requests": access, "process": self.lines}
         runtime = Runtime(loop, metrics, access.add, tokenizers, lexicon)
         loop.set_exception_handler(logs.in_loop)
@@ -214,11 +217,15 @@ class Server:
         if runtime.ledger is not None:
             runtime.ledger.tick()
         self._watching.look(runtime)
+        self._pressure.look(runtime)
+        if runtime.closing and not runtime.draining:
+            for connection in list(state.connections):
+                connection.shutdown()
         loop.call_later(1.0, self._tick, loop, state, runtime)
 
     def _on_signal(self, runtime: Runtime) -> None:
         self._signals += 1
-        runtime.draining = True  # /readyz says 503 from this moment
+        runtime.draining = runtime.closing = True  # /readyz says 503 from this moment
         self._stopping.set()
         if self._signals > 1:
             for exchange in list(runtime.exchanges):

@@ -275,6 +275,7 @@ class LimitsDoc(Strict):
     max_head: Bytes = 65_536
     max_buffered: Bytes = 512_000_000  # request bodies held at one time, over all connections
     max_connections: int = Field(default=10_000, ge=1, le=1_000_000)
+    max_memory: Bytes | None = None  # resident; the limits of a container and of the shell are found by themselves
     request_head: Seconds = 10.0  # from the first byte of a head to its last
     keep_alive: Seconds = 75.0  # an idle connection between two requests
     min_upload_rate: Bytes = 1_000  # bytes a second, averaged over the body so far

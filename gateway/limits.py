@@ -15,6 +15,7 @@ class Limits:
     max_head: int
     max_buffered: int
     max_connections: int
+    max_memory: int | None
     request_head_s: float
     keep_alive_s: float
     min_upload_rate: int
@@ -27,6 +28,7 @@ class Limits:
             max_head=doc.max_head,
             max_buffered=doc.max_buffered,
             max_connections=doc.max_connections,
+            max_memory=doc.max_memory,
             request_head_s=doc.request_head,
             keep_alive_s=doc.keep_alive,
             min_upload_rate=doc.min_upload_rate,

@@ -254,8 +254,13 @@ _GATEWAY = (
     ),
     Panel(
         "Memory",
-        ((f"process_resident_memory_bytes {_OURS}", "{{instance}}"),),
-        "Memory of each gateway process. Steady growth without more requests is a fault worth a report.",
+        (
+            (f"process_resident_memory_bytes {_OURS}", "{{instance}}"),
+            ("pointsman_memory_used_bytes", "{{instance}}: counted"),
+            ("pointsman_memory_limit_bytes", "{{instance}}: limit"),
+        ),
+        "Memory of each gateway process, and what counts of it where there is a limit: from 85 % on new requests are "
+        "refused. Steady growth without more requests is a fault worth a report.",
         unit="bytes",
         width=6,
         height=6,

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 WRITE_STALL_S = 60.0
 #: Bytes of further requests that are kept while one is served. A client that pipelines more is cut off after it.
 MAX_PENDING = 1 << 20
+#: How long a connection that is new when the process drains may take to send its first request.
+FRESH_S = 1.0
 _MAX_EMPTY_LINES = 4
 _MAX_STRANGERS = 8
 
@@ -281,7 +283,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
         if self._held > self._asked.limit:
             self._too_large()
             return False
-        if self.runtime.buffered > self.runtime.serving.site.limits.max_buffered:
+        if self.runtime.buffered > self.runtime.may_buffer:
             self._reject(Unavailable("overloaded", "Too much request data is being uploaded.", retry_after_s=1))
             return False
         return True
@@ -338,7 +340,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
             return
         asked = self._asked
         if (
-            self.runtime.draining
+            self.runtime.closing
             or asked is None
             or not asked.keep_alive
             or self._overrun
@@ -389,9 +391,15 @@ class ClientConnection(Timed, HttpToolsProtocol):
                 self._close()
 
     def shutdown(self) -> None:
-        """Close if idle; otherwise after the answer that is under way."""
+        """Close if idle; otherwise after the answer that is under way.
+
+        A connection on which no request has come yet may have one on its way: it has a moment for that.
+        """
         if self._state == _HEAD and not self._pending:
-            self._close()
+            if self._asked is not None:
+                self._close()
+            elif self.runtime.draining:
+                self.runtime.wheel.arm(self, FRESH_S)
         elif self._state == _COLD:
             HttpToolsProtocol.shutdown(self)
 
@@ -402,7 +410,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
         if self._state >= _CLOSING:
             return
         asked = self._asked
-        close = b"connection: close\r\n" if asked is None or not asked.keep_alive or self.runtime.draining else b""
+        close = b"connection: close\r\n" if asked is None or not asked.keep_alive or self.runtime.closing else b""
         self._outbox.write(
             self.transport,
             b"%b%b%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINE[status], headers, close, len(body), body),
@@ -433,7 +441,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
     def start_stream(self, headers: bytes, first: bytes) -> None:
         """Begin a streamed answer with its first bytes."""
         asked = self._asked
-        close = b"" if asked.keep_alive and not self.runtime.draining else b"connection: close\r\n"
+        close = b"" if asked.keep_alive and not self.runtime.closing else b"connection: close\r\n"
         framing = b"" if asked.http_1_0 else b"transfer-encoding: chunked\r\n"
         head = b"%bcontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n%b%b%b\r\n" % (
             b"HTTP/1.1 200 OK\r\nx-accel-buffering: no\r\n",

@@ -30,6 +30,7 @@ from gateway.proxy import bulk
 from gateway.proxy.accounts import account_of
 from gateway.proxy.clocks import NEVER
 from gateway.proxy.outside import look
+from gateway.proxy.pressure import FULL
 from gateway.proxy.relaying import Relaying
 from gateway.proxy.routing import routing_of
 from gateway.proxy.runtime import Route
@@ -83,6 +84,8 @@ class Exchange(Relaying):
         runtime = self.runtime
         runtime.exchanges.add(self)
         try:
+            if runtime.pressure >= FULL:
+                raise Unavailable("overloaded", "The gateway is short of memory.", retry_after_s=5)
             if runtime.ledger is not None and runtime.ledger.shut:
                 raise Unavailable("store_unavailable", "The gateway cannot book requests now.", retry_after_s=1)
             habit = self.connection.habits.present

@@ -213,7 +213,10 @@ class Runtime:
         self.ledger: Ledger | None = None  # the same; see `keep`
         self.measures = False  # how fast targets are: from the first request on whose policy asks for it
         self.buffered = 0  # request bytes held for all clients
+        self.may_buffer = 0  # as many of them as may be
+        self.pressure = 0  # how short memory is: one of the steps of `pressure`, from 0 (CALM) to 3 (FULL)
         self.draining = False
+        self.closing = False  # connections end with the answer under way: the process drains, or memory is short
         self.sidecar: Sidecar | None = None  # set by who can start processes
         self.tls_public: ssl.SSLContext | None = None
         self._secrets: tuple[_Held, _Held] = ((None, set()), (None, set()))
@@ -249,6 +252,7 @@ class Runtime:
             doors.append((target, tuple(pools), self._door(backend, sources)))
         gates, rooms = self.gates.adopt(site.quotas, balances, time.time())  # nothing can fail from here on
         routes = [Route(target, pools, door, rooms.get(target.name)) for target, pools, door in doors]
+        self.may_buffer = min(self.may_buffer or site.limits.max_buffered, site.limits.max_buffered)
         policies = site.policies
         paced = frozenset(name for name, one in policies.items() if one.latency or one.ranks & {"fastest", "balanced"})
         self.measures = self.measures or site.default_policy.name in paced

@@ -141,7 +141,7 @@ class Shadows:
             return None, "draining"
         if len(self.under_way) >= MOST:
             return None, "too_many"
-        if now - runtime.wheel.now > LATE_S or runtime.buffered * 2 > serving.site.limits.max_buffered:
+        if runtime.pressure or now - runtime.wheel.now > LATE_S or runtime.buffered * 2 > runtime.may_buffer:
             return None, "busy"
         if envelope.size > LARGEST_REQUEST:
             return None, "too_large"

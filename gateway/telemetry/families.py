@@ -190,6 +190,25 @@ SHADOW_DURATION = Family(
 # -- the process as it is --
 
 INFLIGHT = Family("pointsman_inflight_requests", "gauge", (), "Requests being served now.")
+MEMORY_USED = Family(
+    "pointsman_memory_used_bytes",
+    "gauge",
+    (),
+    "Memory used of the limit that is nearest to its end, as last measured. Absent where there is no limit.",
+)
+MEMORY_LIMIT = Family(
+    "pointsman_memory_limit_bytes",
+    "gauge",
+    (),
+    "That limit: the container's, the address space's or limits.max_memory. Absent where there is none.",
+)
+MEMORY_PRESSURE = Family(
+    "pointsman_memory_pressure",
+    "gauge",
+    (),
+    "Steps that are taken for want of memory: 0 none, 1 connections are not kept, 2 what matters least is refused, 3 "
+    "all new requests are.",
+)
 QUEUE = Family("pointsman_queue_requests", "gauge", (), "Attempts waiting for a connection to their upstream.")
 ENDPOINT_INFLIGHT = Family(
     "pointsman_endpoint_inflight",
@@ -352,6 +371,7 @@ FAMILIES = (
     DURATION, FIRST_EVENT, PER_TOKEN, OVERHEAD,
     SHADOW_REQUESTS, SHADOW_SKIPPED, SHADOW_TOKENS, SHADOW_COST, SHADOW_UNPRICED, SHADOW_FIRST_EVENT, SHADOW_DURATION,
     INFLIGHT, QUEUE, ENDPOINT_INFLIGHT, ENDPOINT_LIMIT, ENDPOINT_STATE, EJECTIONS,
+    MEMORY_USED, MEMORY_LIMIT, MEMORY_PRESSURE,
     TARGET_STATE, TARGET_SLOW, TARGET_DOUBTED, RELOADS, RELOADED, LOADED_AT, RECORDS, LOG_LINES,
     BUDGET_LIMIT, BUDGET_LEFT, BUDGET_ENDS, SHADOWED,
     LEDGER_UP, LEDGER_LAG, LEDGER_PENDING, LEDGER_ENTRIES, LEDGER_ERRORS, OTLP_EXPORTS, OTLP_EXPORTED, OTLP_DROPPED,

@@ -36,11 +36,16 @@ def asked(route: Route | None = None, size: int = 100, late_s: float = 0.0, **ru
         metrics=SimpleNamespace(sources=[]),
         wheel=SimpleNamespace(now=time.monotonic() - late_s),
         board=board,
-        **{"draining": False, "buffered": 0, **{k: v for k, v in runtime.items() if k != "available"}},
+        **{
+            "draining": False,
+            "buffered": 0,
+            "may_buffer": 1_000,
+            "pressure": 0,
+            **{k: v for k, v in runtime.items() if k != "available"},
+        },
     )
     made = Shadows(world)  # type: ignore[arg-type]
-    limits = SimpleNamespace(max_buffered=1_000)
-    site = SimpleNamespace(limits=limits, fleet=FLEET)
+    site = SimpleNamespace(fleet=FLEET)
     serving = SimpleNamespace(site=site, routes=dict.fromkeys(range(len(FLEET.targets)), route or Route()))
     decision = Decision("p", "r", FLEET.targets[:1], Thinking(), "", None, Shadow("copy", FLEET.targets[1]))
     record = SimpleNamespace(request_id="id", shadow=None, trace=None)
@@ -56,6 +61,7 @@ def asked(route: Route | None = None, size: int = 100, late_s: float = 0.0, **ru
         ({"draining": True}, "draining"),
         ({"late_s": 5.0}, "busy"),
         ({"buffered": 501}, "busy"),
+        ({"pressure": 1}, "busy"),
         ({"size": LARGEST_REQUEST + 1}, "too_large"),
         ({"available": FLEET.mask() & ~2}, "held_back"),
         ({"route": Route(outstanding=5)}, "target_busy"),

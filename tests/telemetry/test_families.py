@@ -20,6 +20,7 @@ from gateway.core.admission import Allowance, Cap, Quota
 from gateway.core.errors import CODES
 from gateway.core.types import Outcome, Record, Routing, Shadowed, Usage
 from gateway.proxy.gates import Gates
+from gateway.proxy.pressure import Measured, Memory, Pressure
 from gateway.quotas import Quotas
 from gateway.telemetry import families
 from gateway.telemetry.families import FAMILIES
@@ -158,6 +159,9 @@ def everything(names: Names, *, process: bool = False) -> Metrics:
     gates = Gates()
     gates.adopt(Quotas({team: LIMITED}, {team: LIMITED}, {}, {team: team}), {}, 1e9)
     metrics.sources.append(gates)
+    pressure = Pressure(Memory())
+    pressure._measured = Measured(1, 2)
+    metrics.sources.append(pressure)
     metrics.vitals = Vitals(
         inflight=3,
         queued=1,
