@@ -282,7 +282,10 @@ def _rename_limit(envelope: Envelope, name: str, overrides: dict[str, bytes | No
 
 def classify(plan: Plan, status: int, body: bytes) -> Outcome:
     """What a complete answer with this status means for the attempt; OK for every 2xx."""
-    return refusals.classify(status, body, plan.dialect.codes, plan.dialect.words)
+    outcome = refusals.classify(status, body, plan.dialect.codes, plan.dialect.words)
+    if outcome is Outcome.RATE_LIMITED and plan.target.backend.self_hosted:
+        return Outcome.OVERLOADED  # there is no quota at one's own server: this replica's queue is full
+    return outcome
 
 
 def classify_in_band(plan: Plan, relay: Relay) -> Outcome:

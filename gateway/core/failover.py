@@ -8,12 +8,12 @@ something: such outcomes stop here.
 from __future__ import annotations
 
 import enum
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
 from gateway.core.errors import GatewayError, of_code
-from gateway.core.types import Attempt, Decision, Outcome
+from gateway.core.types import Attempt, Decision, Outcome, Target
 
 #: An attempt with less time than this could only add load.
 LEAST_S = 0.25
@@ -126,15 +126,20 @@ class RetryBudget:
 
 
 def failover(
-    decision: Decision, *, max_attempts: int = 4, retries: RetryBudget | None = None
+    decision: Decision,
+    *,
+    max_attempts: int = 4,
+    retries: RetryBudget | None = None,
+    crowded: Callable[[Target], bool] | None = None,
 ) -> Generator[Attempt, Outcome | Ended, GatewayError | None]:
     """The attempts for a decision, best candidate first. HOT.
 
     Send each attempt's Outcome (or `Ended`); the generator yields the next attempt or returns the error to answer with,
     None when the request is served. `max_attempts` counts attempts that reached for a target: a stale connection and a
     saturated target are free. A failure that speaks of one endpoint only goes to the target's other endpoints first
-    (`Attempt.replica` counts them). Of several failures the client is told the last that time may heal. Close the
-    generator, or let go of it, when the request ends early.
+    (`Attempt.replica` counts them). No attempt follows at a target that `crowded` says has just asked for time: when
+    all are overloaded, a retry is what they need least. Of several failures the client is told the last that time may
+    heal. Close the generator, or let go of it, when the request ends early.
 
         tries = failover(decision)
         first = next(tries)
@@ -168,13 +173,14 @@ def failover(
                 break
             if tried >= max_attempts:
                 break
-            if row.replica and replica + 1 < len(target.backend.endpoints):
+            if row.replica and replica + 1 < len(target.backend.endpoints) and not (crowded and crowded(target)):
                 replica += 1
             else:
                 if follow is Follow.LARGER:
                     floor = max(floor, target.window)
                 replica = 0
-                target = next((one for one in candidates if one.window > floor), None)
+                fitting = (one for one in candidates if one.window > floor)
+                target = next((one for one in fitting if not (crowded and crowded(one))), None)
             if target is not None and tried and retries is not None and not retrying:
                 if not retries.take():
                     break

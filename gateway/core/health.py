@@ -7,7 +7,8 @@ blames nobody for what a client did. Who is tried instead is `failover`; what a 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,9 @@ AUTH_S = 60.0
 FORBIDDEN = 3  # in a row that hold a target like a wrong key: one may be moderation of what one client wrote
 GONE_S = 300.0
 RATE_LIMITED_S = 1.0  # where the upstream names no time
+CROWDED_S = 1.0  # after an answer of overload; doubled while a try after it brings another, up to EJECTION_S
+SPARED = 0.5  # share of a target's endpoints that stay in use, whatever their answers
+LEAST_SPARED = 3  # endpoints that a target has for that
 PROBE_S = 30.0  # a probe that brings no outcome for so long is forgotten, and the next may go
 #: What may be said of a target or an endpoint, from the best to the worst.
 STATES = ("healthy", "half_open", "probing", "rate_limited", "ejected", "auth", "gone")
@@ -35,6 +39,7 @@ class Blame(enum.Enum):
     GOOD = "good"  # it answered, be it with a refusal of the request
     BAD = "bad"
     BUSY = "busy"  # it asks for time
+    CROWDED = "crowded"  # so does one endpoint: its queue is full, another's may not be
     KEY = "key"  # it will refuse every request until somebody acts
     DOUBT = "doubt"  # as KEY, if it keeps saying so
     GONE = "gone"
@@ -48,6 +53,7 @@ BLAME: Mapping[Outcome, Blame] = {
     _O.CONTEXT_LENGTH: Blame.GOOD,
     _O.MISWRITTEN: Blame.GOOD,  # a client's schema can bring it about at will
     _O.RATE_LIMITED: Blame.BUSY,
+    _O.OVERLOADED: Blame.CROWDED,
     _O.AUTH: Blame.KEY,
     _O.FORBIDDEN: Blame.DOUBT,
     _O.MODEL_GONE: Blame.GONE,
@@ -64,7 +70,6 @@ BLAME: Mapping[Outcome, Blame] = {
             _O.REFUSED,
             _O.CONNECT_TIMEOUT,
             _O.TLS,
-            _O.OVERLOADED,
             _O.SERVER_ERROR,
             _O.REDIRECT,
             _O.HEADERS_TIMEOUT,
@@ -88,6 +93,7 @@ class _Entry:
     failures: int = 0  # consecutive
     forbidden: int = 0  # of those that say so, since the last success
     ejections: int = 0  # in a row
+    crowded: int = 0  # times in a row that it was left alone because of overload
     until: float = 0.0  # held back until then; 0: not at all
     asked: float = 0.0  # the part of it that the upstream asked for, which no success shortens
     reason: Outcome | None = None  # of the last failure
@@ -107,7 +113,17 @@ class _Entry:
             return "auth"
         if self.reason is Outcome.MODEL_GONE:
             return "gone"
-        return "rate_limited" if self.reason is Outcome.RATE_LIMITED else "ejected"
+        return "rate_limited" if self.asks_for_time else "ejected"
+
+    @property
+    def unreachable(self) -> bool:
+        """No connection to it came about."""
+        return self.reason in (Outcome.REFUSED, Outcome.CONNECT_TIMEOUT, Outcome.TLS)
+
+    @property
+    def asks_for_time(self) -> bool:
+        """What it last said is not that something is wrong with it."""
+        return self.reason is Outcome.RATE_LIMITED or self.reason is Outcome.OVERLOADED
 
 
 class Board:
@@ -115,9 +131,10 @@ class Board:
 
     A target is ejected after 5 consecutive failures, for 30 s times the ejections in a row, at most 300 s; it is held
     back for Retry-After, which extends but never shortens; for 60 s when it refuses the gateway's key or answers 403
-    three times in a row; for 300 s when it no longer serves the model. After an ejection it is half-open: the next
-    outcome either clears it or ejects it again, for longer; one that says nothing of the target lets the next request
-    probe. Times are seconds on one monotonic clock.
+    three times in a row; for 300 s when it no longer serves the model. Overload is no failure: it holds an endpoint
+    back for 1 s, and for twice as long each time that it still is overloaded then, up to 30 s. After an ejection it is
+    half-open: the next outcome either clears it or ejects it again, for longer; one that says nothing of the target
+    lets the next request probe. Times are seconds on one monotonic clock.
     """
 
     __slots__ = ("_exact", "_fleet", "_mask", "_valid_until", "ejections", "entries", "latency_s")
@@ -165,6 +182,39 @@ class Board:
         entry = self.entries.get((target, endpoint))
         return entry is not None and entry.held(now)
 
+    def wrongly_held(self, target: str, endpoints: Sequence[str], now: float) -> frozenset[str]:
+        """Endpoints that are ejected for their answers, and had better be used: too many of a target's are.
+
+        What a server answers may be the requests' doing, and those that are left would be loaded with all of it. So of
+        three endpoints or more half stay in use: of the ejected those that come back first. One that cannot be
+        connected to is never among them, since trying it helps nobody.
+        """
+        if len(endpoints) < LEAST_SPARED:
+            return frozenset()
+        held = [(entry.until, url) for url in endpoints if (entry := self._ejected(target, url, now)) is not None]
+        answering = [(until, url) for until, url in held if not self.entries[target, url].unreachable]
+        wanted = math.ceil(SPARED * len(endpoints)) - (len(endpoints) - len(held))
+        return frozenset(url for _, url in sorted(answering)[: max(0, wanted)])
+
+    def _ejected(self, target: str, endpoint: str, now: float) -> _Entry | None:
+        entry = self.entries.get((target, endpoint))
+        return entry if entry is not None and entry.held(now) and not entry.asks_for_time else None
+
+    def crowded(self, target: Target, now: float) -> bool:
+        """Whether all of a target has just asked for time: one more request would only be one more to refuse."""
+        keys = [(target.name, ""), *((target.name, one.url) for one in target.backend.endpoints)]
+        whole, *own = [
+            entry is not None and entry.held(now) and entry.asks_for_time for entry in map(self.entries.get, keys)
+        ]
+        return whole or all(own)
+
+    def began(self, target: str, now: float, endpoint: str = "") -> None:
+        """An answer's first event came from there: who asked for time has had enough of it."""
+        for key in ((target, endpoint), (target, "")):
+            entry = self.entries.get(key)
+            if entry is not None and entry.asks_for_time and entry.until <= now:
+                self._clear(key, now)
+
     def started(self, target: str, now: float, endpoint: str = "") -> None:
         """A request was sent there: the probe of a half-open target, which holds others back until its outcome."""
         if self.entries:
@@ -201,7 +251,7 @@ class Board:
                 self._probe_ended((target, endpoint))
                 self._probe_ended((target, ""))
             return
-        key = (target, endpoint if blame is Blame.BAD else "")
+        key = (target, endpoint if blame is Blame.BAD or blame is Blame.CROWDED else "")
         entry = self.entries.get(key)
         if entry is None:
             entry = self.entries[key] = _Entry()
@@ -212,7 +262,7 @@ class Board:
                 return
             blame = Blame.KEY
         entry.reason = outcome
-        entry.failures += 1
+        entry.failures += blame is not Blame.CROWDED
         entry.hard = blame is Blame.KEY or blame is Blame.GONE
         entry.probe_at = -_NEVER
         hold = 0.0
@@ -222,6 +272,10 @@ class Board:
             hold = GONE_S
         elif blame is Blame.BUSY:
             hold = RATE_LIMITED_S
+        elif blame is Blame.CROWDED:
+            if entry.until <= now:  # not for what was sent before it was known
+                hold = min(CROWDED_S * 2**entry.crowded, EJECTION_S) * (1 + JITTER * jitter)
+                entry.crowded += 1
         elif entry.failures >= FAILURES and entry.until <= now:
             entry.ejections += 1
             hold = min(EJECTION_S * entry.ejections, LONGEST_S) * (1 + JITTER * jitter)

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 #: Outcomes of attempts that were not made.
 UNSENT = frozenset({Outcome.SATURATED, Outcome.INEXPRESSIBLE, Outcome.NO_TOKEN})
 #: Outcomes that say nothing but that an answer did not come in time.
+#: Codes of errors with which a client is told when to come again, if an upstream has said so.
+ASKING_FOR_TIME = frozenset({"upstream_rate_limited", "overloaded", "rate_limit_exceeded"})
 LATE = frozenset({Outcome.HEADERS_TIMEOUT, Outcome.FIRST_EVENT_TIMEOUT})
 logger = logging.getLogger("pointsman")
 
@@ -349,6 +351,8 @@ class Exchange(Relaying):
             self.room.end(int(now * 1_000_000), sent=outcome not in UNSENT)
             self.room = None
         self.failures = (*self.failures, (name, outcome))
+        if retry_after_s is not None and (self.soonest_s is None or retry_after_s < self.soonest_s):
+            self.soonest_s = retry_after_s
         if self.record.trace is not None:
             self.record.trace.failed(self.attempt, outcome, now, self.status)
         runtime.metrics.attempt(name, outcome)
@@ -365,7 +369,10 @@ class Exchange(Relaying):
         runtime.retries.active = len(runtime.exchanges)
         if self.tries is None:
             self.tries = failover(
-                self.decision, max_attempts=self.serving.site.max_attempts, retries=self.runtime.retries
+                self.decision,
+                max_attempts=self.serving.site.max_attempts,
+                retries=runtime.retries,
+                crowded=lambda target: runtime.board.crowded(target, runtime.wheel.now),
             )
             next(self.tries)  # the attempt that was made
         try:
@@ -375,8 +382,8 @@ class Exchange(Relaying):
                 self._relay_error(*relayed)
                 return
             error: GatewayError = stop.value or InternalError("internal_error", "The gateway lost its way.")
-            if retry_after_s is not None and error.status == 429:
-                error.retry_after_s = retry_after_s
+            if error.code in ASKING_FOR_TIME:
+                error.retry_after_s = self.soonest_s
             self._refuse(error, exhausted=outcome is not Outcome.LIMITED)
         else:
             limited = self._again()

@@ -187,7 +187,10 @@ class Relaying(Admitting):
     def _commit(self, relay: sse.Relay, first: bytes) -> None:
         """The first meaningful event: from here on the client has a 200 and no other target may speak."""
         self.committed = True
-        self.record.first_event_at = time.monotonic()
+        self.record.first_event_at = now = time.monotonic()
+        board = self.runtime.board
+        if board.entries:
+            board.began(self.route.name, now, self.endpoint)
         self.connection.start_stream(self._headers(), first)
         if relay.done:
             self._finish_stream(relay, b"")

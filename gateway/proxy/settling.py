@@ -69,6 +69,7 @@ class Settling:
     began_ms = 0  # Unix time of the present attempt, where limits are
     clamped = 0  # tokens that a budget has shortened the answer to
     wait_s = 1 << 30  # after which one of the targets whose limits were reached has room again
+    soonest_s: float | None = None  # the least time for which an upstream asked
     held = False  # the client did not keep up, so that the answer's speed says nothing of the upstream
 
     # Set on the way to the step that first reads them.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import pytest
 
 from gateway.core.errors import GatewayError
@@ -258,3 +260,23 @@ def test_a_free_retry_needs_no_budget() -> None:
     empty = RetryBudget(share=0.0, least=0)
     made, _ = play(decision(A, B, C), Outcome.STALE, Outcome.SATURATED, Outcome.RESET, retries=empty)
     assert names(made) == ["a", "a", "b"]
+
+
+def test_where_all_are_overloaded_nothing_more_is_tried() -> None:
+    three = target("a", endpoints=3)
+    full: set[str] = set()
+
+    def tries(*targets: Target) -> Generator[Attempt, Outcome | Ended, GatewayError | None]:
+        return failover(decision(*targets), crowded=lambda one: one.name in full)
+
+    one = tries(three, B, C)
+    next(one)
+    assert one.send(Outcome.OVERLOADED).target is three  # another replica
+    full |= {"a", "b"}
+    assert one.send(Outcome.OVERLOADED).target is C  # not the third one, which has said so to others, nor b
+    full |= {"c"}
+    two = tries(three, B, C)
+    next(two)
+    with pytest.raises(StopIteration) as stop:
+        two.send(Outcome.OVERLOADED)
+    assert (stop.value.value.status, stop.value.value.code) == (503, "overloaded")

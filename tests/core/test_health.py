@@ -7,6 +7,7 @@ import pytest
 from gateway.core.health import (
     AUTH_S,
     BLAME,
+    CROWDED_S,
     EJECTION_S,
     FAILURES,
     FORBIDDEN,
@@ -368,3 +369,73 @@ def test_every_endpoint_has_the_worse_of_its_own_state_and_its_target_s() -> Non
     board.record("b", Outcome.AUTH, 100.0)
     assert [state for _, _, state in board.endpoint_states(two, 100.0)] == ["ejected", "rate_limited", "auth"]
     assert {state for _, _, state in board.endpoint_states(two, 1e6)} <= set(STATES)
+
+
+def test_overload_is_no_failure_and_leaves_an_endpoint_alone_for_a_short_time_that_doubles() -> None:
+    board, two = Board(), fleet(2)
+    now = 0.0
+    for _ in range(50):  # what was under way when its queue was full
+        board.record("a", Outcome.OVERLOADED, now, endpoint=URLS[0])
+    assert board.endpoint_held("a", URLS[0], now)
+    assert not board.endpoint_held("a", URLS[1], now)
+    assert board.available(two, now) == 1
+    for number in range(8):
+        expected = min(CROWDED_S * 2**number, EJECTION_S)
+        assert board.endpoint_held("a", URLS[0], now + expected - 0.01), number
+        now += expected
+        assert not board.endpoint_held("a", URLS[0], now), number
+        board.record("a", Outcome.OVERLOADED, now, endpoint=URLS[0])
+    told = board.states(two, now)[0]["endpoints"][URLS[0]]
+    assert (told["state"], told["reason"], told["failures"]) == ("rate_limited", "overloaded", 0)
+
+
+def test_the_first_event_of_an_answer_ends_what_overload_left_and_no_ejection() -> None:
+    board = Board()
+    board.record("a", Outcome.OVERLOADED, 0.0)
+    fail(board, 0.0, target="b")
+    board.began("a", CROWDED_S / 2)  # of a request that was under way: the queue may still be full
+    assert board.available(THREE, CROWDED_S / 2) == 0b100
+    board.started("a", CROWDED_S)
+    assert board.available(THREE, CROWDED_S) == 0b100
+    board.began("a", CROWDED_S + 0.1)
+    assert board.available(THREE, CROWDED_S + 0.1) == 0b101
+    board.started("b", EJECTION_S)
+    board.began("b", EJECTION_S)  # its stream may break as those before it did
+    assert board.available(THREE, EJECTION_S) == 0b101
+
+
+def test_a_target_is_crowded_when_all_of_it_asks_for_time() -> None:
+    board, two = Board(), fleet(2).targets[0]
+    board.record("a", Outcome.OVERLOADED, 0.0, endpoint=URLS[0])
+    assert not board.crowded(two, 0.0)
+    board.record("a", Outcome.OVERLOADED, 0.0, endpoint=URLS[1])
+    assert board.crowded(two, 0.0)
+    assert not board.crowded(two, CROWDED_S)
+    board.record("a", Outcome.RATE_LIMITED, 5.0, 10.0)
+    assert board.crowded(two, 14.9)
+    for url in URLS:
+        fail(board, 20.0)
+        board.record("a", Outcome.REFUSED, 20.0, endpoint=url)
+    assert not board.crowded(two, 20.0)
+
+
+@pytest.mark.parametrize(("ejected", "spared"), [(1, 0), (2, 0), (3, 1), (4, 2)], ids=["one", "half", "most", "all"])
+def test_of_replicas_that_answer_badly_half_stay_in_use(ejected: int, spared: int) -> None:
+    board = Board()
+    urls = [f"http://{number}:1/v1" for number in range(4)]
+    for number, url in enumerate(urls[:ejected]):
+        for _ in range(FAILURES):
+            board.record("a", Outcome.SERVER_ERROR, float(number), endpoint=url)
+    assert board.wrongly_held("a", urls, 5.0) == frozenset(urls[:spared])  # those that come back first
+
+
+def test_a_replica_that_cannot_be_reached_or_asks_for_time_is_never_put_back_into_use() -> None:
+    board = Board()
+    urls = [f"http://{number}:1/v1" for number in range(4)]
+    for url in urls[:2]:
+        for _ in range(FAILURES):
+            board.record("a", Outcome.REFUSED, 0.0, endpoint=url)
+    for url in urls[2:]:
+        board.record("a", Outcome.OVERLOADED, 0.0, 60.0, endpoint=url)
+    assert board.wrongly_held("a", urls, 1.0) == frozenset()
+    assert board.wrongly_held("a", urls[:2], 1.0) == frozenset()

@@ -60,12 +60,12 @@ def samples(gateway: Gateway, name: str) -> dict[tuple[str, ...], float]:
 
 
 def test_why_an_attempt_was_made_again_and_who_answered_instead_is_counted(start: Start) -> None:
-    gateway, _ = start({"a": [plain(503, b"{}"), plain(500, b"{}"), slam, plain()], "b": [plain()]})
+    gateway, _ = start({"a": [plain(500, b"{}"), slam, plain(), plain(503, b"{}")], "b": [plain()]})
     for _ in range(3):
         assert gateway.post(chat()).status_code == 200
     assert sum(samples(gateway, "decisions_total").values()) == 3
     told = {"overloaded": 1, "server_error": 1}
-    # The third found its kept connection closed: made again at the same target, which is no fallback.
+    # The second found its kept connection closed: made again at the same target, which is no fallback.
     retries = {(reason, "a"): 1.0 for reason in (*told, "stale")}
     assert samples(gateway, "retries_total") == retries
     fallbacks = {
