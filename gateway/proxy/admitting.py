@@ -16,8 +16,8 @@ from gateway.core.errors import RateLimited
 from gateway.core.quotes import Quote
 from gateway.core.types import Outcome
 from gateway.core.usage import BYTES_PER_TOKEN
+from gateway.proxy.route import Route
 from gateway.proxy.routing import routing_of
-from gateway.proxy.runtime import Route
 from gateway.proxy.settling import Settling
 
 _WORDS = {

@@ -1,7 +1,7 @@
 """What opens an upstream's door, where that is more than a key in a fixed header: a head made for each attempt.
 
 Also the fixed parts of a head. With a plain key all of it is fixed, and rendered when the configuration is loaded, see
-`runtime.Route`.
+`route.Route`.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ from gateway.proxy.clocks import NEVER
 from gateway.proxy.outside import look
 from gateway.proxy.pressure import FULL
 from gateway.proxy.relaying import Relaying
+from gateway.proxy.route import Route
 from gateway.proxy.routing import routing_of
-from gateway.proxy.runtime import Route
 from gateway.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:

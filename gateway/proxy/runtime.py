@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway.core import dialects
 from gateway.core.conversations import Conversations
 from gateway.core.credentials import AwsKeys, identity
 from gateway.core.errors import GatewayError
@@ -32,13 +31,11 @@ from gateway.core.redaction import secrets_in
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import (
     EMPTY,
-    Attempt,
     Backend,
     Endpoint,
     Fleet,
     Outcome,
     Record,
-    Secret,
     Snapshot,
     Target,
     Tenant,
@@ -46,11 +43,12 @@ from gateway.core.types import (
 from gateway.ledger.ledger import Ledger
 from gateway.proxy.checkpoints import Checkpoints
 from gateway.proxy.clocks import Wheel
-from gateway.proxy.doors import Bearer, Door, Opening, Signed, halves, host
+from gateway.proxy.doors import Bearer, Door, Signed
 from gateway.proxy.durable import Durable
 from gateway.proxy.gates import Balances, Gates
 from gateway.proxy.outbox import Outbox
 from gateway.proxy.pool import Pool
+from gateway.proxy.route import Route
 from gateway.proxy.routing import asking_of
 from gateway.proxy.shadow import Shadows
 from gateway.proxy.tokens import TokenSource
@@ -71,98 +69,8 @@ logger = logging.getLogger("pointsman")
 #: A configuration and its secrets.
 _Held = tuple[Site | None, set[str]]
 
-#: Endpoints among which the one with the fewest requests is picked.
-CHOICES = 8
 #: How many finished requests `/v1/decisions/{id}` can still tell about.
 REMEMBERED = 512
-
-
-class Route:
-    """How a target is reached: its dialect's plan, its clocks, and a pool and a request head per endpoint."""
-
-    __slots__ = (
-        "answer_s",
-        "connect_s",
-        "first",
-        "first_event_s",
-        "gate",
-        "headers_s",
-        "heads",
-        "idle_s",
-        "name",
-        "only",
-        "openings",
-        "plan",
-        "pools",
-        "traced",
-        "turn",
-    )
-
-    def __init__(
-        self, target: Target, pools: tuple[Pool, ...], door: Door | None = None, gate: Gate | None = None
-    ) -> None:
-        self.name = target.name
-        self.gate = gate  # its own limits
-        self.first = Attempt(target, 1)
-        self.plan = dialects.prepare(target)
-        self.pools = pools
-        self.only = pools[0] if len(pools) == 1 else None  # where there is no choice
-        # Request line and headers of each endpoint, up to and including "Content-Length: ": fixed for a plain key or
-        # none, made for each attempt by an opening where the credential is more than that.
-        self.heads: tuple[bytes, ...] = ()
-        self.openings: tuple[Opening, ...] = ()
-        places = [pool.endpoint for pool in pools]
-        if door is not None:
-            self.openings = tuple(
-                Opening(door, host(one), one.path + self.plan.path, *halves(self.plan, one, None)) for one in places
-            )
-        else:
-            key = target.backend.key.reveal() if target.backend.key is not None else None
-            self.heads = tuple(b"".join(halves(self.plan, one, key)) for one in places)
-        clocks = target.backend.timeouts
-        self.connect_s = clocks.connect_s
-        self.first_event_s = clocks.first_event_s
-        self.answer_s = max(clocks.headers_s, clocks.first_event_s)
-        self.headers_s = self.answer_s if self.plan.dialect.late_head else clocks.headers_s
-        self.idle_s = clocks.idle_s
-        self.traced = target.backend.trace_context
-        self.turn = 0  # the endpoint that is looked at first, so that equals take turns
-
-    def secrets(self) -> tuple[str, ...]:
-        """What was sent to open the door, for blotting it out of what comes back."""
-        backend = self.first.target.backend
-        plain = [one.reveal() for one in (backend.key, *backend.headers.values()) if isinstance(one, Secret)]
-        return (*plain, *(self.openings[0].door.secrets() if self.openings else ()))
-
-    @property
-    def locked(self) -> bool:
-        """There is no token for it at the moment."""
-        return bool(self.openings) and self.openings[0].head(b"", time.time()) is None
-
-    def pick(self, tried: tuple[int, ...], board: Board, now: float) -> int:
-        """Index of the endpoint with the fewest requests under way, not one of `tried`; -1 when all are at their cap.
-
-        It looks at eight neighbours, from another one on each time: two random choices are what makes this good with
-        many endpoints, eight are better and cost as little, and with eight or fewer it is the true minimum. Endpoints
-        that health holds back come last: one that refuses at once always has the fewest requests under way.
-        """
-        pools = self.pools
-        count = len(pools)
-        self.turn = turn = (self.turn + 1) % count
-        if not board.entries and not tried:
-            few = [(turn + step) % count for step in range(min(count, CHOICES))]
-            best = min(few, key=lambda index: pools[index].outstanding)
-            if not pools[best].saturated:
-                return best
-        spared = board.wrongly_held(self.name, [pool.endpoint.url for pool in pools], now)
-
-        def burden(index: int) -> tuple[bool, int]:
-            url = pools[index].endpoint.url
-            return url not in spared and board.endpoint_held(self.name, url, now), pools[index].outstanding
-
-        order = ((turn + step) % count for step in range(count))
-        free = [index for index in order if index not in tried and not pools[index].saturated]
-        return min(free, key=burden, default=-1)
 
 
 @dataclass(frozen=True, slots=True)

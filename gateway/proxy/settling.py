@@ -22,8 +22,9 @@ from gateway.proxy.accounts import THINKS
 from gateway.proxy.clocks import NEVER
 from gateway.proxy.heads import AnswerHead
 from gateway.proxy.pool import Pool, Waiting
+from gateway.proxy.route import Route
 from gateway.proxy.routing import asking_of
-from gateway.proxy.runtime import Remembered, Route, Runtime
+from gateway.proxy.runtime import Remembered, Runtime
 from gateway.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from gateway.core.sse import Relay
     from gateway.core.wire import Envelope
     from gateway.proxy.pool import Pool, Waiting
-    from gateway.proxy.runtime import Route, Runtime, Serving
+    from gateway.proxy.route import Route
+    from gateway.proxy.runtime import Runtime, Serving
 
 #: Shadows under way at one time, bytes of a request that is copied, and of an answer that is read.
 MOST = 16
