@@ -1,7 +1,7 @@
 """What follows an attempt, as a dialogue: the generator yields an Attempt and is sent how it ended.
 
 A closed table says for every Outcome what may follow. Whether a target is offered at all is decided before (`decide`,
-`health`); performing an attempt is `gateway.proxy.exchange`. Nothing is ever tried again once the client has been sent
+`health`); performing an attempt is `proxy.attempting`. Nothing is ever tried again once the client has been sent
 something: such outcomes stop here.
 """
 

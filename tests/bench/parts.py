@@ -86,7 +86,7 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("route: signals: language", ("core.language:of",)),
     ("route: signals: task and difficulty", ("core.lexicon:Lexicon.judge",)),
     ("route: decide", ("proxy.exchange:Exchange._decide", "core.decide:decide")),
-    ("upstream: begin the attempt", ("proxy.exchange:Exchange._start", "proxy.exchange:Exchange._send")),
+    ("upstream: begin the attempt", ("proxy.exchange:Exchange._start", "proxy.attempting:Attempting._send")),
     ("upstream: body to send", ("core.dialects:request_body",)),
     ("upstream: connection from the pool, hand over", (
         "proxy.pool:Pool.send",

@@ -1,0 +1,209 @@
+"""A request's attempts: one target after the other is sent it until one answers, or nothing may follow.
+
+It performs and does not decide: `core.failover` says what follows a failed attempt, `route` to which endpoint it goes.
+What an attempt's answer does is in `relaying`; when a request begins and ends is `exchange`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from gateway.core import dialects, wire
+from gateway.core.errors import GatewayError, InternalError
+from gateway.core.failover import Ended, failover
+from gateway.core.types import Attempt, Outcome
+from gateway.core.usage import BYTES_PER_TOKEN
+from gateway.proxy import bulk
+from gateway.proxy.accounts import account_of
+from gateway.proxy.clocks import NEVER
+from gateway.proxy.relaying import Relaying
+from gateway.proxy.route import Route
+from gateway.proxy.routing import routing_of
+from gateway.proxy.upstream import UpstreamConnection
+
+if TYPE_CHECKING:
+    from gateway.core.booking import Plain
+
+#: Outcomes of attempts that were not made.
+UNSENT = frozenset({Outcome.SATURATED, Outcome.INEXPRESSIBLE, Outcome.NO_TOKEN})
+#: Outcomes that say nothing but that an answer did not come in time.
+#: Codes of errors with which a client is told when to come again, if an upstream has said so.
+ASKING_FOR_TIME = frozenset({"upstream_rate_limited", "overloaded", "rate_limit_exceeded"})
+LATE = frozenset({Outcome.HEADERS_TIMEOUT, Outcome.FIRST_EVENT_TIMEOUT})
+
+logger = logging.getLogger("pointsman")
+
+
+class Attempting(Relaying):
+    """What a request does about its attempts."""
+
+    def _send(self, route: Route, attempt: Attempt) -> None:
+        self.attempt = attempt
+        self.route = route
+        record = self.record
+        record.attempts = attempt.number
+        routing = self.routings.get(route.name)
+        if routing is None:
+            routing = self.routings[route.name] = routing_of(self._asking(), self.decision, attempt.target)
+        record.routing = routing
+        runtime = self.runtime
+        if route.gate is not None and not self._enters(route, route.gate):
+            return
+        if route.only is not None:
+            chosen = -1 if route.only.saturated else 0
+        else:
+            chosen = route.pick(self.tried if attempt.replica else (), runtime.board, record.started_at)
+        if chosen < 0:
+            self._failed(Outcome.SATURATED)
+            return
+        pieces: list[bulk.Piece] | None = None
+        envelope = self.envelope
+        try:
+            if self.around is not None and envelope.messages is not None:
+                body = envelope.messages.join(self.around)
+            elif envelope.size <= wire.WHOLE_BYTES or route.openings:
+                body = dialects.request_body(envelope, route.plan, self.decision.thinking)
+            else:
+                body, pieces = b"", dialects.request_pieces(envelope, route.plan, self.decision.thinking)
+        except dialects.CannotSay:
+            self._failed(Outcome.INEXPRESSIBLE)
+            return
+        pool = route.pools[chosen]
+        if route.only is None:
+            self.endpoint = pool.endpoint.url
+            self.tried = (*self.tried, chosen) if attempt.replica else (chosen,)
+        elif attempt.number > 1:
+            self.endpoint, self.tried = "", ()
+        if route.openings:
+            head = route.openings[chosen].head(body, time.time())
+            if head is None:
+                self._failed(Outcome.NO_TOKEN)
+                return
+        else:
+            head = route.heads[chosen]
+        if runtime.board.entries:
+            runtime.board.started(route.name, record.started_at, self.endpoint)
+        request: bulk.Request
+        told = record.request_id.encode() if record.trace is None else self._told(record.trace, pool)
+        if pieces is None:
+            request = b"%b%d\r\nX-Request-Id: %b\r\n\r\n%b" % (head, len(body), told, body)
+        else:
+            request = [b"%b%d\r\nX-Request-Id: %b\r\n\r\n" % (head, sum(map(len, pieces)), told), *pieces]
+        if envelope.stream:
+            self.relay = self._new_relay()
+        if attempt.number > 1:
+            self.status = 0
+            self.received = 0
+        if runtime.ledger is not None:
+            # The journal says what is about to leave, and is written before it leaves: see `outbox`.
+            account = routing.account
+            if not account:
+                account = account_of(runtime, routing, attempt.target, self.decision.thinking.mode)
+            at_ms = int((record.wall if attempt.number == 1 else time.time()) * 1000)
+            size = envelope.size // BYTES_PER_TOKEN
+            if self.hold is None:
+                entry: Plain = ("r", record.request_id, attempt.number, account, at_ms, size)
+            else:
+                self.began_ms = at_ms
+                entry = ("r", record.request_id, attempt.number, account, at_ms, size, self.hold.need)
+            runtime.outbox.entries.append(entry)
+            self.reserved = True
+        self.pool = pool
+        self.upstream = pool.send(self, request, connect_s=route.connect_s, fresh=attempt.fresh_connection)
+
+    def _failed(
+        self, outcome: Outcome, *, retry_after_s: float | None = None, relayed: tuple[int, str, bytes] | None = None
+    ) -> None:
+        """The present attempt is over; ask what follows. `relayed` is the upstream's own refusal, if it gave one."""
+        self._release()
+        self.around = None  # is the first candidate's, and says its model and what its backend puts into a body
+        runtime = self.runtime
+        name = self.route.name
+        now = time.monotonic()
+        if self.reserved and not self.committed:
+            self._write_off(outcome)
+        if self.room is not None and not self.committed:
+            self.room.end(int(now * 1_000_000), sent=outcome not in UNSENT)
+            self.room = None
+        self.failures = (*self.failures, (name, outcome))
+        if retry_after_s is not None and (self.soonest_s is None or retry_after_s < self.soonest_s):
+            self.soonest_s = retry_after_s
+        if self.record.trace is not None:
+            self.record.trace.failed(self.attempt, outcome, now, self.status)
+        runtime.metrics.attempt(name, outcome)
+        if outcome in LATE and runtime.measures:
+            first_event_s, rate = (NEVER, None) if self.envelope.stream else (None, 0.0)
+            runtime.paces.heard(name, first_event_s, rate, now)
+        jitter = float.fromhex("0x." + self.record.request_id[-6:])
+        runtime.board.record(name, outcome, now, retry_after_s, endpoint=self.endpoint, jitter=jitter)
+        if self.over:
+            return
+        if self.committed:
+            self._break(outcome)
+            return
+        runtime.retries.active = len(runtime.exchanges)
+        if self.tries is None:
+            self.tries = failover(
+                self.decision,
+                max_attempts=self.serving.site.max_attempts,
+                retries=runtime.retries,
+                crowded=lambda target: runtime.board.crowded(target, runtime.wheel.now),
+            )
+            next(self.tries)  # the attempt that was made
+        try:
+            following = self.tries.send(Ended(outcome, self.ends_at - now))
+        except StopIteration as stop:
+            if relayed is not None:
+                self._relay_error(*relayed)
+                return
+            error: GatewayError = stop.value or InternalError("internal_error", "The gateway lost its way.")
+            if error.code in ASKING_FOR_TIME:
+                error.retry_after_s = self.soonest_s
+            self._refuse(error, exhausted=outcome is not Outcome.LIMITED)
+        else:
+            limited = self._again()
+            if limited is not None:
+                self.tries.close()
+                self._refuse(limited)
+                return
+            runtime.metrics.retry(name, outcome)
+            if not self.record.fallback_reason and following.target is not self.decision.candidates[0]:
+                self.record.fallback_reason = outcome.value
+            self._send(self.serving.routes[following.target.index], following)
+
+    def on_defect(self) -> None:
+        """The edge that must answer: a defect of ours costs this request, not the connection or the process.
+
+        Called while the exception is being handled.
+        """
+        logger.exception("a request failed in the gateway", extra={"request_id": self.record.request_id})
+        if self.over:
+            return
+        upstream = self.upstream
+        self._release()
+        if upstream is not None:
+            upstream.abort()
+        if self.committed:
+            self._break(Outcome.INTERRUPTED)
+        else:
+            self._refuse(InternalError("internal_error", "The gateway failed to handle this request."))
+
+    def _cancel(self, outcome: Outcome, *, book: bool = True) -> None:
+        upstream = self.upstream
+        self._release()
+        if upstream is not None:
+            upstream.abort()
+        if self.record.attempts:
+            now = time.monotonic()
+            self.runtime.metrics.attempt(self.route.name, outcome)
+            self.runtime.board.record(self.route.name, outcome, now, endpoint=self.endpoint)
+            if self.record.trace is not None:
+                self.record.trace.failed(self.attempt, outcome, now, self.status)
+            if book and self.relay is not None and self.relay.committed:
+                self._book(self.relay.usage, self.relay.output_chars, outcome.value)
+            elif book and self.reserved:
+                self._write_off(outcome, sent=isinstance(upstream, UpstreamConnection))
+        if self.tries is not None:
+            self.tries.close()
