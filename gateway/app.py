@@ -170,6 +170,7 @@ class Server:
         reloader = Reloader(self.config, runtime, os.environ, self.reserved.door)
         reloader.taken = functools.partial(self._log_as, access)
         state = ServerState()
+        runtime.shedding.connections = state.connections  # type: ignore[assignment]  # all are of the one class
         public, admin = map(_uvicorn, _fronts(runtime, reloader))
         hot = functools.partial(ClientConnection, runtime, public, state, {})
         cold = functools.partial(HttpToolsProtocol, admin, ServerState(), {}, loop)
@@ -218,9 +219,10 @@ class Server:
             runtime.ledger.tick()
         self._watching.look(runtime)
         self._pressure.look(runtime)
-        if runtime.closing and not runtime.draining:
+        if runtime.pressure and not runtime.draining:
             for connection in list(state.connections):
                 connection.shutdown()
+        runtime.shedding.look()
         loop.call_later(1.0, self._tick, loop, state, runtime)
 
     def _on_signal(self, runtime: Runtime) -> None:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from gateway.addresses import Address, AddressField, Url
 from gateway.auth import AuthDoc
 from gateway.core import tenants
+from gateway.core.overload import Priority
 from gateway.core.quantities import Invalid
 from gateway.core.types import Modality, ThinkingSupport, Timeouts
 from gateway.fields import (
@@ -35,6 +36,7 @@ from gateway.fields import (
     Tokens,
 )
 from gateway.ledger.directory import LedgerSettings, default_directory
+from gateway.limits import LimitsDoc
 from gateway.otlpdoc import OtlpDoc
 from gateway.owndialects import Body, DialectDoc, header_names, header_value
 from gateway.quotas import QuotaDoc, RatesDoc, TeamDoc
@@ -243,7 +245,8 @@ class KeyDoc(QuotaDoc):
 
     `policy` is its own default: what `auto` means for it, and what its pins are judged by. Unless `allow` says more, it
     may then ask for no other policy. `reasoning` is how its answers spell what a model thought, before what the whole
-    file says.
+    file says. `priority` says who is refused first when the process is full, see `limits.shed`; a request may ask for
+    less by `x-pointsman-priority`.
     """
 
     name: Name
@@ -252,6 +255,7 @@ class KeyDoc(QuotaDoc):
     tenant: Annotated[dict[Name, str], AfterValidator(tenants.checked)] = Field(default_factory=dict)
     allow: list[str] = Field(default_factory=lambda: ["*"], min_length=1)
     explain: bool = False
+    priority: Priority = "normal"
     reasoning: Spelt | None = None
     expires: Day | None = None
 
@@ -266,19 +270,6 @@ class AdminKeyDoc(SecretRef):
         if sum(one is not None for one in (self.sha256, self.env, self.file)) != 1:
             raise Invalid("needs exactly one place", "{sha256: ...}, {env: NAME} or {file: path}")
         return self
-
-
-class LimitsDoc(Strict):
-    """What one client, and all clients together, may take of this process."""
-
-    max_body: Bytes = 64_000_000
-    max_head: Bytes = 65_536
-    max_buffered: Bytes = 512_000_000  # request bodies held at one time, over all connections
-    max_connections: int = Field(default=10_000, ge=1, le=1_000_000)
-    max_memory: Bytes | None = None  # resident; the limits of a container and of the shell are found by themselves
-    request_head: Seconds = 10.0  # from the first byte of a head to its last
-    keep_alive: Seconds = 75.0  # an idle connection between two requests
-    min_upload_rate: Bytes = 1_000  # bytes a second, averaged over the body so far
 
 
 class LogDoc(Strict):

@@ -1,10 +1,85 @@
-"""What clients may take of one process: made from `limits:` of pointsman.yaml, enforced by `gateway.proxy`."""
+"""What clients may take of one process: `limits:` of pointsman.yaml, as written and as values.
+
+Enforced by `gateway.proxy`. What single keys and teams may take is in `gateway.quotas`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Any
 
-from gateway.config import LimitsDoc
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+
+from gateway.core import quantities
+from gateway.core.overload import Steps
+from gateway.core.quantities import Invalid
+from gateway.fields import Bytes, Seconds, Strict
+
+_VALID = "a share such as 85%, above 0% and at most 100%"
+
+
+def _share(value: object) -> float:
+    try:
+        share = quantities.share(value)
+    except Invalid:
+        share = 0.0
+    if not share:
+        raise Invalid(f"{value!r:.40} is no share", _VALID)
+    return share
+
+
+Share = Annotated[
+    float,
+    BeforeValidator(_share),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9]{0,3}\.?[0-9]{1,15}%$", "examples": ["85%"]}),
+]
+
+
+def _default(share: float) -> Any:
+    return Field(default=share, json_schema_extra={"default": f"{share:.0%}"})
+
+
+class ShedDoc(Strict):
+    """From which share of `max_inflight`, `max_connections` and `max_buffered` something is given up; never streams.
+
+    From `keep_alive` on connections are closed after their answers. From `low`, `normal` and `high` on requests of keys
+    of that `priority` are refused. What lies above `high` is there for `critical` keys alone.
+    """
+
+    keep_alive: Share = _default(0.7)
+    low: Share = _default(0.75)
+    normal: Share = _default(0.85)
+    high: Share = _default(0.95)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> ShedDoc:
+        names = ("keep_alive", "low", "normal", "high")
+        shares = [getattr(self, name) for name in names]
+        for at, (lower, upper) in enumerate(pairwise(shares)):
+            if lower > upper:
+                what = f"{upper * 100:g} % comes before {names[at]} ({lower * 100:g} %), which is to be given up first"
+                raise Invalid(what, "keep_alive, low, normal and high in ascending order", at=(names[at + 1],))
+        return self
+
+    def steps(self) -> Steps:
+        """The same as values."""
+        return Steps(self.keep_alive, self.low, self.normal, self.high)
+
+
+class LimitsDoc(Strict):
+    """What one client, and all clients together, may take of this process."""
+
+    max_body: Bytes = 64_000_000
+    max_head: Bytes = 65_536
+    max_buffered: Bytes = 512_000_000  # request bodies held at one time, over all connections
+    max_connections: int = Field(default=10_000, ge=1, le=1_000_000)
+    max_memory: Bytes | None = None  # resident; the limits of a container and of the shell are found by themselves
+    max_inflight: int = Field(default=4_000, ge=1, le=1_000_000)  # requests under way at one time, over all keys
+    shed: ShedDoc = Field(default_factory=ShedDoc)
+    request_head: Seconds = 10.0  # from the first byte of a head to its last
+    keep_alive: Seconds = 75.0  # an idle connection between two requests
+    min_upload_rate: Bytes = 1_000  # bytes a second, averaged over the body so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +91,8 @@ class Limits:
     max_buffered: int
     max_connections: int
     max_memory: int | None
+    max_inflight: int
+    steps: Steps
     request_head_s: float
     keep_alive_s: float
     min_upload_rate: int
@@ -29,6 +106,8 @@ class Limits:
             max_buffered=doc.max_buffered,
             max_connections=doc.max_connections,
             max_memory=doc.max_memory,
+            max_inflight=doc.max_inflight,
+            steps=doc.shed.steps(),
             request_head_s=doc.request_head,
             keep_alive_s=doc.keep_alive,
             min_upload_rate=doc.min_upload_rate,

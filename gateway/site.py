@@ -423,7 +423,8 @@ class _Loader:
 
 def _key_entry(doc: KeyDoc, reasoning: str | None, *, limited: bool) -> KeyEntry:
     facts = MappingProxyType(dict(doc.tenant))
-    tenant = Tenant(doc.name, facts, tuple(doc.allow), doc.explain, doc.reasoning or reasoning, doc.policy, limited)
+    spelt = doc.reasoning or reasoning
+    tenant = Tenant(doc.name, facts, tuple(doc.allow), doc.explain, spelt, doc.policy, limited, doc.priority)
     day = doc.expires
     return KeyEntry(tenant, None if day is None else datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
 

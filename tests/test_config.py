@@ -84,6 +84,18 @@ def test_durations_sizes_and_money_are_read_with_their_units() -> None:
         ("timeouts: 2s", "timeouts: '2s' is not a mapping"),
         ("drain: soon", "drain: 'soon' is not a duration"),
         ("limits: {max_body: 64 megs}", "limits.max_body: '64 megs' is not a size: a size such as 65536"),
+        (
+            "limits: {max_inflight: 0}",
+            "limits.max_inflight: 0 is not valid: input should be greater",
+        ),
+        ("limits: {shed: {low: 80}}", "limits.shed.low: 80 is no share: a share such as 85%, above 0%"),
+        ("limits: {shed: {low: 0%}}", "limits.shed.low: '0%' is no share: a share such as 85%, above 0%"),
+        ("limits: {shed: {critical: 99%}}", "limits.shed.critical: there is no key 'critical' here"),
+        ("limits: {shed: {low: 90%}}", "shed.normal: 85 % comes before low (90 %), which is to be given up first"),
+        (
+            "keys: [{name: k, sha256: " + "ab" * 32 + ", priority: urgent}]",
+            "keys[0].priority: 'urgent' is not known",
+        ),
         ("listen: {public: 8080}", "listen.public: 8080 is not an address: host:port"),
         ('listen: {public: "0.0.0.0:99999"}', "'0.0.0.0:99999' is not an address"),
         ("log: {format: off}", "log.format: 'off' is not known here: one of auto, json, text"),

@@ -292,6 +292,40 @@ _GATEWAY = (
         height=6,
     ),
     Panel(
+        "How full",
+        (
+            ("max by (resource) (pointsman_load)", "{{resource}}"),
+            ("max(pointsman_memory_used_bytes / pointsman_memory_limit_bytes)", "memory"),
+        ),
+        "The fullest process, as a share of what it may have: `max_inflight`, `max_connections` and memory. From the "
+        "shares in `limits.shed` on it closes connections after their answers, then refuses requests by priority, "
+        "lowest first. When it climbs: add a replica.",
+        unit="percentunit",
+        height=6,
+        steps=((None, GREEN), (0.7, ORANGE), (0.85, RED)),
+    ),
+    Panel(
+        "Refused because it was full",
+        (
+            (
+                "sum by (reason, priority) (rate(pointsman_shed_total[$__rate_interval])) > 0 "
+                "or sum(rate(pointsman_shed_total[$__rate_interval])) * 0",
+                "{{reason}}: {{priority}}",
+            ),
+        ),
+        "A second, by why and by the priority of the key. idle: connections that nobody used and that made room. "
+        "Refusals of normal and up mean that replicas are missing.",
+        unit="reqps",
+        height=6,
+    ),
+    Panel(
+        "Connections",
+        (("sum(pointsman_client_connections)", "clients"),),
+        "Connections of clients that are open now, idle ones among them. Above `max_connections` of a process the "
+        "longest idle make room for new ones.",
+        height=6,
+    ),
+    Panel(
         "What serves",
         (
             (

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.core.errors import BadRequest
+from gateway.core.overload import PRIORITIES, Priority
 from gateway.core.quantities import Invalid, nano_usd
 from gateway.core.quantities import tokens as parse_tokens
 from gateway.core.types import NANO_PER_USD
@@ -31,6 +32,7 @@ class Hints:
     workload: str | None = None
     timeout_s: float | None = None
     conversation: str | None = None
+    priority: Priority | None = None  # at most that of the key
 
     @classmethod
     def parse(cls, headers: Mapping[str, str]) -> Hints:
@@ -64,6 +66,7 @@ _HINTS = {
     "workload": "workload",
     "timeout-ms": "timeout_s",
     "conversation": "conversation",
+    "priority": "priority",
 }
 #: The headers there are.
 NAMES = tuple(_PREFIX + name for name in _HINTS)
@@ -77,6 +80,8 @@ def _bad(header: str, why: str) -> None:
 def _hint(header: str, name: str, value: str) -> str | int | float:
     if name == "cost" and value not in ("low", "normal"):
         _bad(header, "must be low or normal")
+    if name == "priority" and value not in PRIORITIES:
+        _bad(header, "must be one of " + ", ".join(PRIORITIES))
     if name == "thinking" and value not in ("never", "always"):
         try:
             budget = parse_tokens(value)

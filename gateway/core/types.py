@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, SupportsInd
 
 import msgspec
 
+from gateway.core.overload import Priority
+
 if TYPE_CHECKING:
     from gateway.core.credentials import Credential
     from gateway.core.rows import Dialect
@@ -229,6 +231,7 @@ class Tenant:
     reasoning: str | None = None  # how answers are to spell it: reasoning, reasoning_content; None: as they come
     policy: str | None = None  # its own default policy; None: that of the whole file
     limited: bool = False  # it, or its team, has limits or budgets
+    priority: Priority = "normal"  # who is refused first when the process is full
 
 
 ThinkingMode = Literal["never", "always", "client", "budget"]

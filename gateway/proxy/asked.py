@@ -10,6 +10,7 @@ import msgspec
 
 from gateway.core.errors import GatewayError, Unauthenticated, Unavailable, UnsupportedEncoding
 from gateway.core.hints import NO_HINTS, Hints
+from gateway.core.overload import rank_of
 from gateway.core.types import Tenant
 from gateway.proxy.clocks import NEVER
 from gateway.proxy.heads import Headers, RequestHead
@@ -42,6 +43,7 @@ class Asked(msgspec.Struct, frozen=True):
     tenant: Tenant = _ANONYMOUS
     expires_at: float = NEVER  # Unix time at which its key does
     hints: Hints = NO_HINTS
+    rank: int = 1  # of its priority, see `core.overload`
     error: GatewayError | None = None  # answered once the message has been read
 
 
@@ -118,6 +120,7 @@ def read(head: RequestHead, serving: Serving, now: float, *, draining: bool) -> 
         tenant,
         expires_at,
         hints,
+        rank_of(tenant.priority, hints.priority),
         error,
     )
 

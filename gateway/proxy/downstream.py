@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.core import errors
-from gateway.core.errors import BadRequest, GatewayError, TooLarge, TooSlow, Unavailable
+from gateway.core.errors import BadRequest, GatewayError, TooLarge, TooSlow
 from gateway.core.wire import WHOLE_BYTES
 from gateway.proxy import asked as asking
 from gateway.proxy.asked import Asked
@@ -24,6 +24,7 @@ from gateway.proxy.exchange import Exchange
 from gateway.proxy.framing import Chunked, FramingError
 from gateway.proxy.habit import Habits
 from gateway.proxy.heads import MAX_HEAD, Familiar, HeadError, Headers, parse_request
+from gateway.proxy.shedding import LEAST_IDLE_S
 
 if TYPE_CHECKING:
     from gateway.proxy.runtime import Runtime
@@ -49,6 +50,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
         HttpToolsProtocol.__init__(self, config, server_state, app_state, runtime.loop)
         self.runtime = runtime
         self._outbox = runtime.outbox
+        self._shedding = runtime.shedding
         self._state = _HEAD
         self._pending = b""  # bytes not looked at yet
         self._overrun = False  # more came than is kept: what follows is not looked at
@@ -74,8 +76,9 @@ class ClientConnection(Timed, HttpToolsProtocol):
         """asyncio's callback."""
         HttpToolsProtocol.connection_made(self, cast("asyncio.Transport", transport))
         runtime = self.runtime
-        if len(self.connections) > runtime.serving.site.limits.max_connections:
-            self._reject(Unavailable("overloaded", "Too many connections.", retry_after_s=1))
+        crowded = self._shedding.crowded(runtime.wheel.now)
+        if crowded is not None:
+            self._reject(crowded)
             return
         runtime.wheel.arm(self, runtime.serving.site.limits.keep_alive_s)
 
@@ -238,6 +241,12 @@ class ClientConnection(Timed, HttpToolsProtocol):
         if asked.error is not None and (asked.expect_continue or self._left > MAX_HEAD or self._chunked is not None):
             self._reject(asked.error)  # refused without reading what would be a large or unbounded body
             return
+        shedding = self._shedding
+        if asked.hot and len(self.runtime.exchanges) >= shedding.asks_from:
+            full = shedding.refusal(asked.rank)
+            if full is not None:
+                self._reject(full)
+                return
         self._state = _BODY
         self._body = bytearray()
         self._body_since = self.runtime.wheel.now
@@ -283,8 +292,9 @@ class ClientConnection(Timed, HttpToolsProtocol):
         if self._held > self._asked.limit:
             self._too_large()
             return False
-        if self.runtime.buffered > self.runtime.may_buffer:
-            self._reject(Unavailable("overloaded", "Too much request data is being uploaded.", retry_after_s=1))
+        crowded = self._shedding.upload(self._asked.rank)
+        if crowded is not None:
+            self._reject(crowded)
             return False
         return True
 
@@ -304,6 +314,10 @@ class ClientConnection(Timed, HttpToolsProtocol):
         self._state = _HOT
         if asked.error is not None:
             self.respond_error(asked.error, _of(self.runtime.refused(asked, asked.error)))
+            return
+        shedding = self._shedding
+        if len(self.runtime.exchanges) >= shedding.asks_from and (full := shedding.refusal(asked.rank)) is not None:
+            self.respond_error(full, _of(self.runtime.refused(asked, full)))
             return
         self._exchange = exchange = Exchange(self.runtime, self, asked)
         if len(body) <= WHOLE_BYTES:
@@ -389,6 +403,22 @@ class ClientConnection(Timed, HttpToolsProtocol):
                 self._reject(TooSlow("request_timeout", "The request head did not arrive in time."))
             else:
                 self._close()
+
+    def idle(self, now: float) -> tuple[int, float] | None:
+        """If nothing is under way: the rank of its last request, -1 if it never had a valid key, and since when."""
+        if self._state != _HEAD or self.flow.write_paused:
+            return None
+        limits = self.runtime.serving.site.limits
+        since = self.due - (limits.request_head_s if self._begun else limits.keep_alive_s)
+        if now - since < LEAST_IDLE_S:
+            return None
+        asked = self._asked
+        known = asked is not None and asked.hot and asked.error is None
+        return asked.rank if known else -1, since
+
+    def part(self) -> None:
+        """Close although the client might send more: there is no room for who is idle."""
+        self._close()
 
     def shutdown(self) -> None:
         """Close if idle; otherwise after the answer that is under way.

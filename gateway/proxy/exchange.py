@@ -26,7 +26,6 @@ from gateway.core.wire import Envelope
 from gateway.proxy import bulk
 from gateway.proxy.attempting import Attempting
 from gateway.proxy.outside import look
-from gateway.proxy.pressure import FULL
 from gateway.proxy.routing import routing_of
 
 if TYPE_CHECKING:
@@ -69,8 +68,6 @@ class Exchange(Attempting):
         runtime = self.runtime
         runtime.exchanges.add(self)
         try:
-            if runtime.pressure >= FULL:
-                raise Unavailable("overloaded", "The gateway is short of memory.", retry_after_s=5)
             if runtime.ledger is not None and runtime.ledger.shut:
                 raise Unavailable("store_unavailable", "The gateway cannot book requests now.", retry_after_s=1)
             habit = self.connection.habits.present

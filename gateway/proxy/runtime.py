@@ -51,6 +51,7 @@ from gateway.proxy.pool import Pool
 from gateway.proxy.route import Route
 from gateway.proxy.routing import asking_of
 from gateway.proxy.shadow import Shadows
+from gateway.proxy.shedding import Shedding
 from gateway.proxy.tokens import TokenSource
 from gateway.sidecar.process import Sidecar
 from gateway.site import Site
@@ -130,6 +131,8 @@ class Runtime:
         self._remember_at = 0
         self._tokens: dict[tuple[object, ...], TokenSource] = {}
         self.exchanges: set[Exchange] = set()
+        self.shedding = Shedding(self)
+        metrics.sources.append(self.shedding)
         self.records: RecordLog | None = None  # set by who owns its files
         self.otlp: Otlp | None = None  # the same
         self.tracing: Tracing | None = None  # with it
@@ -182,6 +185,7 @@ class Runtime:
         self.paces.adopt({name: one.latency for name, one in policies.items()}, [t.name for t in site.fleet.targets])
         self.conversations.keep(self._unchanged(site.fleet))
         doubted = self.promises.adopt(site.fleet, site.thinking_violations)
+        self.shedding.adopt(site.limits)
         self.serving = Serving(site, tuple(routes), paced, doubted, gates=gates)
         for key in [key for key in self.pools if key not in used]:
             self.pools.pop(key).retire()

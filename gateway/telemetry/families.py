@@ -209,6 +209,20 @@ MEMORY_PRESSURE = Family(
     "Steps that are taken for want of memory: 0 none, 1 connections are not kept, 2 what matters least is refused, 3 "
     "all new requests are.",
 )
+CONNECTIONS = Family("pointsman_client_connections", "gauge", (), "Clients' connections that are open now.")
+LOAD = Family(
+    "pointsman_load",
+    "gauge",
+    ("resource",),
+    "What of the process is used, 1 being all it may have: requests under way, or connections.",
+)
+SHED = Family(
+    "pointsman_shed_total",
+    "counter",
+    ("reason", "priority"),
+    "Refused because the process was full: requests, memory, uploads; connections that found no room; and idle "
+    "connections that were closed to make some. Priority none: nobody's yet.",
+)
 QUEUE = Family("pointsman_queue_requests", "gauge", (), "Attempts waiting for a connection to their upstream.")
 ENDPOINT_INFLIGHT = Family(
     "pointsman_endpoint_inflight",
@@ -370,8 +384,8 @@ FAMILIES = (
     TOKENS, COST, BASELINE_COST, UNPRICED, ESTIMATED,
     DURATION, FIRST_EVENT, PER_TOKEN, OVERHEAD,
     SHADOW_REQUESTS, SHADOW_SKIPPED, SHADOW_TOKENS, SHADOW_COST, SHADOW_UNPRICED, SHADOW_FIRST_EVENT, SHADOW_DURATION,
-    INFLIGHT, QUEUE, ENDPOINT_INFLIGHT, ENDPOINT_LIMIT, ENDPOINT_STATE, EJECTIONS,
-    MEMORY_USED, MEMORY_LIMIT, MEMORY_PRESSURE,
+    INFLIGHT, MEMORY_USED, MEMORY_LIMIT, MEMORY_PRESSURE, CONNECTIONS, LOAD, SHED, QUEUE,
+    ENDPOINT_INFLIGHT, ENDPOINT_LIMIT, ENDPOINT_STATE, EJECTIONS,
     TARGET_STATE, TARGET_SLOW, TARGET_DOUBTED, RELOADS, RELOADED, LOADED_AT, RECORDS, LOG_LINES,
     BUDGET_LIMIT, BUDGET_LEFT, BUDGET_ENDS, SHADOWED,
     LEDGER_UP, LEDGER_LAG, LEDGER_PENDING, LEDGER_ENTRIES, LEDGER_ERRORS, OTLP_EXPORTS, OTLP_EXPORTED, OTLP_DROPPED,

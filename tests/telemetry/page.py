@@ -55,6 +55,8 @@ LETTERS = {
 #: Families whose labels depend on each other: one series for each of what is configured.
 OF_CONFIGURATION = {
     families.SHADOW_SKIPPED: "11 H",
+    families.SHED: "17",
+    families.LOAD: "2",
     families.RELOADS: "2",
     families.RECORDS: "2",
     families.LOG_LINES: "6",

@@ -19,8 +19,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from gateway.core.admission import Allowance, Cap, Quota
 from gateway.core.errors import CODES
 from gateway.core.types import Outcome, Record, Routing, Shadowed, Usage
+from gateway.limits import Limits, LimitsDoc
 from gateway.proxy.gates import Gates
 from gateway.proxy.pressure import Measured, Memory, Pressure
+from gateway.proxy.shedding import Shedding
 from gateway.quotas import Quotas
 from gateway.telemetry import families
 from gateway.telemetry.families import FAMILIES
@@ -162,6 +164,9 @@ def everything(names: Names, *, process: bool = False) -> Metrics:
     pressure = Pressure(Memory())
     pressure._measured = Measured(1, 2)
     metrics.sources.append(pressure)
+    shedding = Shedding(SimpleNamespace(exchanges=(), pressure=0, closing=False))  # type: ignore[arg-type]
+    shedding.adopt(Limits.of(LimitsDoc()))
+    metrics.sources.append(shedding)
     metrics.vitals = Vitals(
         inflight=3,
         queued=1,
