@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, SupportsInd
 
 import msgspec
 
-from gateway.core.overload import Priority
-
 if TYPE_CHECKING:
     from gateway.core.credentials import Credential
+    from gateway.core.overload import Priority
     from gateway.core.rows import Dialect
     from gateway.core.tracecontext import Traced
     from gateway.core.usage import Spent
@@ -231,7 +230,7 @@ class Tenant:
     reasoning: str | None = None  # how answers are to spell it: reasoning, reasoning_content; None: as they come
     policy: str | None = None  # its own default policy; None: that of the whole file
     limited: bool = False  # it, or its team, has limits or budgets
-    priority: Priority = "normal"  # who is refused first when the process is full
+    priority: Priority = "normal"
 
 
 ThinkingMode = Literal["never", "always", "client", "budget"]
@@ -443,11 +442,10 @@ class Record(msgspec.Struct, eq=False, gc=False):
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON can hold it, the routing's fields among the others."""
-        routing = self.routing
-        shared = {name: getattr(routing, name) for name in _TOLD}
+        shared = {name: getattr(self.routing, name) for name in _TOLD}
         own = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("routing", "trace")}
-        own["trace_id"] = self.trace.trace_id if self.trace is not None else ""
-        return {name: msgspec.to_builtins(value) for name, value in (own | shared).items()}
+        told = own | shared | {"trace_id": self.trace.trace_id if self.trace is not None else ""}
+        return {name: msgspec.to_builtins(value) for name, value in told.items()}
 
 
 _TOLD = tuple(name for name in Routing.__struct_fields__ if name not in ("headers", "cell", "account", "line", "quote"))

@@ -1,21 +1,18 @@
 """Every family that the gateway exports of requests and of itself: its name, type, labels and meaning.
 
 The list is also read by tests: each is documented in docs/metrics.md and used by something there. How series are kept
-and written is in `series`, what is counted in `metrics`; here also is what a scrape finds out at that moment. Nothing
-in it is a ratio where two counters say more, and every duration is in seconds.
+and written is in `series`, what is counted in `metrics`, what a scrape looks up in `present`. Nothing here is a ratio where two counters say more, and every duration is in seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from gateway.core.types import NANO_PER_USD
-from gateway.telemetry.series import Family, Kept, Rows
+from gateway.telemetry.series import Family
 
 if TYPE_CHECKING:
-    from gateway.ledger.ledger import Ledger
-    from gateway.telemetry.metrics import Metrics
+    pass
 
 #: Seconds. Answers of language models take from milliseconds (a cached short one) to minutes (long thinking).
 DURATION_BUCKETS_S = (
@@ -396,61 +393,3 @@ COUNTED = (
     REQUESTS, DECISIONS, ATTEMPTS, RETRIES, FALLBACKS, REFUSALS, INTERRUPTED, DISCONNECTS, VIOLATIONS, COST,
     BASELINE_COST, UNPRICED, ESTIMATED,
 )  # fmt: skip
-
-
-def now(metrics: Metrics) -> Iterator[Kept]:
-    """What is not counted but looked up: the process, its configuration and its targets at this moment."""
-    vitals, names, records = metrics.vitals, metrics.names, metrics.records
-    targets, endpoints = vitals.targets, vitals.endpoints
-    yield Rows(INFLIGHT, [((), vitals.inflight)])
-    yield Rows(QUEUE, [((), vitals.queued)])
-    yield Rows(ENDPOINT_INFLIGHT, [((one.target, one.endpoint), one.inflight) for one in endpoints])
-    yield Rows(ENDPOINT_LIMIT, [((one.target, one.endpoint), one.limit) for one in endpoints])
-    yield Rows(ENDPOINT_STATE, _ones((one.target, one.endpoint, one.state) for one in endpoints))
-    yield Rows(EJECTIONS, vitals.ejections.items())
-    yield Rows(TARGET_STATE, _ones((one["target"], one["state"]) for one in targets))
-    yield Rows(TARGET_SLOW, _ones((one["target"], entry) for one in targets for entry in one.get("slow", ())))
-    yield Rows(TARGET_DOUBTED, [((one["target"],), int(bool(one.get("thinking_doubted")))) for one in targets])
-    yield Rows(RELOADS, [((result,), count) for result, count in metrics.reloads.items()])
-    yield Rows(RELOADED, [((), int(metrics.last_reload_ok))])
-    yield Rows(LOADED_AT, [((), metrics.loaded_at)])
-    yield Rows(RECORDS, [] if records is None else [(("written",), records.written), (("lost",), records.lost)])
-    yield Rows(
-        LOG_LINES,
-        [
-            ((name, result), count)
-            for name, log in metrics.logs.items()
-            for result, count in (("written", log.written), ("left_out", log.left_out), ("lost", log.lost))
-        ],
-    )
-    if metrics.ledger is not None:
-        yield from _ledger(metrics.ledger)
-    tally = metrics.otlp
-    if tally is not None:
-        yield Rows(OTLP_EXPORTS, list(tally.exports.items()))
-        yield Rows(OTLP_EXPORTED, [((signal,), count) for signal, count in list(tally.exported.items())])
-        yield Rows(OTLP_DROPPED, list(tally.dropped.items()))
-        yield Rows(OTLP_DROPPED_REQUESTS, [((), tally.records_dropped)])
-    yield Rows(BUILD, _ones([(metrics.build.get("version", ""), metrics.build.get("python", ""))]))
-    yield Rows(POLICY, _ones(sorted((names.policies or {}).items())))
-    yield Rows(TARGET, _ones((f.target, f.model, f.family, f.backend, f.region) for f in names.facts))
-    yield Rows(TOKEN_PRICE, [((f.target, name), usd) for f in names.facts for name, usd in f.token_usd().items()])
-    yield Rows(RETIRES, [((f.target,), f.retires_at) for f in names.facts if f.retires_at is not None])
-
-
-def _ledger(ledger: Ledger) -> Iterator[Kept]:
-    keeping = ledger.keeping
-    yield Rows(LEDGER_UP, [((), int(ledger.up))])
-    yield Rows(LEDGER_LAG, [((), ledger.lag_s)])
-    yield Rows(LEDGER_PENDING, [((), ledger.pending)])
-    counts = dict(keeping.counts)
-    expired, settled, estimated = counts.pop("expire", 0), counts.pop("settle", 0), keeping.estimated
-    ended = [(("settle", "false"), settled - estimated), (("settle", "true"), estimated), (("expire", "true"), expired)]
-    yield Rows(LEDGER_ENTRIES, [*ended, *(((kind, "false"), count) for kind, count in counts.items())])
-    errors = {"journal": ledger.journal.errors, "books": ledger.database_errors, "orphan": keeping.lost}
-    yield Rows(LEDGER_ERRORS, [((op,), count) for op, count in errors.items()])
-
-
-def _ones(rows: Iterable[tuple[str, ...]]) -> list[tuple[tuple[str, ...], float]]:
-    """Series that say what they have to say in labels."""
-    return [(values, 1) for values in rows]

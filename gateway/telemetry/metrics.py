@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from gateway.core.decide import PIN
 from gateway.core.types import Outcome, Record
-from gateway.telemetry import families
+from gateway.telemetry import families, present
 from gateway.telemetry.cells import (
     CODES_COUNTED,
     NONE,
@@ -329,7 +329,7 @@ class Metrics:
         yield from self._totals.values()
         yield self.tokens
         yield from (self.duration, self.first_event, self.per_token, self.overhead)
-        yield from families.now(self)
+        yield from present.now(self)
         for source in self.sources:
             yield from source.read()
 
