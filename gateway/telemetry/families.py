@@ -1,7 +1,8 @@
 """Every family that the gateway exports of requests and of itself: its name, type, labels and meaning.
 
 The list is also read by tests: each is documented in docs/metrics.md and used by something there. How series are kept
-and written is in `series`, what is counted in `metrics`, what a scrape looks up in `present`. Nothing here is a ratio where two counters say more, and every duration is in seconds.
+and written is in `series`, what is counted in `metrics`, what a scrape looks up in `present`. Nothing
+here is a ratio where two counters say more, and every duration is in seconds.
 """
 
 from __future__ import annotations
