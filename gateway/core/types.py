@@ -415,14 +415,11 @@ class Shadowed(msgspec.Struct, eq=False, gc=False):
 
 
 class Record(msgspec.Struct, eq=False, gc=False):
-    """What is kept of one finished request: for metrics, the access log and `/v1/decisions`. Never a prompt.
-
-    Times are seconds; `*_at` on the monotonic clock of the process, `wall` is Unix time of arrival.
-    """
+    """What is kept of one finished request: for metrics, the access log and `/v1/decisions`. Never a prompt."""
 
     request_id: str
-    wall: float
-    started_at: float
+    wall: float  # Unix time of its arrival
+    started_at: float  # seconds of the process's monotonic clock, as in all that end in `_at`
     routing: Routing
     status: int = 0  # 499: the client left
     code: str = "ok"  # "ok", "client_gone" or a code of core.errors.CODES
