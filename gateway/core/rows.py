@@ -71,9 +71,27 @@ _LITELLM_TAKES = frozenset(
     | {"top_logprobs", "top_p", "user", "verbosity"}
 )
 
+#: A client's own code, another client's session, another adapter than was authorised, a worker of its choice.
+_SGLANG_STEERS = frozenset(
+    {"custom_logit_processor", "custom_params", "disagg_prefill_dp_rank", "lora_path", "rid", "routed_dp_rank"}
+    | {"session_id", "session_params"}
+)
+#: To others than were authorised.
+_OPENROUTER_STEERS = frozenset({"models", "preset", "provider", "route"})
+#: The same at other gateways: litellm's proxy and Vercel's.
+_GATEWAYS_STEERS = frozenset(
+    {"content_policy_fallbacks", "context_window_fallbacks", "litellm_credential_name", "providerOptions"}
+    | {"router_settings_override", "specific_deployment", "user_config"}
+)
+
 _ROWS = (
-    # An effort of `none` exists since GPT-5.1; what else listens behind such an address is not known.
-    Dialect("openai", thinking=Spelling(effort="reasoning_effort", sure=False)),
+    # An effort of `none` exists since GPT-5.1. What else listens behind such an address is not known, so nothing goes
+    # there by which any server known here would choose anew.
+    Dialect(
+        "openai",
+        steers=_SGLANG_STEERS | _OPENROUTER_STEERS | _GATEWAYS_STEERS,
+        thinking=Spelling(effort="reasoning_effort", sure=False),
+    ),
     Dialect(
         "vllm",
         drops=_OPENAI_ONLY,
@@ -88,6 +106,7 @@ _ROWS = (
     Dialect(
         "llama.cpp",
         drops=_OPENAI_ONLY,
+        steers=frozenset({"id_slot", "lora"}),  # another client's slot, another adapter
         structured=True,
         reasoning="reasoning_content",
         thinking=Spelling(switch="chat_template_kwargs.enable_thinking", budget="thinking_budget_tokens"),
@@ -98,11 +117,7 @@ _ROWS = (
         # code, see `refusals.WORDS`.
         "sglang",
         drops=_OPENAI_ONLY,
-        # A client's own code, another client's session, another adapter than was authorised, a worker of its choice.
-        steers=frozenset(
-            {"custom_logit_processor", "custom_params", "disagg_prefill_dp_rank", "lora_path", "rid", "routed_dp_rank"}
-            | {"session_id", "session_params"}
-        ),
+        steers=_SGLANG_STEERS,
         structured=True,
         reasoning="reasoning_content",
         thinking=Spelling(switch="chat_template_kwargs.enable_thinking", effort="reasoning_effort"),
@@ -185,7 +200,7 @@ _ROWS = (
     Dialect(
         "openrouter",
         drops=_OPENAI_ONLY,
-        steers=frozenset({"models", "preset", "provider", "route"}),  # to others than were authorised
+        steers=_OPENROUTER_STEERS,
         refuses=frozenset({"plugins", "transforms"}),
         # Left to itself it shortens prompts that do not fit, and ignores what a provider cannot do.
         members=MappingProxyType(

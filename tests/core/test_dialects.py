@@ -247,6 +247,17 @@ def test_hints_for_openai_stay_away_from_servers_that_do_not_know_them() -> None
 
 
 ELSEWHERE = [
+    # Behind this dialect may be any of them.
+    ("openai", "models", ["openai/gpt-5"]),
+    ("openai", "provider", {"order": ["elsewhere"], "data_collection": "allow"}),
+    ("openai", "route", "fallback"),
+    ("openai", "preset", "p"),
+    ("openai", "lora_path", "another"),
+    ("openai", "custom_logit_processor", "gASVAAAA"),
+    ("openai", "user_config", {"model_list": []}),
+    ("openai", "providerOptions", {"gateway": {"order": ["elsewhere"]}}),
+    ("llama.cpp", "lora", [{"id": 1, "scale": 1.0}]),
+    ("llama.cpp", "id_slot", 3),
     ("openrouter", "models", ["openai/gpt-5"]),
     ("openrouter", "preset", "p"),
     ("openrouter", "provider", {"order": ["elsewhere"], "require_parameters": False}),
