@@ -66,7 +66,7 @@ def serve(config: Path) -> int:
         print(error, file=sys.stderr)
         return EXIT_CONFIG
     lines.adopt(site.log)
-    lines.secrets = functools.partial(secrets_in, site.fleet, site.sidecar)
+    lines.secrets = functools.partial(secrets_in, site.fleet, site.sidecar, site.otlp)
     for warning in site.warnings:
         logger.warning("%s", warning)
     try:

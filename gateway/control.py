@@ -34,7 +34,7 @@ from gateway.explain.request import explain, explain_record
 from gateway.front import admits, alive, headers_of, readiness, targets
 from gateway.ledger.command import usage_told
 from gateway.listing import listing
-from gateway.proxy.asked import authenticate
+from gateway.proxy.asked import ELSEWHERE, authenticate
 from gateway.proxy.heads import Headers
 from gateway.proxy.outside import peek
 from gateway.proxy.runtime import Runtime
@@ -197,6 +197,8 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
 
     async def admin(request: Request) -> None:
         if not admits(runtime, headers_of(request.scope)):
+            if runtime.serving.site.admin_key_sha256 is None:
+                raise Denied("policy_denied", ELSEWHERE.replace("keys", "an admin_key"))
             raise Unauthenticated("invalid_api_key", "The admin key is missing or not valid.")
 
     guarded = APIRouter(dependencies=[Depends(admin)])

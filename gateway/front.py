@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from gateway.proxy.asked import local
 from gateway.proxy.vitals import look
 
 if TYPE_CHECKING:
@@ -149,17 +150,33 @@ def readiness(runtime: Runtime, reloader: Reloader) -> Status:
 def admits(runtime: Runtime, headers: Mapping[bytes, bytes]) -> bool:
     """May who sent these headers use the admin listener?"""
     if runtime.serving.site.admin_key_sha256 is None:
-        return True
+        return local(headers)
     scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
     return scheme.lower() == b"bearer" and runtime.serving.site.is_admin_key(key)
 
 
 def scrape(runtime: Runtime, headers: Mapping[bytes, bytes]) -> Page:
     """All metrics as they are now, in OpenMetrics for who reads that (Prometheus does): it has examples, too."""
-    openmetrics = b"application/openmetrics-text" in headers.get(b"accept", b"")
+    openmetrics = takes(headers.get(b"accept", b""), b"application/openmetrics-text")
     runtime.metrics.vitals = look(runtime)
     pieces = runtime.metrics.pieces(openmetrics=openmetrics)
     return Page(pieces, content_type=OPENMETRICS_TYPE if openmetrics else METRICS_TYPE)
+
+
+def takes(accept: bytes, kind: bytes) -> bool:
+    """Whether an Accept header names a content type, other than to exclude it.
+
+    >>> takes(b"application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1", b"application/openmetrics-text")
+    True
+    >>> takes(b"text/plain, application/openmetrics-text; q=0.00", b"application/openmetrics-text")
+    False
+    """
+    for one in accept.lower().split(b","):
+        name, *parameters = (part.strip() for part in one.split(b";"))
+        if name == kind:
+            weights = [part[2:] for part in parameters if part.startswith(b"q=")]
+            return not weights or bool(weights[0].strip(b"0."))
+    return False
 
 
 def targets(runtime: Runtime) -> dict[str, Any]:

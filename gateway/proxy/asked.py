@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.core.errors import GatewayError, Unauthenticated, Unavailable, UnsupportedEncoding
+from gateway.core.errors import Denied, GatewayError, Unauthenticated, Unavailable, UnsupportedEncoding
 from gateway.core.hints import NO_HINTS, Hints
 from gateway.core.overload import rank_of
 from gateway.core.types import Tenant
@@ -27,7 +28,13 @@ SMALL_BODY = 65_536
 #: valid ones are kept, and no longer than the configuration that says so.
 MAX_KNOWN_KEYS = 4096
 _KEY = re.compile(rb"[A-Za-z0-9_.\-]{8,256}")
+#: A name by which this machine alone is meant, or an address: what no page of a web site can be served under.
+_HERE = re.compile(rb"(?:localhost|[0-9.]{7,15}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.IGNORECASE)
 _ANONYMOUS = Tenant(key="anonymous", explain=True)
+
+
+#: What who is refused for that is told.
+ELSEWHERE = "Without keys only this machine is served: ask under an address or as localhost, and from no web page."
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -48,13 +55,32 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 def authenticate(serving: Serving, headers: dict[bytes, bytes], now: float) -> Tenant:
-    """Whose key a request carries. Raises Unauthenticated; says the same for a wrong, malformed or expired key."""
+    """Whose key a request carries.
+
+    Raises Unauthenticated, saying the same for a wrong, malformed or expired key; Denied where no key is asked for and
+    the request is from elsewhere.
+    """
     return _key(serving, headers, now)[0]
+
+
+def local(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether who sent these headers meant this machine, and is no page of a web site.
+
+    Where no key is asked for, that is all that keeps a browser's pages out: they reach the loopback interface, be it by
+    a name of their own that was made to mean it.
+    """
+    host = headers.get(b"host")
+    if host is not None and not _HERE.fullmatch(host):
+        return False
+    origin = headers.get(b"origin")
+    return origin is None or origin.lower() == b"http://" + (host or b"").lower()
 
 
 def _key(serving: Serving, headers: dict[bytes, bytes], now: float) -> tuple[Tenant, float]:
     keys = serving.site.keys
     if not keys:
+        if not local(headers):
+            raise Denied("policy_denied", ELSEWHERE)
         return serving.site.anonymous, NEVER
     sent = headers.get(b"authorization", b"")
     known = serving.known_keys.get(sent)

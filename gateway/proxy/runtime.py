@@ -307,7 +307,7 @@ class Runtime:
         now, before = self._secrets
         if now[0] is not site:
             backends = {target.backend.name: target.backend for target in site.fleet.targets}
-            now, before = (site, secrets_in(backends, site.sidecar)), now
+            now, before = (site, secrets_in(backends, site.sidecar, site.otlp)), now
             self._secrets = now, before
         return now[1].union(before[1], *(source.secrets() for source in list(self._tokens.values())))
 
