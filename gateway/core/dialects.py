@@ -17,6 +17,7 @@ from gateway.core import refusals, wire
 from gateway.core import thinking as thoughts
 from gateway.core.answers import Answer
 from gateway.core.chunk import error_status, read_chunk
+from gateway.core.likeness import NAMED
 from gateway.core.ollama import CannotSay
 from gateway.core.refusals import relayed_error
 from gateway.core.respell import Respelling, respell_history
@@ -211,17 +212,34 @@ def request_body(
     return emit(envelope, overrides)
 
 
-def around(envelope: Envelope, plan: Plan, thinking: Thinking) -> tuple[bytes, bytes] | None:
+def around(envelope: Envelope, plan: Plan, thinking: Thinking, user: bytes | None = None) -> tuple[bytes, ...] | None:
     """What `request_body` writes before and behind the messages of a request that says what this one does besides.
 
-    None where what it makes of a request may depend on the messages, or where it cannot be told apart from them.
+    Where the text of `user` may be another, too, it is given as it stands here, and the result is three pieces: that
+    text comes between the last two. None where what it makes of a request may depend on the messages, or where it
+    cannot be told apart from them.
     """
     if "messages" in plan.base or not plan.unusual.isdisjoint(envelope.tree):
         return None
     messages = bytes(envelope.members["messages"])
     written = request_body(envelope, plan, thinking)
     before, found, behind = written.partition(messages)
-    return (before, behind) if found and behind.find(messages) < 0 else None
+    if not found or behind.find(messages) >= 0:
+        return None
+    if user is None:
+        return before, behind
+    between, found, after = behind.partition(NAMED % user)
+    if not found or (before + after).find(NAMED % user) >= 0 or "user" in plan.base:
+        return None
+    return before, between + NAMED[:-3], b'"' + after
+
+
+def filled(pieces: tuple[bytes, ...], messages: bytes, user: bytes | None) -> bytes:
+    """The body that `around` is the frame of. HOT."""
+    if user is None:
+        return messages.join(pieces)
+    before, between, behind = pieces
+    return b"%b%b%b%b%b" % (before, messages, between, user, behind)
 
 
 def request_pieces(envelope: Envelope, plan: Plan, thinking: Thinking) -> list[bytes | memoryview]:

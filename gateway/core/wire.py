@@ -47,6 +47,7 @@ class Envelope(msgspec.Struct, eq=False, gc=False):
     body: bytes | bytearray
     size: int  # bytes
     messages: bytes | None = None  # their text, where the body was read by its likeness to another, see `likeness`
+    user: bytes | None = None  # the text of that member, where it may be another than in the other body
     decoded: dict[str, Any] | None = None
     cut: dict[str, Member] | None = None
 
@@ -61,9 +62,8 @@ class Envelope(msgspec.Struct, eq=False, gc=False):
             tree.get("n") or 1,
             body,
             len(body),
-            None,
-            tree,
-            members,
+            decoded=tree,
+            cut=members,
         )
 
     @property

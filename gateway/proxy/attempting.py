@@ -62,7 +62,7 @@ class Attempting(Relaying):
         envelope = self.envelope
         try:
             if self.around is not None and envelope.messages is not None:
-                body = envelope.messages.join(self.around)
+                body = dialects.filled(self.around, envelope.messages, envelope.user)
             elif envelope.size <= wire.WHOLE_BYTES or route.openings:
                 body = dialects.request_body(envelope, route.plan, self.decision.thinking)
             else:

@@ -1,12 +1,14 @@
 """What a connection's requests have in common, worked out once for as long as they repeat it.
 
-A client's requests differ in their messages and seldom in anything else. What follows from all else (who may ask, what
-was decided, what is sent around the messages) is kept here with the conditions under which it holds; a request for
-which one of them does not hold goes the whole way. Nothing is decided here: a habit repeats what `core.memo` kept.
+A client's requests differ in their messages, perhaps in `user`, and seldom in anything else. What follows from all else
+(who may ask, what was decided, what is sent around the messages) is kept here with the conditions under which it holds;
+a request for which one of them does not hold goes the whole way. Nothing is decided here: a habit repeats what
+`core.memo` kept.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 
 #: How many likenesses a connection may get that led to nothing: some clients never repeat themselves.
 MOST_TRIES = 8
-_TAIL = 32
+_TAIL, _MOST_TAIL = 32, 256
+_USER = re.compile(rb'(?<="user":")[^"\\]*')
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class Habit:
     kept: Kept
     pinned: int | None
     total_s: float
-    around: tuple[bytes, bytes] | None  # the messages, as the first candidate gets them
+    around: tuple[bytes, ...] | None  # the messages and `user`, as the first candidate gets them
 
     def read(self, asked: Asked, body: bytes | bytearray) -> Envelope | None:
         """The request, where it is one of these but for the world. HOT."""
@@ -63,13 +66,17 @@ class Habits:
         asked, envelope, habit = exchange.asked, exchange.envelope, self.present
         if envelope.messages is not None and habit is not None:
             likeness: Likeness | None = habit.likeness  # only the world has changed
+            user = envelope.user
         else:
-            tail = bytes(envelope.body[-_TAIL:])
+            if self._tries >= MOST_TRIES:
+                return
+            tail = _USER.sub(b"", bytes(envelope.body[-_MOST_TAIL:]))[-_TAIL:]
             alike, self._tail = tail == self._tail, tail
-            if not alike or self._tries >= MOST_TRIES:
+            if not alike:
                 return
             self._tries += 1
             likeness = Likeness.to(envelope)
+            user = None if likeness is None else likeness.user
         if likeness is None:
             return
         decision = kept.decision
@@ -82,5 +89,5 @@ class Habits:
             kept,
             exchange.pinned,
             total_s,
-            dialects.around(envelope, plan, decision.thinking),
+            dialects.around(envelope, plan, decision.thinking, user),
         )

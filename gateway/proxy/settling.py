@@ -53,7 +53,7 @@ class Settling:
     snapshot: Snapshot | None = None  # where a decision had to be made
     failures: tuple[tuple[str, Outcome], ...] = ()  # attempts that did not answer: target, and why
     values: Mapping[str, Any] = EMPTY  # of the signals that were computed
-    around: tuple[bytes, bytes] | None = None  # what the first candidate gets before and behind the messages, if known
+    around: tuple[bytes, ...] | None = None  # what the first candidate gets around messages and user, if known
     endpoint = ""  # of the present attempt, where its target has several
     routings: dict[str, Routing]  # by target, shared with others that are decided alike
     tried: tuple[int, ...] = ()  # endpoints of the present target that were tried

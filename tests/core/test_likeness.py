@@ -49,6 +49,8 @@ MEMBERS: list[dict[str, Any]] = [
     {"temperature": 0.7, "max_tokens": 256},
     {"stream": True, "stream_options": {"include_usage": True}, "n": 2},
     {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}], "user": "ü"},
+    {"user": "shopper-1"},
+    {"user": "", "seed": 3},
 ]
 
 
@@ -83,6 +85,7 @@ def test_other_messages_are_read_as_they_would_be_from_the_start(members: dict[s
         b'{"model":"auto","messages":[{"role":"user","content":"\xff"}]}',
         b'{"model":"auto","messages":[{"role":"user","content":"\\ud800"}]}',
         b'{"model":"auto","messages":[{"role":"user","content":"x"}]',
+        body(user="another"),
         b'{"model":"auto","messages":}',
         b'{"model":"auto","messages":',
         b'{"model":"auto"}',
@@ -137,6 +140,79 @@ def test_a_body_whose_like_could_not_be_told_is_no_model_for_others(odd: bytes) 
     assert Likeness.to(parse(odd)) is None
 
 
+TURNS = st.sampled_from([*HELLO, *OTHERS, {"role": "user", "content": "again"}])
+
+
+@given(st.lists(st.lists(TURNS, min_size=1, max_size=5), max_size=8))
+@settings(max_examples=300)
+def test_messages_that_were_read_before_need_no_reading_and_say_the_same(said: list[list[dict[str, str]]]) -> None:
+    known = likeness(body())
+    for messages in said:
+        read = known.read(body(messages))
+        assert read is not None
+        assert facts(read) == facts(parse(body(messages)))
+
+
+@pytest.mark.parametrize("behind", [b'{"role":"user"}', b'{"role":"user","content":"x"}]', b"]", b"1", b" {}"])
+def test_what_follows_messages_that_were_read_before_is_read_as_strictly(behind: bytes) -> None:
+    known = likeness(body())
+    start = body().partition(b',{"role":"user"')[0] + b","
+    assert known.read(start + b'{"role":"user","content":"x"}]}') is not None
+    assert known.read(start + behind + b"]}") is None
+
+
+def test_a_conversation_that_grows_is_read_by_what_is_new() -> None:
+    known, turns = likeness(body()), list(HELLO)
+    for number in range(9):
+        turns += [{"role": "assistant", "content": f"{number}"}, {"role": "user", "content": "go on"}]
+        assert known.read(body(turns)) is not None
+        assert known._known == json.dumps(turns[:-1], separators=(",", ":"))[:-1].encode() + b","
+    assert known.read(body([HELLO[0], {"role": "user", "content": "a new one"}])) is not None
+    assert known._known == json.dumps(HELLO[:1], separators=(",", ":"))[:-1].encode() + b","
+    assert known.read(body(turns)) is not None
+    assert known._known == json.dumps(HELLO[:1], separators=(",", ":"))[:-1].encode() + b",", "it grows no more"
+
+
+@pytest.mark.parametrize(
+    ("user", "read"),
+    [
+        ("shopper-2", True),
+        ("", True),
+        ('a"b', False),
+        ("a\\b", False),
+        ("é", False),
+        ("a\tb", False),
+        ("x" * 513, False),
+    ],
+)
+def test_another_user_is_read_where_it_is_plain_text(user: str, read: bool) -> None:
+    known = likeness(body(user="shopper-1", seed=3))
+    found = known.read(body(OTHERS, user=user, seed=3))
+    assert (found is not None) == read
+    if found is not None:
+        assert found.user == user.encode()
+        assert facts(found) == facts(parse(body(OTHERS, user=user, seed=3)))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b',"us\\u0065r":"x","metadata":{"user":"x"}}',
+        b',"metadata":{"user":"x"}}',
+        b',"user":"x","metadata":{"user":"x"}}',
+        b',"user":"x","metadata":{"user":1}}',
+        b',"user": "x"}',
+        b',"user":["x"]}',
+    ],
+)
+def test_where_it_is_not_certain_which_text_is_the_user_it_may_not_differ(odd: bytes) -> None:
+    first = body()[:-1] + odd
+    known = likeness(first)
+    assert known.user is None
+    assert known.read(first) is not None
+    assert known.read(body()[:-1] + odd.replace(b'"x"', b'"y"')) is None or b"x" not in odd
+
+
 def target(dialect: str, thinking: Any) -> Target:
     backend = Backend("b", dialect, (Endpoint("http://a:1/v1", "http", "a", 1, "/v1"),))
     return Target("t", 0, Model("m", "qwen"), backend, "up/m", 262_144, thinking=thinking)
@@ -152,11 +228,20 @@ def test_what_is_sent_around_the_messages_is_what_a_whole_body_has_there(
     wish = Thinking(mode, budget=2048 if mode == "budget" else None)
     found = 0
     for members in MEMBERS:
-        around = dialects.around(parse(body(**members)), plan, wish)
+        known = likeness(body(**members))
+        around = dialects.around(parse(body(**members)), plan, wish, known.user)
         if around is not None:
             found += 1
-            read = likeness(body(**members)).read(body(OTHERS, **members))
+            other = body(OTHERS, **members if known.user is None else members | {"user": "somebody else"})
+            read = known.read(other)
             assert read is not None
             assert read.messages is not None
-            assert read.messages.join(around) == dialects.request_body(parse(body(OTHERS, **members)), plan, wish)
+            written = dialects.filled(around, read.messages, read.user)
+            assert written == dialects.request_body(parse(other), plan, wish)
     assert found or dialect != "openai"
+
+
+def test_a_user_that_configuration_sets_is_nobody_elses() -> None:
+    backend = Backend("b", "openai", (Endpoint("http://a:1/v1", "http", "a", 1, "/v1"),), members={"user": "shop"})
+    plan = dialects.prepare(Target("t", 0, Model("m", "qwen"), backend, "up/m", 262_144))
+    assert dialects.around(parse(body(user="shop")), plan, Thinking("client"), b"shop") is None

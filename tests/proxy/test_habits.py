@@ -159,6 +159,15 @@ def test_a_fallback_gets_a_body_of_its_own(tmp_path: Path, start: Start) -> None
     assert request.json["provider"] == {"data_collection": "deny"}
 
 
+def test_each_request_is_sent_on_with_the_user_it_names(start: Start) -> None:
+    gateway, ups = start({"a": [plain()] * 8})
+    users = ["u-1", "u-2", "u-3", "u-4", "", 'o"dd', "u-5", "u-6"]
+    with gateway.connect() as conn:
+        for user in users:
+            assert ask(conn, chat("a", "hi", user=user))[0]["status"] == "200"
+    assert [request.json for request in ups["a"].requests] == [chat("m", "hi", user=user) for user in users]
+
+
 def test_a_limit_of_cost_counts_every_choice_of_every_request(start: Start) -> None:
     price = {"input": 1.0, "output": 2.0}
     gateway, ups = start({"a": [plain()] * 9}, change=lambda made: made["targets"]["a"].update(price=price))
