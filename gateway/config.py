@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from gateway.addresses import Address, AddressField, Url
 from gateway.auth import AuthDoc
 from gateway.core import tenants
+from gateway.core.errors import ConfigError, Problem
 from gateway.core.overload import Priority
 from gateway.core.quantities import Invalid
 from gateway.core.types import Modality, ThinkingSupport, Timeouts
@@ -35,7 +36,8 @@ from gateway.fields import (
     Tiers,
     Tokens,
 )
-from gateway.ledger.directory import LedgerSettings, default_directory
+from gateway.ledger.directory import LedgerSettings
+from gateway.ledgerdoc import LedgerDoc
 from gateway.limits import LimitsDoc
 from gateway.otlpdoc import OtlpDoc
 from gateway.owndialects import Body, DialectDoc, header_names, header_value
@@ -333,23 +335,6 @@ class RecordsDoc(Strict):
         )
 
 
-class LedgerDoc(Strict):
-    """The books: what every attempt used and cost, kept on disk. `ledger: none` keeps none.
-
-    `dir` is relative to this file and made if it is not there; left out, it is a folder of this file's own below
-    `$XDG_STATE_HOME` or `~/.local/state`. Single attempts are kept for `keep_for`, totals for `keep_totals_for`.
-    `durability: full` waits for the disk before anything that was booked is sent, so that books survive a loss of power
-    too. `on_error` says what happens to requests while the disk takes nothing: `pass` serves them, and keeps their
-    entries in memory as long as there is room for them, `refuse` answers 503.
-    """
-
-    dir: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
-    keep_for: Age = 90 * 86_400.0
-    keep_totals_for: Age = 1_096 * 86_400.0
-    durability: Literal["normal", "full"] = "normal"
-    on_error: Literal["pass", "refuse"] = "pass"
-
-
 def _ledger_word(value: object) -> str:
     if value != "none":
         raise Invalid(f"{value!r:.60} is not a ledger", "none, or {dir: PATH, keep_for: 90d}")
@@ -391,13 +376,15 @@ class ConfigDoc(FleetDoc):
         Discriminator(lambda value: "books" if isinstance(value, dict | LedgerDoc) else "word"),
     ] = LedgerDoc()
 
-    def books(self, config: Path, environ: Mapping[str, str]) -> LedgerSettings | None:
-        """Where and how books are kept by this file; None: not at all."""
-        doc = self.ledger
-        if not isinstance(doc, LedgerDoc):
+    def books(self, config: Path, environ: Mapping[str, str], *, secrets: bool = True) -> LedgerSettings | None:
+        """Where and how books are kept by this file; None: not at all. Raises ConfigError."""
+        if not isinstance(self.ledger, LedgerDoc):
             return None
-        directory = default_directory(config, environ) if doc.dir is None else config.parent / doc.dir
-        return LedgerSettings(directory, doc.keep_for, doc.keep_totals_for, doc.durability, doc.on_error)
+        try:
+            return self.ledger.settings(config, environ, secrets=secrets)
+        except Invalid as error:
+            at = ".".join(["ledger", *map(str, error.at)])
+            raise ConfigError([Problem(str(config), 0, at, error.what, error.valid)]) from None
 
 
 # --- the environment -------------------------------------------------------------------------------------------------

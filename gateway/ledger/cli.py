@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 #: As `report.GROUPS`, which is not imported for the sake of a parser.
-GROUPS = ("key", "team", "model", "target", "rule", "policy", "shadow", "day")
+GROUPS = ("key", "team", "model", "target", "rule", "policy", "shadow", "replica", "day")
 
 
 def arguments(one: argparse.ArgumentParser) -> None:
@@ -34,6 +34,7 @@ def arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("--day-zone", default="UTC", metavar="ZONE", help="where days begin, such as Europe/Berlin")
     for name in GROUPS[:-1]:
         one.add_argument(f"--{name}", action="append", metavar="NAME", help=f"of this {name} only; may be given again")
+    one.add_argument("--own", action="store_true", help="of this replica's own books, where they are shipped elsewhere")
     one.add_argument("--csv", action="store_true", help="print CSV")
     one.add_argument("--export", choices=("jsonl", "csv"), help="print every attempt that is kept, instead of sums")
     one.add_argument(

@@ -1,4 +1,4 @@
-"""`pointsman usage`: what was used and what it cost, from the books on disk. Nothing is sent anywhere.
+"""`pointsman usage`: what was used and what it cost, from the books on disk, or from those of all replicas.
 
 Here: what the arguments mean, and how a report is printed. Sums are made in `report`.
 """
@@ -12,7 +12,8 @@ import logging
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,24 @@ from gateway.config import ConfigDoc
 from gateway.core.errors import BadRequest, ConfigError, InternalError, Problem
 from gateway.core.quantities import Invalid, seconds
 from gateway.core.types import NANO_PER_USD
+from gateway.ledger import shared
 from gateway.ledger.directory import DATABASE, LedgerBusy, LedgerError, LedgerSettings
 from gateway.ledger.ledger import open_ledger
 from gateway.ledger.repair import repair
-from gateway.ledger.report import EXPORTED, GROUPS, SUMS, Asked, Report, attempts, midnight, names, reading, report, usd
+from gateway.ledger.report import (
+    GROUPS,
+    SUMS,
+    Asked,
+    Books,
+    Report,
+    attempts,
+    exported,
+    midnight,
+    names,
+    reading,
+    report,
+    usd,
+)  # fmt: skip
 from gateway.printing import OK, failed, print_json
 from gateway.problems import suggest, validated
 from gateway.yamlfile import load
@@ -42,9 +57,8 @@ def run(given: argparse.Namespace, config: Path | None, environ: Mapping[str, st
         if given.repair:
             for line in repair(settings):
                 print(line, file=sys.stderr)
-        else:
-            _catch_up(settings)
-        with reading(settings.directory) as db:
+        with _books(settings, own=given.own or given.repair, catch_up=not given.repair) as db:
+            _told_apart(asked, db)
             _known(asked, doc, db)
             if given.export:
                 _export(db, asked, given.export)
@@ -55,6 +69,26 @@ def run(given: argparse.Namespace, config: Path | None, environ: Mapping[str, st
     except sqlite3.Error as error:
         return failed("usage", f"{settings.directory / DATABASE}: {error}", as_json=given.json)
     return OK
+
+
+@contextmanager
+def _books(settings: LedgerSettings, *, own: bool, catch_up: bool) -> Iterator[Books]:
+    """Those of all replicas where they are shipped, else those of this one. Raises LedgerError."""
+    if settings.postgres is not None and not own:
+        with shared.reading(settings.postgres) as books:
+            yield books
+        return
+    if catch_up:
+        _catch_up(settings)
+    with reading(settings.directory) as db:
+        yield db
+
+
+def _told_apart(asked: Asked, db: Books) -> None:
+    """Raises ConfigError where replicas are asked about of books that are one replica's."""
+    option = "--by" if "replica" in asked.by else "--replica"
+    if not db.replicas and ("replica" in asked.by or "replica" in asked.only):
+        raise _wrong(option, "these are the books of one replica", "ledger: {postgres: ...}, and no --own")
 
 
 def _settings(
@@ -71,7 +105,7 @@ def _settings(
     return settings, doc
 
 
-def _known(asked: Asked, doc: ConfigDoc | None, db: sqlite3.Connection) -> None:
+def _known(asked: Asked, doc: ConfigDoc | None, db: Books) -> None:
     """Raises ConfigError for a name that neither the books nor the configuration has, rather than say it spent 0."""
     configured: Mapping[str, Iterable[str]] = {}
     if doc is not None:
@@ -202,23 +236,27 @@ def _utc(at_ms: int) -> str:
     return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M}"
 
 
-def _export(db: sqlite3.Connection, asked: Asked, form: str) -> None:
+def _export(db: Books, asked: Asked, form: str) -> None:
     if form == "jsonl":
         for row in attempts(db, asked):
             print(json.dumps(usd(row), ensure_ascii=False))
         return
     out = csv.writer(sys.stdout, lineterminator="\n")
-    out.writerow(name.replace("_nano", "_usd") for name in EXPORTED)
+    out.writerow(name.replace("_nano", "_usd") for name in exported(db))
     for row in attempts(db, asked):
         out.writerow(_exact(value) if name == "cost_nano" else value for name, value in row.items())
 
 
-def usage_told(directory: Path, parameters: Mapping[str, str]) -> dict[str, Any]:
+def usage_told(settings: LedgerSettings, parameters: Mapping[str, str]) -> dict[str, Any]:
     """The same numbers for `/v1/usage`. Raises BadRequest for parameters that mean nothing, InternalError."""
     given: dict[str, Any] = {name: (value,) if name in GROUPS else value for name, value in parameters.items()}
     try:
-        with reading(directory) as db:
-            return report(db, asked_of(given, time.time())).to_dict()
+        asked = asked_of(given, time.time())
+        if given.get("own", "true") not in ("", "true", "1"):
+            raise _wrong("--own", "is said by its presence", "own=true, or nothing")
+        with _books(settings, own="own" in given, catch_up=False) as db:
+            _told_apart(asked, db)
+            return report(db, asked).to_dict()
     except ConfigError as error:
         problem = error.problems[0]
         name = problem.path.removeprefix("--").replace("-", "_") or problem.file.removeprefix("--").replace("-", "_")

@@ -51,6 +51,10 @@ CREATE TABLE totals (
   PRIMARY KEY (quarter, account, estimated)
 ) WITHOUT ROWID;
 """
+#: The list of what is still to be shipped, see `unshipped`; empty where nothing is.
+_LIST = (
+    "CREATE TABLE IF NOT EXISTS unshipped (seq INTEGER PRIMARY KEY, request_id TEXT NOT NULL, attempt INTEGER NOT NULL)"
+)
 SUMS = ("attempts", "answered", "void", "input", "cached", "written", "output", "reasoning", "cost_nano")
 _ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ENTER = f"INSERT OR IGNORE INTO entries VALUES {_ROW}"  # noqa: S608 - of ours
@@ -91,6 +95,7 @@ class Database:
             db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
         elif version != SCHEMA:
             raise sqlite3.DatabaseError(f"form {version} is not known to this version, which writes form {SCHEMA}")
+        db.execute(_LIST)
         self._ids = {content: number for number, content in db.execute("SELECT id, content FROM accounts")}
         self._known: dict[int, tuple[Account, int]] = {}  # by identity, which is kept from being another's
         self.kept_since_ms: int = self._meta("kept_since_ms")
@@ -221,12 +226,17 @@ class Database:
         return found
 
     def retire(self, before_ms: int, totals_before_ms: int) -> int:
-        """Delete single attempts and totals older than this; how many of the former. Raises sqlite3.Error."""
+        """Delete single attempts and totals older than this; how many of the former. Raises sqlite3.Error.
+
+        Attempts that are not older than the oldest that was not shipped stay.
+        """
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
             # Ids begin with the time at which their request came, which is not after that of its attempts.
-            gone = db.execute("DELETE FROM entries WHERE request_id < ?", (f"{before_ms:012x}",)).rowcount
+            unshipped = db.execute("SELECT min(request_id) FROM unshipped").fetchone()[0]
+            before = min(f"{before_ms:012x}", unshipped or "g")
+            gone = db.execute("DELETE FROM entries WHERE request_id < ?", (before,)).rowcount
             db.execute("DELETE FROM totals WHERE quarter < ?", (totals_before_ms // QUARTER_MS,))
             self.kept_since_ms = max(self.kept_since_ms, before_ms)
             db.execute("INSERT OR REPLACE INTO meta VALUES ('kept_since_ms', ?)", (self.kept_since_ms,))

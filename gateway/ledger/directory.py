@@ -4,6 +4,7 @@
     journal-00000001.log      what that process writes, one line for each turn of its loop; numbered, never reused
     journal.spare             the next of these, made ready
     ledger.sqlite             the books, made from the journals
+    replica                   the id by which they are known where they are shipped to
 
 Nothing here knows what the files hold.
 """
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
+
+from gateway.core.types import Secret
 
 DATABASE = "ledger.sqlite"
 LOCK = "lock"
@@ -34,6 +37,24 @@ class LedgerBusy(LedgerError):
 
 
 @dataclass(frozen=True, slots=True)
+class PostgresSettings:
+    """Where entries are shipped to. `host` may be the folder of a Unix socket."""
+
+    host: str
+    port: int
+    database: str
+    user: str
+    password: Secret | None = None
+    tls: bool = False  # with a certificate for `host` from who is trusted
+    ca_file: Path | None = None  # who is; None: whom this machine trusts
+
+    @property
+    def place(self) -> str:
+        """For people: host, port and database."""
+        return f"{self.host}:{self.port}/{self.database}"
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerSettings:
     """What `ledger:` in pointsman.yaml says; times in seconds."""
 
@@ -42,6 +63,8 @@ class LedgerSettings:
     keep_totals_s: float = 1_096 * 86_400.0
     durability: Literal["normal", "full"] = "normal"
     on_error: Literal["pass", "refuse"] = "pass"
+    postgres: PostgresSettings | None = None
+    replica: str = ""  # by which name entries are shipped
 
 
 def default_directory(config: Path, environ: Mapping[str, str]) -> Path:

@@ -16,10 +16,13 @@ from typing import Any
 
 from gateway.core.booking import CRASH, Account, Plain
 from gateway.core.types import Price
+from gateway.ledger import postgres
 from gateway.ledger.database import Database
 from gateway.ledger.directory import DATABASE, Held, LedgerError, LedgerSettings
 from gateway.ledger.journal import Journal
 from gateway.ledger.keeping import Keeping
+from gateway.ledger.shipping import Shipping
+from gateway.ledger.unshipped import Unshipped
 
 logger = logging.getLogger("pointsman")
 
@@ -55,10 +58,18 @@ class Ledger:
         keeping.catch_up()
         # What is written at the start of a journal is counted as both written and read.
         self._ahead = self.journal.entries - keeping.entries
+        self.shipping: Shipping | None = None
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread, and the one that ships. Raises sqlite3.Error, OSError."""
         self.keeping.pause = self._breathe
+        if self.settings.postgres is not None:
+            self.shipping = Shipping(self.settings, self.settings.postgres)
+            self.shipping.start()
+        else:
+            unshipped = Unshipped(self.settings.directory)
+            unshipped.end()
+            unshipped.close()
         self._thread.start()
 
     # -- the event loop's side --
@@ -109,6 +120,8 @@ class Ledger:
             told["reason"] = "the journal cannot be written"
         elif self._failing:
             told["reason"] = self._failing
+        if self.shipping is not None:
+            told["shipping"] = self.shipping.state()
         return told
 
     # -- the thread's side --
@@ -160,6 +173,8 @@ class Ledger:
         if self._thread.ident is not None:
             self._thread.join()
         self._turn()
+        if self.shipping is not None:
+            self.shipping.close()
         self.keeping.close()
         try:
             if not self._failing:
@@ -177,6 +192,8 @@ CHECKED_AT_START = 256 << 20
 
 def open_ledger(settings: LedgerSettings) -> Ledger:
     """Take the folder and bring its books up to date. Raises LedgerError, which says how to go on."""
+    if settings.postgres is not None:
+        postgres.require()
     held = Held(settings.directory)
     try:
         return _open(settings, held)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from gateway.core.types import NANO_PER_USD
@@ -20,15 +20,36 @@ from gateway.ledger.database import QUARTER_MS, SCHEMA
 from gateway.ledger.database import SUMS as TOTALS
 from gateway.ledger.directory import DATABASE, LedgerError
 
+
+class Books(Protocol):
+    """Books that can be asked in SQL: those of one replica, or of all (`shared.Shared`)."""
+
+    policy: str  # SQL for the name in an account's policy, which is name@digest
+    replicas: bool
+
+    def execute(self, sql: str, values: Any = ..., /) -> Any:
+        """Ask in SQL, with `?` for each value; the answer is iterable, and has `description` and `fetchone`."""
+        ...
+
+
+class Own(sqlite3.Connection):
+    """The books of this replica."""
+
+    policy = "CASE WHEN instr(a.policy, '@') THEN substr(a.policy, 1, instr(a.policy, '@') - 1) ELSE a.policy END"
+    replicas = False
+
+
 #: What a report may be grouped by, and where that stands. A policy goes by its name, a shadow by the policy's entry.
+#: Replicas are told apart in the books of all of them only.
 GROUPS = {
     "key": "a.key",
     "team": "a.team",
     "model": "a.model",
     "target": "a.target",
     "rule": "a.rule",
-    "policy": "CASE WHEN instr(a.policy, '@') THEN substr(a.policy, 1, instr(a.policy, '@') - 1) ELSE a.policy END",
+    "policy": "{policy}",
     "shadow": "a.shadow",
+    "replica": "r.name",
     "day": "t.day",
 }
 #: Columns of numbers. Token classes do not overlap: input is what was not cached, output what was not reasoning.
@@ -46,7 +67,7 @@ SUMS = {
     "estimated_nano": "sum(t.estimated_nano)",
     "unpriced": "sum(CASE WHEN a.price_version IS NULL THEN t.attempts - t.void ELSE 0 END)",
 }
-_ACCOUNTS = "JOIN accounts a ON a.id = t.account"
+_ACCOUNTS = "JOIN accounts a ON a.id = {of}.account"
 _LONGEST_DAYS = 4_000
 
 
@@ -97,14 +118,18 @@ def _iso(at_ms: int) -> str | None:
 
 
 @contextmanager
-def reading(directory: Path) -> Iterator[sqlite3.Connection]:
-    """The books of a ledger, opened for reading. Raises LedgerError where there are none, or not in this form."""
+def reading(directory: Path) -> Iterator[Own]:
+    """The books of a ledger, opened for reading. Raises LedgerError where there are none, or not in this form.
+
+    All that is asked of them is of one moment.
+    """
     path = directory / DATABASE
     if not path.exists():
         raise LedgerError(f"ledger: there are no books in {directory}: start the gateway, or name another folder")
     try:
-        db = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, isolation_level=None)
+        db = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, isolation_level=None, factory=Own)
         try:
+            db.execute("BEGIN")
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version != SCHEMA:
                 raise LedgerError(f"ledger: {path} has form {version}, and this version reads form {SCHEMA}")
@@ -115,46 +140,57 @@ def reading(directory: Path) -> Iterator[sqlite3.Connection]:
         raise LedgerError(f"ledger: {path}: {error}") from error
 
 
-def names(db: sqlite3.Connection, group: str) -> set[str]:
-    """All that the books have of one of `GROUPS` but the day. Raises sqlite3.Error."""
-    return {str(name) for (name,) in db.execute(f"SELECT DISTINCT {GROUPS[group]} FROM accounts a")}  # noqa: S608
+def names(db: Books, group: str) -> set[str]:
+    """All that the books have of one of `GROUPS` but the day. Raises as the books do."""
+    table = "replicas r" if group == "replica" else "accounts a"
+    return {str(name) for (name,) in db.execute(f"SELECT DISTINCT {_group(db, group)} FROM {table}")}  # noqa: S608
 
 
-def report(db: sqlite3.Connection, asked: Asked) -> Report:
-    """Sum up what was asked for. Raises sqlite3.Error."""
-    db.execute("BEGIN")  # one state of the books for all that is read
+def _group(db: Books, name: str) -> str:
+    return GROUPS[name].format(policy=db.policy)
+
+
+def _accounts(db: Books, of: str) -> str:
+    """What names the accounts, and the replicas, of rows."""
+    joins = _ACCOUNTS.format(of=of)
+    return f"{joins} JOIN replicas r ON r.number = {of}.replica" if db.replicas else joins
+
+
+def _chosen(db: Books, asked: Asked) -> tuple[list[str], list[str]]:
+    """Conditions that keep only what was asked for, and their values."""
+    where = [f"{_group(db, name)} IN ({', '.join('?' * len(wanted))})" for name, wanted in asked.only.items()]
+    return where, [value for wanted in asked.only.values() for value in wanted]
+
+
+def report(db: Books, asked: Asked) -> Report:
+    """Sum up what was asked for. Raises as the books do."""
     first, last = asked.since_ms // QUARTER_MS, -(-asked.until_ms // QUARTER_MS)
     held = db.execute("SELECT min(quarter), max(quarter) FROM totals WHERE quarter >= ? AND quarter < ?", (first, last))
     begins, ends = held.fetchone()
-    waiting = db.execute("SELECT count(*) FROM open").fetchone()[0]
+    waiting = 0 if db.replicas else db.execute("SELECT count(*) FROM open").fetchone()[0]  # which are not shipped
     if begins is None:
-        db.execute("COMMIT")
         return Report(asked.by, [], dict.fromkeys(SUMS, 0), waiting, 0, 0)
-    tables, day, values = "totals", "", [begins, ends + 1]
+    tables, of, day = "totals", "account, replica" if db.replicas else "account", ""
     if "day" in asked.by:
-        _days(db, begins, ends + 1, asked.zone)
-        tables, day = "days JOIN totals ON quarter >= first AND quarter < next", ", day"
-    where: list[str] = []
-    for name, wanted in asked.only.items():
-        where.append(f"{GROUPS[name]} IN ({', '.join('?' * len(wanted))})")
-        values += wanted
-    groups = ", ".join(f"{GROUPS[name]} AS {name}" for name in asked.by)
+        tables = f"{_days(begins, ends + 1, asked.zone)} JOIN totals ON quarter >= column2 AND quarter < column3"
+        day = ", column1"
+    where, values = _chosen(db, asked)
+    groups = ", ".join(f"{_group(db, name)} AS {name}" for name in asked.by)
     sums = ", ".join(f"{sql} AS {name}" for name, sql in SUMS.items())
     # Names and tables are ours; what a user gave is bound. Accounts are few: names are looked up for their sums only.
     inner = ", ".join(f"sum({name}) AS {name}" for name in TOTALS)
     query = (
-        f"SELECT {groups + ', ' if groups else ''}{sums} FROM (SELECT account{day}, {inner}, "  # noqa: S608
+        f"SELECT {groups + ', ' if groups else ''}{sums} FROM (SELECT {of}{day and day + ' AS day'}, {inner}, "  # noqa: S608
         f"sum(estimated * cost_nano) AS estimated_nano FROM {tables} WHERE quarter >= ? AND quarter < ? "
-        f"GROUP BY account{day}) t {_ACCOUNTS}"
+        f"GROUP BY {of}{day}) t {_accounts(db, 't')}"
     )
     if where:
         query += f" WHERE {' AND '.join(where)}"
     if asked.by:
         query += f" GROUP BY {', '.join(str(at + 1) for at in range(len(asked.by)))}"  # names would be the columns'
-    cursor = db.execute(query, values)
+    cursor = db.execute(query, [begins, ends + 1, *values])
     names = [one[0] for one in cursor.description]
     rows = [dict(zip(names, row, strict=True)) for row in cursor]
-    db.execute("COMMIT")
     if "day" in asked.by:
         rows.sort(key=lambda row: (row["day"], -row["cost_nano"]))
     elif asked.by:  # else it is one row, of nulls where nothing is summed
@@ -163,18 +199,16 @@ def report(db: sqlite3.Connection, asked: Asked) -> Report:
     return Report(asked.by, rows if asked.by else [], total, waiting, begins * QUARTER_MS, (ends + 1) * QUARTER_MS)
 
 
-def _days(db: sqlite3.Connection, first: int, last: int, zone: tzinfo) -> None:
-    """A temporary table of the days of a zone, each as quarters from first to next: 92 to 100 of them."""
+def _days(first: int, last: int, zone: tzinfo) -> str:
+    """A table of the days of a zone, as column1, each as quarters from column2 to column3: 92 to 100 of them."""
     day = datetime.fromtimestamp(first * QUARTER_MS / 1000, zone).date()
-    days: list[tuple[str, int, int]] = []
+    days: list[str] = []
     begins = midnight(day, zone) // QUARTER_MS
     while begins < last and len(days) < _LONGEST_DAYS:
         following = midnight(day + timedelta(days=1), zone) // QUARTER_MS
-        days.append((day.isoformat(), begins, following))
+        days.append(f"('{day.isoformat()}', {begins}, {following})")
         day, begins = day + timedelta(days=1), following
-    db.execute("CREATE TEMP TABLE IF NOT EXISTS days (day TEXT, first INTEGER, next INTEGER)")
-    db.execute("DELETE FROM days")
-    db.executemany("INSERT INTO days VALUES (?, ?, ?)", days)
+    return f"(VALUES {', '.join(days)}) AS days"
 
 
 def midnight(day: date, zone: tzinfo) -> int:
@@ -182,7 +216,7 @@ def midnight(day: date, zone: tzinfo) -> int:
     return int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()) * 1000
 
 
-def spent(db: sqlite3.Connection, since_ms: int, until_ms: int) -> dict[tuple[str, str], int]:
+def spent(db: Books, since_ms: int, until_ms: int) -> dict[tuple[str, str], int]:
     """What every (key, team) spent in a time, in nano-USD, with what is reserved for attempts under way.
 
     For balances at the start of a process. Both times are the beginnings of periods, so whole quarters of an hour.
@@ -206,27 +240,31 @@ def spent(db: sqlite3.Connection, since_ms: int, until_ms: int) -> dict[tuple[st
     return sums
 
 
-#: Columns of an exported attempt.
+#: Columns of an exported attempt; in the books of all replicas, there is one more.
 EXPORTED = (
     "request_id", "attempt", "at", "ended", "key", "team", "model", "target", "rule", "policy", "shadow",
     "price_version", "kind", "cause", "input", "cached", "written", "output", "reasoning", "cost_nano", "estimated",
 )  # fmt: skip
 
 
-def attempts(db: sqlite3.Connection, asked: Asked) -> Iterator[dict[str, Any]]:
-    """Every attempt of a time that is still kept singly, in the order of request ids. Raises sqlite3.Error."""
-    where = ["e.at_ms >= ? AND e.at_ms < ?"]
-    values: list[int | str] = [asked.since_ms, asked.until_ms]
-    for name, wanted in asked.only.items():
-        where.append(f"{GROUPS[name]} IN ({', '.join('?' * len(wanted))})")
-        values += wanted
+def exported(db: Books) -> list[str]:
+    """The columns of `attempts`."""
+    return [*EXPORTED, *(["replica"] if db.replicas else [])]
+
+
+def attempts(db: Books, asked: Asked) -> Iterator[dict[str, Any]]:
+    """Every attempt of a time that is still kept singly, in the order of request ids. Raises as the books do."""
+    where, values = _chosen(db, asked)
+    columns = exported(db)
     query = (
         "SELECT request_id, attempt, at_ms, ended_ms, key, team, model, target, rule, policy, shadow, price_version, "  # noqa: S608
-        "kind, cause, input, cached, written, output, reasoning, cost_nano, estimated "
-        f"FROM entries e JOIN accounts a ON a.id = e.account WHERE {' AND '.join(where)} ORDER BY request_id, attempt"
+        f"kind, cause, input, cached, written, output, reasoning, cost_nano, estimated{', r.name' * db.replicas} "
+        f"FROM entries e {_accounts(db, 'e')} WHERE {' AND '.join(['at_ms >= ?', 'at_ms < ?', *where])} "
+        "ORDER BY request_id, attempt"
     )
-    for row in db.execute(query, values):
-        found = dict(zip(EXPORTED, row, strict=True))
+    for row in db.execute(query, [asked.since_ms, asked.until_ms, *values]):
+        found = dict(zip(columns, row, strict=True))
+        found["request_id"] = getattr(found["request_id"], "hex", found["request_id"])
         found["at"], found["ended"] = _iso(found["at"]), _iso(found["ended"])
         found["kind"] = ("settle", "void", "expire")[found["kind"]]
         found["estimated"] = bool(found["estimated"])

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from gateway.core.types import Price, PriceTier
 from gateway.ledger.directory import LedgerSettings
 from gateway.ledger.ledger import Ledger, open_ledger
-from gateway.ledger.report import Asked, report, spent
+from gateway.ledger.report import Asked, reading, report, spent
 
 PRICE = Price((PriceTier(0, 1_000_000_000, 2_000_000_000),), "list")
 AT = 2_000_000_000_000
@@ -119,14 +119,13 @@ class AnyOrder(RuleBasedStateMachine):
     def books_are_the_sum_of_what_ended(self) -> None:
         ledger = self.ledger
         ledger.keeping.catch_up()
-        db = ledger._database._db
         found = {(row[0], row[1]): row[11] for row in ledger._database.rows()}
         assert found == self.ended
-        total = report(db, Asked(()))
+        with reading(self.directory) as db:
+            total, balances = report(db, Asked(())), spent(db, 0, 1 << 52)
         assert total.total["cost_nano"] == sum(self.ended.values())
         assert total.total["attempts"] == len(self.ended)
         assert total.open == len(self.open)
-        balances = spent(db, 0, 1 << 52)
         expected = sum(self.ended.values()) + sum(reserved for _, _, reserved in self.open.values())
         assert balances.get(("k", "t"), 0) == expected >= 0
 

@@ -1,0 +1,387 @@
+"""Shipping to a real PostgreSQL: every entry arrives, each counts once, whatever fails in between."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.core.types import Price, PriceTier, Secret
+from gateway.ledger import postgres as pg
+from gateway.ledger import shared, shipping
+from gateway.ledger.directory import LedgerError, LedgerSettings, PostgresSettings
+from gateway.ledger.ledger import Ledger, open_ledger
+from gateway.ledger.report import Asked, attempts, reading, report
+from tests.postgres import PASSWORD, Postgres, postgres
+
+PRICE = Price((PriceTier(0, 1_000_000_000, 2_000_000_000),), "list")
+NOW = int(time.time() * 1000)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Postgres]:
+    with postgres() as one:
+        yield one
+
+
+@pytest.fixture
+def database(cluster: Postgres, monkeypatch: pytest.MonkeyPatch) -> Postgres:
+    """Empty, and shipped to ten times as often as usual."""
+    if not cluster.running:
+        cluster.start()
+    cluster.clear()
+    monkeypatch.setattr(shipping, "EVERY_S", 0.05)
+    monkeypatch.setattr(shipping, "_AGAIN_S", 0.05)
+    monkeypatch.setattr(shipping, "_MOST_AGAIN_S", 0.1)
+    return cluster
+
+
+def place(database: Postgres, /, **over: Any) -> PostgresSettings:
+    return replace(PostgresSettings("127.0.0.1", database.port, "pointsman", "pointsman", Secret(PASSWORD)), **over)
+
+
+def settings(directory: Path, where: PostgresSettings | None, **over: Any) -> LedgerSettings:
+    return LedgerSettings(directory, postgres=where, replica=directory.name, **over)
+
+
+def book(ledger: Ledger, first: int, count: int, *, key: str = "k", cost: int = 7, at_ms: int = NOW) -> None:
+    """Attempts that were answered, numbered so that no two are the same."""
+    account, entry = ledger.account((key, "t", "m", "here", "r", "p@1"), PRICE, thinks=False)
+    if entry is not None:
+        ledger.journal.write([entry])
+    for number in range(first, first + count):
+        request_id = f"{at_ms:012x}{hash(key) & 0xFFFF:04x}{number:016x}"
+        ledger.journal.write([("r", request_id, 1, account.number, at_ms, 5, 0)])
+        ledger.journal.write([("s", request_id, 1, at_ms + 1, 5, 3, 1, 1, 0, cost, False, "ok")])
+
+
+def wait(until: Callable[[], bool], within_s: float = 30.0) -> None:
+    ends_at = time.monotonic() + within_s
+    while not until():
+        assert time.monotonic() < ends_at, "it did not come to that"
+        time.sleep(0.01)
+
+
+def started(config: LedgerSettings) -> Ledger:
+    ledger = open_ledger(config)
+    ledger.start()
+    return ledger
+
+
+def arrived(ledger: Ledger, count: int) -> Callable[[], bool]:
+    return lambda: ledger.shipping is not None and ledger.shipping.shipped >= count and not ledger.shipping.unshipped
+
+
+def counted(database: Postgres) -> tuple[int, int]:
+    """Entries and what they cost, as they stand singly and in totals, which agree."""
+    single = database.ask("SELECT count(*), coalesce(sum(cost_nano), 0)::bigint FROM pointsman.entries")[0]
+    assert (
+        single
+        == database.ask(
+            "SELECT coalesce(sum(attempts), 0)::bigint, coalesce(sum(cost_nano), 0)::bigint FROM pointsman.totals"
+        )[0]
+    )
+    return single
+
+
+def test_what_is_booked_arrives_once_and_reads_as_at_home(database: Postgres, tmp_path: Path) -> None:
+    ledger = started(settings(tmp_path, place(database)))
+    book(ledger, 0, 600)
+    book(ledger, 600, 30, key="l", cost=11)
+    wait(arrived(ledger, 630))
+    ledger.close()
+    assert counted(database) == (630, 600 * 7 + 30 * 11)
+    with reading(tmp_path) as own, shared.reading(place(database)) as all_of_them:
+        for by in ((), ("key",), ("team", "model", "target", "rule", "policy", "shadow"), ("day", "key")):
+            there, here = report(all_of_them, Asked(by)), report(own, Asked(by))
+            assert (there.rows, there.total) == (here.rows, here.total)
+        assert report(all_of_them, Asked(("replica",))).rows[0]["replica"] == tmp_path.name
+        there, here = list(attempts(all_of_them, Asked())), list(attempts(own, Asked()))
+        assert [{**one, "replica": tmp_path.name} for one in here] == there
+        only = Asked(("key",), only={"key": ("l",), "replica": (tmp_path.name, "elsewhere")})
+        assert report(all_of_them, only).total["cost_nano"] == 330
+
+
+def test_entries_that_are_shipped_again_change_nothing(database: Postgres, tmp_path: Path) -> None:
+    """As after a death between PostgreSQL's commit and ours, a repair, or shipping that was off for a while."""
+    ledger = started(settings(tmp_path, place(database)))
+    book(ledger, 0, 300)
+    wait(arrived(ledger, 300))
+    ledger.close()
+    started(settings(tmp_path, None)).close()  # it forgets what was shipped
+    ledger = started(settings(tmp_path, place(database)))
+    wait(arrived(ledger, 300))
+    ledger.close()
+    assert counted(database) == (300, 2_100)
+
+
+def test_books_from_before_shipping_began_are_shipped_too(
+    database: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.ledger.unshipped._FILL", 90)
+    ledger = started(settings(tmp_path, None))
+    book(ledger, 0, 270)
+    ledger.close()
+    ledger = started(settings(tmp_path, place(database)))
+    book(ledger, 270, 5)
+    wait(lambda: arrived(ledger, 275)() and counted(database)[0] == 275)
+    ledger.close()
+
+
+def test_an_outage_loses_nothing_holds_nothing_in_memory_and_is_told_once(
+    database: Postgres, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "pointsman")
+    ledger = started(settings(tmp_path, place(database)))
+    shipper = ledger.shipping
+    assert shipper is not None
+    book(ledger, 0, 10, at_ms=NOW - 60_000)
+    wait(arrived(ledger, 10))
+    database.kill()
+    for first in range(10, 2_010, 500):
+        book(ledger, first, 500, at_ms=NOW - 60_000 + first)
+        tried = sum(shipper.errors.values())
+        wait(lambda tried=tried: sum(shipper.errors.values()) > tried and not ledger.pending)  # type: ignore[misc]
+    assert shipper.failing == "unreachable"
+    wait(lambda: shipper.unshipped == 2_000)
+    assert shipper.lag_s > 50
+    assert ledger.up, "the books are kept, and requests served"
+    assert ledger.state()["shipping"] == {"state": "degraded", "unshipped": 2_000, "reason": "unreachable"}
+    assert ledger._database.retire(NOW, 0) == 10, "what was not shipped stays, however old it is"
+    ledger.close()
+    assert len([one for one in caplog.records if "cannot be shipped" in one.message]) == 1
+    ledger = started(settings(tmp_path, place(database)))
+    database.start()
+    wait(arrived(ledger, 2_000))
+    assert ledger.shipping is not None
+    assert ledger.shipping.lag_s == 0
+    assert ledger._database.retire(NOW, 0) == 2_000
+    ledger.close()
+    assert counted(database) == (2_010, 2_010 * 7)
+
+
+def test_a_database_that_hangs_is_left_and_nothing_waits_for_it(
+    database: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipping, "SEND_S", 0.3)
+    monkeypatch.setattr(pg, "CONNECT_S", 0.3)
+    ledger = started(settings(tmp_path, place(database)))
+    book(ledger, 0, 10)
+    wait(arrived(ledger, 10))
+    database.hang(on=True)
+    try:
+        book(ledger, 10, 10)
+        shipper = ledger.shipping
+        assert shipper is not None
+        wait(lambda: shipper.errors["timeout"] >= 2)
+        before = time.monotonic()
+        book(ledger, 20, 100)
+        wait(lambda: not ledger.pending)
+        assert time.monotonic() - before < 10
+    finally:
+        database.hang(on=False)
+    wait(arrived(ledger, 120))
+    ledger.close()
+    assert counted(database) == (120, 840)
+
+
+def refuse_permission(database: Postgres) -> PostgresSettings:
+    database.ask("DROP ROLE IF EXISTS guest")
+    database.ask(f"CREATE ROLE guest LOGIN PASSWORD '{PASSWORD}'")
+    return place(database, user="guest")
+
+
+def refuse_form(database: Postgres) -> PostgresSettings:
+    database.ask("CREATE SCHEMA pointsman")
+    database.ask("CREATE TABLE pointsman.form AS SELECT 7 AS version")
+    return place(database)
+
+
+def refuse_columns(database: Postgres) -> PostgresSettings:
+    database.ask("CREATE SCHEMA pointsman")
+    database.ask("CREATE TABLE pointsman.form AS SELECT 1 AS version")
+    return place(database)
+
+
+def refuse_writing(database: Postgres) -> PostgresSettings:
+    database.ask("ALTER DATABASE pointsman SET default_transaction_read_only = on")
+    return place(database)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason", "said"),
+    [
+        (refuse_permission, "permission", "own the schema"),
+        (refuse_form, "schema", "form 7"),
+        (refuse_columns, "schema", "postgres.sql"),
+        (refuse_writing, "read_only", "name the primary"),
+        (lambda database: place(database, database="elsewhere"), "schema", "elsewhere"),
+        (lambda database: place(database, password=Secret("wrong-canary")), "login", "pg_hba.conf"),
+        (lambda database: place(database, tls=True), "unreachable", "SSL"),
+        (lambda database: place(database, port=1), "unreachable", "127.0.0.1:1/pointsman"),
+    ],
+    ids=["permission", "form", "columns", "read-only", "no-database", "password", "no-tls", "no-server"],
+)
+def test_what_keeps_entries_from_being_shipped_is_told_once_with_what_to_do(
+    database: Postgres, tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Any, reason: str, said: str
+) -> None:
+    caplog.set_level(logging.INFO, "pointsman")
+    where = spoil(database)
+    try:
+        ledger = started(settings(tmp_path, where))
+        book(ledger, 0, 3)
+        shipper = ledger.shipping
+        assert shipper is not None
+        wait(lambda: shipper.errors[reason] >= 3)
+        assert shipper.failing == reason
+        ledger.close()
+    finally:
+        database.ask("ALTER DATABASE pointsman RESET default_transaction_read_only", database="postgres")
+    told = [one.message for one in caplog.records if "cannot be shipped" in one.message]
+    assert len(told) == 1
+    assert said in told[0]
+    assert "canary" not in caplog.text
+    ledger = started(settings(tmp_path, place(database)))  # the same, put right
+    database.clear()
+    wait(arrived(ledger, 3))
+    ledger.close()
+
+
+def test_an_entry_that_postgresql_can_never_take_does_not_hold_up_the_others(
+    database: Postgres, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = started(settings(tmp_path, place(database)))
+    account, entry = ledger.account(("k\0", "t", "m", "here", "r", "p@1"), PRICE, thinks=False)
+    assert entry is not None
+    ledger.journal.write([entry])
+    ledger.journal.write([("r", "no id of ours", 1, account.number, NOW, 5, 0), ("v", "no id of ours", 1, NOW, "x")])
+    book(ledger, 0, 5)
+    wait(arrived(ledger, 6))
+    shipper = ledger.shipping
+    assert shipper is not None
+    assert shipper.errors["entry"] == 1
+    ledger.close()
+    assert counted(database)[0] == 5
+    assert "attempt 1 of request no id of ours" in caplog.text
+
+
+def test_the_schema_may_go_while_it_is_shipped_to(database: Postgres, tmp_path: Path) -> None:
+    ledger = started(settings(tmp_path, place(database)))
+    book(ledger, 0, 5)
+    wait(arrived(ledger, 5))
+    database.clear()
+    book(ledger, 5, 5)
+    wait(arrived(ledger, 10))
+    ledger.close()
+    assert counted(database)[0] == 5
+
+
+def test_replicas_that_begin_at_once_make_the_tables_once_and_share_accounts(
+    database: Postgres, tmp_path: Path
+) -> None:
+    ledgers = []
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        ledgers.append(started(settings(tmp_path / name, place(database))))
+    for number, ledger in enumerate(ledgers):
+        for key in range(40):
+            book(ledger, number * 1_000 + key * 10, 10, key=f"key-{(key * (number + 1)) % 41}")
+    for ledger in ledgers:
+        wait(arrived(ledger, 400))
+        assert ledger.shipping is not None
+        assert sum(ledger.shipping.errors.values()) == 0
+        ledger.close()
+    assert counted(database) == (1_200, 8_400)
+    assert database.ask("SELECT count(*) FROM pointsman.accounts")[0][0] <= 41
+    with shared.reading(place(database)) as books:
+        rows = report(books, Asked(("replica",))).rows
+        assert sorted((row["replica"], row["attempts"]) for row in rows) == [("a", 400), ("b", 400), ("c", 400)]
+    by_replica: dict[str, int] = {}
+    for (replica, _, team), nano in shared.spent(place(database), 0, 1 << 52).items():
+        assert team == "t"
+        by_replica[replica] = by_replica.get(replica, 0) + nano
+    assert by_replica == {ledger.shipping.replica_id: 2_800 for ledger in ledgers if ledger.shipping}
+
+
+def test_what_is_spent_in_a_period_is_of_that_period(database: Postgres, tmp_path: Path) -> None:
+    ledger = started(settings(tmp_path, place(database)))
+    day = 86_400_000
+    today = NOW // day * day
+    book(ledger, 0, 5, at_ms=today - 1)
+    book(ledger, 5, 7, at_ms=today)
+    wait(arrived(ledger, 12))
+    ledger.close()
+    found = shared.spent(place(database), today, today + day)
+    assert found == {(ledger.shipping.replica_id, "k", "t"): 49}  # type: ignore[union-attr]
+
+
+def test_books_that_cannot_be_read_say_why(database: Postgres) -> None:
+    for where, said in (
+        (place(database), "nothing was shipped"),
+        (place(database, port=1), "unreachable"),
+        (place(database, password=Secret("wrong-canary")), "login"),
+    ):
+        with pytest.raises(LedgerError, match=said) as caught, shared.reading(where):
+            pytest.fail("it was read")
+        assert "canary" not in str(caught.value)
+
+
+def test_tls_is_verified(cluster: Postgres, tmp_path: Path) -> None:
+    """Against a server that speaks PostgreSQL's way into TLS, with a certificate that nobody vouches for."""
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+         "-subj", "/CN=db", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "server.key", "-out", "server.crt"],
+        cwd=tmp_path, capture_output=True,
+    )  # fmt: skip
+    assert made.returncode == 0
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
+    listener = socket.create_server(("127.0.0.1", 0))
+    seen: list[str] = []
+
+    def serve() -> None:
+        while True:
+            try:
+                conn, _ = listener.accept()
+            except OSError:
+                return
+            with conn:
+                conn.recv(8)  # SSLRequest
+                conn.sendall(b"S")
+                try:
+                    with context.wrap_socket(conn, server_side=True) as secured:
+                        seen.append("handshake")
+                        secured.recv(100)
+                except OSError:
+                    seen.append("refused")
+
+    threading.Thread(target=serve, daemon=True).start()
+    port = listener.getsockname()[1]
+    where = PostgresSettings("127.0.0.1", port, "pointsman", "pointsman", Secret(PASSWORD), tls=True)
+    with pytest.raises(LedgerError, match=r"\(tls\)"), shared.reading(where):
+        pytest.fail("it was read")
+    wait(lambda: seen == ["refused"])
+    trusted = replace(where, ca_file=tmp_path / "server.crt")
+    with pytest.raises(LedgerError), shared.reading(trusted):
+        pytest.fail("it was read")
+    assert seen == ["refused", "handshake"]
+    listener.close()
+
+
+def test_without_the_driver_the_start_says_what_to_install(
+    tmp_path: Path, database: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    monkeypatch.setattr(pg, "find_spec", lambda name: None)
+    with pytest.raises(LedgerError, match=r"pointsman\[postgres\]"):
+        open_ledger(settings(tmp_path, place(database)))
