@@ -241,7 +241,7 @@ OFFERS: Mapping[str, Offer] = {
     "baseline": _baselines,
     "usage model": _served,
     "usage target": _targets,
-    "by": _words("day", "key", "model", "policy", "rule", "shadow", "target", "team", "total"),
+    "by": _words("day", "key", "model", "policy", "replica", "rule", "shadow", "target", "team", "total"),
     # files
     "dir": _files,
     "replay policy": _files,
@@ -267,8 +267,8 @@ OFFERS: Mapping[str, Offer] = {
     **dict.fromkeys(
         (
             "admin", "admin_port", "day_zone", "diff", "fits", "interval", "k", "language", "last", "limit",
-            "listen", "min_coverage", "over", "port", "public", "region", "retiring", "rows", "rule", "shadow",
-            "since", "text", "time_limit", "timeout", "until", "upstream_id", "url", "window",
+            "listen", "min_coverage", "over", "port", "public", "region", "replica", "retiring", "rows", "rule",
+            "shadow", "since", "text", "time_limit", "timeout", "until", "upstream_id", "url", "window",
         ),
         _nothing,
     ),

@@ -344,6 +344,10 @@ def _many(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+#: Is told where something is wrong, what, and what would be valid.
+_Note = Callable[[str, str, str], None]
+
+
 class ConfigDoc(FleetDoc):
     """All of pointsman.yaml. `reasoning` is how all answers spell what a model thought; a key may say otherwise."""
 
@@ -376,24 +380,21 @@ class ConfigDoc(FleetDoc):
     ] = LedgerDoc()
 
     def books(
-        self, config: Path, environ: Mapping[str, str], note: Callable[[str, str, str], None], *, secrets: bool = True
+        self, config: Path, environ: Mapping[str, str], note: _Note, files: list[Path], *, secrets: bool = True
     ) -> LedgerSettings | None:
         """Where and how books are kept by this file; None: not at all, or not as it is written, which `note` is told.
 
-        Without `secrets` none is looked up.
+        The other files that are read for it are added to `files`. Without `secrets` none is looked up.
         """
         if not isinstance(self.ledger, LedgerDoc):
             return None
+        if self.ledger.postgres is not None:
+            files += [config.parent / one for one in self.ledger.postgres.files()]
         try:
             return self.ledger.settings(config, environ, secrets=secrets)
         except Invalid as error:
             note(".".join(["ledger", *map(str, error.at)]), error.what, error.valid)
             return None
-
-    def book_files(self, directory: Path) -> list[Path]:
-        """The files that `books` reads."""
-        postgres = self.ledger.postgres if isinstance(self.ledger, LedgerDoc) else None
-        return [] if postgres is None else [directory / one for one in postgres.files()]
 
 
 # --- the environment -------------------------------------------------------------------------------------------------

@@ -227,8 +227,7 @@ class _Loader:
             raise ConfigError(self.found)
         policies = self._policies(doc, fleet, known)
         default = self._default(doc, policies)
-        books = doc.books(self.path, self.environ, self._note, secrets=self.secrets)
-        self.files += doc.book_files(self.directory)
+        books = doc.books(self.path, self.environ, self._note, self.files, secrets=self.secrets)
         owners = [(one.name, one.tenant.get("team", ""), one) for one in doc.keys]
         self.quotas, wrong = quotas.read(owners, doc.teams, doc.targets, books=doc.ledger != "none")
         for one in wrong:

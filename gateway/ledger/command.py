@@ -101,7 +101,7 @@ def _settings(
     document = load(path, cache_dir=cache_dir(environ))
     doc = validated(document, ConfigDoc)
     found: list[Problem] = []
-    settings = doc.books(path, environ, lambda *said: found.append(document.problem(*said)))
+    settings = doc.books(path, environ, lambda *said: found.append(document.problem(*said)), [])
     if found:
         raise ConfigError(found)
     if settings is None:
