@@ -154,6 +154,12 @@ class ClientConnection(Timed, HttpToolsProtocol):
                 self._head = familiar.head
                 self._take_length(length, data, at)
                 return
+            length, at = familiar.alike(data)
+            if 0 < at <= self._max_head:
+                self._asked = known
+                self._head = data[:at]
+                self._take_length(length, data, at)
+                return
         else:
             familiar = None
         self._asked = None  # type: ignore[assignment]
@@ -165,7 +171,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
                 return
         data = data[empty:]
         end = data.find(b"\r\n\r\n") + 4
-        max_head = min(MAX_HEAD, self.runtime.serving.site.limits.max_head)
+        max_head = self._max_head
         if end > max_head or (end < 4 and len(data) > max_head):
             self._reject(BadRequest("bad_request", "The request head is too large."))
             return
@@ -209,6 +215,10 @@ class ClientConnection(Timed, HttpToolsProtocol):
     def sent_headers(self) -> Headers:
         """The headers of the request being served, for `headers.<name>` in policies; without credentials."""
         return Headers(self._head)
+
+    @property
+    def _max_head(self) -> int:
+        return min(MAX_HEAD, self.runtime.serving.site.limits.max_head)
 
     @property
     def _head_s(self) -> float:

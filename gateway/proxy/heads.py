@@ -172,7 +172,18 @@ class Familiar:
     A client repeats nearly all of its head; what changes are lengths, ids and traces. Only those lines are looked at.
     """
 
-    __slots__ = ("_after", "_before", "_free", "_length", "_length_name", "_lines", "head")
+    __slots__ = (
+        "_after",
+        "_before",
+        "_free",
+        "_last",
+        "_length",
+        "_length_name",
+        "_lines",
+        "_varied",
+        "_varies",
+        "head",
+    )
 
     def __init__(self, head: bytes) -> None:
         self.head = head
@@ -189,6 +200,11 @@ class Familiar:
         self._free = frozenset(
             name for name in names if name.lower() not in _JUDGED and not name.lower().startswith(_HINTS)
         )
+        # Lines whose values were seen to differ, and with that the text before each value, its length, and whether the
+        # value is the body's length; and the text behind the last of them.
+        self._varies: frozenset[int] = frozenset()
+        self._varied: tuple[tuple[bytes, int, bool], ...] = ()
+        self._last = b""
 
     def same(self, data: bytes) -> tuple[int, int]:
         """Does `data` begin with this head, but for the digits of its length? (length, end of the head), or (0, 0)."""
@@ -200,6 +216,24 @@ class Familiar:
                 return int(digits), end + len(self._after)
         return 0, 0
 
+    def alike(self, data: bytes) -> tuple[int, int]:
+        """`same`, where values may differ in which heads that `length_of` was asked about did. HOT."""
+        at, length = 0, self._length
+        for before, size, states_length in self._varied:
+            if not data.startswith(before, at):
+                return 0, 0
+            at += size
+            end = data.find(b"\r", at)
+            if end < 0 or _VALUE.fullmatch(data, at, end) is None:
+                return 0, 0
+            if states_length:
+                digits = data[at:end].lstrip(b" \t")
+                if not digits.isdigit() or len(digits) > 15:
+                    return 0, 0
+                length = int(digits)
+            at = end
+        return (length, at + len(self._last)) if at and data.startswith(self._last, at) else (0, 0)
+
     def length_of(self, head: bytes) -> int | None:
         """The length stated by another whole head that differs in nothing we judge by; None where it may. HOT."""
         lines = head.split(b"\r\n")
@@ -207,9 +241,11 @@ class Familiar:
         if len(lines) != len(known):
             return None
         length = self._length
-        for line, old in zip(lines, known, strict=True):
+        differ = set()
+        for number, (line, old) in enumerate(zip(lines, known, strict=True)):
             if line == old:
                 continue
+            differ.add(number)
             end = line.find(b":") + 1
             name = line[: end - 1]
             # Without a colon `end` is 0, and all but the last letter of the line would pass for its name.
@@ -220,7 +256,23 @@ class Familiar:
                 if not digits.isdigit() or len(digits) > 15:
                     return None
                 length = int(digits)
+        if not differ <= self._varies:
+            self._learn(self._varies | differ)
         return length
+
+    def _learn(self, varies: frozenset[int]) -> None:
+        """Expect other values in these lines."""
+        varied, text = [], b""
+        for number, line in enumerate(self._lines):
+            if number in varies:
+                name, _, _ = line.partition(b":")
+                text += name + b":"
+                varied.append((text, len(text), name == self._length_name))
+                text = b""
+            else:
+                text += line
+            text += b"\r\n"
+        self._varies, self._varied, self._last = varies, tuple(varied), text[:-2]
 
 
 def parse_request(head: bytes) -> RequestHead:

@@ -229,9 +229,16 @@ def test_a_head_read_by_its_differences_is_read_as_from_the_start(changes: list[
         lines[at] = line.removesuffix(b"\r\n")
     head = spoken(*lines)
     head = head[: head.index(b"\r\n\r\n") + 4]
-    length = Familiar(spoken(*SPOKEN)).length_of(head)
+    familiar = Familiar(spoken(*SPOKEN))
+    length = familiar.length_of(head)
+    wary = Familiar(spoken(*SPOKEN))
+    wary._learn(
+        frozenset(number for number in range(1, len(SPOKEN)) if SPOKEN[number].partition(b":")[0] in wary._free)
+    )
+    assert wary.alike(head + b"{...") in {(0, 0), (length, len(head))}
     if length is None:
         return
+    assert wary.alike(head) == (length, len(head))
     found, first = parse_request(head), parse_request(spoken(*SPOKEN))
     assert (found.length, found.method, found.url, found.keep_alive) == (length, first.method, first.url, True)
     assert [found.headers.get(name) for name in JUDGED] == [first.headers.get(name) for name in JUDGED]
@@ -267,7 +274,30 @@ def test_a_head_read_by_its_differences_is_read_as_from_the_start(changes: list[
 def test_only_what_nobody_judges_by_may_differ_from_a_familiar_head(at: int, line: bytes, length: int | None) -> None:
     lines = list(SPOKEN)
     lines[at] = line
-    assert Familiar(spoken(*SPOKEN)).length_of(spoken(*lines)) == length
+    familiar, head = Familiar(spoken(*SPOKEN)), spoken(*lines)
+    assert familiar.length_of(head) == length
+    assert familiar.alike(head + b"{...") == ((0, 0) if length is None else (length, len(head)))
+    varied = list(SPOKEN)
+    varied[3], varied[5], varied[6] = b"X-Request-Id: 2", b"Content-Length:99", b"Accept:x"
+    familiar.length_of(spoken(*varied))
+    assert familiar.alike(head + b"{...") == ((0, 0) if length is None else (length, len(head)))
+
+
+def test_a_head_whose_known_values_differ_is_known_again() -> None:
+    familiar = Familiar(spoken(*SPOKEN))
+    assert familiar.alike(spoken(*SPOKEN)) == (0, 0)
+    lines = list(SPOKEN)
+    lines[3] = b"X-Request-Id: 2"
+    assert familiar.length_of(spoken(*lines)) == 12
+    lines[3] = b"X-Request-Id: 3"
+    assert familiar.alike(spoken(*lines) + b"{...") == (12, len(spoken(*lines)))
+    lines[5] = b"Content-Length: 34"
+    assert familiar.alike(spoken(*lines)) == (0, 0), "not one that was seen to differ"
+    assert familiar.length_of(spoken(*lines)) == 34
+    assert familiar.alike(spoken(*lines)) == (34, len(spoken(*lines)))
+    assert familiar.alike(spoken(*lines)[:-1]) == (0, 0)
+    for n in range(len(spoken(*lines))):
+        assert familiar.alike(spoken(*lines)[:n]) == (0, 0)
 
 
 def test_a_familiar_head_is_known_again_in_front_of_a_body() -> None:
