@@ -84,9 +84,11 @@ _FALLBACKS = (
         (
             (rate("stream_interrupted_total", _T, "target, cause"), "{{target}}: {{cause}}"),
             (rate("client_disconnect_total"), "the client left"),
+            (rate("stream_anomalies_total", _T, "target"), "{{target}}: odd, and tolerated"),
         ),
         "Streams a second that ended with an error event after their first word, and requests whose client left. The "
-        "first cannot be made good by a fallback; the second often means that it took too long.",
+        "first cannot be made good by a fallback; the second often means that it took too long. Odd: a server that "
+        "writes its streams against the rules, and may break clients that read them strictly.",
         unit="reqps",
     ),
     Panel(

@@ -14,6 +14,7 @@ from gateway.core import quotes, wire
 from gateway.core.conversations import conversation_of
 from gateway.core.decide import decide
 from gateway.core.errors import GatewayError, Unavailable, UpstreamTimeout, of_code
+from gateway.core.failover import LEAST_S
 from gateway.core.largetree import Steps
 from gateway.core.memo import Key, Memo
 from gateway.core.policy import Policy
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from gateway.proxy.habit import Habit
+
+
+class _TooLate(UpstreamTimeout):
+    """Nothing was tried: with as little time it would be the same again."""
 
 
 class Exchange(Attempting):
@@ -77,7 +82,7 @@ class Exchange(Attempting):
                     return
             self._place(wire.parse(body) if envelope is None else envelope)
         except GatewayError as error:
-            self._refuse(error)
+            self._refuse(error, exhausted=isinstance(error, _TooLate))
         except Exception:
             self.on_defect()
 
@@ -113,6 +118,8 @@ class Exchange(Attempting):
         total_s = site.timeouts.total_s
         if hints.timeout_s is not None:
             total_s = min(hints.timeout_s, total_s)
+            if total_s < LEAST_S:
+                raise _TooLate("upstream_timeout", "The time that this request leaves is less than any attempt takes.")
         self._clock(total_s)
         self.available = available = self.runtime.board.available(site.fleet, record.started_at)
         memo = serving.memo

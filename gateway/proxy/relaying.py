@@ -204,6 +204,8 @@ class Relaying(Admitting):
         if self.upstream is not None:  # the answer is whole, its connection has more to read
             self.link.detach()
         self._release()
+        if relay.anomalies:
+            self.runtime.metrics.anomalies(self.route.name, relay.anomalies)
         self._succeeded(relay.usage, relay.output_chars, relay.reasoned)
         self._settle(200, "ok")
         self.connection.end_stream(tail)

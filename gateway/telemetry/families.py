@@ -68,6 +68,12 @@ INTERRUPTED = Family(
     ("target", "cause"),
     "Streams that ended with an error event after their first event had been sent.",
 )
+ANOMALIES = Family(
+    "pointsman_stream_anomalies_total",
+    "counter",
+    ("target",),
+    "Oddities of streams that were tolerated: JSON or UTF-8 that is not clean, junk behind the end, no end marker.",
+)
 DISCONNECTS = Family("pointsman_client_disconnect_total", "counter", (), "Requests whose client left before their end.")
 VIOLATIONS = Family(
     "pointsman_thinking_violations_total",
@@ -378,7 +384,7 @@ RETIRES = Family(
 )
 
 FAMILIES = (
-    REQUESTS, DECISIONS, ATTEMPTS, RETRIES, FALLBACKS, REFUSALS, INTERRUPTED, DISCONNECTS, VIOLATIONS,
+    REQUESTS, DECISIONS, ATTEMPTS, RETRIES, FALLBACKS, REFUSALS, INTERRUPTED, ANOMALIES, DISCONNECTS, VIOLATIONS,
     TOKENS, COST, BASELINE_COST, UNPRICED, ESTIMATED,
     DURATION, FIRST_EVENT, PER_TOKEN, OVERHEAD,
     SHADOW_REQUESTS, SHADOW_SKIPPED, SHADOW_TOKENS, SHADOW_COST, SHADOW_UNPRICED, SHADOW_FIRST_EVENT, SHADOW_DURATION,
@@ -391,6 +397,6 @@ FAMILIES = (
 )  # fmt: skip
 #: Counters that requests add to, one series at a time.
 COUNTED = (
-    REQUESTS, DECISIONS, ATTEMPTS, RETRIES, FALLBACKS, REFUSALS, INTERRUPTED, DISCONNECTS, VIOLATIONS, COST,
+    REQUESTS, DECISIONS, ATTEMPTS, RETRIES, FALLBACKS, REFUSALS, INTERRUPTED, ANOMALIES, DISCONNECTS, VIOLATIONS, COST,
     BASELINE_COST, UNPRICED, ESTIMATED,
 )  # fmt: skip

@@ -123,6 +123,10 @@ class Metrics:
         """Count one attempt that follows another, by the target of the one before and how that ended."""
         self.at(families.RETRIES, outcome.value, target).value += 1
 
+    def anomalies(self, target: str, count: int) -> None:
+        """Count what of a stream was odd and was tolerated."""
+        self.at(families.ANOMALIES, target).value += count
+
     def finished(self, *records: Record) -> None:
         """HOT. Count requests that have ended, in whatever way; each is handed over once and changes no more.
 
@@ -180,7 +184,7 @@ class Metrics:
                 self.at(families.FALLBACKS, labels.rule, labels.chosen, labels.target, reason).value += 1
         elif record.code == "client_gone":
             self.at(families.DISCONNECTS).value += 1
-        elif not record.sent_at:
+        elif not record.sent_at and not labels.code.startswith("upstream_"):  # those had nobody to send it to
             self.at(families.REFUSALS, labels.code).value += 1
         elif record.routing.stream and record.first_event_at:
             self.at(families.INTERRUPTED, labels.target, labels.code).value += 1
