@@ -292,6 +292,17 @@ _BOOKS = (
         "How far the ledger is behind what was served. Nothing is lost while it is behind: the journal holds it. "
         "When it stays behind: the disk is full or slow.",
     ),
+    Panel(
+        "Shipping to PostgreSQL",
+        (
+            ("max(pointsman_ledger_shipping_lag_seconds)", "seconds behind"),
+            ("sum(pointsman_ledger_unshipped_entries)", "entries waiting"),
+            (rate("ledger_shipped_entries_total", "", ""), "shipped a second"),
+            (rate("ledger_shipping_errors_total", "", "reason"), "errors a second: {{reason}}"),
+        ),
+        "How far the books of all replicas are behind each replica's own, which lose nothing. When it stays behind: "
+        "the log says why, once.",
+    ),
 )
 
 BOARD = Board(

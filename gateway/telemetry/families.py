@@ -338,6 +338,27 @@ LEDGER_ERRORS = Family(
     ("op",),
     "Failures to write the journal (journal) or the books (books), and ends of attempts that never began (orphan).",
 )
+SHIPPED = Family(
+    "pointsman_ledger_shipped_entries_total",
+    "counter",
+    (),
+    "Entries that PostgreSQL has for good; those that were shipped twice are counted twice. Absent without postgres.",
+)
+UNSHIPPED = Family(
+    "pointsman_ledger_unshipped_entries", "gauge", (), "Entries of the local books that PostgreSQL does not have yet."
+)
+SHIPPING_LAG = Family(
+    "pointsman_ledger_shipping_lag_seconds",
+    "gauge",
+    (),
+    "How long ago the oldest attempt ended whose entry PostgreSQL does not have yet.",
+)
+SHIPPING_ERRORS = Family(
+    "pointsman_ledger_shipping_errors_total",
+    "counter",
+    ("reason",),
+    "Tries to ship entries that failed, by reason; of reason entry, entries that PostgreSQL can never take.",
+)
 OTLP_EXPORTS = Family(
     "pointsman_otlp_exports_total",
     "counter",
@@ -392,7 +413,8 @@ FAMILIES = (
     ENDPOINT_INFLIGHT, ENDPOINT_LIMIT, ENDPOINT_STATE, EJECTIONS,
     TARGET_STATE, TARGET_SLOW, TARGET_DOUBTED, RELOADS, RELOADED, LOADED_AT, RECORDS, LOG_LINES,
     BUDGET_LIMIT, BUDGET_LEFT, BUDGET_ENDS, SHADOWED,
-    LEDGER_UP, LEDGER_LAG, LEDGER_PENDING, LEDGER_ENTRIES, LEDGER_ERRORS, OTLP_EXPORTS, OTLP_EXPORTED, OTLP_DROPPED,
+    LEDGER_UP, LEDGER_LAG, LEDGER_PENDING, LEDGER_ENTRIES, LEDGER_ERRORS,
+    SHIPPED, UNSHIPPED, SHIPPING_LAG, SHIPPING_ERRORS, OTLP_EXPORTS, OTLP_EXPORTED, OTLP_DROPPED,
     OTLP_DROPPED_REQUESTS, BUILD, POLICY, TARGET, TOKEN_PRICE, RETIRES,
 )  # fmt: skip
 #: Counters that requests add to, one series at a time.

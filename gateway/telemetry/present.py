@@ -69,6 +69,11 @@ def _ledger(ledger: Ledger) -> Iterator[Kept]:
     yield Rows(families.LEDGER_ENTRIES, [*ended, *(((kind, "false"), count) for kind, count in counts.items())])
     errors = {"journal": ledger.journal.errors, "books": ledger.database_errors, "orphan": keeping.lost}
     yield Rows(families.LEDGER_ERRORS, [((op,), count) for op, count in errors.items()])
+    if (shipping := ledger.shipping) is not None:
+        yield Rows(families.SHIPPED, [((), shipping.shipped)])
+        yield Rows(families.UNSHIPPED, [((), shipping.unshipped)])
+        yield Rows(families.SHIPPING_LAG, [((), shipping.lag_s)])
+        yield Rows(families.SHIPPING_ERRORS, [((reason,), count) for reason, count in shipping.errors.items()])
 
 
 def _ones(rows: Iterable[tuple[str, ...]]) -> list[tuple[tuple[str, ...], float]]:

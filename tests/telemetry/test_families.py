@@ -125,6 +125,7 @@ class Books:
     def __init__(self) -> None:
         self.journal = SimpleNamespace(errors=0)
         self.keeping = SimpleNamespace(counts={"intent": 4, "settle": 3, "expire": 1}, estimated=1, lost=0)
+        self.shipping = SimpleNamespace(shipped=5, unshipped=2, lag_s=1.5, errors={"timeout": 1})
 
 
 LIMITED = Quota(rpm=Cap(5, shadow=True), budgets=(Allowance(10**9, "day"),))
