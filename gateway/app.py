@@ -182,6 +182,7 @@ class Server:
             loop.add_signal_handler(number, self._on_signal, runtime)
         loop.add_signal_handler(signal.SIGHUP, reloader.request)
         runtime.wheel.start()
+        runtime.watchdog.start()
         reloader.start()
         _tune_memory()
         self._tick(loop, state, runtime)
@@ -193,6 +194,7 @@ class Server:
         await exporter
         await self._drain(runtime, servers, state)
         reloader.stop()
+        runtime.watchdog.stop()
         runtime.close()
         await runtime.sidecar.close()
         runtime.outbox.flush()
@@ -236,13 +238,19 @@ class Server:
     async def _drain(self, runtime: Runtime, servers: list[asyncio.Server], state: ServerState) -> None:
         """Let what is under way finish within the grace period, then end the rest with a typed error."""
         loop = asyncio.get_running_loop()
+        drain = runtime.serving.site.drain
         logger.info("draining: %d requests under way", len(runtime.exchanges))
+        end = loop.time() + drain.delay_s
+        while loop.time() < end and self._signals < 2:  # noqa: ASYNC110 - polled, as below
+            await asyncio.sleep(0.05)
+        runtime.refusing = True
         servers[0].close()
         for connection in list(state.connections):
             connection.shutdown()
-        end = loop.time() + runtime.serving.site.drain_s
-        # Polled: the end of a request must not pay for telling.
-        while (runtime.exchanges or state.tasks) and loop.time() < end and self._signals < 2:  # noqa: ASYNC110
+        end = loop.time() + drain.grace_s
+        # Polled: the end of a request must not pay for telling. An idle connection is closed, so that who is there yet
+        # has a request under way or on its way.
+        while (state.connections or state.tasks) and loop.time() < end and self._signals < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         for exchange in list(runtime.exchanges):
             exchange.drain()
@@ -265,7 +273,7 @@ def _fronts(runtime: Runtime, reloader: Reloader) -> tuple[Front, Front]:
 
         return admin_app(runtime, reloader)
 
-    return Front(public, public_pages(runtime, reloader)), Front(admin, admin_pages(runtime))
+    return Front(public, public_pages(runtime, reloader)), Front(admin, admin_pages(runtime, reloader))
 
 
 def _uvicorn(app: object) -> Config:

@@ -349,7 +349,11 @@ _Note = Callable[[str, str, str], None]
 
 
 class ConfigDoc(FleetDoc):
-    """All of pointsman.yaml. `reasoning` is how all answers spell what a model thought; a key may say otherwise."""
+    """All of pointsman.yaml. `reasoning` is how all answers spell what a model thought; a key may say otherwise.
+
+    At the end of the process requests are still taken for `drain_delay`, in which load balancers learn from /readyz to
+    send no more; what is under way then has `drain` to finish.
+    """
 
     listen: ListenDoc = ListenDoc()
     policies: PoliciesDoc = PoliciesDoc()
@@ -369,6 +373,7 @@ class ConfigDoc(FleetDoc):
     thinking_violations: int = Field(default=3, ge=0, le=1_000_000)  # answers; 0: only counted, never acted on
     reasoning: Spelt | None = None
     drain: Seconds = 30.0
+    drain_delay: Seconds | None = None
     sidecar: SidecarDoc = SidecarDoc()
     log: LogDoc = LogDoc()
     records: RecordsDoc | None = None

@@ -209,6 +209,12 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
         status, body = alive()
         return _json(body, status)
 
+    @app.get("/readyz")
+    async def readyz(request: Request) -> Response:
+        """Whether traffic should come here, to those who may ask with why not. `front` answers it, as above."""
+        status, body = readiness(runtime, reloader, detailed=admits(runtime, headers_of(request.scope)))
+        return _json(body, status)
+
     @guarded.get("/metrics")
     async def metrics() -> Response:
         """`front` answers it to those who may ask: here it is only refused."""

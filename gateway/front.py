@@ -114,7 +114,7 @@ def public_pages(runtime: Runtime, reloader: Reloader) -> dict[str, Maker]:
     return {"/healthz": lambda _: _json(alive()), "/readyz": lambda _: _json(readiness(runtime, reloader))}
 
 
-def admin_pages(runtime: Runtime) -> dict[str, Maker]:
+def admin_pages(runtime: Runtime, reloader: Reloader) -> dict[str, Maker]:
     """What the admin listener answers without its app."""
 
     def metrics(headers: Mapping[bytes, bytes]) -> Page | None:
@@ -123,28 +123,38 @@ def admin_pages(runtime: Runtime) -> dict[str, Maker]:
     def listed(headers: Mapping[bytes, bytes]) -> Page | None:
         return _json((200, targets(runtime))) if admits(runtime, headers) else None
 
-    return {"/healthz": lambda _: _json(alive()), "/metrics": metrics, "/v1/targets": listed}
+    def ready(headers: Mapping[bytes, bytes]) -> Page:
+        return _json(readiness(runtime, reloader, detailed=admits(runtime, headers)))
+
+    return {"/healthz": lambda _: _json(alive()), "/readyz": ready, "/metrics": metrics, "/v1/targets": listed}
 
 
 def alive() -> Status:
-    """The process is alive."""
+    """The process is alive: its event loop turns, or there would be no answer. It says nothing of targets or disks."""
     return 200, {"status": "ok"}
 
 
-def readiness(runtime: Runtime, reloader: Reloader) -> Status:
-    """Whether traffic should come here; says why the last reload failed, if it did."""
+def readiness(runtime: Runtime, reloader: Reloader, *, detailed: bool = False) -> Status:
+    """Whether traffic should come here.
+
+    Everybody may ask on the public listener, so why the last reload failed, or the books lie still, is only told where
+    `detailed`: such texts quote files and name folders.
+    """
     last = reloader.last
-    body: dict[str, Any] = {
-        "status": "draining" if runtime.draining else "ready",
-        "config": runtime.serving.site.digest,
-        "reload": {"ok": not last.error, "at": last.at, "error": last.error.partition("\n")[0] or None},
-    }
+    status = "draining" if runtime.draining else "ready" if runtime.watchdog.ready else "blocked"
+    reload: dict[str, Any] = {"ok": not last.error, "at": last.at}
+    body: dict[str, Any] = {"status": status, "config": runtime.serving.site.digest, "reload": reload}
+    if detailed:
+        reload["error"] = last.error.partition("\n")[0] or None
+        body["memory_pressure"] = runtime.pressure
     if runtime.ledger is not None:
-        body["ledger"] = runtime.ledger.state()
+        body["ledger"] = told = runtime.ledger.state()
+        if not detailed:
+            told.pop("reason", None)
     sidecar = runtime.sidecar.state() if runtime.sidecar is not None else None
     if sidecar is not None:
         body["sidecar"] = sidecar["state"]
-    return 503 if runtime.draining else 200, body
+    return 200 if status == "ready" else 503, body
 
 
 def admits(runtime: Runtime, headers: Mapping[bytes, bytes]) -> bool:

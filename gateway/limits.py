@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
@@ -80,6 +80,13 @@ class LimitsDoc(Strict):
     request_head: Seconds = 10.0  # from the first byte of a head to its last
     keep_alive: Seconds = 75.0  # an idle connection between two requests
     min_upload_rate: Bytes = 1_000  # bytes a second, averaged over the body so far
+
+
+class Drain(NamedTuple):
+    """How the process ends, in seconds: how long requests are still taken, and how long those may then take."""
+
+    delay_s: float
+    grace_s: float
 
 
 @dataclass(frozen=True, slots=True)

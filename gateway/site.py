@@ -34,7 +34,7 @@ from gateway.core.types import Fleet, Tenant, Timeouts
 from gateway.fleet import NO_DOOR, Door, FleetBuilder
 from gateway.includes import Part, read_overlays
 from gateway.ledger.directory import LedgerSettings
-from gateway.limits import Limits
+from gateway.limits import Drain, Limits
 from gateway.naming import Grant, Route, grant, routes
 from gateway.otlpdoc import OtlpReader
 from gateway.policyfile import failures_of, lay_over, load_catalogue, load_policy, placed, policy_files, reference_fleet
@@ -89,7 +89,7 @@ class Site:
     limits: Limits
     max_attempts: int
     thinking_violations: int  # answers that think unasked after which a target's promise is doubted; 0: never
-    drain_s: float
+    drain: Drain
     log: LogSettings
     tokenizers: frozenset[str]  # names of those that its targets and policies count with
     metric_names: Names
@@ -253,7 +253,7 @@ class _Loader:
             limits=Limits.of(doc.limits),
             max_attempts=doc.max_attempts,
             thinking_violations=doc.thinking_violations,
-            drain_s=doc.drain,
+            drain=Drain(doc.drain_delay or 0.0, doc.drain),
             log=doc.log.settings(),
             tokenizers=_tokenizers(fleet, policies),
             metric_names=exported.names(fleet, policies, table, [one.tenant for one in keys.values()], baseline),

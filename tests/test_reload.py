@@ -504,7 +504,9 @@ def test_a_policy_that_fails_its_tests_is_told_by_readyz_and_metrics(gateway: Ga
     told = ready.json()
     assert (ready.status_code, told["status"], told["config"]) == (200, "ready", kept["config"])
     assert told["reload"]["ok"] is False
-    assert told["reload"]["error"].startswith(f"{path}:7: tests[0]: the test 'streams are first' fails")
+    assert "home.yaml" not in ready.text
+    detailed = gateway.get("/readyz", admin=True).json()
+    assert detailed["reload"]["error"].startswith(f"{path}:7: tests[0]: the test 'streams are first' fails")
     assert told["reload"]["at"] > kept["reload"]["at"]
     assert gateway.post(chat()).headers["x-pointsman-rule"] == "rest"
     assert any("the test 'streams are first' fails" in line for line in gateway.lines)

@@ -272,7 +272,7 @@ _GATEWAY = (
             ("1 - min(pointsman_config_last_reload_success)", "the last one was rejected"),
         ),
         "Changes of the configuration. A rejected one leaves the configuration before it in service; the log and "
-        "/readyz say what is wrong, by file and line.",
+        "the admin listener's /readyz say what is wrong, by file and line.",
         width=6,
         height=6,
     ),

@@ -100,10 +100,10 @@ def _key(serving: Serving, headers: dict[bytes, bytes], now: float) -> tuple[Ten
     raise Unauthenticated("invalid_api_key", "The API key is not valid.")
 
 
-def read(head: RequestHead, serving: Serving, now: float, *, draining: bool) -> Asked:
+def read(head: RequestHead, serving: Serving, now: float, *, refusing: bool) -> Asked:
     """Judge a head. Never raises: a request to be refused carries its error. `now` is Unix time."""
     path = _path(head.url)
-    keep = head.keep_alive and not draining
+    keep = head.keep_alive
     limits = serving.site.limits
     if head.method != b"POST" or path not in HOT_PATHS:
         limit = SMALL_BODY
@@ -131,7 +131,7 @@ def read(head: RequestHead, serving: Serving, now: float, *, draining: bool) -> 
             hints = Hints.parse(Headers(raw))
         if raw.get(b"content-encoding", b"identity").lower() != b"identity":
             raise UnsupportedEncoding("unsupported_encoding", "Send the request body without Content-Encoding.")
-        if draining:
+        if refusing:
             raise Unavailable("draining", "The gateway is shutting down.", retry_after_s=1)
     except GatewayError as exc:
         error = exc

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 TICK_S = 0.1
 #: No entry is parked further ahead than this, so that the wheel never keeps a closed connection alive for long.
@@ -32,20 +33,26 @@ class Timed:
 
 
 class Wheel:
-    """The wheel. `now` is the monotonic clock as of the last tick, for users who can live with 0.1 s."""
+    """The wheel. `now` is the monotonic clock as of the last tick, for users who can live with 0.1 s.
 
-    __slots__ = ("_handle", "_last", "_loop", "_slots", "_soon", "now")
+    `soon` is when the next tick is due, and `late` is told by how much one was late, if by more than `late_s`.
+    """
+
+    __slots__ = ("_handle", "_last", "_loop", "_slots", "late", "late_s", "now", "soon")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._slots: dict[int, list[Timed]] = {}
         self.now = time.monotonic()
-        self._soon = self.now + TICK_S
+        self.soon = self.now + TICK_S
+        self.late: Callable[[float], None] = lambda late_s: None
+        self.late_s = NEVER
         self._last = int(self.now / TICK_S)
         self._handle: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Start ticking on the loop."""
+        self.advance(time.monotonic())
         self._handle = self._loop.call_later(TICK_S, self._run)
 
     def stop(self) -> None:
@@ -56,7 +63,7 @@ class Wheel:
 
     def arm(self, item: Timed, after_s: float) -> None:
         """Set the item's only deadline to `after_s` seconds from the last tick (so up to one tick early)."""
-        item.due = self._soon + after_s
+        item.due = self.soon + after_s
         # A slot comes round within the horizon, and the deadline is looked at then.
         if after_s < HORIZON_S or not item.slot:
             self._park(item)
@@ -74,12 +81,15 @@ class Wheel:
 
     def _run(self) -> None:
         self._handle = self._loop.call_later(TICK_S, self._run)
-        self.advance(time.monotonic())
+        now = time.monotonic()
+        if now > self.soon + self.late_s:
+            self.late(now - self.soon)
+        self.advance(now)
 
     def advance(self, now: float) -> None:
         """Turn the wheel to `now`, firing what is due. Separate from the loop so that tests need no waiting."""
         self.now = now
-        self._soon = now + TICK_S
+        self.soon = now + TICK_S
         current = int(now / TICK_S)
         for number in range(self._last + 1, current + 1):
             bucket = self._slots.pop(number, None)

@@ -195,7 +195,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
             self._reject(BadRequest("bad_request", "The request is not valid HTTP/1.1."))
             return
         runtime = self.runtime
-        self._asked = asked = asking.read(head, runtime.serving, runtime.wall(), draining=runtime.draining)
+        self._asked = asked = asking.read(head, runtime.serving, runtime.wall(), refusing=runtime.refusing)
         self._head = raw
         if head.length is None:
             self._take_chunked(data[end:])
@@ -346,6 +346,8 @@ class ClientConnection(Timed, HttpToolsProtocol):
         elif asked.expect_continue:
             raw = _without(raw, b"expect") + b"\r\n"
         self._chunked = None
+        if self.runtime.closing:
+            raw = _without(raw, b"connection") + b"connection: close\r\n\r\n"
         HttpToolsProtocol.data_received(self, raw + body)
 
     def on_response_complete(self) -> None:
@@ -435,6 +437,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
 
         A connection on which no request has come yet may have one on its way: it has a moment for that.
         """
+        self._known = None  # what comes from here on is judged anew
         if self._state == _HEAD and not self._pending:
             if self._asked is not None:
                 self._close()

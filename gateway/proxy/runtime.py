@@ -53,6 +53,7 @@ from gateway.proxy.routing import asking_of
 from gateway.proxy.shadow import Shadows
 from gateway.proxy.shedding import Shedding
 from gateway.proxy.tokens import TokenSource
+from gateway.proxy.watchdog import Watchdog
 from gateway.sidecar.process import Sidecar
 from gateway.site import Site
 from gateway.telemetry.metrics import Metrics
@@ -111,6 +112,7 @@ class Runtime:
     ) -> None:
         self.loop = loop
         self.wheel = Wheel(loop)
+        self.watchdog = Watchdog(self.wheel)
         self.outbox = Outbox(loop, self._book)
         self.metrics = metrics
         self.log = log
@@ -121,7 +123,7 @@ class Runtime:
         self.conversations = Conversations()
         self.shadows = Shadows(self)
         self.gates = Gates()
-        metrics.sources.append(self.gates)
+        metrics.sources += [self.gates, self.watchdog]
         self.checkpoints = Checkpoints(self)
         self.promises = Promises()
         self.retries = RetryBudget()
@@ -143,6 +145,7 @@ class Runtime:
         self.pressure = 0  # how short memory is: one of the steps of `pressure`, from 0 (CALM) to 3 (FULL)
         self.draining = False
         self.closing = False  # connections end with the answer under way: the process drains, or memory is short
+        self.refusing = False  # requests that come now are refused: the process drains, and takes none any more
         self.sidecar: Sidecar | None = None  # set by who can start processes
         self.tls_public: ssl.SSLContext | None = None
         self._secrets: tuple[_Held, _Held] = ((None, set()), (None, set()))

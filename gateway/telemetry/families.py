@@ -227,6 +227,12 @@ SHED = Family(
     "Refused because the process was full: requests, memory, uploads; connections that found no room; and idle "
     "connections that were closed to make some. Priority none: nobody's yet.",
 )
+LOOP_BLOCKED = Family(
+    "pointsman_loop_blocked_seconds_total",
+    "counter",
+    (),
+    "Seconds for which nothing moved, because the event loop stood still for more than one of them at a time.",
+)
 QUEUE = Family("pointsman_queue_requests", "gauge", (), "Attempts waiting for a connection to their upstream.")
 ENDPOINT_INFLIGHT = Family(
     "pointsman_endpoint_inflight",
@@ -410,7 +416,7 @@ FAMILIES = (
     DURATION, FIRST_EVENT, PER_TOKEN, OVERHEAD,
     SHADOW_REQUESTS, SHADOW_SKIPPED, SHADOW_TOKENS, SHADOW_COST, SHADOW_UNPRICED, SHADOW_FIRST_EVENT, SHADOW_DURATION,
     INFLIGHT, MEMORY_USED, MEMORY_LIMIT, MEMORY_PRESSURE, CONNECTIONS, LOAD, SHED, QUEUE,
-    ENDPOINT_INFLIGHT, ENDPOINT_LIMIT, ENDPOINT_STATE, EJECTIONS,
+    ENDPOINT_INFLIGHT, ENDPOINT_LIMIT, ENDPOINT_STATE, EJECTIONS, LOOP_BLOCKED,
     TARGET_STATE, TARGET_SLOW, TARGET_DOUBTED, RELOADS, RELOADED, LOADED_AT, RECORDS, LOG_LINES,
     BUDGET_LIMIT, BUDGET_LEFT, BUDGET_ENDS, SHADOWED,
     LEDGER_UP, LEDGER_LAG, LEDGER_PENDING, LEDGER_ENTRIES, LEDGER_ERRORS,

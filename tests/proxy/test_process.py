@@ -70,7 +70,9 @@ def test_a_broken_file_never_replaces_a_good_one(start: Start, how: str) -> None
         ready = gateway.get("/readyz")
         assert ready.status_code == 200
         assert ready.json()["config"] == digest
-        assert "pointsman.yaml:" in ready.json()["reload"]["error"]
+        assert ready.json()["reload"].keys() == {"ok", "at"}, "who may ask here may not know what is in files"
+        assert not ready.json()["reload"]["ok"]
+        assert "pointsman.yaml:" in gateway.get("/readyz", admin=True).json()["reload"]["error"]
 
 
 def test_a_broken_config_at_start_exits_2_and_names_the_line(tmp_path: Path) -> None:

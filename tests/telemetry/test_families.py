@@ -20,9 +20,11 @@ from gateway.core.admission import Allowance, Cap, Quota
 from gateway.core.errors import CODES
 from gateway.core.types import Outcome, Record, Routing, Shadowed, Usage
 from gateway.limits import Limits, LimitsDoc
+from gateway.proxy.clocks import Wheel
 from gateway.proxy.gates import Gates
 from gateway.proxy.pressure import Measured, Memory, Pressure
 from gateway.proxy.shedding import Shedding
+from gateway.proxy.watchdog import Watchdog
 from gateway.quotas import Quotas
 from gateway.telemetry import families
 from gateway.telemetry.families import FAMILIES
@@ -169,6 +171,7 @@ def everything(names: Names, *, process: bool = False) -> Metrics:
     shedding = Shedding(SimpleNamespace(exchanges=(), pressure=0, closing=False))  # type: ignore[arg-type]
     shedding.adopt(Limits.of(LimitsDoc()))
     metrics.sources.append(shedding)
+    metrics.sources.append(Watchdog(Wheel(None)))  # type: ignore[arg-type]
     metrics.vitals = Vitals(
         inflight=3,
         queued=1,
