@@ -102,8 +102,8 @@ class Shipping:
                 await asyncio.wait_for(self._wake.wait(), wait_s)
             except TimeoutError:
                 continue
-        if not self.failing:
-            await self._turn(time.monotonic() + _LAST_S)
+        last = asyncio.ensure_future(self._turn(time.monotonic() + _LAST_S))
+        await asyncio.wait({last}, timeout=_LAST_S)
         self._leave()
 
     async def _turn(self, until: float | None = None) -> bool:
@@ -200,4 +200,4 @@ class Shipping:
             return
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._wake.set)
-        self._thread.join(_LAST_S + SEND_S)
+        self._thread.join(2 * _LAST_S)
