@@ -1,0 +1,164 @@
+"""Streams for minutes, some of which go wrong: what grows, what leaks, and whether every byte and token is right.
+
+    python -m tests.bench.soak [--seconds 600] [--streams 500] [--faults 5] [--json FILE]
+
+500 clients ask a gateway for one stream after another, 5 % of them with one of the faults of `script.KINDS`, upstream's
+or client's, each alike. Everything is on: keys, limits, books, log. Ends with 1 where something is wrong: a byte that
+was not sent, a stream that hangs, an attempt that was booked otherwise than the upstream says, anything left over of a
+connection, a timer, a place or an open file, or memory that grew by more than 5 % after the first fifth of the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gateway.proxy.pool import MAX_IDLE
+from tests.bench.soak import parts
+from tests.bench.soak.clients import Client, Seen
+from tests.bench.soak.parts import Held, Watched
+from tests.bench.soak.script import TARGETS, pick
+from tests.harness import KEY, eventually
+
+#: Share by which memory may grow, and from which duration on that is judged: before, it is still warming up.
+GROWTH, JUDGED_FROM_S = 0.05, 120.0
+_WARM = 0.2  # share of the time that is not judged
+_MB = 1e6
+
+
+@dataclass
+class Outcome:
+    """What came of it. `wrong` is empty where all is well."""
+
+    seen: Seen
+    held: list[Held]
+    wrong: list[str] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+async def _drive(watched: Watched, seconds: float, streams: int, faults: float) -> Seen:
+    seen = Seen()
+    until = time.monotonic() + seconds
+    place = ("127.0.0.1", watched.gateway.port)
+    clients = [Client(number, place, KEY, seen) for number in range(streams)]
+    quick = seconds < JUDGED_FROM_S
+    working = [asyncio.create_task(one.work(until, faults, quick=quick)) for one in clients]
+    while time.monotonic() < until:
+        await asyncio.sleep(min(1.0, seconds / 20))
+        watched.look()
+    await asyncio.gather(*working)
+    return seen
+
+
+async def _fill(watched: Watched, streams: int, seen: Seen) -> None:
+    """As many requests at once as there are places: who finds none has found one that was not given back."""
+    place = ("127.0.0.1", watched.gateway.port)
+    clients = [Client(f"last {number}", place, KEY, seen) for number in range(parts.places(streams))]
+    await asyncio.gather(*(one.ask(pick(one.dice, 0.0, True)) for one in clients))
+    for one in clients:
+        one.close()
+
+
+def _left_over(watched: Watched, before: Held) -> list[str]:
+    """What is held that nobody needs."""
+    found = []
+    kept = MAX_IDLE * (len(TARGETS) + 1)
+
+    def gone() -> bool:
+        there = watched.objects()
+        return not any(there[name] for name in parts.GONE) and there["UpstreamConnection"] <= kept
+
+    if not eventually(gone, 20):  # the wheel lets go of what is closed within five seconds
+        there = watched.objects()
+        found.append(f"objects left over: { {name: there[name] for name in (*parts.GONE, 'UpstreamConnection')} }")
+    there = watched.objects()
+    connections = there["UpstreamConnection"]
+    for name, most in (("Task", 20), ("TimerHandle", 20)):
+        if there[name] > most:
+            found.append(f"{there[name]} objects of {name}")
+    files = watched.look().files
+    if files > before.files + connections + 10:
+        found.append(f"{files} open files, {before.files} before, {connections} kept connections to upstreams")
+    return found
+
+
+def _grown(held: Sequence[Held], seconds: float) -> tuple[float, float, float]:
+    """Memory after warming up and at the end in MB, medians of a tenth of the time each; and by what share it grew."""
+
+    def around(begin: float) -> float:
+        return statistics.median(one.rss for one in held if begin * seconds <= one.at_s <= (begin + 0.1) * seconds)
+
+    warm, last = around(_WARM), around(0.9)
+    return warm / _MB, last / _MB, last / warm - 1
+
+
+def soak(directory: Path, seconds: float, streams: int, faults: float) -> Outcome:
+    """Run it."""
+    notes = directory / "upstream.jsonl"
+    with ExitStack() as stack:
+        port = stack.enter_context(parts.upstream(notes))
+        watched = stack.enter_context(parts.gateway(directory, port, streams))
+        before = watched.look()
+        watched.held.clear()
+        seen = asyncio.run(_drive(watched, seconds, streams, faults))
+        busy = list(watched.held)
+        made = Outcome(seen, busy)
+        if not eventually(lambda: not any(watched.slots().values()), 15):
+            made.wrong.append(f"under way, although nobody is there: {watched.slots()}")
+        asyncio.run(_fill(watched, streams, seen))
+        made.wrong += _left_over(watched, before)
+        last = watched.held[-1]
+        ledger = watched.gateway.get("/readyz").json
+        if not eventually(lambda: ledger()["ledger"]["pending"] == 0, 20):
+            made.wrong.append("the books are not up to date")
+        made.wrong += [line for line in watched.gateway.lines if "Traceback" in line or "Fatal error" in line]
+    made.wrong = seen.faults + made.wrong
+    made.wrong += parts.books(directory, notes, seen)
+    warm, end, growth = _grown(busy, seconds)
+    if seconds >= JUDGED_FROM_S and growth > GROWTH:
+        made.wrong.append(f"memory grew by {growth:.1%}: {warm:.1f} MB after warming up, {end:.1f} MB at the end")
+    made.figures = {
+        "seconds": seconds, "streams": streams, "requests": seen.kinds.total(), "faults": seen.kinds.total()
+        - seen.kinds["none"], "kinds": dict(sorted(seen.kinds.items())), "whole answers": len(seen.served),
+        "left": seen.left, "MB to clients": round(seen.bytes / _MB), "RSS warm, MB": round(warm, 1),
+        "RSS at the end, MB": round(end, 1), "growth": f"{growth:+.1%}",
+        "RSS when all are gone, MB": round(last.rss / _MB, 1),
+        "files before, most, after": [before.files, max(one.files for one in busy), last.files],
+        "CPU, s": round(busy[-1].cpu_s - before.cpu_s, 1),
+    }  # fmt: skip
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.soak", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--streams", type=int, default=500)
+    parser.add_argument("--faults", type=float, default=5.0, help="percent of the requests")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="soak-") as directory:
+        made = soak(Path(directory), given.seconds, given.streams, given.faults / 100)
+    for name, value in made.figures.items():
+        print(f"{name:28} {value}")
+    for line in made.wrong[:20]:
+        print(f"WRONG: {line[:600]}")
+    if len(made.wrong) > 20:
+        print(f"WRONG: and {len(made.wrong) - 20} more")
+    if given.json is not None:
+        given.json.write_text(json.dumps({**made.figures, "wrong": made.wrong}, indent=1))
+    return 1 if made.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
