@@ -63,7 +63,7 @@ async def _drive(watched: Watched, seconds: float, streams: int, faults: float) 
 async def _fill(watched: Watched, streams: int, seen: Seen) -> None:
     """As many requests at once as there are places: who finds none has found one that was not given back."""
     place = ("127.0.0.1", watched.gateway.port)
-    clients = [Client(f"last {number}", place, KEY, seen) for number in range(parts.places(streams))]
+    clients = [Client(-1 - number, place, KEY, seen) for number in range(parts.places(streams))]
     await asyncio.gather(*(one.ask(pick(one.dice, 0.0, True)) for one in clients))
     for one in clients:
         one.close()

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tests.bench.soak.script import BY_NAME, Ask, pick, wrong
+from tests.bench.soak.script import BY_NAME, KINDS, Ask, pick, wrong
 
 #: An answer that takes longer hangs.
 HUNG_S = 90.0
@@ -32,13 +32,17 @@ class Seen:
 class Client:
     """One of them."""
 
-    def __init__(self, number: int | str, place: tuple[str, int], key: str, seen: Seen) -> None:
+    def __init__(self, number: int, place: tuple[str, int], key: str, seen: Seen) -> None:
         self.place, self.key, self.seen = place, key, seen
         self.dice = random.Random(number)
+        self.number = number
         self.connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def work(self, until: float, faults: float, *, quick: bool) -> None:
         """Until the time is up; what has begun then is finished."""
+        if self.number < len(KINDS):  # each fault once, however short the run is, and not all together
+            await asyncio.sleep(self.number * 0.1)
+            await self.ask(pick(self.dice, faults, quick, KINDS[self.number]))
         while time.monotonic() < until:
             await self.ask(pick(self.dice, faults, quick))
         self._drop()

@@ -157,9 +157,10 @@ def wrong(ask: Ask, served_by: str, got: bytes) -> str:
     return ""
 
 
-def pick(dice: random.Random, faults: float, quick: bool) -> Ask:
-    """A request at random: so many of 1 with a fault, all kinds alike. `quick` makes shorter streams."""
-    kind = dice.choice(KINDS) if dice.random() < faults else None
+def pick(dice: random.Random, faults: float, quick: bool, kind: Kind | None = None) -> Ask:
+    """A request at random: so many of 1 with a fault, all kinds alike, or with this one. `quick`: shorter streams."""
+    if kind is None and dice.random() < faults:
+        kind = dice.choice(KINDS)
     upstream = kind is not None and kind.side == "upstream"
     target = kind.name if kind is not None and upstream else dice.choice(TARGETS)
     if target == "refuse" and not upstream:
