@@ -43,8 +43,8 @@ FLOORS = {
 }
 #: Never again, whatever else may be asked for.
 WITHDRAWN = {"litellm": ["1.82.7", "1.82.8", "1.107.0", "1.107.9"]}
-#: Looked at by hand: a file of certificates, whose terms are about changes of that file; and one whose licence, Apache-2.0,
-#: is a file of its wheel and not named in its metadata.
+#: Looked at by hand: a file of certificates, whose terms are about changes of that file; and one that has its licence,
+#: Apache-2.0, as a file of its wheel and does not name it.
 EXCEPTIONS = {"certifi": "Mozilla Public License 2.0 (MPL 2.0)", "fastokens": ""}
 FREE = re.compile(
     r"MIT|BSD|Apache|ISC|PSF|Python Software Foundation|Unlicense|CC0|Zlib|HPND|0BSD|The Unlicense|MIT-0|Public Domain"

@@ -325,6 +325,8 @@ def parse_answer(head: bytes) -> AnswerHead:
     except (httptools.HttpParserError, httptools.HttpParserUpgrade):
         raise HeadError("not an HTTP answer") from None
     status = parser.get_status_code()
+    if status < 100:  # 0 of nothing but empty lines, which llhttp reads past
+        raise HeadError("not an HTTP answer")
     length, chunked = _framing(sink.headers, sink.repeated)
     if status in _NO_BODY or 100 <= status < 200:
         length, chunked = 0, False
