@@ -72,21 +72,14 @@ class Keeping:
             raise
 
     def _step(self) -> bool:
+        if self._descriptor < 0 and not self._open():
+            return False
         number, offset, checksum = self.position
-        there = journals(self._directory)
-        later = next((one for one in there if one > number), None)
-        if number not in there:  # none was read yet, or it is gone
-            if later is None:
-                return False
-            self._begin(later)
+        if self._take(self._next(), checksum):
             return True
-        if self._descriptor < 0:
-            self._descriptor = os.open(journal_path(self._directory, number), os.O_RDONLY | os.O_CLOEXEC)
-        most = PIECE
-        data = self._read(most, offset)
-        while len(data) == most and data.find(b"\n") < 0 and most < LONGEST_LINE:
-            most *= 4
-            data = self._read(most, offset)
+        later = next((one for one in journals(self._directory) if one > number), None)
+        # What was written before a later one was begun is all there is: only now it is certain to have been read.
+        data = self._next()
         if self._take(data, checksum):
             return True
         if data and self._tail_is_torn(data):
@@ -102,9 +95,31 @@ class Keeping:
             return True
         return False
 
+    def _open(self) -> bool:
+        """Open the journal being read or, where none was read yet or it is gone, the next one; False without one."""
+        there = [one for one in journals(self._directory) if one >= self.position.journal]
+        if not there:
+            return False
+        if there[0] != self.position.journal:
+            self._begin(there[0])
+        self._descriptor = os.open(journal_path(self._directory, there[0]), os.O_RDONLY | os.O_CLOEXEC)
+        return True
+
+    def _next(self) -> bytes:
+        """Some of what follows in the journal being read, a line at least if there is one."""
+        most, offset = PIECE, self.position.offset
+        data = self._read(most, offset)
+        while len(data) == most and data.find(b"\n") < 0 and most < LONGEST_LINE:
+            most *= 4
+            data = self._read(most, offset)
+        return data
+
     def _read(self, most: int, offset: int) -> bytes:
         """What has been written there; a journal's unused room holds zeros."""
-        return os.pread(self._descriptor, most, offset).rstrip(b"\0")
+        data = os.pread(self._descriptor, most, offset)
+        end = data.find(b"\0")
+        # Stripping looks at each byte, comparing does not: most of what is read when all is read are zeros.
+        return data[:end] if end >= 0 and data[end:] == bytes(len(data) - end) else data.rstrip(b"\0")
 
     def _begin(self, number: int) -> None:
         self._close()

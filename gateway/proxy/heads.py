@@ -224,13 +224,13 @@ class Familiar:
                 return 0, 0
             at += size
             end = data.find(b"\r", at)
-            if end < 0 or _VALUE.fullmatch(data, at, end) is None:
-                return 0, 0
             if states_length:
                 digits = data[at:end].lstrip(b" \t")
-                if not digits.isdigit() or len(digits) > 15:
+                if end < 0 or not digits.isdigit() or len(digits) > 15:
                     return 0, 0
                 length = int(digits)
+            elif end < 0 or _VALUE.fullmatch(data, at, end) is None:
+                return 0, 0
             at = end
         return (length, at + len(self._last)) if at and data.startswith(self._last, at) else (0, 0)
 

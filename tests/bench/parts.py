@@ -62,7 +62,11 @@ CHECK = "answer: check"
 PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("client's read: know or cut the head, take the body", ("proxy.downstream:ClientConnection.data_received",)),
     ("head: parse", ("proxy.heads:parse_request",)),
-    ("head: read by its likeness to the last", ("proxy.heads:Familiar.same", "proxy.heads:Familiar.length_of")),
+    ("head: read by its likeness to the last", (
+        "proxy.heads:Familiar.same",
+        "proxy.heads:Familiar.alike",
+        "proxy.heads:Familiar.length_of",
+    )),
     ("head: key, hints, limits", ("proxy.asked:read",)),
     ("exchange: begin, record, request id, clocks", (
         "proxy.downstream:ClientConnection._serve",
