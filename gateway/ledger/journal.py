@@ -7,12 +7,14 @@ The file is mapped into memory and lines are stored there: what was stored is th
 the process as if it had been written, without the system call that would be most of what a request pays for its books.
 All room is allocated before it is mapped, and the next file is made ready while the present one is used.
 So a full disk and a process without file descriptors show as an error before they matter, and never in the middle of a
-line.
+line. A store says nothing of a disk that has become read-only or is gone: once a second a byte is written as well, and
+`shield` survives a page that cannot be had.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import mmap
 import os
@@ -26,6 +28,7 @@ import msgspec
 from gateway.core import booking
 from gateway.core.booking import Account, Plain
 from gateway.ledger.directory import SPARE, journal_path, journals
+from gateway.ledger.shield import Shield
 
 logger = logging.getLogger("pointsman")
 
@@ -68,6 +71,9 @@ class Journal:
         self._durable = durable
         self._accounts: list[Account] = []
         self._failed_at = 0.0
+        self._told = False  # that it fails
+        self._broken = False  # the present file takes nothing more, and no other could be begun
+        self._shield = Shield()
         self._descriptor = -1
         self._spare: _Spare | None = None
         self._map: mmap.mmap = None  # type: ignore[assignment]  # until the first file is begun
@@ -77,7 +83,7 @@ class Journal:
     @property
     def failing(self) -> bool:
         """The disk does not take what is written."""
-        return bool(self.unwritten)
+        return self._broken or bool(self.unwritten)
 
     @property
     def full(self) -> bool:
@@ -114,6 +120,10 @@ class Journal:
                 self.write(entries)
             return
         self._map[self._size : end] = line
+        if self._shield.struck:
+            self._begin_again(OSError(errno.EIO, "the file was cut, or its disk is gone"), len(line))
+            self.write(entries)
+            return
         self._size = end
         self._checksum = checksum
         self.entries += len(entries)
@@ -128,22 +138,59 @@ class Journal:
         self._changed()
         if not self.unwritten:
             self._failed_at = 0.0
+            self._told = False
             logger.info("ledger: the journal is written again: %d entries had been waiting", len(waiting))
+
+    def prove(self) -> None:
+        """Find out whether the disk still takes what is written, which no store into the map would tell."""
+        if self._broken:
+            self._begin_again(None, 0)
+            return
+        try:
+            if os.fstat(self._descriptor).st_size <= self._end:
+                raise OSError(errno.EIO, "somebody cut the file")
+            os.pwrite(self._descriptor, b"\0", self._end)
+        except OSError as error:
+            self._begin_again(error, 0)
+
+    def _begin_again(self, error: OSError | None, least: int) -> None:
+        """Leave a file that takes nothing more for the next one; what it holds is read for as long as it can be."""
+        if error is not None:
+            self.errors += 1
+            logger.error("ledger: the journal in %s takes nothing more: %s", self._directory, error.strerror)
+        was = self._broken
+        self._size, self._end = 0, -1
+        try:
+            self._begin(least)
+        except OSError as again:
+            if not self._broken:
+                logger.error("ledger: no other can be begun in %s: %s", self._directory, again.strerror)
+            self._broken = True
+        if was != self._broken or self._broken:
+            self._changed()
+        if was and not self._broken and not self.unwritten:
+            logger.info("ledger: the journal is written again")
 
     def syncing(self) -> Callable[[], None]:
         """Work for a thread: have all that was written until now survive a loss of power."""
-        descriptor = os.dup(self._descriptor)  # the journal may go on in another file meanwhile
+        try:
+            descriptor = os.dup(self._descriptor)  # the journal may go on in another file meanwhile
+        except OSError:  # no descriptor is left: here and now, then
+            self._sync(self._descriptor)
+            return lambda: None
 
         def work() -> None:
-            try:
-                os.fdatasync(descriptor)
-            except OSError as error:
-                self.errors += 1
-                logger.error("ledger: the journal is not on the disk: %s", error.strerror)
-            finally:
-                os.close(descriptor)
+            self._sync(descriptor)
+            os.close(descriptor)
 
         return work
+
+    def _sync(self, descriptor: int) -> None:
+        try:
+            os.fdatasync(descriptor)
+        except OSError as error:
+            self.errors += 1
+            logger.error("ledger: the journal is not on the disk: %s", error.strerror)
 
     def close(self) -> None:
         """Write what is waiting, if that can be, and close the file."""
@@ -154,17 +201,20 @@ class Journal:
             logger.error("ledger: %d entries could not be written and are lost", len(self.unwritten))
         self._leave()
         self._descriptor = -1
+        self._shield.close()
         if self._spare is not None:
-            self._spare.map.close()
-            os.close(self._spare.descriptor)
-            self._spare.path.unlink(missing_ok=True)
+            self._spare.close()
 
     def _leave(self) -> None:
         """Close the present file, whose unused room is given back."""
         if self._durable:
             self.syncing()()
         self._map.close()
-        os.ftruncate(self._descriptor, self._size)
+        try:
+            if self._end >= 0:
+                os.ftruncate(self._descriptor, self._size)
+        except OSError as error:
+            logger.warning("ledger: the room of a journal cannot be given back: %s", error.strerror)
         os.close(self._descriptor)
 
     def _defect(self, entries: list[Plain]) -> None:
@@ -177,7 +227,8 @@ class Journal:
             logger.error("ledger: an entry cannot be written and is lost: %.200r", entries)
 
     def _fail(self, entries: list[Plain], error: OSError) -> None:
-        if not self.unwritten and not self._failed_at:
+        if not self._told:
+            self._told = True
             logger.error("ledger: the journal in %s cannot be written: %s", self._directory, error.strerror)
         self.errors += 1
         self.unwritten += entries
@@ -186,7 +237,9 @@ class Journal:
 
     def prepare(self) -> None:
         """Make the next file ready once the present one is half used."""
-        if self._spare is None and self._size > self._end // 2 and time.monotonic() > self._failed_at + AGAIN_S:
+        if self._spare is not None or self._broken or self._size <= self._end // 2:
+            return
+        if time.monotonic() > self._failed_at + AGAIN_S:
             try:
                 self._spare = _Spare(self._directory, self._room)
             except OSError as error:
@@ -202,17 +255,26 @@ class Journal:
         for at in range(0, len(opening), _SLICE):
             line, checksum = booking.seal(opening[at : at + _SLICE], checksum)
             data += line
-        room = max(self._room, len(data) + least)
+        room = max(self._room, len(data) + least + 1)
         spare, self._spare = self._spare, None
         if spare is None or spare.room < room:
             spare = _Spare(self._directory, room)
-        spare.map[: len(data)] = data
         number = self.number + 1
-        spare.path.rename(journal_path(self._directory, number))
+        try:
+            self._shield.watch(spare.map)
+            spare.map[: len(data)] = data
+            if self._shield.struck:
+                raise OSError(errno.EIO, "what was stored there did not arrive")
+            spare.path.rename(journal_path(self._directory, number))
+        except OSError:
+            spare.close()
+            raise
         if self._descriptor >= 0:
             self._leave()
         self._descriptor, self._map, self.number = spare.descriptor, spare.map, number
-        self._size, self._end, self._checksum = len(data), spare.room, checksum
+        # The last byte is for `prove`.
+        self._size, self._end, self._checksum = len(data), spare.room - 1, checksum
+        self._broken = False
         self.entries += len(opening)
 
 
@@ -233,3 +295,10 @@ class _Spare:
             with contextlib.suppress(OSError):
                 self.path.unlink()
             raise
+
+    def close(self) -> None:
+        """It is not needed."""
+        self.map.close()
+        os.close(self.descriptor)
+        with contextlib.suppress(OSError):
+            self.path.unlink()

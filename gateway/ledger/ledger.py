@@ -19,6 +19,7 @@ from gateway.core.types import Price
 from gateway.ledger import postgres
 from gateway.ledger.database import Database
 from gateway.ledger.directory import DATABASE, Held, LedgerError, LedgerSettings
+from gateway.ledger.inspecting import Inspecting
 from gateway.ledger.journal import Journal
 from gateway.ledger.keeping import Keeping
 from gateway.ledger.shipping import Shipping
@@ -39,6 +40,7 @@ class Ledger:
         """Begin a journal and settle what is open. Raises OSError, sqlite3.Error or LedgerError."""
         self.settings = settings
         self.shut = False  # nothing more may be sent: it could not be booked
+        self.failing = False  # what may only be spent where it is booked must not be: the disk takes nothing
         self.database_errors = 0
         self._held = held
         self._database = database
@@ -48,6 +50,8 @@ class Ledger:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._failing = ""  # why the thread cannot go on
+        self._damaged = False  # nothing more may be written to the books
+        self._inspecting: Inspecting | None = None
         self._even_at = time.monotonic()  # when all that was written was in the books
         self._retired_at = 0.0
         self._worked = time.perf_counter()
@@ -71,6 +75,10 @@ class Ledger:
             unshipped.end()
             unshipped.close()
         self._thread.start()
+        path = self.settings.directory / DATABASE
+        if path.stat().st_size > CHECKED_AT_START:
+            self._inspecting = Inspecting(path, self._on_damage)
+            self._inspecting.start()
 
     # -- the event loop's side --
 
@@ -89,13 +97,15 @@ class Ledger:
         return made, entry
 
     def tick(self) -> None:
-        """Once a second: try a disk again that failed, and make the next journal ready."""
+        """Once a second: see whether the disk is well, try again if it was not, and make the next journal ready."""
+        self.journal.prove()
         self.journal.catch_up()
         self.journal.prepare()
 
     def _judge(self) -> None:
         """The disk has begun to fail, fails still, or has recovered."""
-        self.shut = self.journal.failing and (self.settings.on_error == "refuse" or self.journal.full)
+        self.failing = self.journal.failing
+        self.shut = self.failing and (self.settings.on_error == "refuse" or self.journal.full)
 
     @property
     def pending(self) -> int:
@@ -130,7 +140,17 @@ class Ledger:
         while not self._closing.wait(EVERY_S):
             self._turn(retire=True)
 
+    def _on_damage(self, wrong: str) -> None:
+        self._damaged = True
+        self.database_errors += 1
+        self._failing = _damage(self.settings.directory / DATABASE, wrong)
+        logger.error(
+            "%s; until then the books lie still, the journal goes on, and no journal is deleted", self._failing
+        )
+
     def _turn(self, *, retire: bool = False) -> None:
+        if self._damaged:
+            return
         try:
             self._worked = time.perf_counter()
             while self.keeping.step():
@@ -150,9 +170,9 @@ class Ledger:
                 logger.exception("ledger: the books lie still, the journal goes on")
             self._failing = "a defect of the gateway, see the log"
         else:
-            if self._failing:
+            if self._failing and not self._damaged:
                 logger.info("ledger: the books are kept again")
-            self._failing = ""
+                self._failing = ""
 
     def _retire(self) -> None:
         now_ms = time.time() * 1000
@@ -170,6 +190,8 @@ class Ledger:
         """Write and book what is left, and let go of the folder."""
         self.journal.close()
         self._closing.set()
+        if self._inspecting is not None:
+            self._inspecting.stop()
         if self._thread.ident is not None:
             self._thread.join()
         self._turn()
@@ -185,8 +207,7 @@ class Ledger:
         self._held.release()
 
 
-#: Above this size a database is checked by the thread, while requests are already served: it takes about a second for
-#: so many bytes.
+#: Above this size books are checked while requests are already served, by `inspecting`: all of them must be read.
 CHECKED_AT_START = 256 << 20
 
 
@@ -226,8 +247,12 @@ def open_database(path: Path) -> Database:
             raise
         wrong = str(error)
     if wrong:
-        raise LedgerError(
-            f"ledger: {path} is damaged ({wrong:.200}): `pointsman usage --repair` keeps it aside and makes the books "
-            "again from all that can be read"
-        )
+        raise LedgerError(_damage(path, wrong))
     return database
+
+
+def _damage(path: Path, wrong: str) -> str:
+    return (
+        f"ledger: {path} is damaged ({wrong:.200}): `pointsman usage --repair` keeps it aside and makes the books "
+        "again from all that can be read"
+    )

@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.core import quotes, wire
 from gateway.core.admission import Budget, Gate, Rate, Refused
-from gateway.core.errors import RateLimited
+from gateway.core.errors import RateLimited, Unavailable
 from gateway.core.quotes import Quote
 from gateway.core.types import Outcome
 from gateway.core.usage import BYTES_PER_TOKEN
@@ -54,6 +54,10 @@ class Admitting(Settling):
                 expected = usual if not quote.asked or usual < quote.asked else quote.asked
                 tokens = envelope.size // BYTES_PER_TOKEN + expected * envelope.choices
             if gate.asks_cost:
+                if runtime.ledger is not None and runtime.ledger.failing and gate.hard:
+                    raise Unavailable(
+                        "store_unavailable", "What this would cost cannot be booked now.", retry_after_s=1
+                    )
                 need = self._need(gate, quote)
         got = gate.admit(tokens, need, int(record.started_at * 1_000_000), now_ms)
         if type(got) is Refused:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from gateway.core.booking import Account, Plain
 from gateway.core.types import Price, PriceTier
 from gateway.ledger.directory import DATABASE, LedgerError, LedgerSettings, default_directory, journal_path, journals
 from gateway.ledger.ledger import Ledger, open_ledger
+from gateway.ledger.repair import repair
 
 PRICE = Price((PriceTier(0, 1_000_000_000, 2_000_000_000),), "list")
 NAMES = ("shop", "blue", "m", "t", "rule", "p@1")
@@ -179,6 +183,52 @@ def test_damaged_books_refuse_the_start_and_say_how_to_go_on(tmp_path: Path) -> 
     path.write_bytes(b"no database at all, but long enough to be looked at " * 40)
     with pytest.raises(LedgerError, match="file is not a database"):
         open_ledger(LedgerSettings(tmp_path))
+
+
+def until(true: Callable[[], bool]) -> None:
+    ends_at = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < ends_at, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_large_books_are_checked_while_they_are_kept_and_damage_loses_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(tmp_path) as ledger:
+        for number in range(2_000):
+            reserve(ledger, number)
+            settle(ledger, number)
+    monkeypatch.setattr("gateway.ledger.ledger.CHECKED_AT_START", 0)
+    with caplog.at_level(logging.INFO), opened(tmp_path) as ledger:
+        ledger.start()
+        until(lambda: "is sound" in caplog.text)
+        assert ledger.up
+    path = tmp_path / DATABASE
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2 // 4_096 * 4_096
+    data[middle : middle + 64] = b"\xff" * 64
+    path.write_bytes(data)
+    with opened(tmp_path) as ledger:
+        ledger.start()
+        until(lambda: not ledger.up)
+        assert "`pointsman usage --repair`" in ledger.state()["reason"]
+        for number in range(2_000, 2_010):
+            reserve(ledger, number)
+            settle(ledger, number)
+        assert not ledger.failing, "the journal has it"
+    assert "the books lie still, the journal goes on" in caplog.text
+    repair(LedgerSettings(tmp_path))
+    with opened(tmp_path):
+        assert entries(tmp_path).keys() >= {(number, 1) for number in range(2_000, 2_010)}
+
+
+def test_a_check_of_large_books_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.ledger.ledger.CHECKED_AT_START", 0)
+    for _ in range(5):
+        with opened(tmp_path) as ledger:
+            ledger.start()
+        assert all(one.name != "inspecting" for one in threading.enumerate())
 
 
 def test_an_entry_that_cannot_be_written_costs_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
