@@ -161,6 +161,7 @@ class FleetBuilder:
             max_inflight=doc.max_inflight,
             timeouts=timeouts,
             trace_context=doc.self_hosted if doc.trace_context is None else doc.trace_context,
+            prefix_affinity=doc.affinity == "prefix" and len(endpoints) > 1,
         )
 
     def _provider(self, path: str, doc: BackendDoc, endpoints: tuple[Endpoint, ...]) -> str | None:

@@ -141,6 +141,10 @@ def test_a_mistake_is_told_with_line_path_and_what_would_be_valid(line: str, say
         ("{dialect: vllm, base_url: 'http://x:port/v1'}", "is not a URL"),
         ("{dialect: vllm, base_url: 'http://x/v1', key: sk-secret}", "backends.a.key: is not valid here, and"),
         ("{dialect: vllm, base_url: 'http://x/v1', key: {env: A, file: b}}", "exactly one place: {env: NAME} or {file"),
+        (
+            "{dialect: vllm, base_url: 'http://x/v1', affinity: hash}",
+            "a.affinity: 'hash' is not known here: one of none, prefix",
+        ),
         ("{dialect: vllm, base_url: 'http://x/v1', max_inflight: 0}", "backends.a.max_inflight: 0 is not valid"),
         ("{dialect: vllm, base_url: 'http://x/v1', selfhosted: true}", "did you mean self_hosted?"),
     ],

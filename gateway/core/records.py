@@ -230,6 +230,7 @@ _HOW_IT_IS_REACHED = frozenset(
         "members",
         "own_dialect",
         "trace_context",
+        "prefix_affinity",
     ]
 )
 

@@ -174,6 +174,7 @@ class Backend:
     members: Mapping[str, Any] = field(default_factory=lambda: EMPTY)  # put into every body, over the client's
     own_dialect: Dialect | None = None  # one that the configuration defines
     trace_context: bool = False  # it is told of which trace its requests are part
+    prefix_affinity: bool = False  # prompts that begin alike go to the same endpoint while it has room
 
 
 @dataclass(frozen=True, slots=True)

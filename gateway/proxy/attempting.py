@@ -53,6 +53,11 @@ class Attempting(Relaying):
             return
         if route.only is not None:
             chosen = -1 if route.only.saturated else 0
+        elif route.prefixes is not None:
+            envelope = self.envelope
+            prompt = memoryview(envelope.members["messages"] if envelope.messages is None else envelope.messages)
+            tried = self.tried if attempt.replica else ()
+            chosen = route.pick_alike(prompt, tried, runtime.board, record.started_at)
         else:
             chosen = route.pick(self.tried if attempt.replica else (), runtime.board, record.started_at)
         if chosen < 0:

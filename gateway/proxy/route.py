@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from gateway.core import dialects
+from gateway.core.affinity import Prefixes
 from gateway.core.health import Board
 from gateway.core.types import Attempt, Secret, Target
 from gateway.proxy.doors import Door, Opening, halves, host
@@ -38,6 +39,7 @@ class Route:
         "openings",
         "plan",
         "pools",
+        "prefixes",
         "traced",
         "turn",
     )
@@ -70,6 +72,7 @@ class Route:
         self.headers_s = self.answer_s if self.plan.dialect.late_head else clocks.headers_s
         self.idle_s = clocks.idle_s
         self.traced = target.backend.trace_context
+        self.prefixes: Prefixes | None = None  # where prompts that begin alike go to the same endpoint
         self.turn = 0  # the endpoint that is looked at first, so that equals take turns
 
     def secrets(self) -> tuple[str, ...]:
@@ -98,12 +101,28 @@ class Route:
             best = min(few, key=lambda index: pools[index].outstanding)
             if not pools[best].saturated:
                 return best
-        spared = board.wrongly_held(self.name, [pool.endpoint.url for pool in pools], now)
-
-        def burden(index: int) -> tuple[bool, int]:
-            url = pools[index].endpoint.url
-            return url not in spared and board.endpoint_held(self.name, url, now), pools[index].outstanding
-
+        rank = self._ranks(board, now)
         order = ((turn + step) % count for step in range(count))
         free = [index for index in order if index not in tried and not pools[index].saturated]
-        return min(free, key=burden, default=-1)
+        return min(free, key=lambda index: (rank[index], pools[index].outstanding), default=-1)
+
+    def pick_alike(self, prompt: bytes | memoryview, tried: tuple[int, ...], board: Board, now: float) -> int:
+        """`pick` for a prompt that one of the endpoints may have read the beginning of."""
+        if self.prefixes is None:
+            return self.pick(tried, board, now)
+        pools = self.pools
+        free = [index for index in range(len(pools)) if index not in tried and not pools[index].saturated]
+        if board.entries and free:
+            rank = self._ranks(board, now)
+            best = min(rank[index] for index in free)
+            free = [index for index in free if rank[index] == best]
+        if not free:
+            return -1
+        chosen = self.prefixes.place(prompt, [pool.outstanding if n in free else None for n, pool in enumerate(pools)])
+        return chosen if chosen >= 0 else self.pick(tried, board, now)
+
+    def _ranks(self, board: Board, now: float) -> list[bool]:
+        """Of each endpoint, whether it had better be left alone."""
+        urls = [pool.endpoint.url for pool in self.pools]
+        spared = board.wrongly_held(self.name, urls, now)
+        return [url not in spared and board.endpoint_held(self.name, url, now) for url in urls]

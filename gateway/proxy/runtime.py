@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gateway.core.affinity import Prefixes
 from gateway.core.conversations import Conversations
 from gateway.core.credentials import AwsKeys, identity
 from gateway.core.errors import GatewayError
@@ -132,6 +133,7 @@ class Runtime:
         self._remembered: list[Remembered | None] = [None] * REMEMBERED
         self._remember_at = 0
         self._tokens: dict[tuple[object, ...], TokenSource] = {}
+        self._prefixes: dict[tuple[str, tuple[Endpoint, ...]], Prefixes] = {}  # by target
         self.exchanges: set[Exchange] = set()
         self.shedding = Shedding(self)
         metrics.sources.append(self.shedding)
@@ -181,6 +183,7 @@ class Runtime:
             doors.append((target, tuple(pools), self._door(backend, sources)))
         gates, rooms = self.gates.adopt(site.quotas, balances, time.time())  # nothing can fail from here on
         routes = [Route(target, pools, door, rooms.get(target.name)) for target, pools, door in doors]
+        self._remember_prefixes(routes)
         self.may_buffer = min(self.may_buffer or site.limits.max_buffered, site.limits.max_buffered)
         policies = site.policies
         paced = frozenset(name for name, one in policies.items() if one.latency or one.ranks & {"fastest", "balanced"})
@@ -199,6 +202,15 @@ class Runtime:
         self._tokens = sources
         for one in sources.values():
             one.start(self.loop)
+
+    def _remember_prefixes(self, routes: list[Route]) -> None:
+        """Give each target that asks for it what is known of its endpoints' caches: what was, if they are the same."""
+        known, self._prefixes = self._prefixes, {}
+        for route in routes:
+            backend = route.first.target.backend
+            if backend.prefix_affinity:
+                key = (route.name, backend.endpoints)
+                route.prefixes = self._prefixes[key] = known.get(key) or Prefixes()
 
     def _unchanged(self, fleet: Fleet) -> set[str]:
         """Targets that still are what they were: the same model at the same backend."""

@@ -63,7 +63,9 @@ def closing(*ups: Upstream) -> Iterator[None]:
             up.close()
 
 
-def many(gateway: Gateway, count: int, at_once: int, model: str = "a") -> list[httpx.Response]:
+def many(
+    gateway: Gateway, count: int, at_once: int, model: str = "a", text: str = "Say hello."
+) -> list[httpx.Response]:
     """Answers to so many requests, in the order in which they came."""
     answers: list[httpx.Response] = []
     with httpx.Client(
@@ -71,7 +73,7 @@ def many(gateway: Gateway, count: int, at_once: int, model: str = "a") -> list[h
     ) as client:
 
         def one(_: int) -> None:
-            answers.append(client.post(gateway.public + "/v1/chat/completions", json=chat(model)))
+            answers.append(client.post(gateway.public + "/v1/chat/completions", json=chat(model, text)))
 
         with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
             list(pool.map(one, range(count)))
@@ -204,3 +206,39 @@ def test_a_kept_connection_that_dies_as_it_is_reused_costs_one_free_try(tmp_path
         assert len(up.requests) == 3
         assert gateway.metric('pointsman_attempts_total{outcome="stale",target="a"}') == 1
         assert row(gateway)["failures"] == 0
+
+
+def test_prompts_that_begin_alike_go_to_the_same_replica_also_after_a_reload_unless_it_is_loaded(
+    tmp_path: Path,
+) -> None:
+    ups = [Upstream([plain()]) for _ in range(3)]
+    text = "You are the assistant of a shop for bicycles. " * 20
+    with closing(*ups), running(tmp_path, replicas(ups, affinity="prefix")) as gateway:
+
+        def turns(count: int) -> list[int]:
+            nonlocal text
+            before = [len(up.requests) for up in ups]
+            url = gateway.public + "/v1/chat/completions"
+            with httpx.Client(timeout=30, headers={"authorization": f"Bearer {KEY}"}) as client:
+                for _ in range(count):
+                    text += "And what then? Tell me how that is done, and with which tools. "
+                    assert client.post(url, json=chat("a", text=text)).is_success
+            return [len(up.requests) - was for up, was in zip(ups, before, strict=True)]
+
+        first = turns(6)
+        assert sorted(first) == [0, 0, 6]
+        path = gateway.directory / "pointsman.yaml"
+        path.write_text(path.read_text() + "\n# changed\n")
+        assert httpx.post(gateway.admin + "/v1/reload", timeout=30).status_code == 200
+        assert turns(3) == [count // 2 for count in first]
+        mine = ups[first.index(6)]
+        others = [up for up in ups if up is not mine]
+
+        def loaded(conn: socket.socket, received: Received) -> bool:
+            assert eventually(lambda: any(up.requests for up in others), 15)
+            return plain()(conn, received)
+
+        mine.scripts = [loaded]
+        answers = many(gateway, 12, 12, text=text)
+        assert all(answer.is_success for answer in answers)
+        assert any(up.requests for up in others)
