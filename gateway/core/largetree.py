@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from gateway.core.errors import BadRequest
-from gateway.core.largebody import check_names, check_numbers, item_places, places
+from gateway.core.largebody import check_names, check_numbers, item_places, places, skip_space
 from gateway.core.longtext import LongText
 
 T = TypeVar("T")
@@ -66,7 +66,8 @@ class Grower:
         yield from check_utf8(self.body)
         check_names(members)
         yield
-        starts = yield from places(self.body, 0, len(self.body), members)
+        begin = skip_space(self.body, 0)
+        starts = yield from places(self.body, begin, len(self.body) - begin, members)
         yield
         values = yield from self._all(list(members.values()), starts, self.max_depth - 1)
         return dict(zip(members, values, strict=True))

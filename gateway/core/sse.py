@@ -344,10 +344,10 @@ class Relay:
                 return b"".join(parts)
         self._carriage = 0 < start == size and whole[-1] == _CR
         held += whole[start:]
-        if len(held) > self._max_event:
-            parts.append(self._step(Event.OVERSIZE, b""))
-        elif not self._started and held.lstrip(_BLANK)[:1] == b"<":  # an HTML page: no need to wait for its end
+        if not self._started and held.lstrip(_BLANK)[:1] == b"<":  # an HTML page: no need to wait for its end
             parts.append(self._step(Event.JUNK, b""))
+        elif len(held) > self._max_event:
+            parts.append(self._step(Event.OVERSIZE, b""))
         self._flowing = self._calm and not held and not self._carriage
         return b"".join(parts)
 

@@ -142,6 +142,15 @@ def test_a_duplicate_beside_a_long_string_is_found_however_it_is_spaced(separato
         assert parse(body.replace('"k"', '"l"', 1).encode()).model_asked == "a"
 
 
+@pytest.mark.parametrize("space", [b"", b"\n", b" ", b"\r\n\t ", b"\r" * 15])
+@pytest.mark.parametrize("pad", [0, WHOLE_BYTES])
+def test_white_space_around_a_body_means_nothing(space: bytes, pad: int) -> None:
+    body = chat(pad="x" * pad, seed=7)
+    around = space + body + space
+    assert json.loads(emit(parse(around), {})) == json.loads(body)
+    assert "duplicate" in refusal(space + body[:-1] + b',"seed":8}' + space).message
+
+
 def test_a_doubled_key_cannot_hide_behind_a_value_that_ends_like_an_object() -> None:
     long = "x" * WHOLE_BYTES
     assert "duplicate" in refusal(raw_chat(f'"m": {{"k": "aaaa}}{long}", "k": 12345}}'.encode())).message
