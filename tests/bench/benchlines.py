@@ -180,10 +180,20 @@ server {{
 }}"""
 
 
-def write_config(into: Path, *, public: int, admin: int, sim_port: int, tls_port: int | None, ca: Path | None) -> Path:
+def write_config(
+    into: Path,
+    *,
+    public: int,
+    admin: int,
+    sim_port: int,
+    tls_port: int | None,
+    ca: Path | None,
+    limits: str = "",
+) -> Path:
     """pointsman.yaml of the gateway under test: a key, prices, and a fleet in which `auto` has to choose.
 
-    Every target is the simulator; sim-json is what `auto` should reach with English text.
+    Every target is the simulator; sim-json is what `auto` should reach with English text. Books are kept beside the
+    file. `limits` are more members of the key.
     """
     plain = f"http://127.0.0.1:{sim_port}"
     backends = {
@@ -217,12 +227,13 @@ def write_config(into: Path, *, public: int, admin: int, sim_port: int, tls_port
         f"listen: {{public: 127.0.0.1:{public}, admin: 127.0.0.1:{admin}}}",
         "policies: {default: default}",
         "log: {sample_above: 0}",
+        "ledger: {dir: books}",
         "backends:",
         *(f"  {name}: {value}" for name, value in backends.items()),
         "targets:",
         *(f"  {name}: {value}" for name, value in targets.items()),
         "keys:",
-        f"  - {{name: bench, sha256: {key_hash()}, tenant: {{team: bench}}}}",
+        f"  - {{name: bench, sha256: {key_hash()}, tenant: {{team: bench}}{limits}}}",
     ]
     path = into / "pointsman.yaml"
     path.write_text("\n".join(text) + "\n")

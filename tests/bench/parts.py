@@ -228,9 +228,9 @@ def requests_of(line: Line, where: Path) -> Iterator[bytes]:
 
 
 class Rig:
-    """A gateway without sockets: one client connection, one upstream connection, both driven by hand."""
+    """A gateway without sockets: connections of a client and as many to an upstream, all driven by hand."""
 
-    def __init__(self, config: Path, line: Line) -> None:
+    def __init__(self, config: Path, line: Line, *, connections: int = 1, books: bool = True) -> None:
         site = load_site(config, os.environ)
         metrics.MOST_WAITING = metrics.MOST_TIMED = BATCH  # or only few batches would show what counting takes
         self.loop = Turns()
@@ -241,17 +241,20 @@ class Rig:
         )
         runtime.adopt(site)
         self.books = tempfile.TemporaryDirectory(prefix="pointsman-books-")
-        runtime.keep(open_ledger(LedgerSettings(Path(self.books.name))))  # whose thread does not run
+        if books:
+            runtime.keep(open_ledger(LedgerSettings(Path(self.books.name))))  # whose thread does not run
         name = "sim-json"
         index = next(target.index for target in site.fleet.targets if target.name == name)
         pool = runtime.serving.routes[index].pools[0]
-        self.upstream = pool._connection()
-        self.upstream.connection_made(Nowhere())
-        pool._live.add(self.upstream)
-        pool._idle.append(self.upstream)
-        self.client = ClientConnection(runtime, _uvicorn(_no_app), ServerState(), {})
+        self.upstreams = [pool._connection() for _ in range(connections)]
+        for upstream in self.upstreams:
+            upstream.connection_made(Nowhere())
+            pool._live.add(upstream)
+            pool._idle.append(upstream)
+        self.clients = [ClientConnection(runtime, _uvicorn(_no_app), ServerState(), {}) for _ in range(connections)]
         self.transport = Nowhere()
-        self.client.connection_made(self.transport)
+        for client in self.clients:
+            client.connection_made(self.transport)
         self.answer = simulated_answer()
         requests = requests_of(line, config.parent)
         self.check(next(requests))
@@ -264,12 +267,17 @@ class Rig:
             raise SystemExit(f"the gateway did not answer as it should: {self.transport.last[:2000]!r}")
 
     def run(self, requests: list[bytes]) -> None:
-        """Serve these, each to its end."""
-        client, upstream, turn, answer = self.client.data_received, self.upstream, self.loop.turn, self.answer
-        for request in requests:
-            client(request)
+        """Serve these to their end, in each turn of the loop one from every connection."""
+        clients, turn, answer = [one.data_received for one in self.clients], self.loop.turn, self.answer
+        upstreams = [one.data_received for one in reversed(self.upstreams)]  # the last one that was idle goes first
+        count = len(clients)
+        for at in range(0, len(requests), count):
+            here = requests[at : at + count]
+            for client, request in zip(clients, here, strict=False):
+                client(request)
             turn()
-            upstream.data_received(answer)
+            for upstream, _ in zip(upstreams, here, strict=False):
+                upstream(answer)
             turn()
 
     def batch(self) -> list[bytes]:
