@@ -7,6 +7,7 @@ which a process starts and ends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import functools
 import gc
@@ -17,8 +18,10 @@ import signal
 import socket
 import sys
 import time
+import uuid
 from email.utils import formatdate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 from uvicorn.config import Config
@@ -42,12 +45,16 @@ from gateway.proxy.watching import Watching
 from gateway.reload import Reloader
 from gateway.sidecar.process import Reserved, Sidecar
 from gateway.site import Site, load_lexicon, load_site
+from gateway.stores.settings import StoreSettings
 from gateway.telemetry import logs
 from gateway.telemetry.access import AccessLog
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.otlp.settings import OtlpSettings
 from gateway.telemetry.records import RecordLog, RecordSettings
 from gateway.vocab import open_tokenizers
+
+if TYPE_CHECKING:
+    from gateway.stores.shared import Shared
 
 logger = logging.getLogger("pointsman")
 
@@ -152,6 +159,7 @@ class Server:
         loop.set_exception_handler(logs.in_loop)
         runtime.sidecar = Sidecar(os.environ, self.reserved.door, runtime.sidecar_told)
         books = None if self.ledger is None else self.ledger.settings.directory
+        store = None if site.store is None else _share(site.store, books, runtime)
         runtime.adopt(site, runtime.gates.balances(site.quotas, books, time.time()))
         self.lines.secrets = runtime.secrets
         if self.ledger is not None:
@@ -167,6 +175,8 @@ class Server:
                 return EXIT_CONFIG
         if site.otlp is not None and not _export(site.otlp, runtime):
             return EXIT_CONFIG
+        if store is not None:
+            await store.start()
         reloader = Reloader(self.config, runtime, os.environ, self.reserved.door)
         reloader.taken = functools.partial(self._log_as, access)
         state = ServerState()
@@ -197,6 +207,8 @@ class Server:
         runtime.watchdog.stop()
         runtime.close()
         await runtime.sidecar.close()
+        if store is not None:
+            await store.close()
         runtime.outbox.flush()
         if runtime.outbox.durable is not None:
             runtime.outbox.durable.close()
@@ -287,6 +299,26 @@ def _records(settings: RecordSettings, tokenizers: Tokenizers, lexicon: Lexicon)
     made = RecordLog(settings, Lines(Recording(tokenizers, lexicon, settings.sample, settings.prompt_chars)))
     made.start()
     return made
+
+
+def _share(settings: StoreSettings, books: Path | None, runtime: Runtime) -> Shared:
+    """Keep limits together with other replicas. Nobody is connected to yet."""
+    from gateway.stores.shared import Shared  # noqa: PLC0415 - for who has replicas
+
+    store = Shared(runtime.loop, settings, _replica(books))
+    runtime.gates.store = store
+    runtime.metrics.sources.append(store)
+    return store
+
+
+def _replica(books: Path | None) -> str:
+    """The id of a ledger, which is made once; without one each process is another replica."""
+    made = uuid.uuid4().hex
+    if books is None:
+        return made
+    with contextlib.suppress(FileExistsError), open(books / "replica", "x", encoding="ascii") as file:
+        file.write(made + "\n")
+    return (books / "replica").read_text("ascii").strip()
 
 
 def _export(settings: OtlpSettings, runtime: Runtime) -> bool:

@@ -43,6 +43,7 @@ from gateway.owndialects import Body, DialectDoc, header_names, header_value
 from gateway.quotas import QuotaDoc, RatesDoc, TeamDoc
 from gateway.secretref import SecretRef, read_secret
 from gateway.sidecar.doc import LitellmDoc, SidecarDoc
+from gateway.storedoc import StoreDoc
 from gateway.telemetry.logs import Level, LogSettings
 from gateway.telemetry.records import RecordSettings
 
@@ -381,6 +382,7 @@ class ConfigDoc(FleetDoc):
     records: RecordsDoc | None = None
     savings: SavingsDoc | None = None
     otlp: OtlpDoc | None = None
+    store: StoreDoc | None = None
     ledger: Annotated[
         Annotated[Literal["none"], BeforeValidator(_ledger_word), Tag("word")] | Annotated[LedgerDoc, Tag("books")],
         Discriminator(lambda value: "books" if isinstance(value, dict | LedgerDoc) else "word"),

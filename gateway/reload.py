@@ -213,6 +213,7 @@ def _until_restart(site: Site) -> dict[str, object]:
         "records": site.records,
         "otlp": site.otlp,
         "ledger": site.ledger,
+        "store": site.store,
     }
 
 

@@ -19,7 +19,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 
-from gateway import bundled, exported, quotas, yamlfile
+from gateway import bundled, exported, quotas, storedoc, yamlfile
 from gateway.addresses import Address
 from gateway.catalog.catalogue import Catalogue
 from gateway.catalog.catalogue import files_of as catalogue_files
@@ -41,6 +41,7 @@ from gateway.policyfile import failures_of, lay_over, load_catalogue, load_polic
 from gateway.problems import suggest, validated
 from gateway.quotas import Quotas
 from gateway.sidecar.spec import SidecarSpec, SpecReader
+from gateway.stores.settings import StoreSettings
 from gateway.telemetry.logs import LogSettings
 from gateway.telemetry.names import Baseline, Names
 from gateway.telemetry.otlp.settings import OtlpSettings
@@ -99,6 +100,7 @@ class Site:
     records: RecordSettings | None = None  # None: no decision is recorded
     otlp: OtlpSettings | None = None  # None: no collector is told anything
     ledger: LedgerSettings | None = None  # None: no books are kept
+    store: StoreSettings | None = None  # None: limits are this process's own
     quotas: Quotas = field(default_factory=Quotas)
     sidecar: SidecarSpec | None = None  # what the litellm process must serve; None: none is needed
     released: Mapping[str, date] = field(default_factory=dict)
@@ -223,6 +225,7 @@ class _Loader:
         admin_key = self._listen(doc)
         records = self._records(doc)
         otlp = self._otlp(doc)
+        store = self._store(doc)
         if self.found:  # without the whole fleet, what a policy lacks would be noise
             raise ConfigError(self.found)
         policies = self._policies(doc, fleet, known)
@@ -263,6 +266,7 @@ class _Loader:
             records=records,
             otlp=otlp,
             ledger=books,
+            store=store,
             quotas=self.quotas,
             sidecar=sidecar,
             released=known.released,
@@ -285,6 +289,17 @@ class _Loader:
             kept = f"{doc.records.prompts} characters of each request's last message"
             self._warn("records.prompts", f"decision records hold up to {kept}: what users write is kept on disk")
         return None if doc.records is None else doc.records.settings(self.directory)
+
+    def _store(self, doc: ConfigDoc) -> StoreSettings | None:
+        if doc.store is None:
+            return None
+        settings, files, wrong = storedoc.read(doc.store, self.environ, self.directory, secrets=self.secrets)
+        self.files += files
+        for one in wrong:
+            self._note(*one)
+        if settings.password is not None and not settings.tls and not Address(settings.host, settings.port).loopback:
+            self._warn("store.url", "its password travels unencrypted: it is redis://")
+        return settings
 
     def _otlp(self, doc: ConfigDoc) -> OtlpSettings | None:
         if doc.otlp is None:

@@ -117,6 +117,19 @@ class Rate(Limit):
         """How many may still pass, as of the last look; not below 0."""
         return max(0, self._left // MINUTE_US)
 
+    def see(self, used_millionths: int, now_us: int) -> None:
+        """Take over how much was used of it by everybody, from where that is kept. HOT where limits are shared."""
+        self._left = self._full - used_millionths * (MINUTE_US // 1_000_000)
+        self._at_us = now_us
+
+    def divide(self, cap: Cap, parts: int) -> None:
+        """Go on with one of so many equal parts of a limit, and of what is left of it. A part is at least 1."""
+        left = self._left // parts
+        self.limit = max(1, cap.limit // parts)
+        self.shadow = cap.shadow
+        self._full = self.limit * MINUTE_US
+        self._left = min(self._full, left)
+
     def told(self, now_us: int) -> tuple[int, int]:
         """How many may still pass, and milliseconds until as many may pass as ever. HOT."""
         left = self._left
@@ -148,20 +161,28 @@ class Budget(Limit):
     """Money for a period: what is spent of it, and what is set aside for attempts under way. Nano-USD.
 
     A cost belongs to the period in which its attempt began, as in the books. What is set aside is given back by who set
-    it aside, be that in the next period.
+    it aside, be that in the next period. Where replicas share it, `spent` and `reserved` are what this one did.
     """
 
-    __slots__ = ("begins_ms", "ends_ms", "limit", "mode", "per", "reserved", "spent", "told", "zone")
+    __slots__ = (
+        "begins_ms", "elsewhere", "ends_ms", "leased", "limit", "mode", "others", "per", "reserved", "spent", "told",
+        "zone",
+    )  # fmt: skip
 
     def __init__(self, scope: Scope, name: str, allowance: Allowance) -> None:
         super().__init__(scope, name, "budget")
-        self.spent = self.reserved = 0
+        self.spent = self.reserved = self.limit = 0
+        self.others = 0  # spent by other replicas, as last heard
+        self.elsewhere = 0  # of the limit, what is not for this one to spend, as last heard
+        self.leased = 0  # what this one may spend while nothing can be heard; -1: it does so now
         self.begins_ms = self.ends_ms = 0
         self.told = False  # that nothing is left in this period
         self.adopt(allowance)
 
     def adopt(self, allowance: Allowance) -> None:
         """Go on with another amount or mode, of the same kind of period."""
+        if self.leased < 0:
+            self.elsewhere += allowance.nano_usd - self.limit
         self.limit = allowance.nano_usd
         self.per = allowance.per
         self.zone = allowance.zone
@@ -172,12 +193,24 @@ class Budget(Limit):
         """A period begins, or is taken up by a process that starts. `spent` is what the books say of it."""
         self.begins_ms, self.ends_ms = begins_ms, ends_ms
         self.spent = spent
+        self.others = self.elsewhere = self.leased = 0
         self.told = False
 
     @property
     def left(self) -> int:
         """What is neither spent nor set aside; below 0 where more was spent."""
-        return self.limit - self.spent - self.reserved
+        return self.limit - self.spent - self.reserved - self.elsewhere
+
+    def alone(self) -> None:
+        """Nothing can be heard of others: what is leased is all there is to spend, once."""
+        if self.leased >= 0:
+            self.elsewhere = self.limit - self.spent - self.reserved - self.leased
+            self.leased = -1
+
+    @property
+    def gone(self) -> int:
+        """What is spent of it, by whomever."""
+        return self.spent + self.others
 
 
 class Refused(NamedTuple):
@@ -187,6 +220,8 @@ class Refused(NamedTuple):
     wait_us: int
     #: Only the time of the next period heals it: retrying before is useless.
     spent: bool = False
+    #: Nobody knows whether it may pass: what replicas share is not there.
+    unknown: bool = False
 
     @property
     def retry_after_s(self) -> int:
@@ -249,7 +284,7 @@ class Hold:
 
 def refused(budget: Budget, need: int, now_ms: int) -> Refused:
     """What follows from a budget that does not hold this: soon, if what is reserved comes back, or the next period."""
-    if budget.spent + need <= budget.limit:
+    if budget.gone + need <= budget.limit:
         return Refused(budget, SOON_S * 1_000_000)
     return Refused(budget, max(0, budget.ends_ms - now_ms) * 1000, spent=True)
 
@@ -262,6 +297,8 @@ class Gate:
     tokens: tuple[Rate, ...] = ()
     slots: tuple[Slots, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    #: What its limits are kept by where replicas share them: a team, or a key without one, or a target.
+    tag: str = ""
 
     @property
     def hard(self) -> bool:
@@ -278,7 +315,7 @@ class Gate:
         found: int | None = None
         for budget in self.budgets:
             if budget.mode == "hard":
-                left = budget.limit - budget.spent - budget.reserved
+                left = budget.limit - budget.spent - budget.reserved - budget.elsewhere
                 found = left if found is None or left < found else found
         return found
 
@@ -308,11 +345,12 @@ class Gate:
                 over = [*(over or ()), rate]
         if need:
             for budget in self.budgets:
-                if need > budget.limit - budget.spent - budget.reserved and budget.mode != "soft":
+                left = budget.limit - budget.spent - budget.reserved - budget.elsewhere
+                if need > left and budget.mode != "soft":
                     if not budget.shadow:
                         return refused(budget, need, now_ms)
                     over = [*(over or ()), budget]
-        gate = self if over is None else self._without(over)
+        gate = self if over is None else self.without(over)
         for slots in gate.slots:
             slots.used += 1
         for rate in gate.requests:
@@ -324,7 +362,7 @@ class Gate:
                 budget.reserved += need
         return Hold(gate, tokens, need)
 
-    def _without(self, over: list[Limit]) -> Gate:
+    def without(self, over: list[Limit]) -> Gate:
         """The same but for limits in shadow mode that would have refused: those are counted there, and not drawn on.
 
         Money is spent all the same.

@@ -11,10 +11,10 @@ import time
 import msgspec
 
 from gateway.core import quotes, wire
-from gateway.core.admission import Budget, Gate, Rate, Refused
-from gateway.core.errors import RateLimited, Unavailable
+from gateway.core.admission import Budget, Gate, Hold, Rate, Refused
+from gateway.core.errors import GatewayError, RateLimited, Unavailable
 from gateway.core.quotes import Quote
-from gateway.core.types import Outcome
+from gateway.core.types import Attempt, Outcome
 from gateway.core.usage import BYTES_PER_TOKEN
 from gateway.proxy.route import Route
 from gateway.proxy.routing import routing_of
@@ -37,8 +37,11 @@ class Limited(RateLimited):
 class Admitting(Settling):
     """What a request takes of limits, and when."""
 
-    def _admit(self) -> None:
-        """Pass all limits of the key and its team, or raise `Limited`. HOT for keys that have some."""
+    def _admit(self) -> bool:
+        """Pass all limits of the key and its team, or raise why not; False where that is told later.
+
+        HOT for keys that have some.
+        """
         record = self.record
         runtime = self.runtime
         gate = self.serving.gates[self.asked.tenant.key]
@@ -59,10 +62,49 @@ class Admitting(Settling):
                         "store_unavailable", "What this would cost cannot be booked now.", retry_after_s=1
                     )
                 need = self._need(gate, quote)
-        got = gate.admit(tokens, need, int(record.started_at * 1_000_000), now_ms)
+        self.asked_for = tokens, need
+        got = runtime.gates.store.admit(gate, tokens, need, int(record.started_at * 1_000_000), now_ms, self._admitted)
+        if got is None:
+            return False
         if type(got) is Refused:
             raise _error(got)
         self.hold = got  # type: ignore[assignment]
+        return True
+
+    def _admitted(self, got: Hold | Refused) -> None:
+        """What a store said that had to be asked. HOT where limits are shared."""
+        if self.over:
+            if isinstance(got, Hold):
+                got.end(int(time.monotonic() * 1_000_000), sent=False)
+            return
+        try:
+            if isinstance(got, Refused):
+                if self._less(got):
+                    return
+                raise _error(got)
+            self.hold = got
+            self._depart()
+        except GatewayError as error:
+            self._refuse(error)
+        except Exception:
+            self.on_defect()
+
+    def _less(self, refused: Refused) -> bool:
+        """Ask once more, where by what is now known to be left a shorter answer may fit."""
+        tokens, need = self.asked_for
+        if not need or refused.limit.of != "budget" or refused.unknown or self.attempted:
+            return False
+        self.attempted = True
+        gate = self.serving.gates[self.asked.tenant.key]
+        less = self._need(gate, self._quoted())
+        if less >= need:
+            return False
+        self.asked_for = tokens, less
+        now_us = int(time.monotonic() * 1_000_000)
+        got = self.runtime.gates.store.admit(gate, tokens, less, now_us, self.began_ms, self._admitted)
+        if got is not None:
+            self._admitted(got)
+        return True
 
     def _quoted(self) -> Quote:
         """What the request can cost, but for its prompt. Remembered with the decision."""
@@ -108,22 +150,46 @@ class Admitting(Settling):
         self.around = None  # was made of the request as it came
         self.clamped = limit
 
-    def _again(self) -> RateLimited | None:
+    def _again(self) -> GatewayError | None:
         """Why no further attempt may be made."""
-        refused = None if self.hold is None else self.hold.again(int(time.time() * 1000))
+        if self.hold is None:
+            return None
+        self.runtime.gates.store.charged(self.hold)
+        refused = self.hold.again(int(time.time() * 1000))
         return None if refused is None else _error(refused)
 
     def _enters(self, route: Route, gate: Gate) -> bool:
-        """Pass the limits of a target, or go on to the next one."""
+        """Pass the limits of a target, or go on to the next one; False where that is told later, too."""
         first = route.first.target
         tokens = self.envelope.size // BYTES_PER_TOKEN + first.typical_output_tokens if gate.tokens else 0
-        got = gate.admit(tokens, 0, int(time.monotonic() * 1_000_000), 0)
+        store = self.runtime.gates.store
+        got = store.admit(gate, tokens, 0, int(time.monotonic() * 1_000_000), 0, self._entered)
+        if got is None:
+            return False
         if type(got) is Refused:
-            self.wait_s = min(self.wait_s, got.retry_after_s)
-            self._failed(Outcome.LIMITED, retry_after_s=self.wait_s)
+            self._full(got)
             return False
         self.room = got  # type: ignore[assignment]
         return True
+
+    def _full(self, refused: Refused) -> None:
+        self.wait_s = min(self.wait_s, refused.retry_after_s)
+        self._failed(Outcome.LIMITED, retry_after_s=self.wait_s)
+
+    def _entered(self, got: Hold | Refused) -> None:
+        """What a store said of a target that had to be asked."""
+        if self.over:
+            if isinstance(got, Hold):
+                got.end(int(time.monotonic() * 1_000_000), sent=False)
+            return
+        try:
+            if isinstance(got, Refused):
+                self._full(got)
+                return
+            self.room = got
+            self._send(self.route, self.attempt)
+        except Exception:
+            self.on_defect()
 
     def _limits_told(self) -> bytes:
         """Headers that say how much of the tightest limits is left. HOT for keys that have some."""
@@ -132,7 +198,25 @@ class Admitting(Settling):
         told = b"" if requests is None else _told(requests, b"requests", now_us)
         if tokens is not None:
             told += _told(tokens, b"tokens", now_us)
-        return told if not self.clamped else b"%bx-pointsman-max-tokens: %d\r\n" % (told, self.clamped)
+        if self.clamped:
+            told += b"x-pointsman-max-tokens: %d\r\n" % self.clamped
+        return told if not self.runtime.gates.store.degraded else told + b"x-pointsman-degraded: store\r\n"
+
+    def _depart(self) -> None:
+        """Send the request that has passed its limits."""
+        raise NotImplementedError
+
+    def _send(self, route: Route, attempt: Attempt) -> None:
+        """Make an attempt."""
+        raise NotImplementedError
+
+    def _refuse(self, error: GatewayError, *, exhausted: bool = False) -> None:
+        """Answer with an error."""
+        raise NotImplementedError
+
+    def on_defect(self) -> None:
+        """The exception being handled is ours."""
+        raise NotImplementedError
 
     def _failed(
         self, outcome: Outcome, *, retry_after_s: float | None = None, relayed: tuple[int, str, bytes] | None = None
@@ -154,10 +238,14 @@ def _told(rate: Rate, what: bytes, now_us: int) -> bytes:
     )
 
 
-def _error(refused: Refused) -> Limited:
+def _error(refused: Refused) -> GatewayError:
     """What a client is told."""
     limit = refused.limit
     whose = _WHOSE[limit.scope]
+    if refused.unknown:
+        what = f"What is left of the budget of this {whose} cannot be told now."
+        return Unavailable("store_unavailable", what, retry_after_s=refused.retry_after_s)
+    error: Limited
     if isinstance(limit, Budget):
         what = "is spent" if refused.spent else "is set aside for requests under way"
         error = Limited("budget_exceeded", f"What is left of the budget of this {whose} {what}.")

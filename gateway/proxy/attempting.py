@@ -49,7 +49,7 @@ class Attempting(Relaying):
             routing = self.routings[route.name] = routing_of(self._asking(), self.decision, attempt.target)
         record.routing = routing
         runtime = self.runtime
-        if route.gate is not None and not self._enters(route, route.gate):
+        if route.gate is not None and self.room is None and not self._enters(route, route.gate):
             return
         if route.only is not None:
             chosen = -1 if route.only.saturated else 0

@@ -209,8 +209,11 @@ class Exchange(Attempting):
         if decision.refusal is not None:
             self.record.routing = routing_of(self._asking(), decision, None)
             raise of_code(*decision.refusal)
-        if self.asked.tenant.limited:
-            self._admit()
+        if not self.asked.tenant.limited or self._admit():
+            self._depart()
+
+    def _depart(self) -> None:
+        decision = self.decision
         route = self.serving.routes[decision.candidates[0].index]
         self._send(route, route.first)
         if self.watching is not None and not self.over:

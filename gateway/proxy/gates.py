@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from gateway.core.admission import Budget, Cap, Gate, Limit, Quota, Rate, Scope,
 from gateway.core.types import NANO_PER_USD
 from gateway.ledger import report
 from gateway.quotas import Quotas, period
+from gateway.stores.store import Memory, Store
 from gateway.telemetry import families
 from gateway.telemetry.series import Kept, Rows
 
@@ -47,6 +49,7 @@ class Gates:
     def __init__(self) -> None:
         self._limits: dict[_Key, Limit] = {}
         self._team_of: Mapping[str, str] = {}
+        self.store: Store = Memory()
         self.turns_at = math.inf  # Unix seconds at which the first period ends
 
     def balances(self, quotas: Quotas, books: Path | None, now_s: float) -> Balances:
@@ -74,7 +77,9 @@ class Gates:
         before, self._limits = self._limits, {}
         self._team_of = quotas.team_of
         own = {(scope, name): self._gate(scope, name, one, before, balances) for scope, name, one in quotas.all()}
+        own = {(scope, name): replace(gate, tag=self._tag(scope, name)) for (scope, name), gate in own.items()}
         self.turn(now_s)
+        self.store.adopt(own.values())
         keys: dict[str, Gate] = {}
         for name in (*quotas.keys, *(one for one in quotas.team_of if one not in quotas.keys)):
             parts = [own[part] for part in (("key", name), ("team", quotas.team_of.get(name, ""))) if part in own]
@@ -84,8 +89,13 @@ class Gates:
                     tuple(one for part in parts for one in part.tokens),
                     tuple(one for part in parts for one in part.slots),
                     tuple(one for part in parts for one in part.budgets),
+                    self._tag("key", name),
                 )
         return keys, {name: own["target", name] for name in quotas.targets}
+
+    def _tag(self, scope: Scope, name: str) -> str:
+        """What a shared store keeps together: a key with its team."""
+        return self._team_of.get(name, name) if scope == "key" else name
 
     def _gate(self, scope: Scope, name: str, quota: Quota, before: Mapping[_Key, Limit], balances: Balances) -> Gate:
         budgets = []
@@ -139,24 +149,28 @@ class Gates:
     def turn(self, now_s: float) -> None:
         """Begin the periods that have come."""
         self.turns_at = math.inf
+        turned = False
         for budget in self._budgets():
             if now_s * 1000 >= budget.ends_ms:
                 budget.begin(*period(budget.per, budget.zone, now_s))
+                turned = True
             self.turns_at = min(self.turns_at, budget.ends_ms / 1000)
+        if turned:
+            self.store.turned()
 
     def look(self, now_s: float) -> None:
         """Once a second: begin periods, and warn once of each budget that is spent."""
         if now_s >= self.turns_at:
             self.turn(now_s)
         for budget in self._budgets():
-            if budget.spent >= budget.limit and not budget.told:
+            if budget.gone >= budget.limit and not budget.told:
                 budget.told = True
                 logger.warning(
                     "the %s budget of %s %s is spent: %.2f USD of %.2f in this %s",
                     budget.mode,
                     budget.scope,
                     budget.name,
-                    budget.spent / NANO_PER_USD,
+                    budget.gone / NANO_PER_USD,
                     budget.limit / NANO_PER_USD,
                     budget.per,
                 )
@@ -165,7 +179,7 @@ class Gates:
         """What a scrape is told."""
         budgets = [(self._named(one), one) for one in self._budgets()]
         yield Rows(families.BUDGET_LIMIT, [(names, one.limit / NANO_PER_USD) for names, one in budgets])
-        yield Rows(families.BUDGET_LEFT, [(names, (one.limit - one.spent) / NANO_PER_USD) for names, one in budgets])
+        yield Rows(families.BUDGET_LEFT, [(names, (one.limit - one.gone) / NANO_PER_USD) for names, one in budgets])
         yield Rows(families.BUDGET_ENDS, [(names, one.ends_ms / 1000) for names, one in budgets])
         shadowed: dict[tuple[str, ...], float] = {}
         for limit in self._limits.values():

@@ -65,6 +65,8 @@ class Settling:
     conversation: str | None = None  # its name, where the policy is sticky
     resent_at = 0.0  # when the present attempt was sent, where it is not the first
     reserved = False  # the journal says that the present attempt is under way, and not yet how it ended
+    asked_for = (0, 0)  # tokens and nano-USD that its key's limits were asked for
+    attempted = False  # to ask for less
     hold: Hold | None = None  # what it has taken of its key's limits
     room: Hold | None = None  # what the present attempt has taken of its target's limits
     began_ms = 0  # Unix time of the present attempt, where limits are

@@ -79,50 +79,70 @@ class Shadows:
         if request is None:
             self._skipped(shadow, "no_token")
             return
-        holds = self._admit(decision, envelope, serving, record, route)
-        if isinstance(holds, str):
-            self._skipped(shadow, holds)
-            return
         target = shadow.target
         told = Shadowed(shadow.id, target.name, target.model.id)
         copy = Copy(self, told, record, route, envelope, thinks=decision.thinking.mode in THINKS)
-        copy.holds = holds
-        self.under_way.add(copy)
-        self.runtime.wheel.arm(copy, serving.site.timeouts.total_s)
-        self._reserve(copy, shadow, decision)
-        copy.send(route.pools[chosen], request)
-        record.shadow = told
+        total_s = serving.site.timeouts.total_s
 
-    def _admit(
+        def admitted(refused: str) -> None:
+            if refused:
+                self._skipped(shadow, refused)
+                return
+            self.under_way.add(copy)
+            self.runtime.wheel.arm(copy, total_s)
+            self._reserve(copy, shadow, decision)
+            copy.send(route.pools[chosen], request)
+            record.shadow = told
+
+        self._admit(copy, self._asks(decision, envelope, serving, record, route), admitted)
+
+    def _asks(
         self, decision: Decision, envelope: Envelope, serving: Serving, record: Record, route: Route
-    ) -> tuple[Hold, ...] | str:
-        """What a copy takes of the budgets of its request's key, and of its target's limits; or why it is not sent.
+    ) -> list[tuple[Gate, int, int, str]]:
+        """What a copy takes of its target's limits and of the budgets of its request's key, and a word if it may not.
 
         It is no request of that key's, so that it is counted among neither its requests nor its tokens.
         """
         target = route.first.target
-        now_us, now_ms = int(time.monotonic() * 1_000_000), int(time.time() * 1000)
-        holds: tuple[Hold, ...] = ()
+        asks: list[tuple[Gate, int, int, str]] = []
         if route.gate is not None:
             tokens = envelope.size // usage.BYTES_PER_TOKEN + target.typical_output_tokens
-            got = route.gate.admit(tokens, 0, now_us, now_ms)
-            if isinstance(got, Refused):
-                return "limited"
-            holds = (got,)
+            asks.append((route.gate, tokens, 0, "limited"))
         gate = serving.gates.get(record.routing.key)
-        if gate is None or not gate.budgets:
-            return holds
-        need = 0
-        if gate.asks_cost:
-            entered = envelope.quick_tokens if quotes.textual(envelope) else None
-            copied_to = replace(decision, candidates=(target,))
-            need = quotes.dearest(quotes.reaches(copied_to, entered, quotes.asked_output(envelope), envelope.choices))
-        got = Gate(budgets=gate.budgets).admit(0, need, now_us, now_ms)
-        if isinstance(got, Refused):
-            for one in holds:
-                one.end(now_us, sent=False)
-            return "budget"
-        return (*holds, got)
+        if gate is not None and gate.budgets:
+            need = 0
+            if gate.asks_cost:
+                entered = envelope.quick_tokens if quotes.textual(envelope) else None
+                copied_to = replace(decision, candidates=(target,))
+                need = quotes.dearest(
+                    quotes.reaches(copied_to, entered, quotes.asked_output(envelope), envelope.choices)
+                )
+            asks.append((Gate(budgets=gate.budgets, tag=gate.tag), 0, need, "budget"))
+        return asks
+
+    def _admit(self, copy: Copy, asks: list[tuple[Gate, int, int, str]], then: Callable[[str], None]) -> None:
+        """Ask for one after the other, and go on when all were given or one was refused, with why."""
+        if not asks:
+            then("")
+            return
+        (gate, tokens, need, reason), *rest = asks
+
+        def told(got: Hold | Refused) -> None:
+            try:
+                if isinstance(got, Refused):
+                    for one in copy.holds:
+                        one.end(int(time.monotonic() * 1_000_000), sent=False)
+                    then(reason)
+                    return
+                copy.holds = (*copy.holds, got)
+                self._admit(copy, rest, then)
+            except Exception:
+                logger.exception("a shadow failed in the gateway", extra={"request_id": copy.record.request_id})
+
+        now_us, now_ms = int(time.monotonic() * 1_000_000), int(time.time() * 1000)
+        got = self.runtime.gates.store.admit(gate, tokens, need, now_us, now_ms, told)
+        if got is not None:
+            told(got)
 
     def _reserve(self, copy: Copy, shadow: Shadow, decision: Decision) -> None:
         """Have the journal say that a copy is about to leave."""

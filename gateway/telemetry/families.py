@@ -320,6 +320,18 @@ SHADOWED = Family(
     ("limit", "scope", "name"),
     "Requests that a limit in shadow mode let pass and would have refused: rpm, tpm, max_concurrent or budget.",
 )
+STORE_UP = Family(
+    "pointsman_store_up",
+    "gauge",
+    ("store",),
+    "1 while the store that replicas share can be used. Absent where there is none.",
+)
+STORE_ERRORS = Family(
+    "pointsman_store_errors_total",
+    "counter",
+    ("store", "op"),
+    "Calls of the shared store that had no answer to go by; op connect: the store could not be used.",
+)
 LEDGER_UP = Family(
     "pointsman_ledger_up",
     "gauge",
@@ -418,7 +430,7 @@ FAMILIES = (
     INFLIGHT, MEMORY_USED, MEMORY_LIMIT, MEMORY_PRESSURE, CONNECTIONS, LOAD, SHED, QUEUE,
     ENDPOINT_INFLIGHT, ENDPOINT_LIMIT, ENDPOINT_STATE, EJECTIONS, LOOP_BLOCKED,
     TARGET_STATE, TARGET_SLOW, TARGET_DOUBTED, RELOADS, RELOADED, LOADED_AT, RECORDS, LOG_LINES,
-    BUDGET_LIMIT, BUDGET_LEFT, BUDGET_ENDS, SHADOWED,
+    BUDGET_LIMIT, BUDGET_LEFT, BUDGET_ENDS, SHADOWED, STORE_UP, STORE_ERRORS,
     LEDGER_UP, LEDGER_LAG, LEDGER_PENDING, LEDGER_ENTRIES, LEDGER_ERRORS,
     SHIPPED, UNSHIPPED, SHIPPING_LAG, SHIPPING_ERRORS, OTLP_EXPORTS, OTLP_EXPORTED, OTLP_DROPPED,
     OTLP_DROPPED_REQUESTS, BUILD, POLICY, TARGET, TOKEN_PRICE, RETIRES,

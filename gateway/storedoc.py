@@ -1,0 +1,128 @@
+"""`store:` of pointsman.yaml: the Valkey or Redis that replicas share, from what is written to `StoreSettings`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+
+from gateway.core.quantities import Invalid, share
+from gateway.core.types import Secret
+from gateway.fields import Seconds, Strict
+from gateway.secretref import SecretRef, read_secret
+from gateway.stores.settings import StoreSettings
+
+_VALID = "redis://host:6379/0, or rediss:// for TLS; username: and password: stand beside it"
+
+
+def _parts(url: str) -> tuple[str, int, int, bool]:
+    """Host, port, database, and whether with TLS. Raises `Invalid`, which shows nothing of what may be a password."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise Invalid("is not a URL of a Valkey or Redis", _VALID) from None
+    if "@" in url:
+        raise Invalid("has credentials in it", "username: NAME and password: {env: NAME} beside url:")
+    host, path = parts.hostname or "", parts.path.strip("/")
+    if (
+        parts.scheme not in ("redis", "rediss")
+        or not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9a-fA-F:.]+", host)
+        or not re.fullmatch(r"[0-9]{0,4}", path)
+        or parts.query
+        or parts.fragment
+    ):
+        raise Invalid("is not a URL of a Valkey or Redis", _VALID)
+    return host, 6379 if port is None else port, int(path or 0), parts.scheme == "rediss"
+
+
+def _url(value: str) -> str:
+    _parts(value)
+    return value
+
+
+def _timeout(value: float) -> float:
+    if not 0.01 <= value <= 10:
+        raise Invalid("is how long a request may wait for the store", "10ms to 10s, such as 100ms")
+    return value
+
+
+def _slice(value: float) -> float:
+    if value > 0.5:
+        raise Invalid("would leave other replicas little", "at most 50%")
+    return value
+
+
+class StoreDoc(Strict):
+    """A Valkey or Redis in which all replicas keep limits and budgets together. Left out, each keeps its own.
+
+    `prefix` is what its keys begin with, for installations that share one. `slice` is how much of what is left of a
+    hard budget each replica has leased ahead, to spend while the store is away. `timeout` is how long a request may
+    wait for it. `ca_file` is for `rediss://`, relative to this file.
+    """
+
+    url: Annotated[str, AfterValidator(_url)]
+    username: Annotated[str, Field(pattern=r"^[!-~]{1,256}$")] | None = None
+    password: SecretRef | None = None
+    ca_file: str | None = None
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")] = "pointsman"
+    slice: Annotated[
+        float,
+        BeforeValidator(share),
+        AfterValidator(_slice),
+        WithJsonSchema({"type": "string", "pattern": r"^[0-9]*\.?[0-9]+%$"}),
+    ] = 0.01
+    timeout: Annotated[Seconds, AfterValidator(_timeout)] = 0.1
+
+    @model_validator(mode="after")
+    def _together(self) -> StoreDoc:
+        if self.username is not None and self.password is None:
+            raise Invalid("has username without password", "password: {env: NAME} or {file: path}")
+        if self.ca_file is not None and not _parts(self.url)[3]:
+            raise Invalid("has ca_file, and no TLS", "a url with rediss://")
+        return self
+
+    def settings(self, base: Path, password: Secret | None) -> StoreSettings:
+        """The same as values, with the password read."""
+        host, port, database, tls = _parts(self.url)
+        return StoreSettings(
+            host=host,
+            port=port,
+            database=database,
+            tls=tls,
+            ca_file=None if self.ca_file is None else str(base / self.ca_file),
+            username=self.username,
+            password=password,
+            prefix=self.prefix,
+            slice=self.slice,
+            timeout_s=self.timeout,
+        )
+
+
+def read(
+    doc: StoreDoc, environ: Mapping[str, str], base: Path, *, secrets: bool
+) -> tuple[StoreSettings, list[Path], list[tuple[str, str, str]]]:
+    """The settings, the files they came from, and what is wrong: path, what, what would be valid.
+
+    Without the password where secrets are not to be looked up.
+    """
+    files: list[Path] = []
+    wrong: list[tuple[str, str, str]] = []
+    password: Secret | None = None
+    if doc.ca_file is not None:
+        file = base / doc.ca_file
+        files.append(file)
+        if not file.is_file():
+            wrong.append(("store.ca_file", f"no file {file}", "a PEM file with the certificates to trust"))
+    if doc.password is not None and secrets:
+        if doc.password.file is not None:
+            files.append(base / doc.password.file)
+        try:
+            password = read_secret(doc.password, environ, base)
+        except Invalid as error:
+            wrong.append(("store.password", error.what, error.valid))
+    return doc.settings(base, password), files, wrong

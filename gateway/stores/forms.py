@@ -1,0 +1,124 @@
+"""How limits are laid out for the script, and what its answers say of them. No connection, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from gateway.core.admission import Budget, Gate, Limit, Rate, Slots
+from gateway.stores.resp import argument
+
+#: Numbers at the front of an answer: what it says, which limit, how long, the limits in shadow, the server's time.
+FRONT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What every call says of the replica that makes it."""
+
+    prefix: str
+    replica: str
+    generation: int
+    lease_us: int
+    window_us: int
+    share: float  # of what is left of a hard budget, as its slice
+
+
+def limits_of(gate: Gate) -> tuple[Limit, ...]:
+    """The limits of a gate in the order in which they are asked."""
+    return (*gate.slots, *gate.requests, *gate.tokens, *gate.budgets)
+
+
+def key_of(prefix: str, tag: str, limit: Limit) -> str:
+    """Where a limit is kept. All that one request is asked for at once has the same part in braces: one slot.
+
+    >>> key_of("pointsman", "shop", Slots("key", "checkout", Cap(5)))
+    'pointsman:{shop}:key:checkout'
+    """
+    return f"{prefix}:{{{tag}}}:{limit.scope}:{limit.name}"
+
+
+def budget_id(budget: Budget) -> str:
+    """A budget's name within its key or team."""
+    return f"{budget.per}/{budget.zone}"
+
+
+def _layout(limit: Limit, at: int) -> Iterator[bytes | int]:
+    """A limit as six arguments."""
+    yield at
+    yield (
+        b"s" if isinstance(limit, Slots) else b"b" if isinstance(limit, Budget) else b"q" if limit.of == "rpm" else b"t"
+    )
+    yield limit.limit  # type: ignore[attr-defined]
+    yield limit.mode.encode() if isinstance(limit, Budget) else b"shadow" if limit.shadow else b"enforce"
+    yield budget_id(limit).encode() if isinstance(limit, Budget) else b""
+    yield limit.begins_ms if isinstance(limit, Budget) else 0
+
+
+class Form:
+    """The calls about the limits of one gate, but for what differs from call to call."""
+
+    __slots__ = ("_op", "budgets", "gate", "keys", "limits", "owners")
+
+    def __init__(self, gate: Gate, session: Session) -> None:
+        self.gate = gate
+        self.limits = limits_of(gate)
+        self.budgets = gate.budgets
+        self.keys = tuple(dict.fromkeys(key_of(session.prefix, gate.tag, one) for one in self.limits))
+        self.owners = tuple(dict.fromkeys((one.scope, one.name) for one in self.limits))
+        self._op: dict[bytes, tuple[int, bytes]] = {}
+        for op in (b"admit", b"settle", b"sync", b"beat", b"yield"):
+            share = b"0" if op == b"yield" else b"%.6f" % session.share
+            written: list[bytes | int] = [
+                b"beat" if op == b"yield" else op, session.replica.encode(), session.generation, session.lease_us,
+                session.window_us, share, len(self.limits),
+            ]  # fmt: skip
+            for limit in self.limits:
+                written += _layout(limit, self.keys.index(key_of(session.prefix, gate.tag, limit)) + 1)
+            front = [len(self.keys), *(key.encode() for key in self.keys), *written]
+            self._op[op] = len(front), b"".join(map(argument, front))
+
+    def call(self, op: bytes, *values: int) -> tuple[int, bytes]:
+        """How many members it has, and the members. HOT."""
+        count, front = self._op[op]
+        if not values:
+            return count, front
+        return count + len(values), front + b"".join(
+            [b"$%d\r\n%b\r\n" % (len(text), text) for text in [b"%d" % value for value in values]]
+        )
+
+    def sync(self, replicas: int, *, anew: bool = False) -> tuple[int, bytes]:
+        """Tell all that this replica knows: what is under way, what it spent, what it saw others spend.
+
+        What is under way counts once for each session, unless it is told `anew`.
+        """
+        values = [replicas, int(anew)]
+        for limit in self.limits:
+            if isinstance(limit, Slots):
+                values += (limit.used, 0, 0)
+            elif isinstance(limit, Budget):
+                values += (limit.spent, limit.reserved, limit.others)
+            else:
+                values += (0, 0, 0)
+        return self.call(b"sync", *values)
+
+    def settle(self, places: int, requests: int, tokens: int, need: int) -> tuple[int, bytes]:
+        """Give back what was not used, and tell what this replica has spent in all. HOT."""
+        values = [places, requests, tokens, need]
+        for budget in self.budgets:
+            values += (budget.begins_ms, budget.spent)
+        return self.call(b"settle", *values)
+
+    def see(self, answer: Sequence[int], now_us: int) -> None:
+        """Take over what an answer says of every limit. HOT."""
+        at = FRONT
+        for limit in self.limits:
+            if isinstance(limit, Budget):
+                limit.others = answer[at]
+                limit.elsewhere = answer[at] + answer[at + 1]
+                limit.leased = answer[at + 2]
+                at += 3
+                continue
+            if isinstance(limit, Rate):
+                limit.see(answer[at], now_us)
+            at += 1

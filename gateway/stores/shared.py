@@ -1,0 +1,427 @@
+"""Limits that several replicas share, kept in a Valkey or Redis; kept by this process alone while that is away.
+
+What is kept there and done there is in `script`; how to reach it, and when to try again, in `breaker`. The limits of
+this process are a picture of the shared ones as last heard, so that what clients are told is what is enforced. While
+the store is away they are this replica's part: of rates and places one in as many as there were replicas, of hard
+budgets what was leased ahead. Everything this replica holds and has spent is known here, and told when it comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+from gateway.core.admission import Budget, Cap, Gate, Hold, Limit, Rate, Refused, Slots, refused
+from gateway.stores.breaker import Breaker
+from gateway.stores.forms import Form, Session
+from gateway.stores.link import Gone, Link
+from gateway.stores.resp import Reply, argument
+from gateway.stores.script import ADMITTED, OUTDATED, REBUILDING, REFUSED, UNKNOWN
+from gateway.stores.settings import StoreSettings
+from gateway.stores.store import Told
+from gateway.telemetry import families
+from gateway.telemetry.series import Kept, Rows
+
+logger = logging.getLogger("pointsman")
+
+TICK_S = 1.0
+#: Seconds after which a lease is renewed, and after which a key that nobody uses gives back what it has leased.
+BEAT_S, IDLE_S = 3.0, 60.0
+#: Microseconds for which a new key with a hard budget waits for what others know of it. They notice within a tick.
+WINDOW_US = 3_000_000
+SOON_US = 1_000_000
+#: Keys, teams and targets that are told of in one go.
+AT_ONCE = 100
+#: What calls are named in metrics. `connect` is everything until the store can be used.
+OPS = ("connect", "admit", "settle", "sync", "beat", "count")
+
+
+class SharedHold(Hold):
+    """What a request holds of shared limits."""
+
+    __slots__ = ("alone", "store")
+
+    def __init__(self, store: Shared, gate: Gate, tokens: int, need: int, *, alone: bool = False) -> None:
+        super().__init__(gate, tokens, need)
+        self.store = store
+        self.alone = alone  # taken while the store was away: rates there were not drawn on
+
+    def end(self, now_us: int, *, sent: bool = True) -> None:
+        """The request is over: everybody is told. HOT where limits are shared."""
+        gate = self.gate
+        if gate is None:
+            return
+        super().end(now_us, sent=sent)
+        by = 0 if self.alone else self.used - self.tokens
+        self.store.settle(gate, 1, 0 if sent or self.alone else -1, by, self.need)
+
+
+class _Asked:
+    """A request that waits for the store's answer."""
+
+    __slots__ = ("again", "gate", "need", "now_ms", "store", "tokens", "told")
+
+    def __init__(self, store: Shared, gate: Gate, amounts: tuple[int, int], now_ms: int, told: Told) -> None:
+        self.store = store
+        self.gate = gate
+        self.tokens, self.need = amounts
+        self.now_ms = now_ms
+        self.told = told
+        self.again = False
+
+    def answer(self, reply: Reply) -> None:
+        """Tell who asked. HOT where limits are shared."""
+        store, gate = self.store, self.gate
+        now_us = int(time.monotonic() * 1_000_000)
+        answer = store.numbers("admit", reply)
+        if answer is None:
+            self.told(store.locally(gate, self.tokens, self.need, now_us, self.now_ms))
+            return
+        form = store.form(gate)
+        status = answer[0]
+        if status == UNKNOWN and not self.again and store.up:
+            self.again = True
+            store.enter(form)
+            store.ask(form, self)
+            return
+        if status == ADMITTED:
+            form.see(answer, now_us)
+            self.told(store.hold(form, answer[3], self.tokens, self.need))
+        elif status == REFUSED:
+            form.see(answer, now_us)
+            limit = form.limits[answer[1] - 1]
+            self.told(_refused(limit, answer[2], self.need, self.now_ms))
+        elif status == REBUILDING:
+            self.told(Refused(form.limits[answer[1] - 1], SOON_US, unknown=True))
+        else:
+            self.told(store.locally(gate, self.tokens, self.need, now_us, self.now_ms))
+
+
+def _refused(limit: Limit, wait_us: int, need: int, now_ms: int) -> Refused:
+    return refused(limit, need, now_ms) if isinstance(limit, Budget) else Refused(limit, wait_us)
+
+
+class Shared:
+    """A Valkey or Redis as the place of limits."""
+
+    name = "redis"
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, settings: StoreSettings, replica: str) -> None:
+        self.settings = settings
+        self.replica = replica
+        self.replicas = 1  # as last heard; this one among them
+        self.errors = dict.fromkeys(OPS, 0)
+        self.degraded = True
+        self._loop = loop
+        self._breaker = Breaker(loop, settings, self)
+        self._owners: dict[tuple[str, str], Gate] = {}
+        self._forms: dict[Gate, Form] = {}
+        self._whole: dict[Limit, Cap] = {}  # of limits that are divided now
+        self._busy: dict[tuple[str, str], float] = {}  # when it was last asked for, of what has something there
+        self._touched: set[tuple[str, str]] = set()  # what changed here while it was being told
+        self._heard: list[tuple[Form, list[int]]] = []  # before the store is in use
+        self._timer: asyncio.TimerHandle | None = None
+        self._session = self._new_session(0)
+
+    # -- life --
+
+    @property
+    def up(self) -> bool:
+        """Can the store be asked?"""
+        return not self.degraded
+
+    async def start(self) -> None:
+        """Connect, if that goes quickly; else go on alone until it does."""
+        self._timer = self._loop.call_later(TICK_S, self._tick)
+        await self._breaker.start()
+
+    async def close(self) -> None:
+        """Give back what is leased and leave."""
+        if self._timer is not None:
+            self._timer.cancel()
+        link = self._breaker.link
+        if self.up and link is not None:
+            for owner in self._busy:
+                if owner in self._owners:
+                    link.call(*self.form(self._owners[owner]).call(b"yield"), _nobody)
+            link.call(*self._register(b"leave"), _nobody)
+        await self._breaker.close()
+
+    def _new_session(self, generation: int) -> Session:
+        settings = self.settings
+        lease_us = int(settings.lease_s * 1_000_000)
+        return Session(settings.prefix, self.replica, generation, lease_us, WINDOW_US, settings.slice)
+
+    def adopt(self, owners: Iterable[Gate]) -> None:
+        """Take up the limits of a configuration; what is new is told at once."""
+        before = self._owners
+        self._owners = {_owner(gate): gate for gate in owners if gate}
+        self._forms.clear()
+        self._whole.clear()
+        if self.degraded:
+            self._divide()
+            return
+        for owner, gate in self._owners.items():
+            if before.get(owner) != gate:
+                self.enter(self.form(gate))
+
+    def turned(self) -> None:
+        """Periods have begun: nothing of them is known yet from others."""
+        self._forms.clear()
+        if self.degraded:
+            self._alone()
+            return
+        for gate in self._owners.values():
+            if gate.budgets:
+                self.enter(self.form(gate))
+
+    # -- what the breaker tells --
+
+    def begin(self, generation: int) -> None:
+        """A new connection: what is told on it is told from the beginning."""
+        self._session = self._new_session(generation)
+        self._forms.clear()
+        self._touched.clear()
+        self._heard.clear()
+
+    async def introduce(self, link: Link) -> None:
+        """Tell what this replica knows and holds. Raises Gone or Said."""
+        await self._breaker.ask(link, *self._register(b"count"), done=self._count)
+        known = [gate for gate in self._owners.values() if gate.budgets or any(one.used for one in gate.slots)]
+        for at in range(0, len(known), AT_ONCE):
+            asked = []
+            for gate in known[at : at + AT_ONCE]:
+                form = self.form(gate)
+                asked.append(self._breaker.ask(link, *form.sync(self.replicas), done=partial(self._entered, form)))
+            await asyncio.gather(*asked)
+
+    def back(self, link: Link) -> None:
+        """The store can be used from now on."""
+        for limit, cap in self._whole.items():
+            if isinstance(limit, Rate | Slots):
+                limit.adopt(cap)
+        self._whole.clear()
+        self.degraded = False
+        for form, answer in self._heard:
+            form.see(answer, int(time.monotonic() * 1_000_000))
+        self._heard.clear()
+        for owner in self._touched:
+            if owner in self._owners:
+                form = self.form(self._owners[owner])
+                link.call(*form.sync(self.replicas, anew=True), partial(self._synced, form))
+                self._busy[owner] = self._loop.time()
+        logger.info("store %s is there: limits are shared by %d replicas", self.settings, self.replicas)
+
+    def away(self, why: str) -> None:
+        """The store cannot be used for now."""
+        if self.degraded:
+            return
+        self.degraded = True
+        self._divide()
+        logger.warning(
+            "store %s is away (%s): this replica keeps 1 in %d of each limit, and what it has leased of hard budgets",
+            self.settings,
+            why,
+            self.replicas,
+        )
+
+    def failed(self, op: str) -> None:
+        """A call had no answer that can be used."""
+        self.errors[op] += 1
+
+    # -- alone --
+
+    def _divide(self) -> None:
+        for gate in self._owners.values():
+            for limit in (*gate.requests, *gate.tokens):
+                self._whole[limit] = cap = Cap(limit.limit, limit.shadow)
+                limit.divide(cap, self.replicas)
+            for slots in gate.slots:
+                self._whole[slots] = Cap(slots.limit, slots.shadow)
+                slots.limit = max(1, slots.limit // self.replicas)
+        self._alone()
+
+    def _alone(self) -> None:
+        for gate in self._owners.values():
+            for budget in gate.budgets:
+                if budget.mode == "hard":
+                    budget.alone()
+
+    def locally(self, gate: Gate, tokens: int, need: int, now_us: int, now_ms: int) -> Hold | Refused:
+        """Admit by what this replica may do by itself."""
+        hard = next((one for one in gate.budgets if one.mode == "hard"), None)
+        if self.up and hard is not None and need:
+            return Refused(hard, SOON_US, unknown=True)
+        got = gate.admit(tokens, need, now_us, now_ms)
+        if isinstance(got, Refused):
+            limit = got.limit
+            if isinstance(limit, Budget) and limit.gone + need <= limit.limit:
+                return Refused(limit, SOON_US, unknown=True)
+            return got
+        self._touched.update((one.scope, one.name) for one in (*gate.slots, *gate.budgets))
+        return SharedHold(self, got.gate or gate, tokens, need, alone=True)
+
+    # -- together --
+
+    def admit(self, gate: Gate, tokens: int, need: int, now_us: int, now_ms: int, told: Told) -> Hold | Refused | None:
+        """Ask the store; at once where it is away. HOT where limits are shared."""
+        if self.degraded:
+            return self.locally(gate, tokens, need, now_us, now_ms)
+        self.ask(self.form(gate), _Asked(self, gate, (tokens, need), now_ms, told))
+        return None
+
+    def ask(self, form: Form, asked: _Asked) -> None:
+        """Send the question of a request."""
+        link = self._breaker.link
+        if link is None:
+            asked.answer(Gone("away"))
+        else:
+            link.call(*form.call(b"admit", asked.tokens, asked.need), asked.answer)
+
+    def hold(self, form: Form, over: int, tokens: int, need: int) -> SharedHold:
+        """A request was admitted; `over` are the limits in shadow mode that would have refused it. HOT."""
+        gate = form.gate
+        if over:
+            gate = gate.without([one for at, one in enumerate(form.limits) if over >> at & 1])
+        for slots in gate.slots:
+            slots.used += 1
+        if need:
+            for budget in gate.budgets:
+                budget.reserved += need
+        now = self._loop.time()
+        for owner in form.owners:
+            self._busy[owner] = now
+        return SharedHold(self, gate, tokens, need)
+
+    def settle(self, gate: Gate, places: int, requests: int, tokens: int, need: int) -> None:
+        """Tell what came of a request. While the store is away that is told later, as part of all."""
+        link = self._breaker.link
+        if self.degraded or link is None:
+            self._touched.update((one.scope, one.name) for one in (*gate.slots, *gate.budgets))
+            return
+        form = self.form(gate)
+        if form.limits:
+            link.call(*form.settle(places, requests, tokens, need), partial(self._numbers_of, "settle"))
+
+    def charged(self, hold: Hold) -> None:
+        """What an attempt cost is told before the next one leaves."""
+        if hold.gate is not None and hold.gate.budgets:
+            self.settle(hold.gate, 0, 0, 0, 0)
+
+    def form(self, gate: Gate) -> Form:
+        """How a gate is written on the connection there is. HOT where limits are shared."""
+        form = self._forms.get(gate)
+        if form is None:
+            form = self._forms[gate] = Form(gate, self._session)
+        return form
+
+    def enter(self, form: Form) -> None:
+        """Tell of every key, team or target of a gate what this replica knows."""
+        link = self._breaker.link
+        if link is None:
+            return
+        for owner in form.owners:
+            gate = self._owners.get(owner)
+            if gate is not None:
+                own = self.form(gate)
+                link.call(*own.sync(self.replicas), partial(self._synced, own))
+
+    # -- answers --
+
+    def numbers(self, op: str, reply: Reply) -> list[int] | None:
+        """An answer of the script, None where there is none. An error that the server tells ends the connection."""
+        if isinstance(reply, list) and reply:
+            return reply  # type: ignore[return-value]
+        self.errors[op] += 1
+        if not isinstance(reply, Gone):
+            self._breaker.fail(reply if isinstance(reply, Exception) else Gone("protocol"))
+        return None
+
+    def _numbers_of(self, op: str, reply: Reply) -> None:
+        self.numbers(op, reply)
+
+    def _synced(self, form: Form, reply: Reply) -> None:
+        answer = self.numbers("sync", reply)
+        if answer is not None:
+            try:
+                self._entered(form, answer)
+            except Gone as why:
+                self._breaker.fail(why)
+
+    def _entered(self, form: Form, answer: list[int]) -> None:
+        if answer[0] == OUTDATED:
+            self._breaker.outdo(answer[1])
+            raise Gone("outdated")
+        if self.degraded:
+            self._heard.append((form, answer))
+        else:
+            form.see(answer, int(time.monotonic() * 1_000_000))
+
+    def _beaten(self, form: Form, reply: Reply) -> None:
+        answer = self.numbers("beat", reply)
+        if answer is not None and answer[0] == UNKNOWN:
+            self.enter(form)
+        elif answer is not None:
+            form.see(answer, int(time.monotonic() * 1_000_000))
+
+    def _register(self, op: bytes) -> tuple[int, bytes]:
+        """About the registry of replicas. Its lease is shorter: who it has is who shares limits now."""
+        values = [
+            1, f"{self.settings.prefix}:{{replicas}}".encode(), op, self.replica.encode(), 0,
+            int(4 * TICK_S * 1_000_000), 0, 0, 0,
+        ]  # fmt: skip
+        return len(values), b"".join(map(argument, values))  # type: ignore[arg-type]
+
+    def _count(self, answer: list[int]) -> None:
+        self.replicas = max(1, answer[1])
+
+    def _counted(self, reply: Reply) -> None:
+        """Who is not known there any more tells all it knows: the store may have lost everything."""
+        answer = self.numbers("count", reply)
+        if answer is None:
+            return
+        self._count(answer)
+        if not answer[0] and self.up:
+            for gate in self._owners.values():
+                if gate.budgets:
+                    self.enter(self.form(gate))
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(TICK_S, self._tick)
+        link = self._breaker.link
+        if self.degraded or link is None:
+            return
+        link.call(*self._register(b"count"), self._counted)
+        now = self._loop.time()
+        for owner, asked_at in list(self._busy.items()):
+            gate = self._owners.get(owner)
+            if gate is None:
+                del self._busy[owner]
+                continue
+            idle_s = now - asked_at
+            held = any(one.used for one in gate.slots) or any(one.reserved for one in gate.budgets)
+            if idle_s > IDLE_S and not held:
+                del self._busy[owner]
+                link.call(*self.form(gate).call(b"yield"), partial(self._beaten, self.form(gate)))
+            elif idle_s > BEAT_S:
+                form = self.form(gate)
+                link.call(*form.call(b"beat"), partial(self._beaten, form))
+
+    # -- what is told --
+
+    def read(self) -> Iterator[Kept]:
+        """What a scrape is told."""
+        yield Rows(families.STORE_UP, [((self.name,), int(self.up))])
+        yield Rows(families.STORE_ERRORS, [((self.name, op), count) for op, count in self.errors.items()])
+
+
+def _owner(gate: Gate) -> tuple[str, str]:
+    limits: tuple[Limit, ...] = (*gate.slots, *gate.requests, *gate.tokens, *gate.budgets)
+    return limits[0].scope, limits[0].name
+
+
+def _nobody(reply: Reply) -> None:
+    """Nobody waits for it."""

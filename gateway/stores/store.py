@@ -1,0 +1,54 @@
+"""What any store of limits does, and the one that a process has by itself.
+
+A request asks all limits of a gate at once, and what it has taken it gives back through its `Hold`. A store that has to
+ask somebody says None and tells later; the others answer at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from gateway.core.admission import Gate, Hold, Refused
+
+Told = Callable[[Hold | Refused], None]
+
+
+class Store(Protocol):
+    """Where limits are kept. Lives on the event loop.
+
+    `degraded` says that limits are kept less exactly than they should be for now.
+    """
+
+    degraded: bool
+
+    def admit(self, gate: Gate, tokens: int, need: int, now_us: int, now_ms: int, told: Told) -> Hold | Refused | None:
+        """Let a request through all limits of a gate or none, see `Gate.admit`; None: `told` is called later."""
+
+    def adopt(self, owners: Iterable[Gate]) -> None:
+        """Limits have changed; each gate has all of one key, team or target."""
+
+    def turned(self) -> None:
+        """Periods have begun."""
+
+    def charged(self, hold: Hold) -> None:
+        """An attempt of a request was charged, and the request goes on."""
+
+
+class Memory:
+    """Limits of this process alone: as they are."""
+
+    degraded = False
+
+    def admit(self, gate: Gate, tokens: int, need: int, now_us: int, now_ms: int, told: Told) -> Hold | Refused | None:
+        """Answered at once. HOT for keys with limits."""
+        return gate.admit(tokens, need, now_us, now_ms)
+
+    def adopt(self, owners: Iterable[Gate]) -> None:
+        """Nobody else is to be told."""
+
+    def turned(self) -> None:
+        """The same."""
+
+    def charged(self, hold: Hold) -> None:
+        """The same."""

