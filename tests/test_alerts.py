@@ -30,11 +30,6 @@ TESTS = sorted((PROMETHEUS / "tests").glob("*.yaml"))
 RUNBOOKS = ROOT / "docs" / "runbooks"
 PAGE = (ROOT / "docs" / "alerts.md").read_text("utf-8")
 
-#: Families that rules read and that the gateway is still to export, with their labels. Take out what has come.
-WAITED_FOR = {
-    "pointsman_store_up": {"store"},
-    "pointsman_store_errors_total": {"store", "op"},
-}
 #: What Prometheus itself adds to every sample.
 SCRAPED = {"job", "instance"}
 
@@ -82,7 +77,7 @@ def labels_of(name: str) -> set[str] | None:
     if name in RECORDED:
         level = name.partition(":")[0]
         return set() if level == "global" else set(level.split("_"))
-    found = exported().get(name, WAITED_FOR.get(name))
+    found = exported().get(name)
     return None if found is None else found | SCRAPED
 
 
@@ -240,15 +235,6 @@ def test_rules_and_runbooks_read_only_what_is_exported() -> None:
 )
 def test_a_metric_or_a_label_that_nobody_exports_is_noticed(query: str, told: list[str]) -> None:
     assert complaints(query) == told
-
-
-def test_what_is_waited_for_is_not_there_yet() -> None:
-    """Whoever exports one of these takes it out of WAITED_FOR; whatever is left there, no rule can see."""
-    sources = "".join(path.read_text("utf-8") for path in (ROOT / "gateway").rglob("*.py"))
-    for name in WAITED_FOR:
-        said = name.removeprefix("pointsman_").removesuffix("_total")
-        assert name not in exported(), f"{name} is exported now: take it out of WAITED_FOR"
-        assert f'"{said}"' not in sources, f"{name} is exported now: take it out of WAITED_FOR"
 
 
 def test_a_failed_request_is_one_that_the_user_could_not_help() -> None:

@@ -303,6 +303,16 @@ _BOOKS = (
         "How far the books of all replicas are behind each replica's own, which lose nothing. When it stays behind: "
         "the log says why, once.",
     ),
+    Panel(
+        "Shared store",
+        (
+            ("1 - min by (store) (pointsman_store_up)", "away: {{store}}"),
+            (rate("store_errors_total", "", "store, op"), "errors a second: {{store}} {{op}}"),
+        ),
+        "The Valkey or Redis in which replicas keep limits and budgets together; empty where each keeps its own. While "
+        "it is away each replica keeps its part of every limit, and hard budgets spend what is leased to them. When "
+        "it stays away: the runbook PointsmanStoreDegraded.",
+    ),
 )
 
 BOARD = Board(

@@ -13,13 +13,9 @@ from typing import Any
 
 from deploy.grafana.promql import FINEST, STEP
 from tests.harness import ROOT
-from tests.test_alerts import WAITED_FOR
 
 FILES = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
 BOARDS: dict[str, dict[str, Any]] = {path.stem: json.loads(path.read_text("utf-8")) for path in FILES}
-
-#: What the first words are of families that panels ask for and nobody exports yet.
-UNBORN = {"_".join(name.split("_")[:2]) for name in WAITED_FOR}
 
 #: Families in a query: our own, the servers' own, and Prometheus's of alerts and processes.
 _FAMILY = re.compile(r"\b((?:pointsman_|process_)\w+|(?:vllm|llamacpp):\w+|ALERTS)\b")
@@ -44,11 +40,6 @@ class Ask:
     def families(self) -> set[str]:
         """What it reads, by the name that a family has in the exposition."""
         return {re.sub(r"_(bucket|sum|count)$", "", name) for name in _FAMILY.findall(self.query)}
-
-    @property
-    def waits(self) -> set[str]:
-        """What of it is still to come."""
-        return {name for name in self.families if "_".join(name.split("_")[:2]) in UNBORN}
 
 
 def panels(board: str) -> Iterator[dict[str, Any]]:

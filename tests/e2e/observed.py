@@ -20,6 +20,7 @@ from pathlib import Path
 from tests.e2e import dashboards, promserver, traffic
 from tests.harness import ROOT
 from tests.test_alerts import RULES
+from tests.valkey import valkey
 
 
 @contextlib.contextmanager
@@ -76,7 +77,11 @@ class Observed:
 def observed(directory: Path, phases: Sequence[tuple[float, int]]) -> Iterator[Observed]:
     """Traffic in phases of (seconds, clients), with reloads, good and bad, between them; scraped from the beginning."""
     since, scrapes = time.time(), int(2 * sum(seconds for seconds, _ in phases) / 4)
-    with traffic.running(directory, model=True) as site, vllm(scrapes) as port:
+    with (
+        valkey(directory / "valkey") as store,
+        traffic.running(directory, model=True, store={"url": store.url}) as site,
+        vllm(scrapes) as port,
+    ):
         jobs = {"pointsman": site.gateway.admin, "vllm": f"http://127.0.0.1:{port}"}
         if site.local is not None:
             jobs["llama.cpp"] = site.local
@@ -88,6 +93,9 @@ def observed(directory: Path, phases: Sequence[tuple[float, int]]) -> Iterator[O
                 site.traffic(seconds, clients)
                 if place < len(phases) - 1:
                     site.reload()
+                    store.kill()
+                    prometheus.wait_for("pointsman_store_up == 0")
+                    store.start()
                     with site.broken():
                         prometheus.wait_for("pointsman_config_last_reload_success == 0")
                     site.reload()

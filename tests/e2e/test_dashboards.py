@@ -14,7 +14,7 @@ from tests.e2e import dashboards
 from tests.e2e.dashboards import Ask
 from tests.e2e.observed import Observed, observed
 from tests.harness import ROOT
-from tests.test_alerts import WAITED_FOR, queries_of
+from tests.test_alerts import queries_of
 
 #: Panels that may show nothing but zeros for this traffic.
 CALM = {
@@ -47,8 +47,6 @@ def due(ask: Ask) -> list[pytest.MarkDecorator]:
 @pytest.mark.parametrize("ask", [pytest.param(ask, marks=due(ask), id=named(ask)) for ask in dashboards.asks()])
 def test_every_panel_has_data(seen: Observed, ask: Ask) -> None:
     values = seen.ask(ask.query, most=True)
-    if ask.waits:  # asked all the same: Prometheus refuses what is no query
-        pytest.skip(f"nobody exports {ask.waits} yet")
     assert values, f"{named(ask)}: nothing for {ask.query}"
     if ask.title not in CALM:
         assert any(values), f"{named(ask)}: only zeros for {ask.query}"
@@ -76,11 +74,6 @@ def test_reloads_are_marked(seen: Observed, board: str) -> None:
     assert len(marks) == 2
     for query in marks:
         assert seen.ask(query), query
-
-
-def test_what_is_waited_for_is_really_not_there(seen: Observed) -> None:
-    born = {name for name in WAITED_FOR if f"# TYPE {name} " in seen.exposition}
-    assert not born, "take them from the list: panels must show them now"
 
 
 def test_panels_with_exemplars_have_some(seen: Observed) -> None:

@@ -45,8 +45,6 @@ AD_HOC = {
     families.OTLP_DROPPED: "spans are missing: what was lost, and why",
     families.OTLP_DROPPED_REQUESTS: "spans are missing: was the exporter too slow",
 }
-#: Names that dashboards and rules read and that the gateway is still to export, see tests/test_alerts.py.
-TO_COME = re.compile(r"pointsman_store_")
 #: How many values a label can have, by the letters that the page explains.
 LETTERS = {
     "model_asked": "A", "policy": "P", "rule": "R", "target": "T", "chosen": "T", "team": "Q", "code": "C",
