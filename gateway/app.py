@@ -7,7 +7,6 @@ which a process starts and ends.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import functools
 import gc
@@ -38,6 +37,7 @@ from gateway.core.tokens import Tokenizers
 from gateway.front import App, Front, admin_pages, public_pages
 from gateway.ledger.directory import LedgerError
 from gateway.ledger.ledger import Ledger, open_ledger
+from gateway.ledger.unshipped import replica_id
 from gateway.proxy.downstream import ClientConnection
 from gateway.proxy.pressure import Memory, Pressure
 from gateway.proxy.runtime import Runtime
@@ -302,23 +302,16 @@ def _records(settings: RecordSettings, tokenizers: Tokenizers, lexicon: Lexicon)
 
 
 def _share(settings: StoreSettings, books: Path | None, runtime: Runtime) -> Shared:
-    """Keep limits together with other replicas. Nobody is connected to yet."""
+    """Keep limits together with other replicas. Nobody is connected to yet.
+
+    A replica is known by its books: what it has spent stays its own after a restart. Without books each is a new one.
+    """
     from gateway.stores.shared import Shared  # noqa: PLC0415 - for who has replicas
 
-    store = Shared(runtime.loop, settings, _replica(books))
+    store = Shared(runtime.loop, settings, uuid.uuid4().hex if books is None else replica_id(books))
     runtime.gates.store = store
     runtime.metrics.sources.append(store)
     return store
-
-
-def _replica(books: Path | None) -> str:
-    """The id of a ledger, which is made once; without one each process is another replica."""
-    made = uuid.uuid4().hex
-    if books is None:
-        return made
-    with contextlib.suppress(FileExistsError), open(books / "replica", "x", encoding="ascii") as file:
-        file.write(made + "\n")
-    return (books / "replica").read_text("ascii").strip()
 
 
 def _export(settings: OtlpSettings, runtime: Runtime) -> bool:

@@ -19,7 +19,7 @@ from gateway.core.quantities import Invalid, share
 from gateway.core.types import Secret
 from gateway.fields import Age, Seconds, Strict
 from gateway.owndialects import header_names, header_value
-from gateway.secretref import SecretRef, read_text
+from gateway.secretref import Reading, SecretRef, read_text
 from gateway.telemetry.otlp.settings import OtlpSettings, Signal
 
 _RESOURCE = re.compile(r"[a-z][a-z0-9_.-]{0,127}")
@@ -156,3 +156,15 @@ def _secret(ref: SecretRef, environ: Mapping[str, str], directory: Path) -> Secr
         return Secret(header_value(value.strip()))
     except Invalid as error:
         raise Invalid(f"{place} {error.what}", error.valid) from None
+
+
+def read(doc: OtlpDoc, reading: Reading) -> OtlpSettings:
+    """The settings, with all that is wrong told."""
+    reader = OtlpReader(reading.environ, reading.directory, secrets=reading.secrets)
+    settings = reader.read(doc)
+    reading.files.extend(reader.files)
+    for wrong in reader.found:
+        reading.wrong(*wrong)
+    for warning in reader.warnings:
+        reading.warn(*warning)
+    return settings

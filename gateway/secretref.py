@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import Field, model_validator
 
 from gateway.core.quantities import Invalid
 from gateway.core.types import Secret
 from gateway.fields import Strict
+
+
+class Reading(NamedTuple):
+    """For who reads what a file only names: from where, and who is told what is wrong, what to mind, which files."""
+
+    environ: Mapping[str, str]
+    directory: Path
+    secrets: bool  # are they looked up?
+    wrong: Callable[[str, str, str], None]  # path, what is wrong, what would be valid
+    warn: Callable[[str, str], None]
+    files: list[Path]
 
 
 class SecretRef(Strict):

@@ -19,7 +19,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 
-from gateway import bundled, exported, quotas, storedoc, yamlfile
+from gateway import bundled, exported, otlpdoc, quotas, storedoc, yamlfile
 from gateway.addresses import Address
 from gateway.catalog.catalogue import Catalogue
 from gateway.catalog.catalogue import files_of as catalogue_files
@@ -36,10 +36,10 @@ from gateway.includes import Part, read_overlays
 from gateway.ledger.directory import LedgerSettings
 from gateway.limits import Drain, Limits
 from gateway.naming import Grant, Route, grant, routes
-from gateway.otlpdoc import OtlpReader
 from gateway.policyfile import failures_of, lay_over, load_catalogue, load_policy, placed, policy_files, reference_fleet
 from gateway.problems import suggest, validated
 from gateway.quotas import Quotas
+from gateway.secretref import Reading
 from gateway.sidecar.spec import SidecarSpec, SpecReader
 from gateway.stores.settings import StoreSettings
 from gateway.telemetry.logs import LogSettings
@@ -224,8 +224,9 @@ class _Loader:
         self._retirements(fleet)
         admin_key = self._listen(doc)
         records = self._records(doc)
-        otlp = self._otlp(doc)
-        store = self._store(doc)
+        reading = Reading(self.environ, self.directory, self.secrets, self._note, self._warn, self.files)
+        otlp = None if doc.otlp is None else otlpdoc.read(doc.otlp, reading)
+        store = None if doc.store is None else storedoc.read(doc.store, reading)
         if self.found:  # without the whole fleet, what a policy lacks would be noise
             raise ConfigError(self.found)
         policies = self._policies(doc, fleet, known)
@@ -289,29 +290,6 @@ class _Loader:
             kept = f"{doc.records.prompts} characters of each request's last message"
             self._warn("records.prompts", f"decision records hold up to {kept}: what users write is kept on disk")
         return None if doc.records is None else doc.records.settings(self.directory)
-
-    def _store(self, doc: ConfigDoc) -> StoreSettings | None:
-        if doc.store is None:
-            return None
-        settings, files, wrong = storedoc.read(doc.store, self.environ, self.directory, secrets=self.secrets)
-        self.files += files
-        for one in wrong:
-            self._note(*one)
-        if settings.password is not None and not settings.tls and not Address(settings.host, settings.port).loopback:
-            self._warn("store.url", "its password travels unencrypted: it is redis://")
-        return settings
-
-    def _otlp(self, doc: ConfigDoc) -> OtlpSettings | None:
-        if doc.otlp is None:
-            return None
-        reader = OtlpReader(self.environ, self.directory, secrets=self.secrets)
-        settings = reader.read(doc.otlp)
-        self.files += reader.files
-        for wrong in reader.found:
-            self._note(*wrong)
-        for warning in reader.warnings:
-            self._warn(*warning)
-        return settings
 
     def _retirements(self, fleet: Fleet) -> None:
         for target in fleet.targets:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
+from gateway.addresses import Address
 from gateway.core.quantities import Invalid, share
 from gateway.core.types import Secret
 from gateway.fields import Seconds, Strict
-from gateway.secretref import SecretRef, read_secret
+from gateway.secretref import Reading, SecretRef, read_secret
 from gateway.stores.settings import StoreSettings
 
 _VALID = "redis://host:6379/0, or rediss:// for TLS; username: and password: stand beside it"
@@ -103,26 +103,23 @@ class StoreDoc(Strict):
         )
 
 
-def read(
-    doc: StoreDoc, environ: Mapping[str, str], base: Path, *, secrets: bool
-) -> tuple[StoreSettings, list[Path], list[tuple[str, str, str]]]:
-    """The settings, the files they came from, and what is wrong: path, what, what would be valid.
-
-    Without the password where secrets are not to be looked up.
-    """
-    files: list[Path] = []
-    wrong: list[tuple[str, str, str]] = []
+def read(doc: StoreDoc, reading: Reading) -> StoreSettings:
+    """The settings, with all that is wrong told; without the password where secrets are not to be looked up."""
+    base = reading.directory
     password: Secret | None = None
     if doc.ca_file is not None:
         file = base / doc.ca_file
-        files.append(file)
+        reading.files.append(file)
         if not file.is_file():
-            wrong.append(("store.ca_file", f"no file {file}", "a PEM file with the certificates to trust"))
-    if doc.password is not None and secrets:
+            reading.wrong("store.ca_file", f"no file {file}", "a PEM file with the certificates to trust")
+    if doc.password is not None and reading.secrets:
         if doc.password.file is not None:
-            files.append(base / doc.password.file)
+            reading.files.append(base / doc.password.file)
         try:
-            password = read_secret(doc.password, environ, base)
+            password = read_secret(doc.password, reading.environ, base)
         except Invalid as error:
-            wrong.append(("store.password", error.what, error.valid))
-    return doc.settings(base, password), files, wrong
+            reading.wrong("store.password", error.what, error.valid)
+    made = doc.settings(base, password)
+    if doc.password is not None and not made.tls and not Address(made.host, made.port).loopback:
+        reading.warn("store.url", "its password travels unencrypted: it is redis://")
+    return made
