@@ -23,7 +23,13 @@ from tests.test_alerts import complaints, queries_of
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
-SECRETS = {"POINTSMAN_ADMIN_KEY": "secret-of-the-admin", "GRAFANA_ADMIN_PASSWORD": "secret-of-grafana"}
+SECRETS = {
+    "POINTSMAN_ADMIN_KEY": "secret-of-the-admin",
+    "GRAFANA_ADMIN_PASSWORD": "secret-of-grafana",
+    "POINTSMAN_POSTGRES_PASSWORD": "secret-of-postgres",
+}
+#: Compose's files: one gateway, and three of them.
+ONE, THREE = ("docker-compose.yml",), ("docker-compose.yml", "docker-compose.replicas.yml")
 
 
 def installed(*names: str) -> str:
@@ -35,23 +41,64 @@ def installed(*names: str) -> str:
     pytest.skip(f"{names[0]} is not installed")
 
 
-def compose(*options: str) -> subprocess.CompletedProcess[str]:
+def compose(files: tuple[str, ...], *options: str) -> subprocess.CompletedProcess[str]:
     program = installed("docker-compose")
+    options = (*(word for name in files for word in ("-f", name)), *options)
     environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **SECRETS}
     return subprocess.run([program, *options], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60)
 
 
-@pytest.fixture(scope="module")
-def services() -> dict[str, Any]:
-    done = compose("config", "--format", "json")
+@pytest.fixture(scope="module", params=[ONE, THREE], ids=["one", "three"])
+def composed(request: pytest.FixtureRequest) -> dict[str, Any]:
+    done = compose(request.param, "config", "--format", "json")
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)["services"]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found | {"files": request.param}
+
+
+@pytest.fixture
+def services(composed: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = composed["services"]
     return found
 
 
-def test_compose_itself_accepts_the_file(services: dict[str, Any]) -> None:
-    assert services.keys() == {"gateway", "valkey", "prometheus", "grafana"}
-    assert "warn" not in compose("config", "--quiet").stderr.lower()
+def gateways(services: dict[str, Any]) -> list[str]:
+    return [name for name, service in services.items() if service["image"] == "pointsman"]
+
+
+def test_compose_itself_accepts_the_files(composed: dict[str, Any], services: dict[str, Any]) -> None:
+    more = {"gateway-2", "gateway-3", "balancer", "valkey", "postgres"} if composed["files"] == THREE else set()
+    assert services.keys() == {"gateway", "prometheus", "grafana"} | more
+    assert "warn" not in compose(composed["files"], "config", "--quiet").stderr.lower()
+
+
+def test_every_gateway_keeps_books_of_its_own_by_a_name_of_its_own(services: dict[str, Any]) -> None:
+    """Two that shared a folder could not start; two of one name could not be told apart."""
+    books = [
+        one["source"] for name in gateways(services) for one in services[name]["volumes"] if one["type"] == "volume"
+    ]
+    names = [services[name].get("hostname") for name in gateways(services)]
+    assert len(set(books)) == len(set(names)) == len(gateways(services)) in (1, 3)
+
+
+def test_the_store_and_the_books_of_all_are_reached_by_gateways_only(services: dict[str, Any]) -> None:
+    within = {name for name, service in services.items() if "state" in service["networks"]}
+    assert within == ({*gateways(services), "valkey", "postgres"} if len(gateways(services)) > 1 else set())
+    for name in within - {*gateways(services)}:
+        assert services[name]["networks"].keys() == {"state"}
+        assert not services[name].get("ports")
+
+
+def test_the_load_balancer_and_prometheus_know_every_gateway(
+    composed: dict[str, Any], services: dict[str, Any]
+) -> None:
+    mounted = {one["target"]: Path(one["source"]) for one in services["prometheus"]["volumes"] if one["type"] == "bind"}
+    [asked] = YAML(typ="safe").load(mounted["/etc/prometheus/gateways.yml"])
+    assert set(asked["targets"]) == {f"{name}:8081" for name in gateways(services)}
+    if composed["files"] == THREE:
+        [volume] = services["balancer"]["volumes"]
+        servers = re.findall(r"^ *server ([\w-]+):8080 ", Path(volume["source"]).read_text(), re.MULTILINE)
+        assert set(servers) == {*gateways(services)}
 
 
 def test_every_service_has_a_health_check_and_bounded_rights(services: dict[str, Any]) -> None:
@@ -62,20 +109,23 @@ def test_every_service_has_a_health_check_and_bounded_rights(services: dict[str,
         assert "privileged" not in service, name
 
 
-def test_the_admin_listener_is_reached_by_prometheus_and_not_from_outside(services: dict[str, Any]) -> None:
+def test_the_admin_listener_is_reached_by_prometheus_and_not_from_outside(
+    composed: dict[str, Any], services: dict[str, Any]
+) -> None:
     published = [port for service in services.values() for port in service.get("ports", [])]
     assert {port["target"] for port in published} == {8080, 3000}
     assert {port["host_ip"] for port in published} == {"127.0.0.1"}
-    shared = set(services["gateway"]["networks"]) & set(services["prometheus"]["networks"])
-    assert shared == {"metrics"}
+    for name in gateways(services):
+        assert set(services[name]["networks"]) & set(services["prometheus"]["networks"]) == {"metrics"}
     others = {name for name, service in services.items() if "metrics" in service["networks"]}
-    assert others == {"gateway", "prometheus"}
-    networks = json.loads(compose("config", "--format", "json").stdout)["networks"]
-    assert networks["metrics"]["internal"] is True
+    assert others == {*gateways(services), "prometheus"}
+    assert composed["networks"]["metrics"]["internal"] is True
 
 
-def test_no_secret_is_in_the_file_nor_in_a_container_s_environment(services: dict[str, Any]) -> None:
-    rendered = compose("config").stdout
+def test_no_secret_is_in_the_file_nor_in_a_container_s_environment(
+    composed: dict[str, Any], services: dict[str, Any]
+) -> None:
+    rendered = compose(composed["files"], "config").stdout
     for secret in SECRETS.values():
         assert secret not in rendered
     for name, service in services.items():
@@ -242,7 +292,8 @@ def test_a_click_leads_from_a_dashboard_to_the_others(board: str) -> None:
             assert re.match(r"/d/([\w-]+)\?", more["url"])[1] in uids, panel["title"]  # type: ignore[index]
 
 
-def test_the_example_configuration_loads_and_lets_nobody_in() -> None:
-    site = load_site(DEPLOY / "compose" / "pointsman.yaml", {}, secrets=False, tests=False)
+@pytest.mark.parametrize("name", ["pointsman.yaml", "replicas.yaml"])
+def test_the_example_configuration_loads_and_lets_nobody_in(name: str) -> None:
+    site = load_site(DEPLOY / "compose" / name, {}, secrets=False, tests=False)
     assert not site.listen_public[0].startswith("127.")
-    assert "0" * 64 in (DEPLOY / "compose" / "pointsman.yaml").read_text(), "no key may be known to everybody"
+    assert "0" * 64 in (DEPLOY / "compose" / name).read_text(), "no key may be known to everybody"

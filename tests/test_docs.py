@@ -22,7 +22,9 @@ import pytest
 
 from gateway.core.errors import ConfigError
 from gateway.core.rows import DIALECTS
+from gateway.core.types import Secret
 from gateway.demo import model as demo_model
+from gateway.ledger.directory import PostgresSettings
 from gateway.site import load_site
 from gateway.telemetry.families import FAMILIES
 
@@ -47,6 +49,7 @@ KINDS = {
     "provider",
     "sidecar",
     "keys",
+    "ledger",
     "file",
     "background",
     "promql",
@@ -194,6 +197,17 @@ def test_the_table_of_dialects_lists_those_that_exist_as_they_are() -> None:
         assert usage, name
 
 
+def test_the_ledger_of_many_replicas_loads_as_written(tmp_path: Path) -> None:
+    fleet = "backends: {a: {dialect: vllm, base_url: http://127.0.0.1:1/v1}}\ntargets: {a: {model: llama-3.1-8b, backend: a}}\n"
+    (tmp_path / "pointsman.yaml").write_text(fleet + the("ledger"), encoding="utf-8")
+    (tmp_path / "db-ca.pem").touch()
+    found = load_site(tmp_path / "pointsman.yaml", {"POINTSMAN_POSTGRES_PASSWORD": "pw"}).ledger
+    assert found is not None
+    assert found.postgres == PostgresSettings(
+        "db.example.org", 5432, "pointsman", "pointsman", Secret("pw"), True, tmp_path / "db-ca.pem"
+    )
+
+
 def test_the_backends_of_the_clouds_load_as_written(tmp_path: Path) -> None:
     """Without their secrets, which nobody has here; with them it is `test_auth` and `test_doors`."""
     (tmp_path / "pointsman.yaml").write_text(the("clouds"), encoding="utf-8")
@@ -239,14 +253,13 @@ def test_shell_blocks_are_valid_shell_and_name_what_compose_needs() -> None:
     for block in blocks():
         if block.kind in {"demo", "tests", "run", "run fails", "curl", "background", "docker"}:
             subprocess.run(["bash", "-n", "-c", block.text], check=True)
-    needed = set(
-        re.findall(r"\$\{?(\w+)", re.sub(r"#.*", "", (ROOT / "docker-compose.yml").read_text(encoding="utf-8")))
-    )
-    for secret in re.findall(r"environment: (\w+)", (ROOT / "docker-compose.yml").read_text(encoding="utf-8")):
-        needed.add(secret)
-    exported = set(re.findall(r"(\w+)=\$\(", the("docker")))
-    assert exported, "the block exports the secrets"
-    assert exported <= needed
+    files = [ROOT / "docker-compose.yml", ROOT / "docker-compose.replicas.yml"]
+    text = re.sub(r"#.*", "", "\n".join(path.read_text(encoding="utf-8") for path in files))
+    needed = {*re.findall(r"\$\{?(\w+)", text), *re.findall(r"environment: (\w+)", text)}
+    exported = [set(re.findall(r"(\w+)=\$\(", block.text)) for block in blocks() if block.kind == "docker"]
+    assert all(exported), "each block exports the secrets"
+    assert set().union(*exported) <= needed
+    assert {*re.findall(r"environment: (\w+)", text)} <= set().union(*exported)
 
 
 # --- what an application developer pastes, while the demo runs ---

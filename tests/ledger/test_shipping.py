@@ -258,6 +258,20 @@ def test_what_keeps_entries_from_being_shipped_is_told_once_with_what_to_do(
     ledger.close()
 
 
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("53100", "disk_full"), ("53300", "unreachable"), ("57P01", "unreachable"), ("57P03", "unreachable"),
+        ("08006", "unreachable"), ("25006", "read_only"), ("42501", "permission"), ("28P01", "login"),
+        ("3D000", "schema"), ("42P01", "schema"), ("22P02", "entry"), ("23514", "entry"), ("XX000", "other"),
+    ],
+)  # fmt: skip
+def test_postgresql_s_codes_are_reasons(code: str, reason: str) -> None:
+    error = RuntimeError("no")
+    error.sqlstate = code  # type: ignore[attr-defined]
+    assert pg.reason(error) == reason
+
+
 def test_an_entry_that_postgresql_can_never_take_does_not_hold_up_the_others(
     database: Postgres, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
