@@ -198,7 +198,8 @@ def test_the_table_of_dialects_lists_those_that_exist_as_they_are() -> None:
 
 
 def test_the_ledger_of_many_replicas_loads_as_written(tmp_path: Path) -> None:
-    fleet = "backends: {a: {dialect: vllm, base_url: http://127.0.0.1:1/v1}}\ntargets: {a: {model: llama-3.1-8b, backend: a}}\n"
+    fleet = "backends: {a: {dialect: vllm, base_url: http://127.0.0.1:1/v1}}\n"
+    fleet += "targets: {a: {model: llama-3.1-8b, backend: a, window: 8k}}\n"
     (tmp_path / "pointsman.yaml").write_text(fleet + the("ledger"), encoding="utf-8")
     (tmp_path / "db-ca.pem").touch()
     found = load_site(tmp_path / "pointsman.yaml", {"POINTSMAN_POSTGRES_PASSWORD": "pw"}).ledger
