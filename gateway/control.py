@@ -17,7 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from gateway import __version__
+from gateway import __version__, shapes
 from gateway.core.errors import (
     BadRequest,
     Denied,
@@ -61,7 +61,13 @@ def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None
 def _app(runtime: Runtime, title: str, serves: str) -> FastAPI:
     # Without openapi_url FastAPI would tell everybody which routes there are.
     app = FastAPI(
-        title=title, version=__version__, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+        title=title,
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        responses=shapes.ERRORS,
     )
 
     def answer(request: Request, error: GatewayError, allow: str = "") -> Response:
@@ -121,29 +127,31 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     # Default deny: whatever is added to this router asks for a key.
     keyed = APIRouter(dependencies=[Depends(tenant_of)])
 
-    @app.get("/healthz")
+    @app.get("/healthz", responses=shapes.answers("status"))
     async def healthz() -> Response:
         """The process is alive. `front` answers it even before this app is there."""
         status, body = alive()
         return _json(body, status)
 
-    @app.get("/readyz")
+    @app.get("/readyz", responses=shapes.answers("status", "config", "reload", statuses=(200, 503)))
     async def readyz() -> Response:
         """Whether traffic should come here. `front` answers it even before this app is there."""
         status, body = readiness(runtime, reloader)
         return _json(body, status)
 
-    @app.api_route("/v1/chat/completions", methods=["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
+    @app.api_route(
+        "/v1/chat/completions", methods=["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"], include_in_schema=False
+    )
     async def not_post() -> Response:
         """Chat completions are asked for with POST, and those never come here."""
         raise StarletteHTTPException(405, headers={"allow": "POST"})
 
-    @keyed.get("/v1/models")
+    @keyed.get("/v1/models", responses=shapes.answers("object", "data"))
     async def models(tenant: Annotated[Tenant, Depends(tenant_of)]) -> Response:
         """What this key may send as `model`."""
         return _json({"object": "list", "data": listing(runtime.serving.site, tenant)})
 
-    @keyed.get("/v1/models/{name:path}")
+    @keyed.get("/v1/models/{name:path}", responses=shapes.answers("id", "object", "owned_by", "created"))
     async def model(name: str, tenant: Annotated[Tenant, Depends(tenant_of)]) -> Response:
         """One name of the list."""
         for entry in listing(runtime.serving.site, tenant):
@@ -151,7 +159,7 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
                 return _json(entry)
         raise NotFound("model_not_found", "This key has no model of that name; see /v1/models.", param="model")
 
-    @keyed.post("/v1/explain")
+    @keyed.post("/v1/explain", responses=shapes.answers("candidates", "signals"), openapi_extra=shapes.CHAT)
     async def explain_request(request: Request, tenant: Annotated[Tenant, Depends(may_explain)]) -> Response:
         """What would happen to this chat request, and why; nothing is sent upstream."""
         site, board, now = runtime.serving.site, runtime.board, time.monotonic()
@@ -175,7 +183,7 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
         )
         return _json(told.to_dict())
 
-    @keyed.get("/v1/decisions/{request_id}")
+    @keyed.get("/v1/decisions/{request_id}", responses=shapes.answers("record"))
     async def decision(request_id: str, tenant: Annotated[Tenant, Depends(may_explain)]) -> Response:
         """How a recent request of this key was decided."""
         entry = runtime.recall(request_id)
@@ -203,36 +211,36 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
 
     guarded = APIRouter(dependencies=[Depends(admin)])
 
-    @app.get("/healthz")
+    @app.get("/healthz", responses=shapes.answers("status"))
     async def healthz() -> Response:
         """The process is alive. `front` answers it even before this app is there."""
         status, body = alive()
         return _json(body, status)
 
-    @app.get("/readyz")
+    @app.get("/readyz", responses=shapes.answers("status", "config", "reload", statuses=(200, 503)))
     async def readyz(request: Request) -> Response:
         """Whether traffic should come here, to those who may ask with why not. `front` answers it, as above."""
         status, body = readiness(runtime, reloader, detailed=admits(runtime, headers_of(request.scope)))
         return _json(body, status)
 
-    @guarded.get("/metrics")
+    @guarded.get("/metrics", responses=shapes.text("text/plain", "application/openmetrics-text"))
     async def metrics() -> Response:
         """`front` answers it to those who may ask: here it is only refused."""
         raise Unauthenticated("invalid_api_key", "The admin key is missing or not valid.")
 
-    @guarded.get("/v1/targets")
+    @guarded.get("/v1/targets", responses=shapes.answers("data"))
     async def listed() -> Response:
         """`front.targets`. `front` answers it to those who may ask, even before this app is there."""
         return _json(targets(runtime))
 
-    @guarded.get("/v1/usage")
+    @guarded.get("/v1/usage", responses=shapes.answers("by", "rows", "total", "open"))
     async def usage(request: Request) -> Response:
         """What was used and what it cost: `by`, `since`, `until`, `last`, `day_zone`, `own` as in `pointsman usage`."""
         if runtime.ledger is None:
             raise NotFound("not_found", "No books are kept: the configuration says ledger: none.")
         return _json(await asyncio.to_thread(usage_told, runtime.ledger.settings, request.query_params))
 
-    @guarded.get("/v1/decisions/{request_id}")
+    @guarded.get("/v1/decisions/{request_id}", responses=shapes.answers("record"))
     async def decision(request_id: str) -> Response:
         """How a recent request was decided, whosever key it came with."""
         entry = runtime.recall(request_id)
@@ -240,14 +248,14 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
             raise NotFound("not_found", "No recent request has that id: records on disk may have it (`records:`).")
         return _json(explain_record(entry))
 
-    @guarded.post("/v1/targets/{name}/probed")
+    @guarded.post("/v1/targets/{name}/probed", responses=shapes.answers("target", "was_doubted"))
     async def probed(name: str) -> Response:
         """A probe saw that the target obeys its thinking switch: believe it again."""
         if all(target.name != name for target in runtime.serving.site.fleet.targets):
             raise NotFound("not_found", "There is no target of that name; see /v1/targets.")
         return _json({"target": name, "was_doubted": runtime.restore(name)})
 
-    @guarded.post("/v1/reload")
+    @guarded.post("/v1/reload", responses=shapes.answers("status", "config"))
     async def reload() -> Response:
         """Load the files again; 200 when they are served now, 400 with every problem when the old ones stay."""
         result = await asyncio.shield(reloader.request())
