@@ -29,18 +29,18 @@ class Parser(argparse.ArgumentParser):
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             said = unknown[0].partition("=")[0]
-            near = _near(said, self._option_string_actions) if said.startswith("-") else ""
-            self.error(f"{' '.join(unknown)} means nothing here{near}")
+            meant = near(said, self._option_string_actions) if said.startswith("-") else ""
+            self.error(f"{' '.join(unknown)} means nothing here{meant}")
         return found, unknown
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return
         names = [str(choice) for choice in action.choices]
-        near = _near(value, names) or ": one of " + ", ".join(names)
+        meant = near(value, names) or ": one of " + ", ".join(names)
         if isinstance(action, argparse._SubParsersAction):
-            raise argparse.ArgumentError(None, f"there is no command {str(value)[:80]!r}{near}")
-        raise argparse.ArgumentError(action, f"{str(value)[:80]!r} means nothing here{near}")
+            raise argparse.ArgumentError(None, f"there is no command {str(value)[:80]!r}{meant}")
+        raise argparse.ArgumentError(action, f"{str(value)[:80]!r} means nothing here{meant}")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """Print help and usage. argparse's own swallows what a disk or pipe says (CPython from 3.11.3 on)."""
@@ -53,12 +53,12 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\nAll there is: {self.prog} --help\n")
 
 
-def _near(word: object, names: Iterable[str]) -> str:
+def near(word: object, names: Iterable[str]) -> str:
     """`: did you mean ...?` where something is near."""
     from difflib import get_close_matches  # noqa: PLC0415 - only where something is wrong
 
-    near = get_close_matches(str(word)[:80], list(names), n=2, cutoff=0.6)
-    return f": did you mean {' or '.join(near)}?" if near else ""
+    found = get_close_matches(str(word)[:80], list(names), n=2, cutoff=0.6)
+    return f": did you mean {' or '.join(found)}?" if found else ""
 
 
 class Ordered(argparse.Action):

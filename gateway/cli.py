@@ -18,6 +18,7 @@ from typing import Any
 from gateway import __version__, arguments, completion
 from gateway.catalog import cli as catalogcli
 from gateway.explain import cli as explaincli
+from gateway.keys import cli as keyscli
 from gateway.ledger import cli as ledgercli
 from gateway.printing import BROKEN, NO, OK, broken, failed, print_json
 from gateway.replay import cli as replaycli
@@ -123,6 +124,9 @@ def parser() -> argparse.ArgumentParser:
     ledgercli.arguments(one)
     arguments.as_json(one)
 
+    one = command("keys", _keys, "Make, list, replace and take back the keys that clients hold.")
+    keyscli.commands(one)
+
     one = command("sidecar", _sidecar, "Run the litellm process by itself, for a gateway elsewhere.")
     arguments.config(one)
     one.add_argument("--listen", default="127.0.0.1:4000", metavar="HOST:PORT", help="default 127.0.0.1:4000")
@@ -190,8 +194,8 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument("shell", choices=completion.SHELLS)
 
-    one = command("help", lambda given: _help(every, given.command), "Say how a command is used.")
-    one.add_argument("command", nargs="?", choices=[name for name in commands.choices if name != "help"])
+    one = command("help", lambda given: _help(every, " ".join(given.command)), "Say how a command is used.")
+    one.add_argument("command", nargs="*", metavar="COMMAND", help="such as serve, or keys create")
     return every
 
 
@@ -236,8 +240,15 @@ def _usage(given: argparse.Namespace) -> int:
         return broken(error, as_json=given.json)
 
 
+def _keys(given: argparse.Namespace) -> int:
+    return keyscli.run(given, CONFIG, os.environ)
+
+
 def _help(every: argparse.ArgumentParser, name: str | None) -> int:
-    (arguments.commands_of(every)[name] if name else every).print_help()
+    known = arguments.commands_of(every)
+    if name and name not in known:
+        known["help"].error(f"there is no command {name[:80]!r}{arguments.near(name, known)}")
+    (known[name] if name else every).print_help()
     return OK
 
 

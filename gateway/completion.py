@@ -9,6 +9,7 @@ offered and nothing is said.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -45,11 +46,12 @@ def answer(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
 
 def attach(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
     """Say of every option and argument that takes a value what may stand there."""
-    for name, command in commands_of(parser).items():
+    known = commands_of(parser)
+    for name, command in known.items():
         for action in valued(command):
             if action.choices is None:
                 try:
-                    offer = offers(name, action)
+                    offer = _words(*known) if action.dest == "command" else offers(name, action)
                 except LookupError:  # a test forbids it; whoever pressed TAB shall not pay for it
                     offer = _nothing
                 action.completer = _Completer(offer, environ)  # type: ignore[attr-defined]
@@ -145,6 +147,22 @@ def _keys(here: Here, _prefix: str) -> Iterator[str]:
         yield key["name"]
 
 
+def _made_keys(here: Here, _prefix: str) -> Iterator[str]:
+    from gateway import yamlfile  # noqa: PLC0415
+
+    written = here.section("keys_file")
+    path = here.config.parent / written if written else here.config.with_name(f"{here.config.stem}.keys.json")
+    raw = yamlfile.read(path) if path.exists() else b'{"keys": []}'
+    for key in json.loads(raw)["keys"] if len(raw) <= MOST_BYTES else ():
+        if "revoked" not in key:
+            yield key["name"]
+
+
+def _every_key(here: Here, prefix: str) -> Iterator[str]:
+    yield from _keys(here, prefix)
+    yield from _made_keys(here, prefix)
+
+
 def _teams(here: Here, _prefix: str) -> Iterator[str]:
     for key in here.section("keys"):
         if team := key.get("tenant", {}).get("team"):
@@ -233,15 +251,24 @@ OFFERS: Mapping[str, Offer] = {
     "targets": _targets,
     "down": _targets,
     "policy": _policies,
-    "key": _keys,
+    "key": _every_key,
     "team": _teams,
+    "command": _nothing,  # `attach` knows them
+    "keys create name": _nothing,  # of a key that is yet to be made
+    "keys create tenant": _facts,
+    "allow": _models,
+    "priority": _words("low", "normal", "high", "critical"),
+    "by": _every_key,
+    "name": _made_keys,
+    "overlap": _words("0", "1h", "24h", "7d"),
+    "expires": _words("24h", "30d", "90d", "365d"),
     "model": _models,
     "tenant": _facts,
     "in_place_of": _in_place_of,
     "baseline": _baselines,
     "usage model": _served,
     "usage target": _targets,
-    "by": _words("day", "key", "model", "policy", "replica", "rule", "shadow", "target", "team", "total"),
+    "usage by": _words("day", "key", "model", "policy", "replica", "rule", "shadow", "target", "team", "total"),
     # files
     "dir": _files,
     "replay policy": _files,
@@ -266,9 +293,10 @@ OFFERS: Mapping[str, Offer] = {
     # what only the person knows
     **dict.fromkeys(
         (
-            "admin", "admin_port", "day_zone", "diff", "fits", "interval", "k", "language", "last", "limit",
-            "listen", "min_coverage", "over", "port", "public", "region", "replica", "retiring", "rows", "rule",
-            "shadow", "since", "text", "time_limit", "timeout", "until", "upstream_id", "url", "window",
+            "admin", "admin_port", "budget", "day_zone", "diff", "fits", "interval", "k", "language", "last", "limit",
+            "listen", "max_concurrent", "min_coverage", "over", "port", "public", "region", "replica", "retiring",
+            "rows", "rpm", "rule", "shadow", "since", "text", "time_limit", "timeout", "tpm", "until",
+            "upstream_id", "url", "window",
         ),
         _nothing,
     ),

@@ -26,6 +26,7 @@ from gateway.fields import (
     Currency,
     Day,
     Gigabytes,
+    Moment,
     Name,
     NanoUsd,
     Quantization,
@@ -250,7 +251,8 @@ class KeyDoc(QuotaDoc):
     `policy` is its own default: what `auto` means for it, and what its pins are judged by. Unless `allow` says more, it
     may then ask for no other policy. `reasoning` is how its answers spell what a model thought, before what the whole
     file says. `priority` says who is refused first when the process is full, see `limits.shed`; a request may ask for
-    less by `x-pointsman-priority`.
+    less by `x-pointsman-priority`. From `expires` on it is refused. `may_create`: its holder may make further keys,
+    which get no more than it has itself.
     """
 
     name: Name
@@ -261,7 +263,8 @@ class KeyDoc(QuotaDoc):
     explain: bool = False
     priority: Priority = "normal"
     reasoning: Spelt | None = None
-    expires: Day | None = None
+    expires: Moment | None = None
+    may_create: bool = False
 
 
 class AdminKeyDoc(SecretRef):
@@ -356,6 +359,9 @@ class ConfigDoc(FleetDoc):
 
     At the end of the process requests are still taken for `drain_delay`, in which load balancers learn from /readyz to
     send no more; what is under way then has `drain` to finish.
+
+    `keys_file` is where `pointsman keys` keeps the keys it makes, relative to this file; left out, the file of its own
+    name with `.keys.json` beside it, if there is one.
     """
 
     listen: ListenDoc = ListenDoc()
@@ -368,6 +374,7 @@ class ConfigDoc(FleetDoc):
     models: dict[str, str] = Field(default_factory=dict)
     unknown_model: str = "reject"
     keys: list[KeyDoc] = Field(default_factory=list)
+    keys_file: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     teams: dict[Name, TeamDoc] = Field(default_factory=dict)
     admin_key: AdminKeyDoc | None = None
     timeouts: TimeoutsDoc = TimeoutsDoc()

@@ -8,6 +8,7 @@ import asyncio
 import hmac
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -32,6 +33,7 @@ from gateway.core.errors import (
 from gateway.core.types import Tenant
 from gateway.explain.request import explain, explain_record
 from gateway.front import admits, alive, headers_of, readiness, targets
+from gateway.keys.api import Keys
 from gateway.ledger.command import usage_told
 from gateway.listing import listing
 from gateway.proxy.asked import ELSEWHERE, authenticate
@@ -191,8 +193,54 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
             raise NotFound("not_found", "No recent request of this key has that id.")
         return _json(explain_record(entry))
 
+    own = Keys(lambda: runtime.serving.site.ring, lambda: reloader.rekey())
+
+    async def maker(tenant: Annotated[Tenant, Depends(tenant_of)]) -> str:
+        has = runtime.serving.site.holdings.get(tenant.key)
+        if has is None or not has.may_create:
+            raise Denied("policy_denied", "This key may not make keys: set `may_create: true` on it.")
+        return tenant.key
+
     app.include_router(keyed)
+    app.include_router(_key_routes(own, maker))
     return app
+
+
+async def _json_body(request: Request) -> bytes:
+    """A body that says that it is JSON, which no page of another site can send without being asked about first."""
+    body = await request.body()
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise BadRequest("bad_request", "Send 'Content-Type: application/json'.")
+    return body
+
+
+def _key_routes(keys: Keys, asks: Callable[..., Awaitable[str | None]]) -> APIRouter:
+    """The calls that make and take back keys; `asks` refuses who may not, and says as which key others do."""
+    router = APIRouter(dependencies=[Depends(asks)])
+    By = Annotated[str | None, Depends(asks)]
+
+    @router.get("/v1/keys")
+    async def listed(by: By) -> Response:
+        """Keys with what each may use; never a key."""
+        return _json(await keys.listed(by))
+
+    @router.post("/v1/keys")
+    async def create(request: Request, by: By) -> Response:
+        """Make a key; the answer is the only place it is in."""
+        return _json(await keys.create(await _json_body(request), by), 201, {"cache-control": "no-store"})
+
+    @router.post("/v1/keys/{name}/rotate")
+    async def rotate(name: str, request: Request, by: By) -> Response:
+        """Give a name a new key."""
+        return _json(await keys.rotate(name, await _json_body(request), by), 200, {"cache-control": "no-store"})
+
+    @router.delete("/v1/keys/{name}")
+    async def revoke(name: str, by: By) -> Response:
+        """Take a key back at once."""
+        return _json(await keys.revoke(name, by))
+
+    return router
 
 
 def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
@@ -200,7 +248,7 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     app = _app(
         runtime,
         "Pointsman admin",
-        "this is the admin listener, with /metrics, /v1/usage, /v1/targets, /v1/decisions and /v1/reload",
+        "this is the admin listener, with /metrics, /v1/usage, /v1/targets, /v1/decisions, /v1/keys and /v1/reload",
     )
 
     async def admin(request: Request) -> None:
@@ -209,7 +257,21 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
                 raise Denied("policy_denied", ELSEWHERE.replace("keys", "an admin_key"))
             raise Unauthenticated("invalid_api_key", "The admin key is missing or not valid.")
 
+    async def operator(request: Request) -> str | None:
+        """None for an operator; the name of a key that may make keys, where it was sent in place of the admin key."""
+        site, headers = runtime.serving.site, headers_of(request.scope)
+        if site.admin_key_sha256 is not None and admits(runtime, headers):
+            return None
+        if not site.open and b"authorization" in headers:
+            tenant = authenticate(runtime.serving, headers, time.time())
+            if not site.holdings[tenant.key].may_create:
+                raise Denied("policy_denied", "This key may not make keys: set `may_create: true` on it.")
+            return tenant.key
+        await admin(request)
+        return None
+
     guarded = APIRouter(dependencies=[Depends(admin)])
+    keys = Keys(lambda: runtime.serving.site.ring, lambda: reloader.rekey())
 
     @app.get("/healthz", responses=shapes.answers("status"))
     async def healthz() -> Response:
@@ -263,5 +325,11 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
             raise BadRequest("bad_request", result.error[:8192])
         return _json({"status": "reloaded", "config": runtime.serving.site.digest})
 
+    @guarded.post("/v1/keys/reload")
+    async def reload_keys() -> Response:
+        """Read the keys file now, and nothing else; 400 with what is wrong when the old keys stay."""
+        return _json(await keys.reload())
+
     app.include_router(guarded)
+    app.include_router(_key_routes(keys, operator))
     return app

@@ -34,11 +34,16 @@ def names(
         rules=frozenset(rule.id for policy in policies.values() for rule in policy.rules),
         targets=frozenset(target.name for target in fleet.targets),
         models=frozenset(target.model.id for target in fleet.targets),
-        teams=frozenset(one.facts["team"] for one in tenants if "team" in one.facts),
+        teams=teams(tenants),
         policies=MappingProxyType({name: policy.digest for name, policy in policies.items()}),
         facts=tuple(map(_facts, fleet.targets)),
         baseline=compared,
     )
+
+
+def teams(tenants: Iterable[Tenant]) -> frozenset[str]:
+    """The teams that metrics may name."""
+    return frozenset(one.facts["team"] for one in tenants if "team" in one.facts)
 
 
 def _facts(target: Target) -> TargetFacts:

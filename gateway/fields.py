@@ -7,7 +7,7 @@ written in the file. Fields only; what a file consists of stands in the two modu
 from __future__ import annotations
 
 import re
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
@@ -44,6 +44,22 @@ def _date(value: object) -> date:
 
 def _raise() -> date:
     raise ValueError
+
+
+def _moment(value: object) -> datetime:
+    try:
+        if not isinstance(value, str) or len(value) < len("2026-11-21") or not value.isascii():
+            raise ValueError
+        if len(value) == len("2026-11-21"):
+            day = date.fromisoformat(value)
+            return datetime(day.year, day.month, day.day, tzinfo=UTC)
+        found = datetime.fromisoformat(value)
+        if found.tzinfo is None or "T" not in value:
+            raise ValueError
+        return found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        valid = "a day such as 2026-11-21, or a time such as 2026-11-21T18:00:00Z"
+        raise Invalid(f"{value!r:.40} is not a date", valid) from None
 
 
 def _positive_seconds(value: object) -> float:
@@ -84,6 +100,12 @@ _DECIMAL = r"[0-9]{1,15}(\.[0-9]{1,9})? ?"
 
 Name = Annotated[str, AfterValidator(_name), Field(pattern=f"^{_NAME.pattern}$")]
 Day = Annotated[date, BeforeValidator(_date), WithJsonSchema({"type": "string", "format": "date"})]
+#: A point in time, in UTC; a day stands for its first moment there.
+Moment = Annotated[
+    datetime,
+    BeforeValidator(_moment),
+    WithJsonSchema({"anyOf": [{"type": "string", "format": "date"}, {"type": "string", "format": "date-time"}]}),
+]
 Seconds = Annotated[
     float, BeforeValidator(_positive_seconds), _quantity(_DECIMAL + "(us|ms|s|m|min|h|d)", "2s", "15m", number=False)
 ]

@@ -94,3 +94,10 @@ def grant(allow: Iterable[str], table: Mapping[str, Route], policies: Iterable[s
         else:
             mask |= route.pinned
     return Grant(everything, frozenset(granted), mask), unknown
+
+
+def meet(one: Grant, other: Grant) -> Grant:
+    """What both grant."""
+    if one.everything or other.everything:
+        return other if one.everything else one
+    return Grant(False, one.policies & other.policies, one.mask & other.mask)

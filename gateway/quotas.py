@@ -128,12 +128,16 @@ def quota(doc: RatesDoc) -> Quota:
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """All limits of a configuration, by the name of what they limit; `team_of` has the team of each key."""
+    """All limits of a configuration, by the name of what they limit; `team_of` has the team of each key.
+
+    `above` has, of a key that was made by another key, that one and those above it: their limits bind it too.
+    """
 
     keys: Mapping[str, Quota] = field(default_factory=dict)
     teams: Mapping[str, Quota] = field(default_factory=dict)
     targets: Mapping[str, Quota] = field(default_factory=dict)
     team_of: Mapping[str, str] = field(default_factory=dict)
+    above: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def all(self) -> Iterator[tuple[Scope, str, Quota]]:
         """Every one with its scope and name."""
@@ -142,8 +146,13 @@ class Quotas:
         yield from (("target", name, one) for name, one in self.targets.items())
 
     def limits(self, key: str) -> bool:
-        """Does anything limit a key, be it through its team?"""
-        return key in self.keys or self.team_of.get(key) in self.teams
+        """Does anything limit a key, be it through its team or who made it?"""
+        owners = (key, *self.above.get(key, ()))
+        return any(one in self.keys for one in owners) or self.team_of.get(key) in self.teams
+
+    def family(self, key: str) -> frozenset[str]:
+        """A key, and all keys that draw on its limits because it made them."""
+        return frozenset({key, *(one for one, above in self.above.items() if key in above)})
 
     @property
     def hard(self) -> bool:
@@ -160,10 +169,12 @@ def read(
     targets: Mapping[str, RatesDoc],
     *,
     books: bool,
+    above: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> tuple[Quotas, list[Wrong]]:
     """All limits, and what is wrong with them: path, what, and what would be valid.
 
-    `keys` are names, teams ("" for none) and what is written; `books` says that a ledger is kept.
+    `keys` are names, teams ("" for none) and what is written; `books` says that a ledger is kept; `above` is as in
+    `Quotas`.
     """
     keys = list(keys)
     wrong: list[Wrong] = []
@@ -177,6 +188,7 @@ def read(
         teams=MappingProxyType({name: one for name, doc in teams.items() if (one := quota(doc))}),
         targets=MappingProxyType({name: one for name, doc in targets.items() if (one := quota(doc))}),
         team_of=MappingProxyType(team_of),
+        above=above,
     )
     if not books:
         for path, one in [(f"keys[{at}]", quota(doc)) for at, (_, _, doc) in enumerate(keys)] + [

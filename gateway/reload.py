@@ -5,6 +5,9 @@ process loads the same files from the cache, in a thread, and swaps one referenc
 
 What is watched are the files that the site being served came from and those of the last attempt, so that a broken file
 is noticed again when it is mended, whoever named it first.
+
+The keys file is read anew by itself: a key that was revoked must not go on working because a policy is being edited and
+does not load, nor as long as all that takes.
 """
 
 from __future__ import annotations
@@ -68,6 +71,11 @@ class Reloader:
         self._task: asyncio.Task[Reloaded] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._again = False
+        self._swap = asyncio.Lock()  # from reading the keys file to serving by it: no older reading may come after
+        self._keys_seen: Stat | None = None
+        self._keys_wrong = False  # `last` tells of the keys file, `_loaded` of everything
+        self._loaded = self.last
+        self._keys_task: asyncio.Task[str] | None = None
         self.taken: Callable[[Site], None] = lambda site: None  # told of each site that is served from now on
 
     def start(self) -> None:
@@ -78,8 +86,9 @@ class Reloader:
         """Stop watching; a reload under way is abandoned."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
+        for task in (self._task, self._keys_task):
+            if task is not None:
+                task.cancel()
 
     def request(self) -> asyncio.Task[Reloaded]:
         """Reload now (SIGHUP, admin call). A request during a reload makes another follow it."""
@@ -91,6 +100,10 @@ class Reloader:
 
     def _look(self) -> None:
         self._timer = self.runtime.loop.call_later(WATCH_S, self._look)
+        ring = self.runtime.serving.site.ring
+        idle = self._keys_task is None or self._keys_task.done()
+        if idle and _stat(ring.place.path) != self._keys_seen:
+            self._keys_task = self.runtime.loop.create_task(self.rekey())
         if self._task is not None and not self._task.done():
             return  # what changes during a reload is compared after it
         if fingerprint(self._watched) != self._seen:
@@ -99,7 +112,8 @@ class Reloader:
     async def _reload(self) -> Reloaded:
         while True:
             self._again = False
-            self.last = await self._reload_once()
+            self.last = self._loaded = await self._reload_once()
+            self._keys_wrong = False
             self.runtime.metrics.reloaded(ok=not self.last.error, at=self.last.at)
             if not self._again:
                 return self.last
@@ -110,8 +124,10 @@ class Reloader:
         old = runtime.serving.site
         try:
             await self._check_in_child()
-            site: Site = await asyncio.to_thread(load_site, self.config, self.environ, door=self.door)
-            runtime.adopt(site, await self._balances(site))
+            loaded: Site = await asyncio.to_thread(load_site, self.config, self.environ, door=self.door)
+            async with self._swap:
+                site = await self._with_keys(loaded)
+                runtime.adopt(site, await self._balances(site))
         except (ConfigError, OSError) as error:
             logger.error("reload failed, the old configuration stays", extra={"lines": str(error).splitlines()})
             tried = error.files if isinstance(error, SiteError) else ()
@@ -131,6 +147,43 @@ class Reloader:
         for warning in (*site.warnings, *_needs_restart(self._running, site)):
             logger.warning("%s", warning)
         return Reloaded(time.time())
+
+    async def rekey(self) -> str:
+        """Read the keys file anew, and nothing else, and serve by it. What is wrong with it, or ""."""
+        runtime = self.runtime
+        error = ""
+        async with self._swap:
+            old = runtime.serving.site
+            try:
+                site = await self._with_keys(old)
+                if site.digest != old.digest:
+                    runtime.adopt(site, await self._balances(site))
+                    runtime.metrics.configure(site.metric_names)
+                    logger.info("the keys file was read: %s", site.digest)
+            except (ConfigError, OSError) as wrong:
+                error = str(wrong)
+                logger.error("the keys file cannot be used, the old keys stay", extra={"lines": error.splitlines()})
+            except Exception as wrong:
+                # The edge that must hold: a defect met while loading must not end the watching, nor the serving.
+                logger.exception("the keys file cannot be used, the old keys stay")
+                error = f"the gateway failed to load its keys ({type(wrong).__name__})"
+        if error or self._keys_wrong:
+            self._keys_wrong = bool(error)
+            self.last = Reloaded(time.time(), error) if error else self._loaded
+            runtime.metrics.reloaded(ok=not self.last.error, at=self.last.at)
+        return error
+
+    async def _with_keys(self, site: Site) -> Site:
+        """A site with the keys file as it is at this moment. Raises `ConfigError`."""
+        path = site.ring.place.path
+        began_ns, self._keys_seen = time.time_ns(), _stat(path)
+        found = await asyncio.to_thread(site.rekeyed)
+        if _fresh(path, began_ns):
+            self._keys_seen = None
+        if found.open and not self.runtime.serving.site.open:
+            what = "there are no keys any more, so that everybody would be let in"
+            raise ConfigError([Problem(str(path), 0, "", what, "a key, or a restart if that is meant")])
+        return found
 
     async def _balances(self, site: Site) -> Balances:
         """What budgets that are new have spent. Raises ConfigError where that would not survive this process."""

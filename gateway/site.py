@@ -18,13 +18,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
-from gateway import bundled, exported, otlpdoc, quotas, storedoc, yamlfile
+from gateway import bundled, exported, otlpdoc, storedoc, yamlfile
 from gateway.addresses import Address
 from gateway.catalog.catalogue import Catalogue
 from gateway.catalog.catalogue import files_of as catalogue_files
 from gateway.compiled import cache_dir
-from gateway.config import ConfigDoc, KeyDoc, admin_digest
+from gateway.config import ConfigDoc, admin_digest
 from gateway.core.analyse import leaks
 from gateway.core.errors import BadRequest, ConfigError, Denied, NotFound, Problem
 from gateway.core.lexicon import Lexicon
@@ -33,9 +34,12 @@ from gateway.core.quantities import Invalid
 from gateway.core.types import Fleet, Tenant, Timeouts
 from gateway.fleet import NO_DOOR, Door, FleetBuilder
 from gateway.includes import Part, read_overlays
+from gateway.keys.file import Place
+from gateway.keys.holding import Holding
+from gateway.keys.ring import ANONYMOUS, Keyed, KeyEntry, Ring, digest_of
 from gateway.ledger.directory import LedgerSettings
 from gateway.limits import Drain, Limits
-from gateway.naming import Grant, Route, grant, routes
+from gateway.naming import Grant, Route, routes
 from gateway.policyfile import failures_of, lay_over, load_catalogue, load_policy, placed, policy_files, reference_fleet
 from gateway.problems import suggest, validated
 from gateway.quotas import Quotas
@@ -48,7 +52,6 @@ from gateway.telemetry.otlp.settings import OtlpSettings
 from gateway.telemetry.records import RecordSettings
 
 _RETIRES_SOON = timedelta(days=30)
-_ANONYMOUS = Tenant("anonymous", explain=True)
 
 
 class SiteError(ConfigError):
@@ -60,18 +63,6 @@ class SiteError(ConfigError):
 
 
 @dataclass(frozen=True, slots=True)
-class KeyEntry:
-    """A client's key: whose it is and until when. `expires_at` is the first second (Unix) at which it is refused."""
-
-    tenant: Tenant
-    expires_at: float | None = None
-
-    def expired(self, now: float) -> bool:
-        """Is it too late to use this key?"""
-        return self.expires_at is not None and now >= self.expires_at
-
-
-@dataclass(frozen=True, slots=True)
 class Site:
     """One loaded configuration. Never changes: a reload makes another, and requests finish with the one they began."""
 
@@ -79,10 +70,11 @@ class Site:
     fleet: Fleet
     policies: Mapping[str, Policy]
     default_policy: Policy
-    keys: Mapping[bytes, KeyEntry]  # SHA-256 of a key -> whose it is; empty: no keys are asked for
+    keys: Mapping[bytes, KeyEntry]  # SHA-256 of a key -> whose it is
     routes: Mapping[str, Route]  # every value of `model` that means something
     routes_of: Mapping[str, Mapping[str, Route]]  # the same for keys whose default is this policy
     unknown_policy: str | None  # the policy for all others; None: they are refused
+    ring: Ring  # by which its keys were judged
     listen_public: Address
     listen_admin: Address
     admin_key_sha256: bytes | None
@@ -96,7 +88,8 @@ class Site:
     metric_names: Names
     warnings: tuple[str, ...]
     files: tuple[Path, ...]
-    anonymous: Tenant = _ANONYMOUS  # who everyone is where no keys are configured
+    anonymous: Tenant = ANONYMOUS  # who everyone is where no keys are asked for
+    open: bool = True  # no keys are asked for
     records: RecordSettings | None = None  # None: no decision is recorded
     otlp: OtlpSettings | None = None  # None: no collector is told anything
     ledger: LedgerSettings | None = None  # None: no books are kept
@@ -104,7 +97,21 @@ class Site:
     quotas: Quotas = field(default_factory=Quotas)
     sidecar: SidecarSpec | None = None  # what the litellm process must serve; None: none is needed
     released: Mapping[str, date] = field(default_factory=dict)
+    holdings: Mapping[str, Holding] = field(default_factory=dict)  # what each key has, by name
+    keys_sha256: str = ""  # of the keys file as it was read; "" where there is none
+    _base: str = ""  # its digest without the keys file
     _grants: Mapping[str, Grant] = field(default_factory=dict)
+
+    def rekeyed(self) -> Site:
+        """The same with the keys file as it is now. Raises `ConfigError`."""
+        keyed = self.ring.read()
+        tenants = [one.tenant for one in keyed.keys.values()]
+        return replace(
+            self,
+            digest=digest_of(self._base, keyed.sha256),
+            metric_names=replace(self.metric_names, teams=exported.teams(tenants)),
+            **_of_keys(keyed),
+        )
 
     def resolve(
         self, model_asked: str, policy_asked: str | None = None, own: str | None = None
@@ -150,6 +157,19 @@ class Site:
         for name, route in (self.routes_of.get(default) or self.routes).items():
             if granted.covers(route.policy, route.pinned, default):
                 yield name, route
+
+
+def _of_keys(keyed: Keyed) -> dict[str, Any]:
+    """The fields of a site that its keys make."""
+    return {
+        "open": keyed.open,
+        "keys": keyed.keys,
+        "routes_of": keyed.routes_of,
+        "quotas": keyed.quotas,
+        "holdings": keyed.holdings,
+        "keys_sha256": keyed.sha256,
+        "_grants": keyed.grants,
+    }
 
 
 def load_lexicon(directory: Path | None = None, *, cache: Path | None = None) -> Lexicon:
@@ -232,23 +252,20 @@ class _Loader:
         policies = self._policies(doc, fleet, known)
         default = self._default(doc, policies)
         books = doc.books(self.path, self.environ, self._note, self.files, secrets=self.secrets)
-        owners = [(one.name, one.tenant.get("team", ""), one) for one in doc.keys]
-        self.quotas, wrong = quotas.read(owners, doc.teams, doc.targets, books=doc.ledger != "none")
-        for one in wrong:
-            self._note(*one)
-        keys, tables, grants = self._names(doc, fleet, policies)
-        table = tables[doc.policies.default]
+        table = self._names(doc, fleet, policies)
+        place = Place.of(doc, self.path)
+        ring = Ring(self.document, doc, fleet, policies, place, doc.ledger != "none", self.unread)
+        keyed = self._keyed(ring)
         baseline = self._baseline(doc, fleet, table)
-        if self.found or default is None:
+        if self.found or default is None or keyed is None:
             raise ConfigError(self.found)
+        base = hashlib.sha256(" ".join(self.digests).encode()).hexdigest()[:12]
         return Site(
-            digest=hashlib.sha256(" ".join(self.digests).encode()).hexdigest()[:12],
+            digest=digest_of(base, keyed.sha256),
             fleet=fleet,
             policies=MappingProxyType(policies),
             default_policy=default,
-            keys=MappingProxyType(keys),
             routes=table,
-            routes_of=MappingProxyType(tables),
             unknown_policy=None if doc.unknown_model == "reject" else doc.unknown_model,
             listen_public=doc.listen.public,
             listen_admin=doc.listen.admin,
@@ -260,18 +277,19 @@ class _Loader:
             drain=Drain(doc.drain_delay or 0.0, doc.drain),
             log=doc.log.settings(),
             tokenizers=_tokenizers(fleet, policies),
-            metric_names=exported.names(fleet, policies, table, [one.tenant for one in keys.values()], baseline),
+            metric_names=exported.names(fleet, policies, table, [one.tenant for one in keyed.keys.values()], baseline),
             warnings=tuple(self.warnings),
             files=tuple(dict.fromkeys(self.files)),
-            anonymous=replace(_ANONYMOUS, reasoning=doc.reasoning),
+            anonymous=replace(ANONYMOUS, reasoning=doc.reasoning),
             records=records,
             otlp=otlp,
             ledger=books,
             store=store,
-            quotas=self.quotas,
             sidecar=sidecar,
             released=known.released,
-            _grants=MappingProxyType(grants),
+            ring=ring,
+            _base=base,
+            **_of_keys(keyed),
         )
 
     def _read(self) -> yamlfile.Document:
@@ -299,8 +317,9 @@ class _Loader:
                 self._warn(f"targets.{target.name}", f"{target.upstream_id} {verb} on {day}")
 
     def _listen(self, doc: ConfigDoc) -> bytes | None:
-        if not doc.listen.public.loopback and not doc.keys:
-            valid = "keys: for the clients, or a loopback address"
+        place = Place.of(doc, self.path)
+        if not doc.listen.public.loopback and not (doc.keys or place.stated or place.path.exists()):
+            valid = "keys: or keys_file: for the clients, or a loopback address"
             self._note("listen.public", "can be reached from other machines, but there are no keys", valid)
         if not doc.listen.admin.loopback and doc.admin_key is None:
             valid = "admin_key: {sha256: ...}, or a loopback address"
@@ -358,12 +377,9 @@ class _Loader:
 
     # -- names and keys --
 
-    def _names(
-        self, doc: ConfigDoc, fleet: Fleet, policies: Mapping[str, Policy]
-    ) -> tuple[dict[bytes, KeyEntry], dict[str, Mapping[str, Route]], dict[str, Grant]]:
+    def _names(self, doc: ConfigDoc, fleet: Fleet, policies: Mapping[str, Policy]) -> Mapping[str, Route]:
+        """Every value of `model` that means something; notes those that clash or mean nothing."""
         table, wrong = routes(fleet, policies, doc.policies.default, doc.models)
-        tables = {one.policy: routes(fleet, policies, one.policy, doc.models)[0] for one in doc.keys if one.policy}
-        tables[doc.policies.default] = table
         for name, why in wrong:
             if self.unread and why.startswith("auto/"):
                 continue
@@ -375,30 +391,18 @@ class _Loader:
                 self._note(f"models.{name}", f"{why!r:.80} is no policy, model or target that is served here", valid)
             else:
                 self._note(f"models.{name}" if name in doc.models else f"targets.{name}", why, "another name")
-        keys: dict[bytes, KeyEntry] = {}
-        grants: dict[str, Grant] = {}
-        for index, one in enumerate(doc.keys):
-            path = f"keys[{index}]"
-            digest = bytes.fromhex(one.sha256)
-            if digest in keys:
-                self._note(f"{path}.sha256", "is the hash of another key in this file", "one entry for each key")
-            if one.name in grants or one.name == _ANONYMOUS.key:
-                self._note(f"{path}.name", f"{one.name!r} is another key's name", "a name for each key")
-            if one.policy is not None and one.policy not in policies and not self.unread:
-                self._note(f"{path}.policy", f"no policy {one.policy!r:.80}", suggest(one.policy, policies))
-            grants[one.name], unknown = grant(one.allow, tables[one.policy or doc.policies.default], policies)
-            if one.policy is not None and "allow" not in one.model_fields_set:
-                grants[one.name] = Grant(policies=frozenset({one.policy}), mask=fleet.mask())
-            for entry in unknown:
-                if self.unread and entry.startswith("auto/"):
-                    continue
-                self._note(
-                    f"{path}.allow", f"{entry!r:.80} means nothing here", suggest(entry, ("*", "auto/*", *table))
-                )
-            keys[digest] = _key_entry(one, doc.reasoning, limited=self.quotas.limits(one.name))
-        if not doc.keys:
-            grants[_ANONYMOUS.key] = Grant(everything=True)
-        return keys, tables, grants
+        return table
+
+    def _keyed(self, ring: Ring) -> Keyed | None:
+        """The keys, or None with what is wrong with them noted."""
+        try:
+            keyed = ring.read()
+        except ConfigError as error:
+            self.found += error.problems
+            self.files.append(ring.place.path)  # mending it makes the site load
+            return None
+        self.warnings += keyed.warnings
+        return keyed
 
     def _baseline(self, doc: ConfigDoc, fleet: Fleet, table: Mapping[str, Route]) -> Baseline | None:
         try:
@@ -412,14 +416,6 @@ class _Loader:
 
     def _warn(self, path: str, what: str) -> None:
         self.warnings.append(str(self.document.problem(path, what)))
-
-
-def _key_entry(doc: KeyDoc, reasoning: str | None, *, limited: bool) -> KeyEntry:
-    facts = MappingProxyType(dict(doc.tenant))
-    spelt = doc.reasoning or reasoning
-    tenant = Tenant(doc.name, facts, tuple(doc.allow), doc.explain, spelt, doc.policy, limited, doc.priority)
-    day = doc.expires
-    return KeyEntry(tenant, None if day is None else datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
 
 
 def _tokenizers(fleet: Fleet, policies: Mapping[str, Policy]) -> frozenset[str]:

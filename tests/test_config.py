@@ -69,7 +69,7 @@ def test_durations_sizes_and_money_are_read_with_their_units() -> None:
 
     (key,) = doc.keys
     assert key.tpm == 2_000_000
-    assert str(key.expires) == "2027-01-31"
+    assert str(key.expires) == "2027-01-31 00:00:00+00:00"
     assert key.budget is not None
     assert key.budget.usd == 100_000_000
 

@@ -393,13 +393,14 @@ OPEN = {"/healthz", "/readyz", "/v1/chat/completions"}  # the last tells only th
 
 def test_the_routes_are_those_that_are_documented() -> None:
     assert sorted({path for _, path in PUBLIC}) == [
-        "/healthz", "/readyz", "/v1/chat/completions", "/v1/decisions/" + "0" * 32, "/v1/explain", "/v1/models",
-        "/v1/models/a",
+        "/healthz", "/readyz", "/v1/chat/completions", "/v1/decisions/" + "0" * 32, "/v1/explain", "/v1/keys",
+        "/v1/keys/a", "/v1/keys/a/rotate", "/v1/models", "/v1/models/a",
     ]  # fmt: skip
     assert sorted(PRIVATE) == [
+        ("DELETE", "/v1/keys/a"),
         ("GET", "/healthz"), ("GET", "/metrics"), ("GET", "/readyz"), ("GET", "/v1/decisions/" + "0" * 32),
-        ("GET", "/v1/targets"),
-        ("GET", "/v1/usage"),
+        ("GET", "/v1/keys"), ("GET", "/v1/targets"), ("GET", "/v1/usage"),
+        ("POST", "/v1/keys"), ("POST", "/v1/keys/a/rotate"), ("POST", "/v1/keys/reload"),
         ("POST", "/v1/reload"), ("POST", "/v1/targets/a/probed"),
     ]  # fmt: skip
 
@@ -428,7 +429,9 @@ def test_every_public_route_but_health_asks_for_a_key(gateway: Gateway, method: 
         assert refused.headers["www-authenticate"] == "Bearer"
     for authorization in (f"Basic {KEY}", KEY, "Bearer", f"Bearer {KEY}, Bearer {KEY}"):
         assert ask(gateway, path, None, method, headers={"authorization": authorization}).status_code == 401
-    assert ask(gateway, path, KEY, method, content=json.dumps(chat())).status_code in (200, 404)
+    assert ask(gateway, path, KEY, method, content=json.dumps(chat())).status_code in (
+        (403,) if "/keys" in path else (200, 404)  # which may make none
+    )
 
 
 def test_the_one_open_model_path_only_says_that_it_takes_post(gateway: Gateway) -> None:
@@ -551,7 +554,9 @@ def test_an_admin_key_guards_every_admin_route_but_health(guarded: Gateway, meth
         assert error(refused) == (401, "invalid_api_key")
     headers = {"authorization": f"Bearer {ADMIN}"}
     admitted = httpx.request(method, guarded.admin + path, headers=headers, timeout=30)
-    assert admitted.status_code == (404 if "decisions" in path else 200)  # of a request that never was
+    # Of a request and of a key that never were; and of no body at all.
+    never = {"/v1/decisions/" + "0" * 32: 404, "/v1/keys/a": 404, "/v1/keys/a/rotate": 400}
+    assert admitted.status_code == (400 if (method, path) == ("POST", "/v1/keys") else never.get(path, 200))
     assert httpx.get(guarded.admin + "/healthz").status_code == 200
     assert httpx.get(guarded.admin + "/openapi.json").status_code == 404
 

@@ -230,7 +230,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(capsys: pytest.Captur
 def test_a_client_key_is_printed_once_and_only_its_hash_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", *OWN, "--key", "app", "--public", "0.0.0.0:8080"]) == 0
     told = capsys.readouterr().out
-    [key] = re.findall(r"sk-[0-9a-f]{48}", told)
+    [key] = re.findall(r"sk-pm-[0-9A-Za-z]{38}", told)
     assert key not in Path("pointsman.yaml").read_text()
     [(digest, entry)] = loaded().keys.items()
     assert (digest, entry.tenant.key) == (hashlib.sha256(key.encode()).digest(), "app")

@@ -7,9 +7,7 @@ server for its models, and none is written.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +24,7 @@ from gateway.init.draft import Draft, Laid, lay, occupied, write
 from gateway.init.fromlitellm import convert
 from gateway.init.ownserver import Adding, Server
 from gateway.init.providers import hosted, incomplete
+from gateway.keys.secret import new_key, sha256
 from gateway.policyfile import load_catalogue
 from gateway.printing import BROKEN, NO, OK, broken, failed, print_json
 
@@ -223,9 +222,8 @@ def _keys(wishes: Wishes, draft: Draft, terminal: Terminal) -> dict[str, str]:
     for name in wishes.keys:
         if name in made:
             raise Invalid(f"--key {name} stands there twice", "a name for each key")
-        made[name] = f"sk-{secrets.token_hex(24)}"
-        digest = hashlib.sha256(made[name].encode()).hexdigest()
-        draft.keys.append({"name": name, "sha256": digest, "allow": ["*"], "explain": True})
+        made[name] = new_key()
+        draft.keys.append({"name": name, "sha256": sha256(made[name]), "allow": ["*"], "explain": True})
     return made
 
 

@@ -55,10 +55,10 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 def authenticate(serving: Serving, headers: dict[bytes, bytes], now: float) -> Tenant:
-    """Whose key a request carries.
+    """Whose key a request carries. Raises Unauthenticated; says the same for a wrong, malformed or revoked key.
 
-    Raises Unauthenticated, saying the same for a wrong, malformed or expired key; Denied where no key is asked for and
-    the request is from elsewhere.
+    Only who has the whole of a key that did work is told that it has expired. Raises Denied where no key is asked for
+    and the request is from elsewhere.
     """
     return _key(serving, headers, now)[0]
 
@@ -77,11 +77,11 @@ def local(headers: Mapping[bytes, bytes]) -> bool:
 
 
 def _key(serving: Serving, headers: dict[bytes, bytes], now: float) -> tuple[Tenant, float]:
-    keys = serving.site.keys
-    if not keys:
+    site = serving.site
+    if site.open:
         if not local(headers):
             raise Denied("policy_denied", ELSEWHERE)
-        return serving.site.anonymous, NEVER
+        return site.anonymous, NEVER
     sent = headers.get(b"authorization", b"")
     known = serving.known_keys.get(sent)
     if known is not None and now < known[1]:
@@ -91,8 +91,10 @@ def _key(serving: Serving, headers: dict[bytes, bytes], now: float) -> tuple[Ten
         raise Unauthenticated("invalid_api_key", "No API key was given: send 'Authorization: Bearer <key>'.")
     if scheme.lower() == b"bearer" and _KEY.fullmatch(key):
         # The table is keyed by the hash, so what a comparison could leak by its timing is a hash, not a key.
-        entry = keys.get(hashlib.sha256(key).digest())
-        if entry is not None and not entry.expired(now):
+        entry = site.keys.get(hashlib.sha256(key).digest())
+        if entry is not None:
+            if entry.expired(now):
+                raise Unauthenticated("invalid_api_key", "The API key has expired.")
             if len(serving.known_keys) >= MAX_KNOWN_KEYS:
                 serving.known_keys.clear()
             found = serving.known_keys[sent] = (entry.tenant, NEVER if entry.expires_at is None else entry.expires_at)

@@ -33,10 +33,13 @@ class Balance(NamedTuple):
     ends_ms: int
     spent: Mapping[tuple[str, str], int]
 
-    def of(self, scope: Scope, name: str) -> int:
-        """What a key, or a team, has spent of it."""
-        at = 0 if scope == "key" else 1
-        return sum(nano for names, nano in self.spent.items() if names[at] == name)
+    def of_team(self, name: str) -> int:
+        """What a team has spent of it."""
+        return sum(nano for names, nano in self.spent.items() if names[1] == name)
+
+    def of_keys(self, names: frozenset[str]) -> int:
+        """What these keys have spent of it."""
+        return sum(nano for (key, _), nano in self.spent.items() if key in names)
 
 
 #: By kind of period and time zone.
@@ -48,7 +51,7 @@ class Gates:
 
     def __init__(self) -> None:
         self._limits: dict[_Key, Limit] = {}
-        self._team_of: Mapping[str, str] = {}
+        self._quotas = Quotas()
         self.store: Store = Memory()
         self.turns_at = math.inf  # Unix seconds at which the first period ends
 
@@ -75,14 +78,15 @@ class Gates:
     def adopt(self, quotas: Quotas, balances: Balances, now_s: float) -> tuple[dict[str, Gate], dict[str, Gate]]:
         """Take the limits of a new configuration. Gates by key, and by target; who has no limits has none."""
         before, self._limits = self._limits, {}
-        self._team_of = quotas.team_of
+        self._quotas = quotas
         own = {(scope, name): self._gate(scope, name, one, before, balances) for scope, name, one in quotas.all()}
         own = {(scope, name): replace(gate, tag=self._tag(scope, name)) for (scope, name), gate in own.items()}
         self.turn(now_s)
         self.store.adopt(own.values())
         keys: dict[str, Gate] = {}
-        for name in (*quotas.keys, *(one for one in quotas.team_of if one not in quotas.keys)):
-            parts = [own[part] for part in (("key", name), ("team", quotas.team_of.get(name, ""))) if part in own]
+        for name in {*quotas.keys, *quotas.team_of, *quotas.above}:
+            above: list[tuple[Scope, str]] = [("key", one) for one in (name, *quotas.above.get(name, ()))]
+            parts = [own[part] for part in (*above, ("team", quotas.team_of.get(name, ""))) if part in own]
             if parts:
                 keys[name] = Gate(
                     tuple(one for part in parts for one in part.requests),
@@ -94,8 +98,10 @@ class Gates:
         return keys, {name: own["target", name] for name in quotas.targets}
 
     def _tag(self, scope: Scope, name: str) -> str:
-        """What a shared store keeps together: a key with its team."""
-        return self._team_of.get(name, name) if scope == "key" else name
+        """What a shared store keeps together: a key with its team, and with who made it, which has the same team."""
+        if scope != "key":
+            return name
+        return self._quotas.team_of.get(name) or (name, *self._quotas.above.get(name, ()))[-1]
 
     def _gate(self, scope: Scope, name: str, quota: Quota, before: Mapping[_Key, Limit], balances: Balances) -> Gate:
         budgets = []
@@ -109,7 +115,9 @@ class Gates:
                 budget = Budget(scope, name, allowance)
                 balance = balances.get((allowance.per, allowance.zone))
                 if balance is not None:
-                    budget.begin(balance.begins_ms, balance.ends_ms, balance.of(scope, name))
+                    quotas = self._quotas
+                    spent = balance.of_team(name) if scope == "team" else balance.of_keys(quotas.family(name))
+                    budget.begin(balance.begins_ms, balance.ends_ms, spent)
             self._limits[key] = budget
             budgets.append(budget)
         return Gate(
@@ -192,4 +200,4 @@ class Gates:
         """Labels: a team's budget has the key `all`, a key without a team the team `none`."""
         if budget.scope == "team":
             return budget.name, "all", budget.per
-        return self._team_of.get(budget.name) or "none", budget.name, budget.per
+        return self._quotas.team_of.get(budget.name) or "none", budget.name, budget.per

@@ -73,7 +73,7 @@ def test_what_init_writes_serves(model: str, tmp_path: Path, capsys: pytest.Capt
     arguments = ["--family", "smollm", "--thinking", "switchable", "--key", "app", "--config", str(config)]
     arguments += ["--public", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
     assert main(["init", "--backend", f"llama.cpp={model}", *arguments]) == 0
-    [key] = re.findall(r"sk-[0-9a-f]{48}", capsys.readouterr().out)
+    [key] = re.findall(r"sk-pm-[0-9A-Za-z]{38}", capsys.readouterr().out)
     with serving(config) as gateway:
         answer = gateway.post(chat("auto", max_tokens=8), key=key)
         assert (answer.status_code, answer.headers["x-pointsman-thinking"]) == (200, "never"), answer.text

@@ -1,0 +1,110 @@
+"""The calls by which keys are made, listed, replaced and taken back over HTTP: what `pointsman keys` does, by its code.
+
+Who asks with the admin key is an operator. Who asks with a key that has `may_create` acts as that key: makes no more
+than it has, and sees and changes only what it made. Which listener serves this, and who may come in at all, is
+`control`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from gateway.core.errors import BadRequest, ConfigError, Denied, GatewayError, NotFound, Unavailable
+from gateway.core.quantities import Invalid
+from gateway.keys import file, making, telling
+from gateway.keys.file import FileBusy, MadeKeyDoc
+from gateway.keys.making import Issued, MayNot, NoSuchKey
+from gateway.keys.ring import Ring
+
+_MOST_TOLD = 4096  # characters of what is wrong
+
+
+class Keys:
+    """The keys of a running gateway, for who asks over HTTP. `by` is always the key that asks; None: an operator."""
+
+    def __init__(self, ring: Callable[[], Ring], rekey: Callable[[], Awaitable[str]]) -> None:
+        """`ring` is that of the configuration being served; `rekey` reads its keys file now and says what is wrong."""
+        self._ring = ring
+        self._rekey = rekey
+
+    async def listed(self, by: str | None) -> dict[str, Any]:
+        """All keys, or those that this one made."""
+        ring = self._ring()
+        made = await self._done(file.read, ring.place.path)
+        rows = telling.rows(ring.doc, made, time.time())
+        mine = None if by is None else set(making.below(made.entries if made is not None else (), by))
+        return {"object": "list", "data": [one for one in rows if mine is None or one["name"] in mine]}
+
+    async def create(self, body: bytes, by: str | None) -> dict[str, Any]:
+        """Make a key as the body says; its secret is in this answer and nowhere else."""
+        wish = _object(body)
+        issued = await self._done(making.create, self._ring(), wish, time.time(), by)
+        return await self._issued(issued)
+
+    async def rotate(self, name: str, body: bytes, by: str | None) -> dict[str, Any]:
+        """Give a name a new key."""
+        said = _object(body) if body else {}
+        if said.keys() - {"overlap"}:
+            raise BadRequest("bad_request", f"{sorted(said.keys() - {'overlap'})[0]!r:.60} means nothing here: overlap")
+        try:
+            overlap_s = making.overlap(str(said["overlap"])) if "overlap" in said else making.OVERLAP_S
+        except Invalid as error:
+            raise BadRequest("bad_request", f"overlap: {error}", param="overlap") from None
+        issued = await self._done(making.rotate, self._ring().place.path, name, time.time(), overlap_s, by)
+        return await self._issued(issued)
+
+    async def revoke(self, name: str, by: str | None) -> dict[str, Any]:
+        """Take a key back. It is refused from this answer on."""
+        entry, fell = await self._done(making.revoke, self._ring().place.path, name, time.time(), by)
+        await self.reload()
+        return {"object": "key", "name": name, "revoked": entry["revoked"], "with_it": fell}
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the keys file now."""
+        error = await self._rekey()
+        if error:
+            raise BadRequest("bad_request", error[:_MOST_TOLD])
+        return {"status": "reloaded"}
+
+    async def _issued(self, issued: Issued) -> dict[str, Any]:
+        await self.reload()
+        doc = MadeKeyDoc.model_validate(issued.entry)
+        rows = telling.rows(self._ring().doc, await self._done(file.read, self._ring().place.path), time.time())
+        told = next((one for one in rows if one["name"] == doc.name), {"name": doc.name})
+        return {"object": "key", **told, "key": issued.secret}
+
+    async def _done(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function gives that works on the file, with what it raises as an answer."""
+        try:
+            return await asyncio.to_thread(function, *arguments)
+        except (Invalid, ConfigError) as error:
+            raise _answer(error) from None
+        except FileBusy as error:
+            raise Unavailable("store_unavailable", f"{error}.", retry_after_s=1) from None
+        except OSError as error:
+            what = f"The keys file cannot be changed ({error.strerror or type(error).__name__}); nothing was."
+            raise Unavailable("store_unavailable", what, retry_after_s=5) from None
+
+
+def _answer(error: Invalid | ConfigError) -> GatewayError:
+    if isinstance(error, NoSuchKey):
+        return NotFound("not_found", f"{error}.")
+    if isinstance(error, MayNot):
+        return Denied("policy_denied", f"{error}.")
+    param = error.problems[0].path if isinstance(error, ConfigError) else None
+    return BadRequest("bad_request", str(error)[:_MOST_TOLD], param=param or None)
+
+
+def _object(body: bytes) -> Mapping[str, Any]:
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise BadRequest("invalid_json", "The request body is not a JSON object.")
+    return found

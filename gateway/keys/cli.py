@@ -1,0 +1,79 @@
+"""The arguments of `pointsman keys`. Light: every command's parser imports it.
+
+What the command does is `gateway.keys.command`, which is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+from gateway import arguments
+
+_CODES = "Exit codes: 0 it was done; 1 the running gateway does not follow (--now); 2 it was not done."
+
+
+def commands(one: argparse.ArgumentParser) -> None:
+    """Add the commands below it, with what each takes."""
+    below = one.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="what")
+
+    def command(name: str, says: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = below.add_parser(name, help=says, description=says)
+        made.epilog = _CODES
+        return made
+
+    create = command("create", "Make a key, and print it: it is shown this once and kept nowhere.")
+    create.add_argument("name", metavar="NAME", help="a name for it, under which books and limits are kept")
+    _scope(create)
+    _limits(create)
+    create.add_argument("--as", dest="by", metavar="KEY", help="of no more than this key has; it must have may_create")
+    rotate = command("rotate", "Give a name a new key, and print it; the one before is taken for a while yet.")
+    rotate.add_argument("name", metavar="NAME")
+    rotate.add_argument(
+        "--overlap", metavar="TIME", help="how long both are taken, such as 12h; 0: not at all (default 24h)"
+    )
+    revoke = command("revoke", "Take a key back, and so all keys that it made.")
+    revoke.add_argument("name", metavar="NAME")
+    listed = command("list", "List keys: what each may use, until when, who made it. Never the keys.")
+    listed.add_argument("--all", action="store_true", help="also those that were revoked")
+    for made in (create, rotate, revoke, listed):
+        arguments.config(made)
+        arguments.as_json(made)
+    for made in (create, rotate, revoke):
+        made.add_argument("--now", action="store_true", help="have the running gateway follow, and wait until it does")
+        made.add_argument("--url", metavar="URL", help="its admin listener, for --now (default: the configuration's)")
+
+
+def _scope(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--allow", action="append", metavar="WHAT",
+        help="auto, auto/POLICY, a model or a target that it may use; may be given again (default: everything)",
+    )  # fmt: skip
+    one.add_argument("--policy", metavar="NAME", help="what auto means for it")
+    one.add_argument("--priority", metavar="WORD", help="low, normal, high or critical: who waits when all is full")
+    one.add_argument("--team", metavar="NAME", help="short for --tenant team=NAME")
+    one.add_argument("--tenant", action="append", metavar="FACT=VALUE", help="a fact for policies; may be given again")
+    one.add_argument("--expires", metavar="WHEN", help="how long it lasts, such as 30d, or until when: 2026-12-31")
+    one.add_argument("--explain", action="store_true", help="it may ask why its requests go where they go")
+    one.add_argument("--may-create", action="store_true", help="who holds it may make keys of no more than it has")
+
+
+def _limits(one: argparse.ArgumentParser) -> None:
+    for name, what in (
+        ("rpm", "requests a minute"),
+        ("tpm", "tokens a minute"),
+        ("max-concurrent", "requests at one time"),
+    ):
+        one.add_argument(f"--{name}", metavar="N", help=f"{what}; also {{limit: N, mode: shadow}}")
+    one.add_argument(
+        "--budget", action="append", metavar="USD/PERIOD",
+        help="such as 50/day, 800/month/soft, or {usd: 50, per: day, zone: Europe/Berlin}; may be given again",
+    )  # fmt: skip
+
+
+def run(given: argparse.Namespace, default: Path, environ: Mapping[str, str]) -> int:
+    """Run the command and return its exit code. `default` is the configuration where none is named."""
+    from gateway.keys.command import run  # noqa: PLC0415 - only what runs is imported
+
+    return run(given, given.config or default, environ)

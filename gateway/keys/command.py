@@ -1,0 +1,203 @@
+"""`pointsman keys`: what its arguments mean, what it prints, and how it has a running gateway follow.
+
+A key that was made is all that standard output holds, so that `KEY=$(pointsman keys create NAME)` works; what else
+there is to say of it goes to standard error. What is done to the file is in `making`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gateway import yamlfile
+from gateway.admin import KEY_VARIABLE, key_of, url_of
+from gateway.compiled import cache_dir
+from gateway.config import ConfigDoc
+from gateway.core.errors import ConfigError
+from gateway.core.quantities import Invalid
+from gateway.keys import file, making, telling
+from gateway.keys.file import FileBusy, Place
+from gateway.keys.making import Issued
+from gateway.keys.ring import Ring
+from gateway.keys.secret import SHORT
+from gateway.printing import NO, OK, broken, failed, print_json
+from gateway.problems import validated
+
+#: Seconds in which a running gateway reads the file by itself: it looks once a second.
+FOLLOWS_S = 2
+#: Seconds to wait for one that is asked to.
+_ANSWER_S = 10.0
+
+
+def run(given: argparse.Namespace, config: Path, environ: Mapping[str, str]) -> int:
+    """Run one of the commands and return its exit code."""
+    command = f"keys {given.what}"
+    try:
+        doc = validated(yamlfile.load(config, cache_dir=cache_dir(environ)), ConfigDoc)
+        place = Place.of(doc, config)
+        if given.what == "list":
+            return _list(given, doc, place)
+        told = _changed(given, config, place, environ)
+    except ConfigError as error:
+        return broken(error, as_json=given.json)
+    except Invalid as error:
+        return failed(command, error.what, error.valid, as_json=given.json)
+    except FileBusy as error:
+        return failed(command, error, as_json=given.json)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        what = f"{place.path} cannot be changed: {error.strerror or error}; nothing was"
+        return failed(command, what, as_json=given.json)
+    follows = _follow(given.url or url_of(doc.listen.admin), key_of(doc, environ, config.parent)) if given.now else None
+    _print(given, told, follows)
+    return NO if follows else OK
+
+
+def _list(given: argparse.Namespace, doc: ConfigDoc, place: Place) -> int:
+    rows = telling.rows(doc, file.read(place.path), time.time())
+    shown = rows if given.all else [one for one in rows if one["state"] != "revoked"]
+    if given.json:
+        print_json({"ok": True, "keys": shown})
+    elif shown:
+        for line in telling.table(shown):
+            print(line)
+    else:
+        print("no keys: `pointsman keys create NAME` makes one", file=sys.stderr)
+    return OK
+
+
+def _changed(given: argparse.Namespace, config: Path, place: Place, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Do it; what is to be told of it."""
+    now = time.time()
+    if given.what == "revoke":
+        entry, fell = making.revoke(place.path, given.name, now)
+        return {"name": given.name, "revoked": entry["revoked"], "with_it": fell}
+    if given.what == "rotate":
+        overlap_s = making.OVERLAP_S if given.overlap is None else making.overlap(given.overlap)
+        issued = making.rotate(place.path, given.name, now, overlap_s)
+        until = issued.entry["replaced"][0]["until"] if "replaced" in issued.entry else None
+        return _issued(issued, place) | {"replaced_until": until}
+    wish = wish_of(given)
+    ring = _ring(config, environ)
+    first = file.read(place.path) is None and not ring.doc.keys
+    return _issued(making.create(ring, wish, now, given.by), place) | {"first": first}
+
+
+def _issued(issued: Issued, place: Place) -> dict[str, Any]:
+    entry = issued.entry
+    return {
+        "name": entry["name"],
+        "id": entry["sha256"][:SHORT],
+        "secret": issued.secret,
+        "expires": entry.get("expires"),
+        "file": str(place.path),
+    }
+
+
+def _ring(config: Path, environ: Mapping[str, str]) -> Ring:
+    """What keys are judged by. Raises ConfigError where the configuration does not load."""
+    from gateway.site import load_site  # noqa: PLC0415 - most of a second, and only `create` needs it
+
+    return load_site(config, environ, secrets=False, tests=False).ring
+
+
+def wish_of(given: argparse.Namespace) -> dict[str, Any]:
+    """What the arguments of `create` say, in the words of a key's entry. Raises Invalid, ConfigError."""
+    facts = {}
+    for one in given.tenant or ():
+        name, found, value = one.partition("=")
+        if not found or not name:
+            raise Invalid(f"--tenant {one!r:.80} is not FACT=VALUE", "such as domicile=SG")
+        facts[name] = value
+    if given.team is not None:
+        facts["team"] = given.team
+    wish: dict[str, Any] = {"name": given.name}
+    wish |= {
+        name: value
+        for name in ("allow", "policy", "priority", "expires")
+        if (value := getattr(given, name)) is not None
+    }
+    wish |= {name: True for name in ("explain", "may_create") if getattr(given, name)}
+    if facts:
+        wish["tenant"] = facts
+    for name in ("rpm", "tpm", "max_concurrent"):
+        said = getattr(given, name)
+        if said is not None:
+            wish[name] = _value(said)
+    budgets = [_budget(one) for one in given.budget or ()]
+    if budgets:
+        wish["budget"] = budgets if len(budgets) > 1 else budgets[0]
+    return wish
+
+
+def _value(said: str) -> Any:
+    """What stands behind an option, read as it would be in the file."""
+    return yamlfile.loads(f"value: {said}\n", "the command line").data["value"]
+
+
+def _budget(said: str) -> Any:
+    if said.startswith("{"):
+        return _value(said)
+    usd, _, rest = said.partition("/")
+    per, _, mode = rest.partition("/")
+    if not usd or not per:
+        raise Invalid(f"--budget {said!r:.60} is not USD/PERIOD", "such as 50/day, 800/month/soft")
+    return {"usd": _value(usd), "per": per} | ({"mode": mode} if mode else {})
+
+
+# --- what follows ---
+
+
+def _follow(url: str, key: str | None) -> str:
+    """Have the gateway whose admin listener this is read its keys now. Why it did not, or ""."""
+    import httpx  # noqa: PLC0415 - only with --now
+
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    try:
+        answer = httpx.post(f"{url}/v1/keys/reload", headers=headers, timeout=_ANSWER_S, trust_env=False)
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return f"no gateway answers at {url}"
+    if answer.status_code == 401:
+        return f"the gateway at {url} wants its admin key: {KEY_VARIABLE}"
+    if answer.status_code != 200:
+        try:
+            return f"the gateway at {url} does not follow: {answer.json()['error']['message']}"
+        except (ValueError, LookupError, TypeError):
+            return f"what answers at {url} is no gateway's admin listener"
+    return ""
+
+
+def _print(given: argparse.Namespace, told: dict[str, Any], follows: str | None) -> None:
+    followed = {None: None, "": True}.get(follows, False)
+    if given.json:
+        print_json({"ok": not follows, "key": told, "followed": followed} | ({"why": follows} if follows else {}))
+        return
+    if "secret" in told:
+        print(told["secret"], flush=True)
+        print(f"the key of {told['name']}, shown only now", file=sys.stderr)
+    for line in _remarks(given.what, told):
+        print(line, file=sys.stderr)
+    if follows:
+        print(f"pointsman keys: {follows}; the file is changed", file=sys.stderr)
+    elif follows is None:
+        print(f"a running gateway follows within {FOLLOWS_S} s; --now waits for it", file=sys.stderr)
+    else:
+        print("the running gateway follows", file=sys.stderr)
+
+
+def _remarks(what: str, told: Mapping[str, Any]) -> list[str]:
+    said = []
+    if what == "revoke":
+        said.append(f"{told['name']} is revoked")
+        said += [f"and so is {one}, which it made" for one in told["with_it"]]
+    elif what == "rotate":
+        until = told["replaced_until"]
+        said.append(f"the one before is taken until {until}" if until else "the one before is not taken any more")
+    elif told["first"]:
+        said.append("the gateway asks everybody for a key from now on: there was none before")
+    return said

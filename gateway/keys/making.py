@@ -1,0 +1,213 @@
+"""Making keys, replacing them and taking them back: what the command and the admin API both do to the keys file.
+
+Each is one change of the file under its lock, and is on the disk before anybody is told. A new entry is judged as a
+reload would judge it; what would not count there is refused here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gateway.core.errors import ConfigError, Problem
+from gateway.core.quantities import Invalid, seconds
+from gateway.keys import secret
+from gateway.keys.file import MOST_REPLACED, Editing, Made, MadeKeyDoc, editing
+from gateway.keys.ring import Ring
+from gateway.problems import suggest, validated
+from gateway.yamlfile import Document, LineTree
+
+#: How long a replaced key is still taken where nobody says otherwise, and at most.
+OVERLAP_S, MOST_OVERLAP_S = 86_400.0, 90 * 86_400.0
+#: Revoked keys are remembered for longer than any budget's period, for what they spent of their makers' budgets.
+FORGOTTEN_S = 400 * 86_400.0
+MOST_OVER = 5_000
+#: Keys that one key may have made and that still open something.
+MOST_MADE = 1_000
+#: What whoever makes a key may say of it.
+SAID = frozenset(
+    {"name", "policy", "priority", "tenant", "allow", "explain", "reasoning", "expires", "may_create", "rpm", "tpm"}
+    | {"max_concurrent", "budget"}
+)
+
+
+class NoSuchKey(Invalid):
+    """The file has no key of that name, or none that the asker may change."""
+
+
+class MayNot(Invalid):
+    """The asker's own key does not allow it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A key that was just made. The only place its secret is in."""
+
+    secret: str
+    entry: Mapping[str, Any]
+
+
+def moment(now: float) -> str:
+    """A time as it is written, whole seconds of UTC."""
+    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def expiry(said: str, now: float) -> str:
+    """When a key ends that is to last `30d`, or until a day or time. Raises `Invalid`."""
+    if said[:4].isdigit() and "-" in said:
+        return said
+    try:
+        lasts = seconds(said)
+    except Invalid:
+        raise Invalid(f"{said!r:.40} is no time", "how long, such as 30d or 12h, or until when: 2026-12-31") from None
+    if not 1 <= lasts <= 3_650 * 86_400:
+        raise Invalid(f"{said!r:.40} is out of range", "at least 1s and at most 3650d")
+    return moment(now + lasts)
+
+
+def overlap(said: str) -> float:
+    """How long a replaced key is still taken. Raises `Invalid`."""
+    found = seconds(said) if said not in ("0", "none") else 0.0
+    if found > MOST_OVERLAP_S:
+        raise Invalid(f"{said!r:.40} is too long", f"at most {MOST_OVERLAP_S / 86_400:g}d; 0 takes back what there was")
+    return found
+
+
+def create(ring: Ring, wish: Mapping[str, Any], now: float, by: str | None = None) -> Issued:
+    """Make a key as `wish` says, in the words of a key's entry in pointsman.yaml. `by` is the key that makes it.
+
+    Raises `Invalid`, `ConfigError`, OSError, FileBusy; then the file is as it was.
+    """
+    unknown = [name for name in wish if name not in SAID]
+    if unknown:
+        raise Invalid(f"{unknown[0]!r:.60} is nothing that can be said of a key", suggest(unknown[0], sorted(SAID)))
+    made = secret.new_key()
+    entry = {**wish, "sha256": secret.sha256(made), "created": moment(now)}
+    if "expires" in wish:
+        entry["expires"] = expiry(str(wish["expires"]), now)
+    if by is not None:
+        entry["by"] = by
+    doc = validated(Document("", entry, "", LineTree([0])), MadeKeyDoc)
+    if doc.expires is not None and doc.expires.timestamp() <= now:
+        raise Invalid(f"expires {entry['expires']} is past", "a time that is yet to come")
+    if any(one.name == doc.name for one in ring.doc.keys):
+        raise Invalid(f"{doc.name} is the name of a key of pointsman.yaml", "another name")
+    with editing(ring.place.path) as edit:
+        before = _entry(edit, doc.name)
+        if before is not None and (before.get("revoked") is None or before.get("by") != by):
+            what = "is a key already" if before.get("revoked") is None else "was a key that somebody else made"
+            raise Invalid(f"{doc.name} {what}", "another name, or rotate it")
+        if (
+            by is not None
+            and sum(one.get("by") == by and _ended(one, now) is None for one in edit.entries) >= MOST_MADE
+        ):
+            raise MayNot(f"{by} has made {MOST_MADE} keys that are in use", "revoke some")
+        entries = [*_kept([one for one in edit.entries if one is not before], now), entry]
+        after = edit.judged(entries)
+        _judge(ring, after, doc.name, now)
+        edit.write(after)
+    return Issued(made, entry)
+
+
+def _judge(ring: Ring, after: Made, name: str, now: float) -> None:
+    """Raises what is wrong with the last entry, also what a reload would only warn of."""
+    try:
+        holdings = ring.judge(after).holdings
+    except ConfigError as error:
+        where = f"keys[{len(after.keys) - 1}]."
+        mine = [one for one in error.problems if one.path.startswith(where) and one.file == after.document.name]
+        if not mine:
+            raise
+        told = [Problem("", 0, one.path.removeprefix(where), one.what, one.valid) for one in mine]
+        raise ConfigError(told) from None
+    by = after.keys[-1].by
+    maker = None if by is None else holdings.get(by)
+    if by is not None:
+        if maker is None:
+            raise NoSuchKey(f"there is no key {by!r:.80}", suggest(by, [one for one in holdings if one != name]))
+        if not maker.may_create or maker.dead or maker.ends_at <= now:
+            raise MayNot(f"{by} may make no keys", "a key with may_create: true that is neither revoked nor expired")
+    if holdings[name].excess:
+        raise ConfigError([Problem("", 0, one.path, one.what, one.valid) for one in holdings[name].excess])
+
+
+def rotate(path: Path, name: str, now: float, overlap_s: float = OVERLAP_S, by: str | None = None) -> Issued:
+    """Give a name a new key; the one before goes on for a while. Raises as `create` does."""
+    made = secret.new_key()
+    with editing(path) as edit:
+        entry = _own(edit, name, by)
+        doc = MadeKeyDoc.model_validate(entry)
+        if doc.revoked is not None:
+            raise Invalid(f"{name} was revoked", "another key: pointsman keys create")
+        if doc.expires is not None and doc.expires.timestamp() <= now:
+            raise Invalid(f"{name} has expired", "another key: pointsman keys create")
+        old = zip(entry.get("replaced", ()), doc.replaced, strict=True)
+        still = [written for written, one in old if one.until.timestamp() > now]
+        if overlap_s > 0:
+            still = [{"sha256": entry["sha256"], "until": moment(now + overlap_s)}, *still]
+        if len(still) > MOST_REPLACED:
+            raise Invalid(f"{name} has {MOST_REPLACED} keys that are taken", "--overlap 0 takes them back")
+        changed = {**entry, "sha256": secret.sha256(made), "rotated": moment(now)}
+        changed.pop("replaced", None)
+        if still and overlap_s > 0:
+            changed["replaced"] = still
+        edit.write(edit.judged(_kept([changed if one is entry else one for one in edit.entries], now)))
+    return Issued(made, changed)
+
+
+def revoke(path: Path, name: str, now: float, by: str | None = None) -> tuple[Mapping[str, Any], list[str]]:
+    """Take a key back, and so all that it made. Its entry, and the names of those. Raises as `create` does.
+
+    One that was revoked before stays so.
+    """
+    with editing(path) as edit:
+        entry = _own(edit, name, by)
+        if entry.get("revoked") is None:
+            changed = {**entry, "revoked": moment(now)}
+            changed.pop("replaced", None)
+            edit.write(edit.judged(_kept([changed if one is entry else one for one in edit.entries], now)))
+        else:
+            changed = entry
+        return changed, below(edit.entries, name)
+
+
+def _entry(edit: Editing, name: str) -> dict[str, Any] | None:
+    return next((one for one in edit.entries if one["name"] == name), None)
+
+
+def _own(edit: Editing, name: str, by: str | None) -> dict[str, Any]:
+    """The entry of a name, if it is there and was made by this key, be it over others. Raises NoSuchKey."""
+    entry = _entry(edit, name)
+    names = [one["name"] for one in edit.entries] if by is None else below(edit.entries, by)
+    if entry is None or name not in names:
+        raise NoSuchKey(f"there is no key {name!r:.80} in {edit.path}", suggest(name, names))
+    return entry
+
+
+def below(entries: Sequence[Mapping[str, Any]], maker: str) -> list[str]:
+    """The names of the keys that one made, and those made, ..."""
+    found: list[str] = []
+    makers = {maker}
+    while makers:
+        below = [one["name"] for one in entries if one.get("by") in makers and one["name"] not in found]
+        found += below
+        makers = set(below)
+    return found
+
+
+def _kept(entries: list[dict[str, Any]], now: float) -> list[dict[str, Any]]:
+    """Without those that were revoked or expired so long ago that nothing depends on them, and too many of them."""
+    over = {at: ended for at, one in enumerate(entries) if (ended := _ended(one, now)) is not None}
+    newest = sorted(over, key=over.__getitem__, reverse=True)[:MOST_OVER]
+    kept = {at for at in newest if over[at] > now - FORGOTTEN_S}
+    return [one for at, one in enumerate(entries) if at not in over or at in kept]
+
+
+def _ended(entry: Mapping[str, Any], now: float) -> float | None:
+    """When it ceased to open anything; None while it does."""
+    doc = MadeKeyDoc.model_validate(entry)
+    ends = [one.timestamp() for one in (doc.revoked, doc.expires) if one is not None]
+    return min(ends) if ends and min(ends) <= now else None
