@@ -38,6 +38,7 @@ from gateway.front import App, Front, admin_pages, public_pages
 from gateway.ledger.directory import LedgerError
 from gateway.ledger.ledger import Ledger, open_ledger
 from gateway.ledger.unshipped import replica_id
+from gateway.proxy import descriptors
 from gateway.proxy.downstream import ClientConnection
 from gateway.proxy.pressure import Memory, Pressure
 from gateway.proxy.runtime import Runtime
@@ -66,6 +67,7 @@ def serve(config: Path) -> int:
     """Run the gateway until it is told to stop. Returns the process's exit code: 0, or 2 for a broken configuration."""
     lines = logs.Handler(2, os.environ)
     logs.install(lines)
+    descriptors.claim()
     try:
         reserved = Reserved()
         site = load_site(config, os.environ, door=reserved.door)

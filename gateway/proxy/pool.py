@@ -11,6 +11,7 @@ import ssl
 from collections import deque
 
 from gateway.core.types import Backend, Endpoint, Outcome
+from gateway.proxy import descriptors
 from gateway.proxy.bulk import Request
 from gateway.proxy.clocks import Wheel
 from gateway.proxy.heads import AnswerHead, parse_answer
@@ -164,8 +165,9 @@ class Pool:
             outcome = Outcome.CONNECT_TIMEOUT
         except ssl.SSLError:
             outcome = Outcome.TLS
-        except (OSError, ValueError):  # ValueError: a host name that cannot be looked up
-            outcome = Outcome.REFUSED
+        except (OSError, ValueError) as error:  # ValueError: a host name that cannot be looked up
+            if isinstance(error, OSError) and error.errno in descriptors.OURS:
+                outcome = Outcome.SATURATED
         else:
             self.opened += 1
             self._live.add(connection)

@@ -42,6 +42,7 @@ from gateway.core.types import (
     Tenant,
 )
 from gateway.ledger.ledger import Ledger
+from gateway.proxy import descriptors
 from gateway.proxy.checkpoints import Checkpoints
 from gateway.proxy.clocks import Wheel
 from gateway.proxy.doors import Bearer, Door, Signed
@@ -191,7 +192,10 @@ class Runtime:
         self.paces.adopt({name: one.latency for name, one in policies.items()}, [t.name for t in site.fleet.targets])
         self.conversations.keep(self._unchanged(site.fleet))
         doubted = self.promises.adopt(site.fleet, site.thinking_violations)
-        self.shedding.adopt(site.limits)
+        wanted, most = site.limits.max_connections, descriptors.clients()
+        if most < wanted:
+            logger.warning("limits.max_connections: of %d there can be %d: too few files may be open", wanted, most)
+        self.shedding.adopt(replace(site.limits, max_connections=min(wanted, most)))
         self.serving = Serving(site, tuple(routes), paced, doubted, gates=gates)
         for key in [key for key in self.pools if key not in used]:
             self.pools.pop(key).retire()
