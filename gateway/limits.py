@@ -6,6 +6,7 @@ Enforced by `gateway.proxy`. What single keys and teams may take is in `gateway.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_network
 from itertools import pairwise
 from typing import Annotated, Any, NamedTuple
 
@@ -13,6 +14,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from gateway.core import quantities
 from gateway.core.overload import Steps
+from gateway.core.peers import Network
 from gateway.core.quantities import Invalid
 from gateway.fields import Bytes, Seconds, Strict
 
@@ -33,6 +35,18 @@ Share = Annotated[
     float,
     BeforeValidator(_share),
     WithJsonSchema({"type": "string", "pattern": r"^[0-9]{0,3}\.?[0-9]{1,15}%$", "examples": ["85%"]}),
+]
+
+
+def _network(value: object) -> Network:
+    try:
+        return ip_network(value) if isinstance(value, str) else ip_network("")
+    except ValueError:
+        raise Invalid(f"{value!r:.60} is no network", "an address or a network, such as 10.0.0.0/8") from None
+
+
+NetworkField = Annotated[
+    Network, BeforeValidator(_network), WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8"]})
 ]
 
 
@@ -77,6 +91,8 @@ class LimitsDoc(Strict):
     max_memory: Bytes | None = None  # resident; the limits of a container and of the shell are found by themselves
     max_inflight: int = Field(default=4_000, ge=1, le=1_000_000)  # requests under way at one time, over all keys
     shed: ShedDoc = Field(default_factory=ShedDoc)
+    invalid_keys: int = Field(default=300, ge=1, le=1_000_000)  # requests a minute without a valid key, by address
+    trusted_proxies: list[NetworkField] = Field(default_factory=list, max_length=64)  # whose X-Forwarded-For is read
     request_head: Seconds = 10.0  # from the first byte of a head to its last
     keep_alive: Seconds = 75.0  # an idle connection between two requests
     min_upload_rate: Bytes = 1_000  # bytes a second, averaged over the body so far
@@ -100,6 +116,8 @@ class Limits:
     max_memory: int | None
     max_inflight: int
     steps: Steps
+    invalid_keys: int
+    trusted_proxies: tuple[Network, ...]
     request_head_s: float
     keep_alive_s: float
     min_upload_rate: int
@@ -115,6 +133,8 @@ class Limits:
             max_memory=doc.max_memory,
             max_inflight=doc.max_inflight,
             steps=doc.shed.steps(),
+            invalid_keys=doc.invalid_keys,
+            trusted_proxies=tuple(doc.trusted_proxies),
             request_head_s=doc.request_head,
             keep_alive_s=doc.keep_alive,
             min_upload_rate=doc.min_upload_rate,

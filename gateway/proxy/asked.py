@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.core.errors import Denied, GatewayError, Unauthenticated, Unavailable, UnsupportedEncoding
+from gateway.core.errors import Denied, GatewayError, RateLimited, Unauthenticated, Unavailable, UnsupportedEncoding
 from gateway.core.hints import NO_HINTS, Hints
 from gateway.core.overload import rank_of
+from gateway.core.peers import client_of
 from gateway.core.types import Tenant
 from gateway.proxy.clocks import NEVER
-from gateway.proxy.heads import Headers, RequestHead
+from gateway.proxy.heads import Headers, RequestHead, parse_request
 
 if TYPE_CHECKING:
-    from gateway.proxy.runtime import Serving
+    from gateway.proxy.runtime import Runtime, Serving
 
 HOT_PATHS = frozenset({b"/v1/chat/completions"})
 #: Of the paths that are not hot, those that take a body as large as a model request's, from who may send those.
@@ -30,6 +31,7 @@ MAX_KNOWN_KEYS = 4096
 _KEY = re.compile(rb"[A-Za-z0-9_.\-]{8,256}")
 #: A name by which this machine alone is meant, or an address: what no page of a web site can be served under.
 _HERE = re.compile(rb"(?:localhost|[0-9.]{7,15}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.IGNORECASE)
+_TOO_OFTEN = "Too many requests from this address had no valid API key, and this one has none either."
 _ANONYMOUS = Tenant(key="anonymous", explain=True)
 
 
@@ -100,6 +102,32 @@ def _key(serving: Serving, headers: dict[bytes, bytes], now: float) -> tuple[Ten
             found = serving.known_keys[sent] = (entry.tenant, NEVER if entry.expires_at is None else entry.expires_at)
             return found
     raise Unauthenticated("invalid_api_key", "The API key is not valid.")
+
+
+#: What anybody may ask for.
+_OPEN = (b"/healthz", b"/readyz")
+
+
+def uninvited(raw: bytes, runtime: Runtime, peer: str) -> RateLimited | None:
+    """Why nothing more is answered to a request without a valid key, given its whole head; None where it may go on.
+
+    Who has a valid key is not concerned, whatever else comes from its address.
+    """
+    head = parse_request(raw)
+    serving = runtime.serving
+    if _path(head.url) in _OPEN:
+        return None
+    try:
+        _key(serving, head.headers, runtime.wall())
+    except Unauthenticated:
+        limits = serving.site.limits
+        address = client_of(peer, head.headers.get(b"x-forwarded-for", b"").decode("latin-1"), limits.trusted_proxies)
+        wait_s = runtime.strangers.wait_s(address, limits.invalid_keys, runtime.wheel.now)
+        if wait_s:
+            return RateLimited("rate_limit_exceeded", _TOO_OFTEN, retry_after_s=wait_s)
+    except GatewayError:
+        pass  # will be told so
+    return None
 
 
 def read(head: RequestHead, serving: Serving, now: float, *, refusing: bool) -> Asked:

@@ -249,7 +249,8 @@ class ClientConnection(Timed, HttpToolsProtocol):
     def _begin_body(self, data: bytes) -> None:
         asked = self._asked
         if asked.error is not None and (asked.expect_continue or self._left > MAX_HEAD or self._chunked is not None):
-            self._reject(asked.error)  # refused without reading what would be a large or unbounded body
+            # Refused without reading what would be a large or unbounded body.
+            self._reject(self._uninvited() or asked.error)
             return
         shedding = self._shedding
         if asked.hot and len(self.runtime.exchanges) >= shedding.asks_from:
@@ -323,6 +324,10 @@ class ClientConnection(Timed, HttpToolsProtocol):
             return
         self._state = _HOT
         if asked.error is not None:
+            uninvited = self._uninvited()
+            if uninvited is not None:
+                self._reject(uninvited)
+                return
             self.respond_error(asked.error, _of(self.runtime.refused(asked, asked.error)))
             return
         shedding = self._shedding
@@ -336,8 +341,16 @@ class ClientConnection(Timed, HttpToolsProtocol):
             self.due = NEVER
             exchange.begin_large(body)
 
+    def _uninvited(self) -> GatewayError | None:
+        """Why who comes too often without a valid key is turned away."""
+        return asking.uninvited(self._head, self.runtime, self.client[0] if self.client else "")
+
     def _serve_cold(self, asked: Asked, body: bytes | bytearray) -> None:
         """Hand one complete message to uvicorn, which hands it to the FastAPI app."""
+        uninvited = self._uninvited()
+        if uninvited is not None:
+            self._reject(uninvited)
+            return
         self._state = _COLD
         raw = self._head
         if self._chunked is not None:

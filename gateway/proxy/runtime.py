@@ -27,6 +27,7 @@ from gateway.core.health import Board
 from gateway.core.latency import Paces
 from gateway.core.lexicon import Lexicon
 from gateway.core.memo import Memo
+from gateway.core.peers import Strangers
 from gateway.core.promises import Promises
 from gateway.core.redaction import secrets_in
 from gateway.core.tokens import Tokenizers
@@ -137,6 +138,7 @@ class Runtime:
         self._prefixes: dict[tuple[str, tuple[Endpoint, ...]], Prefixes] = {}  # by target
         self.exchanges: set[Exchange] = set()
         self.shedding = Shedding(self)
+        self.strangers = Strangers()
         metrics.sources.append(self.shedding)
         self.records: RecordLog | None = None  # set by who owns its files
         self.otlp: Otlp | None = None  # the same

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: How long, and for how many bytes, an answer may go on after its user is satisfied before we rather reconnect.
 LINGER_S = 1.0
 LINGER_BYTES = 65_536
+#: A read of so many bytes is handed on at once and not at the end of the turn: the loop reads up to 32 times in a row
+#: from one socket, 8 MB in all, before it asks whether who they are for can take them.
+_MUCH = 65_536
 
 _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE, _IDLE = range(5)
 
@@ -148,6 +151,8 @@ class UpstreamConnection(Timed, asyncio.Protocol):
             if user is None:
                 raise
             user.on_defect()
+        if len(data) >= _MUCH:
+            self.pool.outbox.flush()
 
     # -- the answer --
 
