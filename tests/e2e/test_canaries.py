@@ -19,6 +19,9 @@ from typing import Any
 import httpx
 import pytest
 
+pytest.importorskip("opentelemetry.proto", reason="needs the extra otlp")
+
+from tests.collector import Collector
 from tests.harness import (
     COMPLETION,
     ROLE,
@@ -44,9 +47,11 @@ BACKEND = "backend-lark-0123456789"
 HEADER = "header-crow-0123456789"
 LITERAL = "literal-swan-0123456789"  # written into a file by mistake
 QUERY = "query-finch-0123456789"
+POOR = "client-robin-0123456789"
+OTLP = "otlp-heron-0123456789"
 PROMPT = "the-prompt-of-the-nightingale"
 ANSWER = "the-answer-of-the-blackbird"
-SECRETS = (CLIENT, WRONG, ADMIN, BACKEND, HEADER, LITERAL, QUERY)
+SECRETS = (CLIENT, POOR, WRONG, ADMIN, BACKEND, HEADER, LITERAL, QUERY, OTLP)
 
 #: A defect of ours, as the worst of them would be: its text quotes what was asked.
 DEFECT = """
@@ -108,6 +113,7 @@ class Birds:
 
     gateway: Gateway
     upstreams: dict[str, Upstream]
+    collector: Collector
     heads: list[str] = field(default_factory=list)  # of answers
     bodies: list[str] = field(default_factory=list)
     own: list[str] = field(default_factory=list)  # bodies of answers in which a client's own words may come back
@@ -140,6 +146,7 @@ class Birds:
             "log": "\n".join(self.gateway.lines),
             "records": "\n".join(records),
             "ledger": b"\n".join(books).decode("latin-1"),
+            "spans and measures": b"\n".join(self.collector.raw).decode("latin-1"),
             "headers": "\n".join(self.heads),
             "bodies": "\n".join(self.bodies),
         }
@@ -151,20 +158,35 @@ def birds(directory: Path, **over: Any) -> Iterator[Birds]:
     (directory / "policies" / "birds.yaml").write_text(POLICY)
     upstreams = {name: Upstream([parrot]) for name in ("asked", "copied")}
     targets = {f"on-{case}": upstreams["asked"] for case in CASES} | {"b": upstreams["copied"]}
+    collector = Collector()
+    # A collector that refuses now and then, and repeats what it was sent.
+    collector.answers = [(400, {"x-echo": OTLP}, OTLP.encode()), (200, {}, b"")]
+    otlp = {
+        "endpoint": collector.url,
+        "headers": {"authorization": {"env": "OTLP_KEY"}},
+        "traces": {"sample": "100%"},
+        "metrics": {"every": "1s"},
+    }
     made = config(
-        targets, policies={"dir": "policies", "default": "birds"}, records={"dir": "records"}, ledger={"dir": "ledger"},
+        targets, otlp=otlp, policies={"dir": "policies", "default": "birds"}, records={"dir": "records"},
+        ledger={"dir": "ledger"},
         admin_key={"env": "ADMIN_KEY"}, **over,
     )  # fmt: skip
     made["keys"][0]["sha256"] = hashlib.sha256(CLIENT.encode()).hexdigest()
     for backend in made["backends"].values():
         backend["headers"] = {"x-plan": {"env": "HEADER_KEY"}}
-    keys = {"UPSTREAM_KEY": BACKEND, "HEADER_KEY": HEADER, "ADMIN_KEY": ADMIN}
+    made["keys"].append(
+        {"name": "poor", "sha256": hashlib.sha256(POOR.encode()).hexdigest(), "allow": ["*"], "rpm": 1, "tpm": 1_000,
+         "budget": {"usd": 1, "per": "day"}}
+    )  # fmt: skip
+    keys = {"UPSTREAM_KEY": BACKEND, "HEADER_KEY": HEADER, "ADMIN_KEY": ADMIN, "OTLP_KEY": OTLP}
     try:
         with running(directory, made, command=("-c", DEFECT), **keys) as gateway:
-            yield Birds(gateway, upstreams)
+            yield Birds(gateway, upstreams, collector)
     finally:
         for upstream in upstreams.values():
             upstream.close()
+        collector.close()
 
 
 def requests(made: Birds) -> None:
@@ -188,6 +210,8 @@ def refusals(made: Birds) -> None:
     assert made.chat(headers={"x-pointsman-policy": WRONG}, own=False).status_code == 400
     assert made.chat(headers={"x-pointsman-timeout-ms": PROMPT}, own=False).status_code == 400
     assert made.chat(model="no-such-model", own=False).status_code == 404
+    poor = [made.chat(headers={"authorization": f"Bearer {POOR}"}).status_code for _ in range(2)]
+    assert poor == [200, 429]
     for broken in (b'{"messages": "%b' % PROMPT.encode(), b'{"%b": 1, "%b": 2}' % (PROMPT.encode(), PROMPT.encode())):
         assert made.ask("POST", "/v1/chat/completions", content=broken).status_code == 400
     with made.gateway.connect() as conn:
@@ -204,7 +228,10 @@ def control(made: Birds) -> None:
         assert made.ask("GET", path).status_code == 200
     for path in (f"/v1/models/x?api_key={QUERY}", f"/nothing?key={QUERY}", f"/v1/decisions/{'0' * 32}"):
         assert made.ask("GET", path).status_code == 404
-    for path in ("/metrics", "/v1/targets", "/healthz"):
+    for path in (
+        "/metrics", "/v1/targets", "/healthz", "/v1/usage", "/v1/usage?by=key,target,model",
+        f"/v1/decisions/{made.ids[0]}",
+    ):  # fmt: skip
         assert made.ask("GET", path, admin=True).status_code == 200
     exemplars = made.ask("GET", "/metrics", admin=True, headers={"accept": "application/openmetrics-text"})
     assert "# {request_id=" in exemplars.text
@@ -252,6 +279,8 @@ def test_no_secret_and_no_prompt_comes_out_anywhere(tmp_path: Path, form: str) -
     assert "reload failed" in log
     assert "ValueError" in log
     assert '"kind":"shadow"' in said["records"]
+    assert "c-served" in said["spans and measures"]
+    assert any(headers.get("authorization") == OTLP for headers in made.collector.headers)
     assert any(ANSWER in body for body in made.own)
     assert BACKEND in made.upstreams["asked"].requests[0].head.decode(), "the canary was in the mine"
     assert PROMPT in made.upstreams["copied"].requests[0].body.decode()
