@@ -32,7 +32,7 @@ from tests.harness import KEY, eventually
 
 #: Share by which memory may grow, and from which duration on that is judged: before, it is still warming up.
 GROWTH, JUDGED_FROM_S = 0.05, 120.0
-_WARM = 0.2  # share of the time that is not judged
+_WARM = 2  # tenths of the time that are not judged
 _MB = 1e6
 
 
@@ -92,14 +92,10 @@ def _left_over(watched: Watched, before: Held) -> list[str]:
     return found
 
 
-def _grown(held: Sequence[Held], seconds: float) -> tuple[float, float, float]:
-    """Memory after warming up and at the end in MB, medians of a tenth of the time each; and by what share it grew."""
-
-    def around(begin: float) -> float:
-        return statistics.median(one.rss for one in held if begin * seconds <= one.at_s <= (begin + 0.1) * seconds)
-
-    warm, last = around(_WARM), around(0.9)
-    return warm / _MB, last / _MB, last / warm - 1
+def _memory(held: Sequence[Held]) -> list[float]:
+    """Memory in MB over the time: the median of each tenth of it."""
+    each = max(1, len(held) // 10)
+    return [statistics.median(one.rss for one in held[at : at + each]) / _MB for at in range(0, 10 * each, each)]
 
 
 def soak(directory: Path, seconds: float, streams: int, faults: float) -> Outcome:
@@ -124,18 +120,25 @@ def soak(directory: Path, seconds: float, streams: int, faults: float) -> Outcom
         made.wrong += [line for line in watched.gateway.lines if "Traceback" in line or "Fatal error" in line]
     made.wrong = seen.faults + made.wrong
     made.wrong += parts.books(directory, notes, seen)
-    warm, end, growth = _grown(busy, seconds)
+    memory = _memory(busy)
+    growth = memory[-1] / memory[_WARM] - 1
     if seconds >= JUDGED_FROM_S and growth > GROWTH:
-        made.wrong.append(f"memory grew by {growth:.1%}: {warm:.1f} MB after warming up, {end:.1f} MB at the end")
+        made.wrong.append(f"memory grew by {growth:.1%} after warming up, to {memory[-1]:.1f} MB")
     made.figures = {
-        "seconds": seconds, "streams": streams, "requests": seen.kinds.total(), "faults": seen.kinds.total()
-        - seen.kinds["none"], "kinds": dict(sorted(seen.kinds.items())), "whole answers": len(seen.served),
-        "left": seen.left, "MB to clients": round(seen.bytes / _MB), "RSS warm, MB": round(warm, 1),
-        "RSS at the end, MB": round(end, 1), "growth": f"{growth:+.1%}",
-        "RSS when all are gone, MB": round(last.rss / _MB, 1),
+        "seconds": seconds,
+        "streams": streams,
+        "requests": seen.kinds.total(),
+        "with a fault": seen.kinds.total() - seen.kinds["none"],
+        "of each kind": dict(sorted(seen.kinds.items())),
+        "whole answers": len(seen.served),
+        "clients that left": seen.left,
+        "MB to clients": round(seen.bytes / _MB),
+        "memory by tenths, MB": [round(one, 1) for one in memory],
+        "growth after warming up": f"{growth:+.1%}",
+        "memory when all are gone, MB": round(last.rss / _MB, 1),
         "files before, most, after": [before.files, max(one.files for one in busy), last.files],
         "CPU, s": round(busy[-1].cpu_s - before.cpu_s, 1),
-    }  # fmt: skip
+    }
     return made
 
 
