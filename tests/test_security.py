@@ -297,6 +297,18 @@ def test_without_keys_no_page_of_another_site_is_served(keyless: Gateway, origin
         assert httpx.get(keyless.admin + path, headers=headers).status_code == 403
 
 
+def test_a_page_is_not_served_behind_one_that_may_be_on_its_connection(keyless: Gateway) -> None:
+    body = json.dumps(chat()).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\nOrigin: "
+    with keyless.connect() as conn:
+        for origin, status in (("http://127.0.0.1", 200), ("http://127.0.0.1", 200), ("https://evil.examp", 403)):
+            conn.sendall(f"{head}{origin}\r\n\r\n".encode() + body)
+            answer = b""
+            while b"}" not in answer[-2:]:
+                answer += conn.recv(65_536)
+            assert int(answer.split()[1]) == status
+
+
 def test_without_keys_this_machine_is_served_by_any_of_its_names(keyless: Gateway) -> None:
     port = keyless.port
     for host in (

@@ -25,7 +25,7 @@ _VALUE = re.compile(rb"[ \t]*+[\t\x20-\x7e\x80-\xff]*+(?<![\t ])")
 # Headers by which llhttp or we change how a message is read.
 _DELICATE = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"proxy-connection"})
 # Headers by which we judge a request: where one of them differs, a head is another one. So are all of `x-pointsman-*`.
-_JUDGED = _DELICATE | {b"host", b"connection", b"keep-alive", b"authorization", b"content-encoding"}
+_JUDGED = _DELICATE | {b"host", b"connection", b"keep-alive", b"authorization", b"content-encoding", b"origin"}
 _HINTS = b"x-pointsman-"
 
 
