@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from gateway.core import sse
-from gateway.core.alike import Flood
 from gateway.core.answers import Answer, parse_answer
 from gateway.core.respell import Respelling
 
@@ -78,7 +77,11 @@ class Relay(sse.Relay):
         self._began = ""  # created_at of the first line
         self._calls = 0
 
-    def feed(self, data: bytes, flood: Flood | None = None) -> bytes:
+    def flood(self, data: bytes) -> int:
+        """As `Relay.flood`: nothing here is sent on as it came."""
+        return 0
+
+    def feed(self, data: bytes) -> bytes:
         """Take the next bytes of the body; give what may be sent to the client now."""
         end = data.rfind(b"\n") + 1
         if not end:

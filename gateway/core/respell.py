@@ -11,7 +11,6 @@ import re
 
 import msgspec
 
-from gateway.core.alike import Flood
 from gateway.core.chunk import fields_of
 from gateway.core.sse import EVENT_END, Relay
 
@@ -40,9 +39,13 @@ class Respelling(Relay):
         self._spelling = spelling
         self._needle = b'"%b"' % OTHER[spelling].encode()
 
-    def feed(self, data: bytes, flood: Flood | None = None) -> bytes:
+    def feed(self, data: bytes) -> bytes:
         """As `Relay.feed`, which gives whole events only."""
-        return self._respelt(super().feed(data, flood))
+        return self._respelt(super().feed(data))
+
+    def flood(self, data: bytes) -> int:
+        """As `Relay.flood`."""
+        return 0 if data.find(self._needle) >= 0 else super().flood(data)
 
     def end(self) -> bytes:
         """As `Relay.end`."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 import enum
 import re
 
-from gateway.core.alike import LEAST, Alike, Flood
+from gateway.core.alike import Alike
 from gateway.core.chunk import Fields, error_status, fields_of, load, read_chunk
 from gateway.core.errors import GatewayError, to_openai
 from gateway.core.types import Outcome, Usage
@@ -236,10 +236,8 @@ class Relay:
         passed = self._passed
         return self._text + max(self._passed_size - passed * self._overhead, passed * BYTES_PER_TOKEN)
 
-    def feed(self, data: bytes, flood: Flood | None = None) -> bytes:
-        """Take the next bytes of the body, and whether they came in pieces; give what may be sent to the client now."""
-        if flood is not None and len(flood[1]) >= LEAST:
-            return self._feed_flood(data, flood)
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes of the body; give what may be sent to the client now."""
         size = len(data)
         if (
             self._flowing
@@ -275,20 +273,21 @@ class Relay:
             out += self._step(Event.EOF, b"")
         return out
 
-    def _feed_flood(self, data: bytes, flood: Flood) -> bytes:
-        """Take what came in many pieces."""
-        at, events = flood
-        before = Relay.feed(self, data[:at])
-        taken = None
-        if self._flowing and self._max_event >= _WINDOW:
-            taken = self._alike.take(events, self._interesting)
+    def flood(self, data: bytes) -> int:
+        """Take the events that `data` begins with, where each is a chunk of its own and all are alike. HOT.
+
+        `data` begins with a chunk, framing included. The result is up to where its chunks are to be sent on as they
+        are; what comes behind that is for `feed`.
+        """
+        if not self._flowing or self._max_event < _WINDOW:
+            return 0
+        taken = self._alike.take(data, self._interesting)
         if taken is None:
-            return before + Relay.feed(self, data[at:])
-        count, size = taken
-        self._passed += count
+            return 0
+        said, size, end = taken
+        self._passed += said
         self._passed_size += size
-        end = at + size
-        return b"".join((before, memoryview(data)[at:end], Relay.feed(self, data[end:])))
+        return end
 
     def _plain(self, whole: bytes, start: int) -> int:
         """Where the run of whole, plain events that begins at `start` ends; `start` where the next one is not plain."""

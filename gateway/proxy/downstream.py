@@ -512,8 +512,13 @@ class ClientConnection(Timed, HttpToolsProtocol):
         else:
             self._outbox.write(self.transport, head)
 
-    def write_raw(self, raw: bytes, payload: bytes) -> None:
-        """Send on one chunk as it was framed by the upstream."""
+    @property
+    def takes_chunks(self) -> bool:
+        """What is streamed to it is chunked: it speaks HTTP/1.1."""
+        return not self._asked.http_1_0
+
+    def write_raw(self, raw: bytes | memoryview, payload: bytes) -> None:
+        """Send on one chunk, or many, as the upstream framed them; `payload` to who takes no chunks."""
         if self._asked.http_1_0:
             raw = payload
         self._outbox.write(self.transport, raw)

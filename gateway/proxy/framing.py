@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from operator import ne
 
-from gateway.core.alike import Flood
-
 _HEX = b"0123456789abcdefABCDEF"
 _MAX_SIZE_LINE = 256  # size and extension of one chunk
 _MAX_TRAILERS = 8192
@@ -60,7 +58,7 @@ class Chunked:
     section of its own; payload is handed on as it comes.
     """
 
-    __slots__ = ("_floods", "_held", "_left", "_state", "done", "flood", "rest")
+    __slots__ = ("_floods", "_held", "_left", "_state", "done", "rest")
 
     def __init__(self) -> None:
         self._state = _SIZE
@@ -68,13 +66,17 @@ class Chunked:
         self._held = b""
         self._floods = True
         self.done = False
-        self.flood: Flood | None = None  # the payload of what was fed last came in many chunks, which are these
         self.rest = b""
 
     @property
     def at_boundary(self) -> bool:
         """True between chunks with nothing held: a read that is one whole chunk may be passed on as it is."""
         return self._state == _SIZE and not self._held
+
+    @property
+    def lacking(self) -> int:
+        """Bytes that the chunk under way lacks, its end included; 0 between chunks, -1 where that is not known."""
+        return self._left + 2 if self._state == _DATA else 0 if self.at_boundary else -1
 
     def feed(self, data: bytes) -> bytes:
         """Payload bytes in `data`. Raises FramingError on anything but strict chunked coding."""
@@ -86,7 +88,6 @@ class Chunked:
         end = len(data)
         state = self._state
         floods = self._floods and end >= _FLOOD
-        self.flood = None
         while True:
             if state == _SIZE:
                 if floods and end - at >= _FLOOD:
@@ -169,6 +170,5 @@ class Chunked:
             del pieces[: 2 * count], payloads[count:]
         else:
             del pieces[: 2 * count]
-        self.flood = (sum(map(len, parts)), payloads)
         parts += payloads
         return len(data) - sum(map(len, pieces)) - 2 * (len(pieces) - 1)

@@ -36,7 +36,7 @@ class Outbox:
     def __init__(self, loop: asyncio.AbstractEventLoop, book: Callable[[list[Record]], None]) -> None:
         self._loop = loop
         self._book = book
-        self._waiting: list[tuple[asyncio.Transport, bytes]] = []
+        self._waiting: list[tuple[asyncio.Transport, bytes | memoryview]] = []
         self._ended: list[Record] = []
         self.entries: list[Plain] = []  # for the journal
         self.durable: Durable | None = None
@@ -57,7 +57,7 @@ class Outbox:
             if self.durable is not None:
                 self.durable.now()
 
-    def write(self, transport: asyncio.Transport, data: bytes) -> None:
+    def write(self, transport: asyncio.Transport, data: bytes | memoryview) -> None:
         """Write at the end of this turn."""
         waiting = self._waiting
         if not waiting and not self._ended:
@@ -90,7 +90,7 @@ class Outbox:
         else:
             self.durable.after(partial(self._hand_over, waiting, ended), wrote=bool(entries))
 
-    def _hand_over(self, waiting: list[tuple[asyncio.Transport, bytes]], ended: list[Record]) -> None:
+    def _hand_over(self, waiting: list[tuple[asyncio.Transport, bytes | memoryview]], ended: list[Record]) -> None:
         for transport, data in waiting:
             if transport.is_closing():
                 continue

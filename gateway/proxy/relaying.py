@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING
 
 from gateway.core import dialects, sse
-from gateway.core.alike import Flood
 from gateway.core.errors import GatewayError, StreamBroken
 from gateway.core.respell import respell_answer
 from gateway.core.types import NANO_PER_USD, Outcome, Usage
@@ -110,13 +109,25 @@ class Relaying(Admitting):
         else:
             self.link.clock(self.route.idle_s, Outcome.RESET)
 
-    def on_data(self, payload: bytes, raw: bytes | None, flood: Flood | None = None) -> None:
+    def on_flood(self, data: bytes) -> int:
+        """Many chunks of the answer's body."""
+        relay = self.relay
+        if relay is None or not self.committed or not self.connection.takes_chunks:
+            return 0
+        end = relay.flood(data)
+        if end:
+            self.connection.write_raw(memoryview(data)[:end], b"")
+            if self.upstream is not None and not self.connection.paused:
+                self.link.due = self.runtime.wheel.now + self.route.idle_s
+        return end
+
+    def on_data(self, payload: bytes, raw: bytes | None) -> None:
         """Bytes of the answer's body."""
         relay = self.relay
         if relay is None or self.status != 200:
             self._collect(payload)
             return
-        out = relay.feed(payload, flood)
+        out = relay.feed(payload)
         if self.committed:
             if out:
                 if out is payload and raw is not None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from gateway.core import booking, dialects, pricing, quotes, usage, wire
 from gateway.core.admission import Gate, Hold, Refused
-from gateway.core.alike import Flood
 from gateway.core.recording import copied
 from gateway.core.tracecontext import SHADOW, Copied
 from gateway.core.types import Decision, Endpoint, Outcome, Record, Shadow, Shadowed, Usage
@@ -296,7 +295,11 @@ class Copy(Timed):
             return False
         return True
 
-    def on_data(self, payload: bytes, raw: bytes | None, flood: Flood | None = None) -> None:
+    def on_flood(self, data: bytes) -> int:
+        """Many chunks: a copy's are read one by one."""
+        return 0
+
+    def on_data(self, payload: bytes, raw: bytes | None) -> None:
         """Bytes of the answer: read, and dropped as soon as nothing more can be learned from them."""
         self.received += len(payload)
         if self.received > LARGEST_ANSWER:
@@ -306,7 +309,7 @@ class Copy(Timed):
         if relay is None or self.status != 200:
             self.parts.append(payload)
             return
-        relay.feed(payload, flood)
+        relay.feed(payload)
         if relay.committed:
             if not self.told.first_event_s:
                 self.told.first_event_s = time.monotonic() - self.sent_at

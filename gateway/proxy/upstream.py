@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol, cast
 
-from gateway.core.alike import Flood
 from gateway.core.types import Outcome
 from gateway.proxy.bulk import PIECES_PER_TURN, Piece, Request, cut
 from gateway.proxy.clocks import Timed
@@ -29,6 +28,8 @@ LINGER_BYTES = 65_536
 #: from one socket, 8 MB in all, before it asks whether who they are for can take them.
 _MUCH = 65_536
 
+_FLOOD = 4096  # bytes of a read that are worth looking at together
+
 _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE, _IDLE = range(5)
 
 
@@ -44,11 +45,11 @@ class User(Protocol):
     def on_head(self, head: AnswerHead) -> None:
         """The answer's final head (1xx are swallowed)."""
 
-    def on_data(self, payload: bytes, raw: bytes | None, flood: Flood | None = None) -> None:
-        """Body bytes; `raw` is the read they came in where that was exactly one whole chunk, framing included.
+    def on_data(self, payload: bytes, raw: bytes | None) -> None:
+        """Body bytes; `raw` is the read they came in where that was exactly one whole chunk, framing included."""
 
-        `flood` says which part of them came in many chunks.
-        """
+    def on_flood(self, data: bytes) -> int:
+        """Many chunks, framing included, the last of which may be cut; up to where they need no more reading."""
 
     def on_end(self) -> None:
         """The answer is complete."""
@@ -224,6 +225,10 @@ class UpstreamConnection(Timed, asyncio.Protocol):
             self._ended()
 
     def _feed_chunked(self, data: bytes) -> None:
+        if len(data) >= _FLOOD:
+            data = self._feed_flood(data)
+            if not data or self.closed:
+                return
         chunked = self._chunked
         clean = chunked.at_boundary
         try:
@@ -237,12 +242,25 @@ class UpstreamConnection(Timed, asyncio.Protocol):
         elif payload:
             # One whole chunk in one read: size line (at least 3 bytes) + payload + CRLF, and nothing else.
             whole = clean and chunked.at_boundary and not chunked.done and _is_one_chunk(data, payload)
-            flood, chunked.flood = chunked.flood, None
-            user.on_data(payload, data if whole else None, flood)
+            user.on_data(payload, data if whole else None)
         if chunked.done:
             if chunked.rest:
                 self.keep = False
             self._ended()
+
+    def _feed_flood(self, data: bytes) -> bytes:
+        """Let the user take many chunks at once, and give back what is left to be read one by one."""
+        lacking = self._chunked.lacking
+        if not 0 <= lacking < len(data):
+            return data
+        if lacking:
+            self._feed_chunked(data[:lacking])
+            data = data[lacking:]
+        # What was read may have ended the attempt, or be no chunk's end.
+        if self.closed or self.user is None or self._state != _CHUNKED or not self._chunked.at_boundary:
+            return data
+        taken = self.user.on_flood(data)
+        return data[taken:] if taken else data
 
     def _ended(self) -> None:
         if self.closed:

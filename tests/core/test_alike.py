@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.alike import LEAST, Frame, frame_of
+from gateway.core.alike import LEAST, Frame, Run, _Openings, frame_of
 from gateway.core.sse import Relay
 
 
@@ -32,16 +31,28 @@ def one_by_one(pieces: list[bytes]) -> tuple[object, ...]:
     return told(relay, out + relay.end())
 
 
-def in_floods(floods: list[list[bytes]], ahead: int = 0) -> tuple[object, ...]:
-    """Each list is a read; `ahead` bytes of each were of a chunk that another read had begun."""
+def chunks(pieces: list[bytes], form: bytes = b"%x") -> bytes:
+    return b"".join(form % len(piece) + b"\r\n" + piece + b"\r\n" for piece in pieces)
+
+
+def payload(data: bytes) -> bytes:
+    """What whole chunks hold."""
+    out = b""
+    while data:
+        size, _, data = data.partition(b"\r\n")
+        out += data[: int(size, 16)]
+        assert data[int(size, 16) :].startswith(b"\r\n")
+        data = data[int(size, 16) + 2 :]
+    return out
+
+
+def in_floods(floods: list[list[bytes]], form: bytes = b"%x") -> tuple[object, ...]:
+    """Each list is a read of so many chunks."""
     relay, out = Relay(keep_usage=False), b""
     for pieces in floods:
-        data = b"".join(pieces)
-        first, skipped = 0, 0
-        while skipped < ahead and first < len(pieces):
-            skipped += len(pieces[first])
-            first += 1
-        out += relay.feed(data, (skipped, pieces[first:]))
+        data = chunks(pieces, form)
+        end = relay.flood(data)
+        out += payload(data[:end]) + relay.feed(payload(data[end:]))
     return told(relay, out + relay.end())
 
 
@@ -55,11 +66,11 @@ WORDS = [delta(content=f" word {n}") for n in range(40)]
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many events each run that was asked for had; 0 where it was none."""
     seen: list[int] = []
-    plain: Callable[[Frame, list[bytes]], tuple[int, int, bytes] | None] = Frame.run
+    plain = Frame.run
 
-    def run(frame: Frame, events: list[bytes]) -> tuple[int, int, bytes] | None:
-        found = plain(frame, events)
-        seen.append(0 if found is None else found[0])
+    def run(frame: Frame, data: bytes, openings: _Openings) -> Run | None:
+        found = plain(frame, data, openings)
+        seen.append(0 if found is None else found.events)
         return found
 
     monkeypatch.setattr(Frame, "run", run)
@@ -125,7 +136,7 @@ def test_where_reasoning_ends_another_frame_is_learned(taken: list[int]) -> None
     thoughts = [delta(reasoning_content=f" thought {n}") for n in range(40)]
     floods = [BEGIN, thoughts, WORDS, WORDS, END]
     assert in_floods(floods) == one_by_one([event for flood in floods for event in flood])
-    assert taken == [40, 0, 40, 40]
+    assert taken == [40, 0, 40, 40, 0]
 
 
 def test_a_stream_of_which_no_run_is_alike_is_soon_no_longer_compared(taken: list[int]) -> None:
@@ -150,12 +161,43 @@ PIECES = st.sampled_from([
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.tuples(PIECES, st.integers(1, 12)), max_size=8), st.integers(0, 300), st.integers(1, 40))
-def test_no_flood_changes_anything(runs: list[tuple[bytes, int]], ahead: int, most: int) -> None:
+@given(st.lists(st.tuples(PIECES, st.integers(1, 12)), max_size=8), st.integers(1, 40), st.sampled_from([b"%x", b"%X"]))
+def test_no_flood_changes_anything(runs: list[tuple[bytes, int]], most: int, form: bytes) -> None:
     pieces = [*BEGIN, *WORDS[:LEAST], *[piece for piece, times in runs for _ in range(times)]]
     floods = [pieces[:2], *[pieces[at : at + most] for at in range(2, len(pieces), most)]]
     expected = one_by_one([b"".join(pieces)])
-    assert in_floods(floods, ahead) == expected
+    assert in_floods(floods, form) == expected
+
+
+@pytest.mark.parametrize("form", [b"%x", b"%X", b"%04x", b"%x;a=b", b" %x", b"+%x", b"%x "])
+def test_only_sizes_as_everybody_writes_them_are_taken_at_once(form: bytes, taken: list[int]) -> None:
+    relay = Relay(keep_usage=False)
+    for event in [*BEGIN, *WORDS]:
+        relay.feed(event)
+    data = chunks(WORDS, form)
+    assert relay.flood(data) == (len(data) if form in (b"%x", b"%X") else 0)
+
+
+def test_a_chunk_whose_size_is_not_that_of_its_event_is_not_taken() -> None:
+    plain = chunks(WORDS)
+    for at in (0, 7, 39):
+        start = len(chunks(WORDS[:at]))
+        digits = plain[start : plain.index(b"\r\n", start)]
+        for other in (int(digits, 16) + 1, int(digits, 16) - 1, int(digits, 16) + 256):
+            relay = Relay(keep_usage=False)
+            for event in [*BEGIN, *WORDS]:
+                relay.feed(event)
+            assert relay.flood(plain[:start] + b"%x" % other + plain[start + len(digits) :]) == 0
+
+
+def test_a_cut_last_chunk_is_left() -> None:
+    plain = chunks(WORDS)
+    start = len(chunks(WORDS[:-1]))
+    for cut in range(start, len(plain)):
+        relay = Relay(keep_usage=False)
+        for event in [*BEGIN, *WORDS]:
+            relay.feed(event)
+        assert relay.flood(plain[:cut]) == start
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from gateway.proxy.framing import Chunked
 from tests.harness import (
     COMPLETION,
     KEY,
@@ -276,6 +277,35 @@ def test_a_slow_reader_pauses_the_upstream_and_loses_nothing(start: Start) -> No
                 break
     assert held_back < 290, "30 MB went into the gateway although nobody read them"
     assert total > 30_000_000
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+@pytest.mark.parametrize("reads", [1 << 20, 40_011, 5_003])
+def test_a_flood_of_events_arrives_as_it_was_sent_however_it_is_cut(start: Start, version: str, reads: int) -> None:
+    events = [STREAM[0], *[chunk(f" word {n}") for n in range(3_000)], chunk(" an error"), *[chunk(" so")] * 300]
+    answer = b"".join(map(framed, [*events, STREAM[3], STREAM[5]])) + b"0\r\n\r\n"
+
+    def flood(conn: socket.socket, _: Received) -> bool:
+        conn.sendall(SSE_HEAD)
+        for at in range(0, len(answer), reads):
+            conn.sendall(answer[at : at + reads])
+            time.sleep(0.001)
+        return True
+
+    gateway, _ = start({"a": [flood]})
+    body = json.dumps(chat("a", stream=True)).encode()
+    came = b""
+    with gateway.connect() as conn:
+        conn.sendall(head(len(body), "Connection: close").replace(b"HTTP/1.1", b"HTTP/" + version.encode()) + body)
+        while more := conn.recv(1 << 20):
+            came += more
+    first, _, came = came.partition(b"\r\n\r\n")
+    assert first.startswith(b"HTTP/1.1 200 ")
+    if version == "1.1":
+        decoder = Chunked()
+        came = decoder.feed(came)
+        assert decoder.done
+    assert came == b"".join([*events, STREAM[3], STREAM[5]])
 
 
 @pytest.mark.parametrize("keep", [True, False])
