@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,8 +45,8 @@ class Valkey:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def start(self) -> None:
-        """On the port it had; the first time on one that is free."""
+    def start(self, *, ready: bool = True) -> None:
+        """On the port it had; the first time on one that is free. `ready` waits until it answers."""
         end = time.monotonic() + 20
         while True:
             port = self.port or _free_port()
@@ -57,6 +58,8 @@ class Valkey:
                     ],
                     stdout=log, stderr=log,
                 )  # fmt: skip
+            if not ready:
+                return
             while self.process.poll() is None and time.monotonic() < end:
                 with contextlib.suppress(OSError, Said):
                     if self._ping(port):
@@ -120,3 +123,54 @@ def valkey(where: Path, *options: str) -> Iterator[Valkey]:
         yield made
     finally:
         made.close()
+
+
+class Relay:
+    """Stands between a client and a server, and hands replies on late."""
+
+    def __init__(self, port: int) -> None:
+        self.to = port
+        self.delay_s = 0.0
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def lead(self, port: int) -> None:
+        """To another server from now on."""
+        self.to = port
+        for one in self._open:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                try:
+                    server = socket.create_connection(("127.0.0.1", self.to))
+                except OSError:
+                    client.close()
+                    continue
+                self._open += (client, server)
+                for pair in ((client, server, False), (server, client, True)):
+                    threading.Thread(target=self._pump, args=pair, daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, late: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if late:
+                    time.sleep(self.delay_s)
+                sink.sendall(data)
+        for one in (source, sink):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def close(self) -> None:
+        self._listener.close()

@@ -21,7 +21,7 @@ class StoreSettings:
     prefix: str = "pointsman"
     slice: float = 0.01  # of what is left of a hard budget, leased to each replica for while the store is away
     timeout_s: float = 0.1  # for connecting and for each answer
-    lease_s: float = 10.0
+    lease_s: float = 6.0
 
     def __str__(self) -> str:
         """As logs name it."""

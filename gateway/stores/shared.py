@@ -29,7 +29,9 @@ logger = logging.getLogger("pointsman")
 
 TICK_S = 1.0
 #: Seconds after which a lease is renewed, and after which a key that nobody uses gives back what it has leased.
-BEAT_S, IDLE_S = 3.0, 60.0
+BEAT_S, IDLE_S = 2.0, 60.0
+#: Seconds after which all replicas have registered anew with a store that has lost them.
+SURE_S = 5.0
 #: Microseconds for which a new key with a hard budget waits for what others know of it. They notice within a tick.
 WINDOW_US = 3_000_000
 SOON_US = 1_000_000
@@ -123,6 +125,7 @@ class Shared:
         self._busy: dict[tuple[str, str], float] = {}  # when it was last asked for, of what has something there
         self._touched: set[tuple[str, str]] = set()  # what changed here while it was being told
         self._heard: list[tuple[Form, list[int]]] = []  # before the store is in use
+        self._sure_at = 0.0  # when the number of replicas may be less than it was
         self._timer: asyncio.TimerHandle | None = None
         self._session = self._new_session(0)
 
@@ -376,7 +379,12 @@ class Shared:
         return len(values), b"".join(map(argument, values))  # type: ignore[arg-type]
 
     def _count(self, answer: list[int]) -> None:
-        self.replicas = max(1, answer[1])
+        """How many replicas there are. A store that has just come back, or was emptied, does not know them all yet."""
+        now = self._loop.time()
+        if self.degraded or not answer[0]:
+            self._sure_at = now + SURE_S
+        if answer[1] >= self.replicas or now >= self._sure_at:
+            self.replicas = max(1, answer[1])
 
     def _counted(self, reply: Reply) -> None:
         """Who is not known there any more tells all it knows: the store may have lost everything."""
