@@ -21,7 +21,7 @@ def test_every_fault_costs_only_the_stream_that_it_broke(tmp_path: Path) -> None
     assert not made.wrong, made.wrong[:5]
     assert {kind.name for kind in KINDS} <= made.seen.kinds.keys()
     assert made.figures["whole answers"] > 50
-    assert made.figures["left"] >= 4
+    assert made.figures["clients that left"] >= 4
 
 
 @pytest.mark.parametrize(
