@@ -1,6 +1,6 @@
 """What docker-compose.replicas.yml starts, as processes: its own configurations, with ports of this machine for names.
 
-Three gateways, real nginx and real PostgreSQL. No Docker engine is needed.
+Three gateways, real nginx, real Valkey and real PostgreSQL. No Docker engine is needed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,10 +20,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from deploy import scaling
 from tests.harness import KEY, ROOT, Gateway, Upstream, chat, eventually, serving
 from tests.ledger.test_kill import Generated, free_ports
 from tests.postgres import PASSWORD, Postgres, postgres
 from tests.test_deploy import installed
+from tests.valkey import Valkey, valkey
 
 COMPOSE = ROOT / "deploy" / "compose"
 NAMES = ("gateway", "gateway-2", "gateway-3")
@@ -33,6 +36,7 @@ class Topology:
     gateways: list[Gateway]
     url: str  # of the load balancer
     truth: Generated
+    store: Valkey
     books: Postgres
     config: Path  # of the first gateway
 
@@ -49,6 +53,7 @@ def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
     where = tmp_path_factory.mktemp("topology")
     truth = Generated()
     with contextlib.ExitStack() as stack:
+        store = stack.enter_context(valkey(where / "valkey"))
         books = stack.enter_context(postgres())
         upstream = Upstream([truth.answer])
         stack.callback(upstream.close)
@@ -59,6 +64,7 @@ def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
             "0.0.0.0:8081": "127.0.0.1:0",
             "/run/secrets/pointsman_admin_key": str(where / "admin"),
             "/run/secrets/pointsman_postgres_password": str(where / "password"),
+            "redis://valkey:6379/0": store.url,
             "host: postgres": f"host: 127.0.0.1, port: {books.port}",
             "http://host.docker.internal:8000/v1": upstream.url,
             "0" * 64: hashlib.sha256(KEY.encode()).hexdigest(),
@@ -73,7 +79,7 @@ def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
         with ThreadPoolExecutor(len(paths)) as pool:
             gateways = list(pool.map(lambda path: stack.enter_context(serving(path)), paths))
         url = stack.enter_context(balancing(where, [one.port for one in gateways]))
-        yield Topology(gateways, url, truth, books, where / NAMES[0] / "pointsman.yaml")
+        yield Topology(gateways, url, truth, store, books, where / NAMES[0] / "pointsman.yaml")
 
 
 @contextlib.contextmanager
@@ -135,6 +141,39 @@ def test_one_set_of_books_tells_what_all_gateways_did(topology: Topology) -> Non
     assert lines[0].split()[:3] == ["replica", "model", "attempts"]
     assert [line.split()[0] for line in lines[1:4]] != []
     assert f"{wanted['attempts']:,}" in next(line for line in lines if line.startswith("total"))
+
+
+def calls(store: Valkey) -> int:
+    """How often the script of the store was run."""
+    text = store.ask("INFO", "commandstats")
+    assert isinstance(text, bytes)
+    return sum(map(int, re.findall(rb"cmdstat_eval(?:sha)?:calls=(\d+)", text)))
+
+
+def test_limits_hold_over_all_gateways_together_at_a_known_number_of_calls_and_rows(topology: Topology) -> None:
+    """The key of the file may send 600 requests a minute, wherever the load balancer sends them."""
+    assert eventually(lambda: all(one.metric("pointsman_store_up") == 1 for one in topology.gateways), 20)
+    before, rows = calls(topology.store), shipped(topology)
+    began = time.monotonic()
+    count = 60
+    assert ask(topology.url, count).count(200) == count
+    seconds = time.monotonic() - began
+    assert eventually(lambda: shipped(topology) == rows + count, 20), "one row for each attempt"
+    made = calls(topology.store) - before
+    # One to admit, one when the attempt has cost something, one at the end; and replicas tell that they live.
+    others = len(NAMES) * 4 * (seconds + 25)
+    assert 2 * count <= made <= scaling.CALLS * count + others
+    left = []
+    for one in topology.gateways:
+        answer = one.post(chat("local"))
+        left.append(int(answer.headers["x-ratelimit-remaining-requests"]))
+    # A minute's worth fills evenly: what comes back meanwhile is all that may be more.
+    assert max(left) <= 600 - count + 10 * (time.monotonic() - began) + 10, "each knows what the others let through"
+
+
+def shipped(topology: Topology) -> int:
+    [(count,)] = topology.books.ask("SELECT count(*) FROM pointsman.entries")
+    return int(count)
 
 
 def test_a_gateway_that_dies_is_passed_over_and_its_books_are_not_lost(topology: Topology) -> None:
