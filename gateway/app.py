@@ -40,6 +40,7 @@ from gateway.ledger.ledger import Ledger, open_ledger
 from gateway.ledger.unshipped import replica_id
 from gateway.proxy import descriptors
 from gateway.proxy.downstream import ClientConnection
+from gateway.proxy.guarded import AdminConnection
 from gateway.proxy.pressure import Memory, Pressure
 from gateway.proxy.runtime import Runtime
 from gateway.proxy.watching import Watching
@@ -185,7 +186,7 @@ class Server:
         runtime.shedding.connections = state.connections  # type: ignore[assignment]  # all are of the one class
         public, admin = map(_uvicorn, _fronts(runtime, reloader))
         hot = functools.partial(ClientConnection, runtime, public, state, {})
-        cold = functools.partial(HttpToolsProtocol, admin, ServerState(), {}, loop)
+        cold = functools.partial(AdminConnection, runtime, admin, ServerState(), {})
         servers = [
             await loop.create_server(hot, sock=self.sockets[0], backlog=2048),
             await loop.create_server(cold, sock=self.sockets[1], backlog=64),

@@ -6,6 +6,7 @@ one that asks for no client's key, as on a developer's machine.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import socket
@@ -18,6 +19,7 @@ import pytest
 from gateway.core.dialects import DIALECTS, HOST_MEMBERS
 from tests.harness import COMPLETION, KEY, Gateway, Received, Upstream, chat, config, plain, running
 
+SHORT = {"request_head": "1s", "keep_alive": "2s"}
 NARROW = "sk-narrow-0123456789"
 HOSTED = sorted(DIALECTS.keys() - {"ollama"})
 #: All that ever goes upstream with a plain key. `traceparent` is sent where `otlp` is on, see tests/proxy/test_otlp.py.
@@ -279,7 +281,7 @@ def test_a_page_that_gave_this_machine_a_name_of_its_own_reads_nothing(
 @pytest.fixture(scope="module")
 def keyless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     upstream = Upstream([plain()])
-    with running(tmp_path_factory.mktemp("keyless"), config({"a": upstream}, keys=[])) as gateway:
+    with running(tmp_path_factory.mktemp("keyless"), config({"a": upstream}, keys=[], limits=SHORT)) as gateway:
         yield gateway
     upstream.close()
 
@@ -295,6 +297,20 @@ def test_without_keys_no_page_of_another_site_is_served(keyless: Gateway, origin
     assert httpx.post(keyless.admin + "/v1/reload", headers=headers).status_code == 403
     for path in ("/metrics", "/v1/targets"):
         assert httpx.get(keyless.admin + path, headers=headers).status_code == 403
+
+
+def test_half_a_request_is_not_waited_for_without_end_on_either_listener(keyless: Gateway) -> None:
+    halves = (b"", b"GET /metr", b"POST /v1/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+    whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    open_ones = []
+    for base in (keyless.admin, keyless.public):
+        for half in (*halves, *([whole + halves[1]] if base == keyless.public else [])):
+            open_ones.append(conn := socket.create_connection(("127.0.0.1", int(base.rsplit(":", 1)[1])), timeout=20))
+            conn.sendall(half)
+    for conn in open_ones:
+        with conn, contextlib.suppress(ConnectionResetError):
+            while conn.recv(65_536):
+                pass
 
 
 def test_a_page_is_not_served_behind_one_that_may_be_on_its_connection(keyless: Gateway) -> None:
