@@ -112,8 +112,10 @@ class Relaying(Admitting):
     def on_flood(self, data: bytes) -> int:
         """Many chunks of the answer's body."""
         relay = self.relay
-        if relay is None or not self.committed or not self.connection.takes_chunks:
+        if relay is None or not self.connection.takes_chunks:
             return 0
+        if not self.committed:
+            return -1
         end = relay.flood(data)
         if end:
             self.connection.write_raw(memoryview(data)[:end], b"")

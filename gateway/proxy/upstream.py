@@ -29,6 +29,7 @@ LINGER_BYTES = 65_536
 _MUCH = 65_536
 
 _FLOOD = 4096  # bytes of a read that are worth looking at together
+_FIRST = 4  # events of a stream, one of which says something
 
 _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE, _IDLE = range(5)
 
@@ -49,7 +50,10 @@ class User(Protocol):
         """Body bytes; `raw` is the read they came in where that was exactly one whole chunk, framing included."""
 
     def on_flood(self, data: bytes) -> int:
-        """Many chunks, framing included, the last of which may be cut; up to where they need no more reading."""
+        """Many chunks, framing included, the last of which may be cut; up to where they need no more reading.
+
+        -1 where that can be said behind the first few.
+        """
 
     def on_end(self) -> None:
         """The answer is complete."""
@@ -250,17 +254,25 @@ class UpstreamConnection(Timed, asyncio.Protocol):
 
     def _feed_flood(self, data: bytes) -> bytes:
         """Let the user take many chunks at once, and give back what is left to be read one by one."""
-        lacking = self._chunked.lacking
-        if not 0 <= lacking < len(data):
-            return data
-        if lacking:
-            self._feed_chunked(data[:lacking])
-            data = data[lacking:]
-        # What was read may have ended the attempt, or be no chunk's end.
-        if self.closed or self.user is None or self._state != _CHUNKED or not self._chunked.at_boundary:
-            return data
-        taken = self.user.on_flood(data)
-        return data[taken:] if taken else data
+        cut = self._chunked.lacking
+        for _ in range(_FIRST):
+            if not 0 <= cut < len(data):
+                break
+            if cut:
+                self._feed_chunked(data[:cut])
+                data = data[cut:]
+                # What was read may have ended the attempt, or be no chunk's end.
+                if self.closed or self._state != _CHUNKED or not self._chunked.at_boundary:
+                    break
+            if self.user is None:
+                break
+            taken = self.user.on_flood(data)
+            if taken >= 0:
+                return data[taken:] if taken else data
+            cut = data.find(b"\n\n\r\n", 0, _FLOOD) + 4
+            if cut < 4:
+                break
+        return data
 
     def _ended(self) -> None:
         if self.closed:
