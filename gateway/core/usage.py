@@ -10,10 +10,15 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from gateway.core.types import Record, Usage
+from gateway.core.types import Record, Target, Usage
 
 #: Above this a count is a provider's bug, not a request: the largest served windows are 10M tokens.
-ABSURD_TOKENS = 1_000_000_000
+ABSURD_TOKENS = 100_000_000
+#: Windows that a count may come to. The configured one may be less than what the server takes.
+MOST_WINDOWS = 2
+#: Tokens for each byte of an answer, and beside all of it, that a model may have written that has no hidden thoughts:
+#: no tokenizer has tokens of less than a byte, but for those that mark turns and calls and are never shown.
+TOKENS_PER_BYTE, UNSEEN_TOKENS = 4, 65_536
 
 #: UTF-8 bytes of generated text that one token is taken to stand for where nothing better is known: English runs at
 #: 4 to 5, CJK at 3 to 4, code at 3. The figure only ever serves estimates, which are marked as such.
@@ -154,12 +159,28 @@ def estimate(input_tokens: int, output_bytes: int) -> Usage:
     return Usage(input=input_tokens, output=-(-output_bytes // BYTES_PER_TOKEN), estimated=True)
 
 
-def settle(stated: Usage | None, input_tokens: int, output_bytes: int) -> Usage:
+def possible(stated: Usage, target: Target, output_bytes: int, choices: int) -> bool:
+    """Whether a target can have used this much: what its window holds, and what of its answer was seen. HOT.
+
+    A number that is too high by a factor of a thousand would otherwise spend a budget with one answer.
+    """
+    most = MOST_WINDOWS * target.window
+    if stated.input > most or stated.output > most * choices:
+        return False
+    if target.thinking != "never" or stated.output <= UNSEEN_TOKENS:
+        return True
+    return stated.output <= UNSEEN_TOKENS * choices + TOKENS_PER_BYTE * output_bytes
+
+
+def settle(
+    stated: Usage | None, input_tokens: int, output_bytes: int, target: Target | None = None, choices: int = 1
+) -> Usage:
     """The usage to book: what the provider stated, or an estimate where it stated nothing or plain nonsense.
 
-    Zero output tokens beside text that arrived is nonsense: servers without a tokenizer at hand send such zeros.
+    Zero output tokens beside text that arrived is nonsense: servers without a tokenizer at hand send such zeros. So is
+    more than `target` can have used, where that is given.
     """
-    if stated is None:
+    if stated is None or (target is not None and not possible(stated, target, output_bytes, choices)):
         return estimate(input_tokens, output_bytes)
     if stated.input and stated.output:
         return stated

@@ -98,10 +98,11 @@ class Settling:
 
     def _book(self, reported: Usage | None, output_chars: int, cause: str = "ok") -> None:
         """Settle the attempt: what it used and cost, estimated where the upstream did not say. HOT."""
-        used = usage.settle(reported, self.envelope.size // usage.BYTES_PER_TOKEN, output_chars)
+        envelope, target = self.envelope, self.attempt.target
+        used = usage.settle(reported, envelope.size // usage.BYTES_PER_TOKEN, output_chars, target, envelope.choices)
         record = self.record
         record.usage = used if record.usage is None else usage.add(record.usage, used)
-        price = self.attempt.target.price
+        price = target.price
         cost_nano = 0
         if price is None:
             self.priced = False

@@ -222,8 +222,25 @@ class Copy(Timed):
     """One shadow. Callbacks come from its upstream's connection; its own deadline is the request's total one."""
 
     __slots__ = (
-        "endpoint", "holds", "link", "parts", "pool", "received", "record", "relay", "request", "reserved", "route",
-        "sent_at", "shadows", "size", "status", "thinks", "told", "upstream",
+        "choices",
+        "endpoint",
+        "holds",
+        "link",
+        "parts",
+        "pool",
+        "received",
+        "record",
+        "relay",
+        "request",
+        "reserved",
+        "route",
+        "sent_at",
+        "shadows",
+        "size",
+        "status",
+        "thinks",
+        "told",
+        "upstream",
     )  # fmt: skip
 
     def __init__(
@@ -234,7 +251,7 @@ class Copy(Timed):
         self.told = told
         self.record = record  # of the request that it copies
         self.route = route
-        self.size = envelope.size
+        self.size, self.choices = envelope.size, envelope.choices
         self.thinks = thinks
         self.reserved = False  # the journal says that it is under way
         self.holds: tuple[Hold, ...] = ()  # what it has taken of budgets, and of its target's limits
@@ -416,8 +433,10 @@ class Copy(Timed):
 
     def _book(self, reported: Usage | None, output_chars: int) -> None:
         told = self.told
-        told.usage = used = usage.settle(reported, self.size // usage.BYTES_PER_TOKEN, output_chars)
-        price = self.route.first.target.price
+        target = self.route.first.target
+        entered = self.size // usage.BYTES_PER_TOKEN
+        told.usage = used = usage.settle(reported, entered, output_chars, target, self.choices)
+        price = target.price
         if price is not None:
             told.priced = True
             told.cost_nano = pricing.cost(price, used, self.thinks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 
 from gateway.core.types import Usage
 from gateway.core.usage import Stated, add, estimate, read, settle
+from tests.core.fleets import target
 
 STATED: dict[str, tuple[dict[str, Any], Usage]] = {
     "openai": (
@@ -90,6 +92,27 @@ def test_zero_tokens_beside_text_are_not_believed() -> None:
     assert settle(Usage(0, 0), 12, 40) == Usage(12, 10, estimated=True)
     assert settle(Usage(9, 0), 12, 40) == Usage(9, 10, estimated=True)
     assert settle(Usage(9, 0), 12, 0) == Usage(9, 0)
+
+
+@pytest.mark.parametrize(
+    ("stated", "thinking", "choices", "believed"),
+    [
+        (Usage(200_000, 200_000), "switchable", 1, True),  # the window that is configured may be half of the server's
+        (Usage(200_001, 10), "switchable", 1, False),
+        (Usage(10, 200_001), "switchable", 1, False),
+        (Usage(10, 200_001), "switchable", 2, True),
+        (Usage(10, 99_999_999), "unknown", 1, False),
+        (Usage(10, 150_000), "unknown", 1, True),  # it may have thought unseen
+        (Usage(10, 150_000), "never", 1, False),
+        (Usage(10, 65_536 + 160), "never", 1, True),
+        (Usage(10, 65_537 + 160), "never", 1, False),
+    ],
+)
+def test_no_more_is_believed_than_the_target_can_have_used(
+    stated: Usage, thinking: Any, choices: int, believed: bool
+) -> None:
+    made = dataclasses.replace(target("t", "llama-3.3-70b", "us", 100_000, (1, 2)), thinking=thinking)
+    assert settle(stated, 12, 40, made, choices) == (stated if believed else Usage(12, 10, estimated=True))
 
 
 def test_attempts_add_up() -> None:

@@ -103,6 +103,7 @@ FAULTS: dict[str, Script] = {
     "null": usage(None),
     "negative": usage({"prompt_tokens": -1, "completion_tokens": 2}),
     "absurd": usage({"prompt_tokens": 10**12, "completion_tokens": 2}),
+    "impossible": usage({"prompt_tokens": 10, "completion_tokens": 90_000}),  # fits its window, not what it sent
     "crlf": spelled(b"\r\n"),
     "cr": spelled(b"\r"),
     "bom": stream([BOM + MANY[0], *MANY[1:], DONE]),
@@ -204,7 +205,7 @@ def test_interim_answers_are_read_past(gateway: Gateway) -> None:
     assert gateway.post(chat("hints")).json() == COMPLETION
 
 
-@pytest.mark.parametrize("name", ["missing", "null", "negative", "absurd"])
+@pytest.mark.parametrize("name", ["missing", "null", "negative", "absurd", "impossible"])
 def test_usage_that_is_missing_or_cannot_be_is_estimated_and_the_answer_goes_through(
     gateway: Gateway, name: str
 ) -> None:
