@@ -65,7 +65,8 @@ def run(given: argparse.Namespace, config: Path | None, environ: Mapping[str, st
             else:
                 _print(report(db, asked), as_json=given.json, as_csv=given.csv)
     except LedgerError as error:
-        return failed("usage", error, as_json=given.json)
+        here = "; with --own, the books of this replica" if settings.postgres is not None and not given.own else ""
+        return failed("usage", f"{error}{here}", as_json=given.json)
     except sqlite3.Error as error:
         return failed("usage", f"{settings.directory / DATABASE}: {error}", as_json=given.json)
     return OK

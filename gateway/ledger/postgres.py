@@ -101,12 +101,15 @@ async def connect(settings: PostgresSettings) -> Connection[Any]:
 async def bounded(connection: Connection[Any], work: Awaitable[_T], within_s: float) -> _T:
     """What `work` gives; after this time the connection is cut, for a server that hangs does not obey either."""
     task = asyncio.ensure_future(work)
-    done, _ = await asyncio.wait({task}, timeout=within_s)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=within_s)
+    finally:
+        if not task.done():
+            connection.terminate()
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
     if not done:
-        connection.terminate()
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await task
         raise TimeoutError(f"no answer within {within_s:g} s")
     return task.result()
 

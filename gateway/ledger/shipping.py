@@ -7,6 +7,7 @@ unshipped, and none of them in memory. What the list is, is in `unshipped`; what
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import sqlite3
@@ -104,6 +105,9 @@ class Shipping:
                 continue
         last = asyncio.ensure_future(self._turn(time.monotonic() + _LAST_S))
         await asyncio.wait({last}, timeout=_LAST_S)
+        last.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await last
         self._leave()
 
     async def _turn(self, until: float | None = None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 import ssl
@@ -15,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
+from gateway.cli import main
 from gateway.core.types import Price, PriceTier, Secret
 from gateway.ledger import postgres as pg
 from gateway.ledger import shared, shipping
 from gateway.ledger.directory import LedgerError, LedgerSettings, PostgresSettings
 from gateway.ledger.ledger import Ledger, open_ledger
 from gateway.ledger.report import Asked, attempts, reading, report
+from tests.harness import config
 from tests.postgres import PASSWORD, Postgres, postgres
 
 PRICE = Price((PriceTier(0, 1_000_000_000, 2_000_000_000),), "list")
@@ -194,6 +198,28 @@ def test_a_database_that_hangs_is_left_and_nothing_waits_for_it(
     wait(arrived(ledger, 120))
     ledger.close()
     assert counted(database) == (120, 840)
+
+
+def test_the_end_of_a_process_waits_only_a_moment_for_a_database_that_hangs(
+    database: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shipping, "_LAST_S", 0.3)
+    ledger = started(settings(tmp_path, place(database)))
+    book(ledger, 0, 10)
+    wait(arrived(ledger, 10))
+    database.hang(on=True)
+    try:
+        book(ledger, 10, 10)
+        before = time.monotonic()
+        ledger.close()
+        assert time.monotonic() - before < shipping.SEND_S, "not as long as while it runs"
+    finally:
+        database.hang(on=False)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+    ledger = started(settings(tmp_path, place(database)))
+    wait(lambda: counted(database)[0] == 20)
+    ledger.close()
 
 
 def refuse_permission(database: Postgres) -> PostgresSettings:
@@ -400,3 +426,39 @@ def test_without_the_driver_the_start_says_what_to_install(
     monkeypatch.setattr(pg, "find_spec", lambda name: None)
     with pytest.raises(LedgerError, match=r"pointsman\[postgres\]"):
         open_ledger(settings(tmp_path, place(database)))
+
+
+def test_usage_tells_of_all_replicas_of_one_and_why_it_cannot(
+    database: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PW", PASSWORD)
+    where = {"port": database.port, "password": {"env": "PW"}, "host": "127.0.0.1"}
+    path = tmp_path / "pointsman.yaml"
+    for name in ("a", "b"):
+        written = config({"t": "http://127.0.0.1:1/v1"}, ledger={"dir": name, "replica": name, "postgres": where})
+        with path.open("w") as file:
+            YAML().dump(written, file)
+        (tmp_path / name).mkdir()
+        ledger = started(settings(tmp_path / name, place(database)))
+        book(ledger, 0, 3, key=name)
+        wait(arrived(ledger, 3))
+        ledger.close()
+
+    def usage(*options: str) -> tuple[int, str, str]:
+        code = main(["usage", "--config", str(path), *options])
+        return code, *capsys.readouterr()
+
+    def total(text: str) -> str:
+        return next(line.split()[1] for line in text.splitlines() if line.startswith("total"))
+
+    assert total(usage("--by", "replica")[1]) == "6"
+    assert usage("--by", "total", "--replica", "a", "--csv")[1].splitlines()[1].startswith("3,3,")
+    assert [line.count(",a,") for line in usage("--export", "csv", "--key", "a")[1].splitlines()[1:]] == [1, 1, 1]
+    assert total(usage("--by", "key", "--own")[1]) == "3"
+    code, _, said = usage("--by", "replica", "--own")
+    assert (code, "the books of one replica" in said) == (2, True)
+    code, _, said = usage("--replica", "c")
+    assert (code, "there is no replica 'c' in the books" in said) == (2, True)
+    monkeypatch.setenv("PW", "wrong-canary")
+    code, _, said = usage()
+    assert (code, "login" in said, "--own" in said, "canary" in said) == (2, True, True, False)
