@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import resource
@@ -11,13 +12,24 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import httpx
 import pytest
+import uvloop
 
+from gateway.core import health
+from gateway.core.types import Backend, Endpoint, Outcome
 from gateway.proxy import descriptors
+from gateway.proxy.clocks import Wheel
+from gateway.proxy.outbox import Outbox
+from gateway.proxy.pool import Pool
 from tests.faults.test_process_drain import message
 from tests.harness import ROLE, STOP, Gateway, Received, Upstream, chat, chunk, config, eventually, running, stream
+
+if TYPE_CHECKING:
+    from gateway.proxy.upstream import User
 
 DONE = b"data: [DONE]\n\n"
 LIMITED = ("-m", "tests.faults.limited")
@@ -83,7 +95,9 @@ def test_with_256_files_400_connections_are_served_or_refused_and_nothing_spins(
     up.close()
 
 
-def test_a_lack_of_files_of_our_own_blames_no_upstream(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clients_get_as_many_connections_as_there_are_files_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     limits: dict[int, tuple[int, int]] = {resource.RLIMIT_NOFILE: (1_024, 1_024)}
     monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
     assert descriptors.clients() == 640
@@ -93,6 +107,29 @@ def test_a_lack_of_files_of_our_own_blames_no_upstream(monkeypatch: pytest.Monke
     assert descriptors.clients() == 1
     limits[resource.RLIMIT_NOFILE] = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     assert descriptors.clients() > 1_000_000
+
+
+def test_a_lack_of_files_of_our_own_blames_no_upstream() -> None:
+    async def connect(where: Endpoint) -> Outcome:
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[Outcome] = loop.create_future()
+        user = cast("User", SimpleNamespace(on_failed=told.set_result))
+        outbox = Outbox(loop, lambda records: None)
+        pool = Pool(loop, Wheel(loop), outbox, Backend("b", "openai", (where,)), where, None)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            pool.send(user, b"", connect_s=5)
+            return await told
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            outcome = runner.run(connect(Endpoint(f"http://127.0.0.1:{port}", "http", "127.0.0.1", port, "")))
+    assert outcome is Outcome.SATURATED
+    assert health.BLAME[outcome] is health.Blame.NONE
 
 
 class Hoard:
