@@ -26,6 +26,7 @@ from gateway.fields import (
     Currency,
     Day,
     Gigabytes,
+    HedgeAfter,
     Moment,
     Name,
     NanoUsd,
@@ -105,6 +106,8 @@ class BackendDoc(Strict):
     address is given: then a sidecar is started here. `trace_context` sends it `traceparent` and `tracestate` where
     `otlp` is on; left out, if it is self-hosted. `affinity: prefix` sends prompts that begin alike to the same of
     several endpoints, which has cached their beginning, unless it has a quarter more than its share of requests.
+    `hedge` is a time, or a percentile of a target's own times such as p95, after which a stream that has not begun is
+    asked for once more: at another endpoint, or at the next target; at most of one request in fifty.
     """
 
     dialect: str
@@ -128,6 +131,7 @@ class BackendDoc(Strict):
     timeouts: TimeoutsDoc = TimeoutsDoc()
     trace_context: bool | None = None
     affinity: Literal["none", "prefix"] = "none"
+    hedge: HedgeAfter | None = None
     litellm: LitellmDoc | None = None
 
     @model_validator(mode="after")

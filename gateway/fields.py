@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 
 from gateway.core import quantities
+from gateway.core.hedging import SOONEST_S, Hedge
 from gateway.core.memory import BITS
 from gateway.core.quantities import Invalid
 from gateway.core.tenants import country
@@ -98,6 +99,17 @@ def _quantity(pattern: str, *examples: object, number: bool = True) -> WithJsonS
 
 _DECIMAL = r"[0-9]{1,15}(\.[0-9]{1,9})? ?"
 
+
+def _hedge(value: object) -> Hedge:
+    if isinstance(value, str) and value in _PERCENTILES:
+        return Hedge(percentile=int(value[1:]))
+    after_s = _positive_seconds(value)
+    if after_s < SOONEST_S:
+        raise Invalid(f"{value!r:.40} would ask twice for nearly everything", "100ms or more, or p95")
+    return Hedge(after_s)
+
+
+_PERCENTILES = ("p50", "p75", "p90", "p95", "p99")
 Name = Annotated[str, AfterValidator(_name), Field(pattern=f"^{_NAME.pattern}$")]
 Day = Annotated[date, BeforeValidator(_date), WithJsonSchema({"type": "string", "format": "date"})]
 #: A point in time, in UTC; a day stands for its first moment there.
@@ -108,6 +120,13 @@ Moment = Annotated[
 ]
 Seconds = Annotated[
     float, BeforeValidator(_positive_seconds), _quantity(_DECIMAL + "(us|ms|s|m|min|h|d)", "2s", "15m", number=False)
+]
+HedgeAfter = Annotated[
+    Hedge,
+    BeforeValidator(_hedge),
+    WithJsonSchema(
+        {"type": "string", "pattern": f"^(p(50|75|90|95|99)|{_DECIMAL}(ms|s|m))$", "examples": ["p95", "2s"]}
+    ),
 ]
 Age = Annotated[float, BeforeValidator(_age), _quantity(_DECIMAL + "(s|m|min|h|d)", "12h", "14d", number=False)]
 Tokens = Annotated[int, BeforeValidator(_positive_tokens), _quantity(_DECIMAL + "(k|M|Ki|Mi)?", "200k", "1M", 262144)]

@@ -162,6 +162,7 @@ class FleetBuilder:
             max_inflight=doc.max_inflight,
             timeouts=timeouts,
             trace_context=doc.self_hosted if doc.trace_context is None else doc.trace_context,
+            hedge=doc.hedge,
             prefix_affinity=doc.affinity == "prefix" and len(endpoints) > 1,
         )
 

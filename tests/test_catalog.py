@@ -11,7 +11,7 @@ import pytest
 from gateway import bundled
 from gateway.catalog.catalogue import Catalogue, build, load_catalogue
 from gateway.core.errors import ConfigError
-from gateway.core.types import Terms
+from gateway.core.terms import Terms
 from gateway.yamlfile import load, loads
 
 SHIPPED = bundled.catalogue()

@@ -148,6 +148,11 @@ def test_a_mistake_is_told_with_line_path_and_what_would_be_valid(line: str, say
             "{dialect: vllm, base_url: 'http://x/v1', affinity: hash}",
             "a.affinity: 'hash' is not known here: one of none, prefix",
         ),
+        (
+            "{dialect: vllm, base_url: 'http://x/v1', hedge: 5ms}",
+            "a.hedge: '5ms' would ask twice for",
+        ),
+        ("{dialect: vllm, base_url: 'http://x/v1', hedge: p42}", "a.hedge: 'p42'"),
         ("{dialect: vllm, base_url: 'http://x/v1', max_inflight: 0}", "backends.a.max_inflight: 0 is not valid"),
         ("{dialect: vllm, base_url: 'http://x/v1', selfhosted: true}", "did you mean self_hosted?"),
     ],

@@ -193,7 +193,7 @@ _ERRORS = (
         "Attempts that failed",
         (
             (
-                rate("attempts_total", where("target", also='outcome!~"ok|client_gone"'), "target, outcome"),
+                rate("attempts_total", where("target", also='outcome!~"ok|outrun|client_gone"'), "target, outcome"),
                 "{{target}}: {{outcome}}",
             ),
         ),

@@ -73,9 +73,13 @@ _FALLBACKS = (
     ),
     Panel(
         "Attempts made again",
-        ((rate("retries_total", _T, "reason"), "{{reason}}"),),
+        (
+            (rate("retries_total", _T, "reason"), "{{reason}}"),
+            (rate("hedges_total", _T, "result"), "hedge, {{result}}"),
+        ),
         "Attempts a second after a failed one, by how that one failed. rate_limited: ask for less or for more quota; "
-        "timeouts: the server is too slow; auth: the gateway's key.",
+        "timeouts: the server is too slow; auth: the gateway's key. Hedges run beside a slow attempt: where many win, "
+        "its target is too slow; withheld: too much is under way.",
         unit="reqps",
         kind="stack",
     ),

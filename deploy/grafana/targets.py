@@ -6,7 +6,7 @@ from deploy.grafana.panels import GREEN, ORANGE, RED, TARGET, YELLOW, Board, Pan
 from deploy.grafana.promql import quantile, rate, rise, share, top, where
 
 _T = where("target")
-_FAILED = where("target", also='outcome!~"ok|client_gone|client_error|context_length"')
+_FAILED = where("target", also='outcome!~"ok|outrun|client_gone|client_error|context_length"')
 
 #: From bad to good; a target that several gateways see differently is in the worst of its states.
 _STATES = (

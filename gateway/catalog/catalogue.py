@@ -22,7 +22,8 @@ import msgspec
 
 from gateway import compiled, yamlfile
 from gateway.core.capabilities import lies_in
-from gateway.core.types import Model, Price, Terms, ThinkingSupport
+from gateway.core.terms import Terms
+from gateway.core.types import Model, Price, ThinkingSupport
 from gateway.yamlfile import Document
 
 if TYPE_CHECKING:

@@ -232,24 +232,24 @@ class Refused(NamedTuple):
 class Hold:
     """What one request has taken of its limits. `end` gives back what it did not use; a second `end` does nothing."""
 
-    __slots__ = ("_attempt", "gate", "need", "tokens", "used")
+    __slots__ = ("_charged", "gate", "need", "tokens", "used")
 
     def __init__(self, gate: Gate, tokens: int, need: int) -> None:
         self.gate: Gate | None = gate  # None: ended
         self.tokens = tokens
         self.need = need
         self.used = 0
-        self._attempt = -1
+        self._charged = 0  # mask of the attempts that were
 
     def charge(self, attempt: int, tokens: int, nano: int, at_ms: int) -> None:
         """An attempt is settled, once: what it used and cost, and when it began (Unix milliseconds). HOT.
 
-        Attempts are charged in the order of their numbers.
+        Two that ran beside each other may be settled in either order.
         """
         gate = self.gate
-        if attempt <= self._attempt or gate is None:
+        if gate is None or self._charged >> attempt & 1:
             return
-        self._attempt = attempt
+        self._charged |= 1 << attempt
         self.used += tokens
         for budget in gate.budgets:
             if at_ms >= budget.begins_ms:

@@ -297,7 +297,7 @@ _AT_WORK = frozenset(
     }
 )
 #: Ends that are ours or the client's: the upstream may have been at work even where it had said nothing yet.
-_STOPPED = frozenset({Outcome.CLIENT_GONE, Outcome.TOTAL_TIMEOUT, Outcome.DRAINING})
+_STOPPED = frozenset({Outcome.CLIENT_GONE, Outcome.OUTRUN, Outcome.TOTAL_TIMEOUT, Outcome.DRAINING})
 
 
 def costs(outcome: Outcome, status: int, *, sent: bool = True) -> bool:

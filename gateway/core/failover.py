@@ -87,6 +87,8 @@ TABLE: Mapping[Outcome, _Row] = MappingProxyType(
         Outcome.IDLE_TIMEOUT: _Row(_STOP, "upstream_timeout", "The upstream stopped sending."),
         Outcome.TOTAL_TIMEOUT: _Row(_STOP, "upstream_timeout", "The time for this request is used up."),
         Outcome.EVENT_TOO_LARGE: _BROKEN._replace(code="event_too_large"),
+        # Said of an attempt that is still under way, when another is to run beside it; see `proxy.hedging`.
+        Outcome.OUTRUN: _LATE._replace(replica=True),
         Outcome.CLIENT_GONE: _Row(Follow.DONE),
         Outcome.DRAINING: _Row(_STOP, "draining", "The gateway is shutting down.", heals=True),
     }

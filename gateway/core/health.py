@@ -63,6 +63,7 @@ BLAME: Mapping[Outcome, Blame] = {
     _O.NO_TOKEN: Blame.NONE,  # it was not asked, and is free again the moment that there is one
     _O.STALE: Blame.NONE,  # a keep-alive connection it was free to close
     _O.CLIENT_GONE: Blame.NONE,
+    _O.OUTRUN: Blame.NONE,
     _O.DRAINING: Blame.NONE,
     _O.TOTAL_TIMEOUT: Blame.NONE,  # the client's own deadline may have been short
     **dict.fromkeys(

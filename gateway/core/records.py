@@ -231,6 +231,7 @@ _HOW_IT_IS_REACHED = frozenset(
         "own_dialect",
         "trace_context",
         "prefix_affinity",
+        "hedge",
     ]
 )
 

@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, SupportsInd
 
 import msgspec
 
+from gateway.core.terms import NOTHING_KNOWN, Terms
+
 if TYPE_CHECKING:
     from gateway.core.credentials import Credential
+    from gateway.core.hedging import Hedge
     from gateway.core.overload import Priority
     from gateway.core.rows import Dialect
     from gateway.core.tracecontext import Traced
@@ -63,18 +66,6 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What an operator has to know of a licence before weights are used. `None` means "not known"."""
-
-    osi_approved: bool | None = None
-    commercial_use: bool | None = None  # allowed, be it within limits
-    mau_clause: bool | None = None  # something changes with the number of monthly active users
-    mau_limit: int | None = None  # the number; None also where there is no such clause
-    acceptable_use_policy: bool | None = None  # uses are excluded that the law does not exclude
-    attribution: bool | None = None  # the model has to be named to those who use the product
-
-
-@dataclass(frozen=True, slots=True)
 class Model:
     """What is publicly known of a model, wherever it is served. `None` always means "not known"."""
 
@@ -94,7 +85,7 @@ class Model:
     structured_output: bool | None = None
     images_max: int | None = None
     license: str | None = None  # SPDX id, or the catalogue's own id of a community licence
-    terms: Terms = Terms()  # of that licence
+    terms: Terms = NOTHING_KNOWN  # of that licence
     open_weights: bool | None = None  # False: API only, "closed" in policies
     eu_domiciled_licensee_excluded: bool | None = None  # its licence excludes licensees domiciled in the EU
     tokenizer: str | None = None  # key of the tokenizer registry; None: only the bytes bound is safe
@@ -174,6 +165,7 @@ class Backend:
     members: Mapping[str, Any] = field(default_factory=lambda: EMPTY)  # put into every body, over the client's
     own_dialect: Dialect | None = None  # one that the configuration defines
     trace_context: bool = False  # it is told of which trace its requests are part
+    hedge: Hedge | None = None  # None: a request is at one target at a time
     prefix_affinity: bool = False  # prompts that begin alike go to the same endpoint while it has room
 
 
@@ -359,6 +351,7 @@ class Outcome(enum.Enum):
     TOTAL_TIMEOUT = "total_timeout"
     EVENT_TOO_LARGE = "event_too_large"
     # Nobody's fault.
+    OUTRUN = "outrun"  # another attempt of the same request began to answer first
     CLIENT_GONE = "client_gone"
     DRAINING = "draining"
 
@@ -436,6 +429,7 @@ class Record(msgspec.Struct, eq=False, gc=False):
     client_slow: bool = False  # the client did not keep up: how long the answer took says nothing of the upstream
     shadow: Shadowed | None = None  # of the copy that was sent, if one was
     trace: Traced | None = None  # None: nobody asks for spans or their measures
+    answered: int = 0  # the attempt that answered, where two ran beside each other; 0: the last one
     spent: tuple[Spent, ...] = ()  # by attempt, where one that did not answer was billed; else the last has it all
 
     def to_dict(self) -> dict[str, Any]:

@@ -201,10 +201,15 @@ class Spent(msgspec.Struct, frozen=True, gc=False):
     priced: bool = True
 
 
+def answering(record: Record) -> int:
+    """Number of the attempt that answered, or was the last to be tried."""
+    return record.answered or record.attempts
+
+
 def used_by(record: Record, number: int) -> Usage | None:
     """What the attempt of this number of a finished request used; None for nothing that is known."""
     if not record.spent:
-        return record.usage if number == record.attempts else None
+        return record.usage if number == answering(record) else None
     return next((one.usage for one in record.spent if one.number == number), None)
 
 

@@ -12,25 +12,31 @@ from typing import TYPE_CHECKING
 
 from gateway.core import dialects, wire
 from gateway.core.errors import GatewayError, InternalError
-from gateway.core.failover import Ended, failover
+from gateway.core.failover import TABLE, Ended, Follow, failover
+from gateway.core.hedging import Pace
 from gateway.core.types import Attempt, Outcome
 from gateway.core.usage import BYTES_PER_TOKEN
 from gateway.proxy import bulk
 from gateway.proxy.accounts import account_of
 from gateway.proxy.clocks import NEVER
+from gateway.proxy.hedging import Race
 from gateway.proxy.relaying import Relaying
 from gateway.proxy.route import Route
 from gateway.proxy.routing import routing_of
 from gateway.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from gateway.core.booking import Plain
+
+    Tries = Generator[Attempt, Outcome | Ended, GatewayError | None]
 
 #: Outcomes of attempts that were not made.
 UNSENT = frozenset({Outcome.SATURATED, Outcome.INEXPRESSIBLE, Outcome.NO_TOKEN})
-#: Outcomes that say nothing but that an answer did not come in time.
 #: Codes of errors with which a client is told when to come again, if an upstream has said so.
 ASKING_FOR_TIME = frozenset({"upstream_rate_limited", "overloaded", "rate_limit_exceeded"})
+#: Outcomes that say nothing but that an answer did not come in time.
 LATE = frozenset({Outcome.HEADERS_TIMEOUT, Outcome.FIRST_EVENT_TIMEOUT})
 
 logger = logging.getLogger("pointsman")
@@ -117,6 +123,32 @@ class Attempting(Relaying):
             self.reserved = True
         self.pool = pool
         self.upstream = pool.send(self, request, connect_s=route.connect_s, fresh=attempt.fresh_connection)
+        if route.pace is not None and attempt.number == 1 and envelope.stream and self.serving.site.max_attempts > 1:
+            self._may_hedge(route.pace)
+
+    def send(self, route: Route, attempt: Attempt) -> None:
+        """Begin an attempt beside the one that was in hand."""
+        self._send(route, attempt)
+
+    def _may_hedge(self, pace: Pace) -> None:
+        """Have a second attempt begin beside the first if that is slow to answer."""
+        self.runtime.hedges.asked()
+        if pace.after_s is not None and not self.over and self.upstream is not None:
+            self.race = Race(self, pace.after_s)
+
+    def following(self) -> Tries:
+        """The dialogue about what follows, begun with the first attempt that needs it."""
+        if self.tries is None:
+            board, wheel = self.runtime.board, self.runtime.wheel
+            self.runtime.retries.active = len(self.runtime.exchanges)
+            self.tries = failover(
+                self.decision,
+                max_attempts=self.serving.site.max_attempts,
+                retries=self.runtime.retries,
+                crowded=lambda target: board.crowded(target, wheel.now),
+            )
+            next(self.tries)  # the attempt that was made
+        return self.tries
 
     def _failed(
         self, outcome: Outcome, *, retry_after_s: float | None = None, relayed: tuple[int, str, bytes] | None = None
@@ -148,17 +180,16 @@ class Attempting(Relaying):
         if self.committed:
             self._break(outcome)
             return
+        if self.race is not None:
+            # Where the request is to blame nobody else need be asked; but a hedge alone decides that for nobody.
+            if self.race.on and (TABLE[outcome].follow is not Follow.STOP or self.race.hedges(self.attempt)):
+                self.race.left(outcome)
+                return
+            self.race.stop(Outcome.OUTRUN)
+        tries = self.following()
         runtime.retries.active = len(runtime.exchanges)
-        if self.tries is None:
-            self.tries = failover(
-                self.decision,
-                max_attempts=self.serving.site.max_attempts,
-                retries=runtime.retries,
-                crowded=lambda target: runtime.board.crowded(target, runtime.wheel.now),
-            )
-            next(self.tries)  # the attempt that was made
         try:
-            following = self.tries.send(Ended(outcome, self.ends_at - now))
+            following = tries.send(Ended(outcome, self.ends_at - now))
         except StopIteration as stop:
             if relayed is not None:
                 self._relay_error(*relayed)
@@ -170,7 +201,7 @@ class Attempting(Relaying):
         else:
             limited = self._again()
             if limited is not None:
-                self.tries.close()
+                tries.close()
                 self._refuse(limited)
                 return
             runtime.metrics.retry(name, outcome)
@@ -186,6 +217,8 @@ class Attempting(Relaying):
         logger.exception("a request failed in the gateway", extra={"request_id": self.record.request_id})
         if self.over:
             return
+        if self.race is not None:
+            self.race.stop(Outcome.OUTRUN)
         upstream = self.upstream
         self._release()
         if upstream is not None:
@@ -195,7 +228,17 @@ class Attempting(Relaying):
         else:
             self._refuse(InternalError("internal_error", "The gateway failed to handle this request."))
 
+    def give_up(self, outcome: Outcome) -> None:
+        """End the attempt in hand, of which the client has seen nothing, because of its rival or with it."""
+        self._cancel(outcome)
+        if self.room is not None:
+            self.room.end(int(time.monotonic() * 1_000_000))
+            self.room = None
+        self.failures = (*self.failures, (self.route.name, outcome))
+
     def _cancel(self, outcome: Outcome, *, book: bool = True) -> None:
+        if self.race is not None:
+            self.race.stop(outcome)
         upstream = self.upstream
         self._release()
         if upstream is not None:
@@ -210,5 +253,5 @@ class Attempting(Relaying):
                 self._book(self.relay.usage, self.relay.output_chars, outcome.value)
             elif book and self.reserved:
                 self._write_off(outcome, sent=isinstance(upstream, UpstreamConnection))
-        if self.tries is not None:
+        if self.tries is not None and outcome is not Outcome.OUTRUN:
             self.tries.close()

@@ -50,7 +50,7 @@ class Checkpoints:
         runtime = self._runtime
         before, self._told = self._told, {}
         many = len(runtime.exchanges) > MANY
-        told: list[tuple[Exchange | Copy, int]] = [(one, one.record.attempts) for one in runtime.exchanges]
+        told: list[tuple[Exchange | Copy, int]] = [(o, o.attempt.number) for o in runtime.exchanges if o.reserved]
         told += [(one, SHADOW) for one in runtime.shadows.under_way]
         for one, attempt in told:
             if not one.reserved:

@@ -81,7 +81,7 @@ def measured(exchange: Relaying, target: str) -> None:
     now = time.monotonic()
     streamed = exchange.relay is not None
     took = now - (record.first_event_at if streamed else sent_at)
-    used = used_by(record, record.attempts)
+    used = used_by(record, exchange.attempt.number)
     tokens = 0 if used is None else used.output
     rate = tokens / took if tokens >= LEAST_TOKENS and took > 0 and not exchange.held else None
     runtime.paces.heard(target, first_event_s if streamed else None, rate, now)
@@ -92,7 +92,7 @@ def answered(exchange: Relaying, target: str) -> None:
     policy, conversation, used = (
         exchange.watching,
         exchange.conversation,
-        used_by(exchange.record, exchange.record.attempts),
+        used_by(exchange.record, exchange.attempt.number),
     )
     if policy is not None and policy.sticky is not None and conversation is not None:
         previous = Previous(target, 0 if used is None else used.input, time.time())

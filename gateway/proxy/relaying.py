@@ -199,8 +199,13 @@ class Relaying(Admitting):
 
     def _commit(self, relay: sse.Relay, first: bytes) -> None:
         """The first meaningful event: from here on the client has a 200 and no other target may speak."""
+        if self.race is not None:
+            self.race.decided()
         self.committed = True
-        self.record.first_event_at = now = time.monotonic()
+        record = self.record
+        record.first_event_at = now = time.monotonic()
+        if self.route.pace is not None:
+            self.route.pace.heard(now - (self.resent_at or record.sent_at))
         board = self.runtime.board
         if board.entries:
             board.began(self.route.name, now, self.endpoint)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gateway.core import dialects
 from gateway.core.affinity import Prefixes
 from gateway.core.health import Board
+from gateway.core.hedging import Pace
 from gateway.core.types import Attempt, Secret, Target
 from gateway.proxy.doors import Door, Opening, halves, host
 from gateway.proxy.pool import Pool
@@ -37,6 +38,7 @@ class Route:
         "name",
         "only",
         "openings",
+        "pace",
         "plan",
         "pools",
         "prefixes",
@@ -72,6 +74,7 @@ class Route:
         self.headers_s = self.answer_s if self.plan.dialect.late_head else clocks.headers_s
         self.idle_s = clocks.idle_s
         self.traced = target.backend.trace_context
+        self.pace: Pace | None = None  # where a second attempt may begin beside a first one that is slow
         self.prefixes: Prefixes | None = None  # where prompts that begin alike go to the same endpoint
         self.turn = 0  # the endpoint that is looked at first, so that equals take turns
 
@@ -85,6 +88,11 @@ class Route:
     def locked(self) -> bool:
         """There is no token for it at the moment."""
         return bool(self.openings) and self.openings[0].head(b"", time.time()) is None
+
+    @property
+    def loaded(self) -> bool:
+        """Half of what may be under way at its endpoints is."""
+        return sum(pool.outstanding for pool in self.pools) * 2 >= sum(pool.most for pool in self.pools)
 
     def pick(self, tried: tuple[int, ...], board: Board, now: float) -> int:
         """Index of the endpoint with the fewest requests under way, not one of `tried`; -1 when all are at their cap.

@@ -24,6 +24,7 @@ from gateway.core.credentials import AwsKeys, identity
 from gateway.core.errors import GatewayError
 from gateway.core.failover import RetryBudget
 from gateway.core.health import Board
+from gateway.core.hedging import HedgeBudget, Pace
 from gateway.core.latency import Paces
 from gateway.core.lexicon import Lexicon
 from gateway.core.memo import Memo
@@ -135,6 +136,8 @@ class Runtime:
         self._remembered: list[Remembered | None] = [None] * REMEMBERED
         self._remember_at = 0
         self._tokens: dict[tuple[object, ...], TokenSource] = {}
+        self.hedges = HedgeBudget()
+        self._hedged: dict[str, Pace] = {}  # by target
         self._prefixes: dict[tuple[str, tuple[Endpoint, ...]], Prefixes] = {}  # by target
         self.exchanges: set[Exchange] = set()
         self.shedding = Shedding(self)
@@ -186,7 +189,7 @@ class Runtime:
             doors.append((target, tuple(pools), self._door(backend, sources)))
         gates, rooms = self.gates.adopt(site.quotas, balances, time.time())  # nothing can fail from here on
         routes = [Route(target, pools, door, rooms.get(target.name)) for target, pools, door in doors]
-        self._remember_prefixes(routes)
+        self._remember(routes)
         self.may_buffer = min(self.may_buffer or site.limits.max_buffered, site.limits.max_buffered)
         policies = site.policies
         paced = frozenset(name for name, one in policies.items() if one.latency or one.ranks & {"fastest", "balanced"})
@@ -209,11 +212,17 @@ class Runtime:
         for one in sources.values():
             one.start(self.loop)
 
-    def _remember_prefixes(self, routes: list[Route]) -> None:
-        """Give each target that asks for it what is known of its endpoints' caches: what was, if they are the same."""
+    def _remember(self, routes: list[Route]) -> None:
+        """Give each target what is known of its pace and of its endpoints' caches: what was, if they are the same."""
         known, self._prefixes = self._prefixes, {}
+        paces, self._hedged = self._hedged, {}
         for route in routes:
             backend = route.first.target.backend
+            if backend.hedge is not None:
+                pace = paces.get(route.name)
+                if pace is None or pace.hedge != backend.hedge:
+                    pace = Pace(backend.hedge)
+                route.pace = self._hedged[route.name] = pace
             if backend.prefix_affinity:
                 key = (route.name, backend.endpoints)
                 route.prefixes = self._prefixes[key] = known.get(key) or Prefixes()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gateway.core.policy import Policy
     from gateway.proxy.asked import Asked
     from gateway.proxy.downstream import ClientConnection
+    from gateway.proxy.hedging import Race
 
 NOBODY = Routing("", "", "", stream=False)
 
@@ -72,6 +73,7 @@ class Settling:
     began_ms = 0  # Unix time of the present attempt, where limits are
     clamped = 0  # tokens that a budget has shortened the answer to
     wait_s = 1 << 30  # after which one of the targets whose limits were reached has room again
+    race: Race | None = None  # while a second attempt may begin beside the first one, or runs
     soonest_s: float | None = None  # the least time for which an upstream asked
     held = False  # the client did not keep up, so that the answer's speed says nothing of the upstream
 
@@ -112,16 +114,16 @@ class Settling:
                 cost_nano = booking.MOST_NANO
             self.cost_nano += cost_nano
         if self.hold is not None:
-            self.hold.charge(record.attempts, used.input + used.output, cost_nano, self.began_ms)
+            self.hold.charge(self.attempt.number, used.input + used.output, cost_nano, self.began_ms)
         if self.room is not None:
-            self.room.charge(record.attempts, used.input + used.output, 0, 0)
+            self.room.charge(self.attempt.number, used.input + used.output, 0, 0)
         if cause != "ok" or record.usage is not used:
             self._spent(used, cost_nano)
         if self.reserved:
             self.reserved = False
             entry = (
-                "s", record.request_id, record.attempts, int(time.time() * 1000), used.input, used.output, used.cached,
-                used.reasoning, used.written, cost_nano, used.estimated, cause,
+                "s", record.request_id, self.attempt.number, int(time.time() * 1000), used.input, used.output,
+                used.cached, used.reasoning, used.written, cost_nano, used.estimated, cause,
             )  # fmt: skip
             self.runtime.outbox.entries.append(entry)
 
@@ -139,8 +141,9 @@ class Settling:
             self._book(reported, self.received if relay is None else relay.output_chars, outcome.value)
             return
         self.reserved = False
-        record = self.record
-        self.runtime.outbox.enter(("v", record.request_id, record.attempts, int(time.time() * 1000), outcome.value))
+        self.runtime.outbox.enter(
+            ("v", self.record.request_id, self.attempt.number, int(time.time() * 1000), outcome.value)
+        )
 
     # -- the end --
 

@@ -26,6 +26,8 @@ def look(runtime: Runtime) -> Vitals:
     fleet = runtime.serving.site.fleet
     known = {str(one["target"]): str(one["state"]) for one in states}
     under_way = Counter([(e.route.name, e.pool.endpoint.url) for e in runtime.exchanges if e.pool is not None])
+    parked = [e.race.parked for e in runtime.exchanges if e.race is not None and e.race.parked is not None]
+    under_way.update([(one["route"].name, one["pool"].endpoint.url) for one in parked if one["pool"] is not None])
     under_way.update([(s.route.name, s.pool.endpoint.url) for s in runtime.shadows.under_way if s.pool is not None])
     limits = {one.name: one.backend.max_inflight for one in fleet.targets}
     endpoints = []

@@ -83,7 +83,7 @@ def per_token(records: list[Record]) -> Timed:
     """From one output token to the next, of whole streams whose tokens are known and whose client kept up."""
     seconds, known = [], []
     for record in records:
-        used = used_by(record, record.attempts)
+        used = used_by(record, record.answered or record.attempts)
         if used is None or used.output < 2 or used.estimated or record.client_slow or record.code != "ok":
             continue  # not known, or the client's doing
         seconds.append((record.ended_at - record.first_event_at) / (used.output - 1))

@@ -62,6 +62,13 @@ REFUSALS = Family(
     ("code",),
     "Requests that the gateway refused itself: nothing was sent to any target.",
 )
+HEDGES = Family(
+    "pointsman_hedges_total",
+    "counter",
+    ("target", "result"),
+    "Second attempts beside a first one that was slow to begin, by the target they went to: won, lost or failed; or "
+    "withheld, by the target of the first, for lack of room.",
+)
 INTERRUPTED = Family(
     "pointsman_stream_interrupted_total",
     "counter",
@@ -423,8 +430,8 @@ RETIRES = Family(
 )
 
 FAMILIES = (
-    REQUESTS, DECISIONS, ATTEMPTS, RETRIES, FALLBACKS, REFUSALS, INTERRUPTED, ANOMALIES, DISCONNECTS, VIOLATIONS,
-    TOKENS, COST, BASELINE_COST, UNPRICED, ESTIMATED,
+    REQUESTS, DECISIONS, ATTEMPTS, RETRIES, HEDGES, FALLBACKS, REFUSALS, INTERRUPTED, ANOMALIES, DISCONNECTS,
+    VIOLATIONS, TOKENS, COST, BASELINE_COST, UNPRICED, ESTIMATED,
     DURATION, FIRST_EVENT, PER_TOKEN, OVERHEAD,
     SHADOW_REQUESTS, SHADOW_SKIPPED, SHADOW_TOKENS, SHADOW_COST, SHADOW_UNPRICED, SHADOW_FIRST_EVENT, SHADOW_DURATION,
     INFLIGHT, MEMORY_USED, MEMORY_LIMIT, MEMORY_PRESSURE, CONNECTIONS, LOAD, SHED, QUEUE,
@@ -437,6 +444,6 @@ FAMILIES = (
 )  # fmt: skip
 #: Counters that requests add to, one series at a time.
 COUNTED = (
-    REQUESTS, DECISIONS, ATTEMPTS, RETRIES, FALLBACKS, REFUSALS, INTERRUPTED, ANOMALIES, DISCONNECTS, VIOLATIONS, COST,
-    BASELINE_COST, UNPRICED, ESTIMATED,
+    REQUESTS, DECISIONS, ATTEMPTS, RETRIES, HEDGES, FALLBACKS, REFUSALS, INTERRUPTED, ANOMALIES, DISCONNECTS,
+    VIOLATIONS, COST, BASELINE_COST, UNPRICED, ESTIMATED,
 )  # fmt: skip

@@ -123,6 +123,10 @@ class Metrics:
         """Count one attempt that follows another, by the target of the one before and how that ended."""
         self.at(families.RETRIES, outcome.value, target).value += 1
 
+    def hedge(self, target: str, result: str) -> None:
+        """Count a second attempt beside a first: won, lost, failed or withheld."""
+        self.at(families.HEDGES, target, result).value += 1
+
     def anomalies(self, target: str, count: int) -> None:
         """Count what of a stream was odd and was tolerated."""
         self.at(families.ANOMALIES, target).value += count

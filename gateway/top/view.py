@@ -15,7 +15,7 @@ from typing import Any
 from gateway.top.series import MOST, Series, named, quantile
 
 #: Outcomes of attempts that say nothing bad of the target: who left, what was asked, a gateway that ends.
-_BLAMELESS = frozenset({"ok", "client_gone", "draining", "client_error", "context_length", "inexpressible"})
+_BLAMELESS = frozenset({"ok", "outrun", "client_gone", "draining", "client_error", "context_length", "inexpressible"})
 _NONE = "none"
 
 

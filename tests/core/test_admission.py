@@ -221,7 +221,7 @@ class Admissions(RuleBasedStateMachine):
         self.rates = (rate(rpm), rate(tpm, "tpm"))
         self.gate = Gate((self.rates[0],), (self.rates[1],), (self.slots,), (self.money, self.soft))
         self.settled: list[tuple[int, int]] = []  # when its attempt began, and what it cost
-        self.under_way: dict[int, tuple[int, int]] = {}  # hold -> set aside, charged
+        self.under_way: dict[int, tuple[int, frozenset[int]]] = {}  # hold -> set aside, attempts charged
 
     holds = Bundle("holds")
 
@@ -233,22 +233,23 @@ class Admissions(RuleBasedStateMachine):
             assert got.wait_us >= 0
             return None
         assert not need or need <= before
-        self.under_way[id(got)] = (need, 0)
+        self.under_way[id(got)] = (need, frozenset())
         return (got, self.now_ms)
 
     @rule(one=holds, attempt=st.integers(1, 3), tokens=st.integers(0, 400), share=st.floats(0, 1))
     def charge(self, one: Any, attempt: int, tokens: int, share: float) -> None:
-        """An attempt that costs no more than is set aside; some are told twice."""
+        """An attempt that costs no more than is set aside, in any order; some are told twice."""
         if one is None or id(one[0]) not in self.under_way:
             return
         hold, at_ms = one
-        need, last = self.under_way[id(hold)]
+        need, charged = self.under_way[id(hold)]
         nano = int(need * share)
-        if attempt > last and hold.again(self.now_ms) is None:
+        if attempt not in charged and hold.again(self.now_ms) is None:
             self.settled.append((at_ms, nano))
-            self.under_way[id(hold)] = (need, attempt)
+            self.under_way[id(hold)] = (need, charged | {attempt})
             hold.charge(attempt, tokens, nano, at_ms)
-        hold.charge(last, tokens, nano, at_ms)  # a repetition changes nothing
+        for one_of_them in charged:
+            hold.charge(one_of_them, tokens, nano, at_ms)  # a repetition changes nothing
 
     @rule(one=consumes(holds), sent=st.booleans(), again=st.booleans())
     def end(self, one: Any, sent: bool, again: bool) -> None:

@@ -119,6 +119,6 @@ def test_what_brought_no_answer_costs_its_prompt_only_where_an_upstream_was_at_w
         Outcome.MISWRITTEN, Outcome.REDIRECT, Outcome.HEADERS_TIMEOUT, Outcome.IN_BAND_ERROR,
     }  # fmt: skip
     assert {outcome for outcome in Outcome if costs(outcome, 0)} == {
-        Outcome.CLIENT_GONE, Outcome.TOTAL_TIMEOUT, Outcome.DRAINING
+        Outcome.CLIENT_GONE, Outcome.OUTRUN, Outcome.TOTAL_TIMEOUT, Outcome.DRAINING
     }  # fmt: skip
     assert not any(costs(outcome, 0, sent=False) for outcome in Outcome)

@@ -21,7 +21,8 @@ from gateway.core.decide import decide
 from gateway.core.findings import EVERYWHERE, Finding
 from gateway.core.policy import PolicyDoc, compile_policy
 from gateway.core.signals import Signals
-from gateway.core.types import Backend, Fleet, Model, Price, PriceTier, Snapshot, Target, Terms
+from gateway.core.terms import Terms
+from gateway.core.types import Backend, Fleet, Model, Price, PriceTier, Snapshot, Target
 
 BACKEND = Backend("", "openai", ())
 

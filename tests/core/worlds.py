@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from gateway.core.policy import Policy, PolicyDoc, compile_policy
 from gateway.core.signals import Signals
+from gateway.core.terms import Terms
 from gateway.core.types import (
     NOBODY_SLOW,
     Backend,
@@ -29,7 +30,6 @@ from gateway.core.types import (
     PriceTier,
     Snapshot,
     Target,
-    Terms,
 )
 
 Raw = dict[str, Any]

@@ -53,6 +53,7 @@ LETTERS = {
 #: Families whose labels depend on each other: one series for each of what is configured.
 OF_CONFIGURATION = {
     families.SHADOW_SKIPPED: "11 H",
+    families.HEDGES: "4 T",
     families.SHED: "17",
     families.LOAD: "2",
     families.RELOADS: "2",

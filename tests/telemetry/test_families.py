@@ -151,6 +151,7 @@ def everything(names: Names, *, process: bool = False) -> Metrics:
     metrics.attempt(first, Outcome.RESET)
     metrics.retry(first, Outcome.RESET)
     metrics.anomalies(first, 2)
+    metrics.hedge(first, "won")
     metrics.logs = {"requests": Log()}
     metrics.otlp = Told()  # type: ignore[assignment]
     metrics.records = Log()  # type: ignore[assignment]

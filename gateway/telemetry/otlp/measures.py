@@ -23,7 +23,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Histogram as HistogramPro
 
 from gateway.core.tracecontext import Copied, span_id
 from gateway.core.types import Endpoint, Outcome, Record, Target, Usage
-from gateway.core.usage import used_by
+from gateway.core.usage import answering, used_by
 from gateway.telemetry.otlp.spans import SCOPE, Value, attach, last_of, operation
 from gateway.telemetry.series import Histogram
 
@@ -124,7 +124,7 @@ class Measures:
             self._observe(DURATION, of, took_s)
             if traced.sampled and of in self._series[DURATION]:
                 self._examples[of] = _Example(took_s, traced.trace_id, span_id(record.request_id, one.number))
-            if one.number == record.attempts:
+            if one.number == answering(record):
                 self._answer(place, record, one, traced.chunks)
             self._tokens(place, used_by(record, one.number))
 

@@ -18,7 +18,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from gateway import __version__
 from gateway.core.tracecontext import SHADOW, Copied, Traced, Tried, span_id
 from gateway.core.types import NANO_PER_USD, Backend, Endpoint, Outcome, Record, Target, Usage
-from gateway.core.usage import used_by
+from gateway.core.usage import answering, used_by
 from gateway.telemetry.logs import outside
 
 #: Requests whose spans are sent together.
@@ -170,7 +170,7 @@ def _attempt(record: Record, traced: Traced, one: Tried) -> Span:
         "pointsman.region": one.target.backend.region,
         "pointsman.attempt": one.number,
     }
-    if one.number == record.attempts and record.routing.stream and record.first_event_at:
+    if one.number == answering(record) and record.routing.stream and record.first_event_at:
         told["gen_ai.response.time_to_first_chunk"] = record.first_event_at - one.began_at
     told |= used(used_by(record, one.number))
     made = Span(
