@@ -21,8 +21,8 @@ from tests.harness import ROOT
 
 #: CPU seconds for 200,000 characters.
 MOST_S = 0.5
-SIZES = (2_000, 15_000, 50_000, 200_000)
-ENDS = ("", "\x01", "\n", "!", " ")
+SIZES = (15_000, 200_000)
+ENDS = ("", "\x01", "\n", " ")
 VERBS = ("search", "match", "fullmatch", "findall", "finditer", "sub", "split")
 CATEGORIES = {
     "CATEGORY_DIGIT": r"\d",
