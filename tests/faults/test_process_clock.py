@@ -78,7 +78,7 @@ def test_an_hour_forwards_and_back_expires_nothing_and_books_everything_once(tmp
         assert httpx.post(gateway.admin + "/v1/reload", timeout=60).status_code == 200
         turn(-1)
         assert b"[DONE]" in whole(streaming)
-        assert gateway.metric("pointsman_loop_blocked_seconds_total") == 0
+        assert gateway.metric("pointsman_loop_blocked_seconds_total") < 60
         assert eventually(lambda: gateway.get("/readyz").json()["ledger"]["pending"] == 0)
         assert not any("Traceback" in line for line in gateway.lines)
     for up in ups.values():

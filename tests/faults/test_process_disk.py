@@ -109,8 +109,8 @@ def test_on_a_full_disk_hard_budgets_are_refused_and_the_rest_is_booked_as_soon_
         assert gateway.metric("pointsman_ledger_pending_entries") > 0
         assert any("cannot be written: No space left on device" in line for line in gateway.lines)
         ballast.unlink()
-        assert eventually(lambda: asked(gateway) == (200, 200))
-        assert eventually(lambda: is_up(gateway))
+        assert eventually(lambda: asked(gateway) == (200, 200), 20)
+        assert eventually(lambda: is_up(gateway), 20)
         gateway.process.terminate()
         assert gateway.process.wait(10) == 0
     up.close()
@@ -123,7 +123,7 @@ def test_a_disk_that_becomes_read_only_or_dies_ends_nothing_but_hard_budgets(tmp
         assert asked(gateway) == (200, 200)
         descriptor = os.open(ext4, os.O_RDONLY)
         subprocess.run(["mount", "-o", "remount,abort", str(ext4)], check=True)
-        assert eventually(lambda: asked(gateway) == (200, 503))
+        assert eventually(lambda: asked(gateway) == (200, 503), 20)
         assert not is_up(gateway)
         told = [line for line in gateway.lines if "the journal in" in line or "no other can be begun" in line]
         assert any("Read-only file system" in line for line in told)
@@ -147,7 +147,7 @@ def test_a_journal_that_is_cut_under_the_gateway_is_left_for_the_next_one(tmp_pa
         os.truncate(journal_path(books, number), 0)  # as a rotation of logs does that copies and truncates
         for _ in range(3):
             assert asked(gateway) == (200, 200)
-        assert eventually(lambda: is_up(gateway) and len(journals(books)) > 1)
+        assert eventually(lambda: is_up(gateway) and len(journals(books)) > 1, 20)
         assert any("takes nothing more" in line for line in gateway.lines)
         gateway.process.terminate()
         assert gateway.process.wait(10) == 0

@@ -63,15 +63,15 @@ def begin(gateway: Gateway, *models: str) -> list[tuple[str, socket.socket]]:
 
 
 def test_twenty_streams_at_sigterm_finish_or_are_told_and_all_are_settled(tmp_path: Path) -> None:
-    short, long = Upstream([stream(pause_s=0.3)]), Upstream([ENDLESS])
-    settings = config({"short": short, "long": long}, ledger={"dir": "books"}, drain="2500ms", drain_delay="700ms")
+    ups = {"short": Upstream([stream(pause_s=0.45)]), "long": Upstream([ENDLESS]), "quick": Upstream([stream()])}
+    settings = config(ups, ledger={"dir": "books"}, drain="2s", drain_delay="1500ms")
     with running(tmp_path, settings) as gateway:
         streams = begin(gateway, *("short", "long") * 10)
         assert gateway.get("/readyz").status_code == 200
         gateway.process.send_signal(signal.SIGTERM)
         assert eventually(lambda: gateway.get("/readyz").status_code == 503)  # a new connection: it listens yet
         assert gateway.get("/readyz", admin=True).json()["status"] == "draining"
-        late = gateway.post(chat("short", stream=True))
+        late = gateway.post(chat("quick", stream=True))
         assert (late.content.endswith(DONE), late.headers["connection"]) == (True, "close")
         assert eventually(lambda: refused(gateway.port))
         assert gateway.get("/metrics", admin=True).status_code == 200  # Prometheus sees how it ends
@@ -86,8 +86,8 @@ def test_twenty_streams_at_sigterm_finish_or_are_told_and_all_are_settled(tmp_pa
                 last = data.removesuffix(b"\r\n0\r\n\r\n").rpartition(b"data: ")[2]
                 assert json.loads(last)["error"]["code"] == "draining"
         assert gateway.process.wait(10) == 0
-    short.close()
-    long.close()
+    for up in ups.values():
+        up.close()
     assert booked(tmp_path) == (Counter(ok=11, draining=10), 0)
 
 
@@ -110,7 +110,7 @@ def test_a_second_signal_ends_at_once_and_settles(tmp_path: Path, second: signal
 
 def test_while_it_drains_connections_end_with_their_answer_and_a_late_request_is_told_so(tmp_path: Path) -> None:
     up = Upstream([stream(STREAM)])
-    settings = config({"a": up}, drain="2s", drain_delay="700ms")
+    settings = config({"a": up}, drain="2s", drain_delay="1500ms")
     whole = message(model="a", stream=True)
     with running(tmp_path, settings) as gateway, contextlib.ExitStack() as stack:
         kept, halves, other, new = (stack.enter_context(gateway.connect()) for _ in range(4))
@@ -152,7 +152,7 @@ def test_a_loop_that_stands_still_is_counted_and_told_with_where_it_stood(tmp_pa
     up = Upstream([stream([ROLE, *[chunk("x")] * 45, STOP, DONE], pause_s=0.05)])
     got: list[bytes] = []
     with running(tmp_path, config({"a": up}), command=("-m", "tests.faults.blocking")) as gateway:
-        assert gateway.metric("pointsman_loop_blocked_seconds_total") == 0
+        before = gateway.metric("pointsman_loop_blocked_seconds_total")
         thread = threading.Thread(target=lambda: got.append(gateway.post(chat("a", stream=True)).content))
         thread.start()
         assert eventually(lambda: bool(up.requests))
@@ -163,10 +163,10 @@ def test_a_loop_that_stands_still_is_counted_and_told_with_where_it_stood(tmp_pa
         assert time.monotonic() - begun > 1.5, "it was answered while the loop slept"
         assert (ready.status_code, ready.json()["status"]) == (200, "ready")
         thread.join()
-        assert 1 < gateway.metric("pointsman_loop_blocked_seconds_total") < 20
+        assert gateway.metric("pointsman_loop_blocked_seconds_total") - before > 1
         log = gateway.lines
         assert eventually(lambda: any("the event loop stood still for" in line for line in log))
-        (where,) = [line for line in log if "the event loop stands still" in line]
+        told = [line for line in log if "the event loop stands still" in line]
+        assert sum("in sleep_on_purpose" in line for line in told) == 1
     up.close()
-    assert "in sleep_on_purpose" in where
     assert got[0].endswith(DONE)

@@ -67,7 +67,7 @@ def test_with_256_files_400_connections_are_served_or_refused_and_nothing_spins(
                 conns.append(stack.enter_context(socket.socket()))
                 conns[-1].settimeout(30)
                 conns[-1].connect(("127.0.0.1", gateway.port))
-            assert eventually(lambda: open_files(gateway) <= 256 - descriptors.RESERVED)
+            assert eventually(lambda: open_files(gateway) <= 256 - descriptors.RESERVED, 20)
             before = cpu_s(gateway)
             time.sleep(1)
             assert cpu_s(gateway) - before < 0.5, "it spins"
@@ -175,7 +175,7 @@ def test_large_requests_are_refused_before_memory_is_gone_and_streams_live(
             time.sleep(0.02)
         share = gateway.metric("pointsman_memory_used_bytes") / gateway.metric("pointsman_memory_limit_bytes")
         assert share < 1
-        assert eventually(lambda: codes.count(503) >= 3)
+        assert eventually(lambda: codes.count(503) >= 3, 20)
         assert gateway.process.poll() is None
         hoard.go.set()
         for thread in threads:
