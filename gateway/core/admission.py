@@ -10,7 +10,7 @@ A limit in shadow mode refuses nothing: it counts what it would have refused, an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 MINUTE_US = 60_000_000
@@ -108,10 +108,11 @@ class Rate(Limit):
         self._left -= amount * MINUTE_US
 
     def correct(self, reserved: int, used: int, now_us: int) -> None:
-        """Where `reserved` was drawn, so much was used: draw the rest, or give back what was not needed."""
-        if used != reserved:
-            self.wait(0, now_us)
-            self._left = min(self._full, self._left + (reserved - used) * MINUTE_US)
+        """Where `reserved` was drawn, so much was used: draw the rest, or give back what was not needed. HOT."""
+        if used > reserved:
+            self.wait(0, now_us)  # what a full bucket could not hold must not pay for it
+        left = self._left + (reserved - used) * MINUTE_US
+        self._left = left if left < self._full else self._full
 
     def left(self) -> int:
         """How many may still pass, as of the last look; not below 0."""
@@ -299,24 +300,28 @@ class Gate:
     budgets: tuple[Budget, ...] = ()
     #: What its limits are kept by where replicas share them: a team, or a key without one, or a target.
     tag: str = ""
+    # What follows from these, looked at once: a limit changes its mode only by a reload, which makes new gates.
+    #: Budgets that must not be exceeded.
+    hard: tuple[Budget, ...] = field(init=False, compare=False)
+    #: Is there a budget that looks at what a request may cost at most?
+    asks_cost: bool = field(init=False, compare=False)
+    _least: tuple[Rate | None, Rate | None] | None = field(init=False, compare=False)
 
-    @property
-    def hard(self) -> bool:
-        """Is there a budget that must not be exceeded?"""
-        return any(budget.mode == "hard" for budget in self.budgets)
-
-    @property
-    def asks_cost(self) -> bool:
-        """Is there a budget that looks at what a request may cost at most? HOT."""
-        return any(budget.mode != "soft" for budget in self.budgets)
+    def __post_init__(self) -> None:
+        found = [[rate for rate in rates if not rate.shadow] for rates in (self.requests, self.tokens)]
+        least = None
+        if all(len(rates) <= 1 for rates in found):
+            least = (found[0][0] if found[0] else None, found[1][0] if found[1] else None)
+        object.__setattr__(self, "hard", tuple(budget for budget in self.budgets if budget.mode == "hard"))
+        object.__setattr__(self, "asks_cost", any(budget.mode != "soft" for budget in self.budgets))
+        object.__setattr__(self, "_least", least)
 
     def affordable(self) -> int | None:
         """What the poorest hard budget has left, in nano-USD; None where there is none. HOT."""
         found: int | None = None
-        for budget in self.budgets:
-            if budget.mode == "hard":
-                left = budget.limit - budget.spent - budget.reserved - budget.elsewhere
-                found = left if found is None or left < found else found
+        for budget in self.hard:
+            left = budget.limit - budget.spent - budget.reserved - budget.elsewhere
+            found = left if found is None or left < found else found
         return found
 
     def admit(self, tokens: int, need: int, now_us: int, now_ms: int) -> Hold | Refused:
@@ -332,14 +337,21 @@ class Gate:
                     return Refused(slots, 1_000_000)
                 over = [*(over or ()), slots]
         for rate in self.requests:
-            wait = rate.wait(1, now_us)
-            if wait:
+            if now_us > rate._at_us:  # as `Rate.wait`, without a call
+                left = rate._left + (now_us - rate._at_us) * rate.limit
+                rate._left = left if left < rate._full else rate._full
+                rate._at_us = now_us
+            if rate._left < MINUTE_US:
                 if not rate.shadow:
-                    return Refused(rate, wait)
+                    return Refused(rate, rate.wait(1, now_us))
                 over = [*(over or ()), rate]
+        drawn = tokens * MINUTE_US
         for rate in self.tokens:
-            wait = rate.wait(tokens, now_us)
-            if wait:
+            if now_us > rate._at_us:
+                left = rate._left + (now_us - rate._at_us) * rate.limit
+                rate._left = left if left < rate._full else rate._full
+                rate._at_us = now_us
+            if rate._left < drawn and (wait := rate.wait(tokens, now_us)):
                 if not rate.shadow:
                     return Refused(rate, wait)
                 over = [*(over or ()), rate]
@@ -354,9 +366,9 @@ class Gate:
         for slots in gate.slots:
             slots.used += 1
         for rate in gate.requests:
-            rate.take(1)
+            rate._left -= MINUTE_US
         for rate in gate.tokens:
-            rate.take(tokens)
+            rate._left -= drawn
         if need:
             for budget in gate.budgets:
                 budget.reserved += need
@@ -378,10 +390,8 @@ class Gate:
 
     def tightest(self) -> tuple[Rate | None, Rate | None]:
         """Of the enforced limits on requests and on tokens, the one with the least left of each. HOT."""
-        return _least(self.requests), _least(self.tokens)
+        return self._least or (_least(self.requests), _least(self.tokens))
 
 
 def _least(rates: tuple[Rate, ...]) -> Rate | None:
-    if len(rates) == 1:
-        return None if rates[0].shadow else rates[0]
     return min((rate for rate in rates if not rate.shadow), key=Rate.left, default=None)

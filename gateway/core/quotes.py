@@ -135,6 +135,9 @@ class Quote(NamedTuple):
         """What the dearest candidate can cost at most, in nano-USD, for one choice. None: look it up. HOT."""
         if self.lines is None:
             return None
+        if len(self.lines) == 1:
+            ((rate, room, longest),) = self.lines
+            return -(-(rate * (input_hi if input_hi < room else room) + longest) // _MILLION)
         most = 0
         for rate, room, longest in self.lines:
             parts = rate * (input_hi if input_hi < room else room) + longest

@@ -25,6 +25,11 @@ _WORDS = {
     "tpm": "The limit of {limit} tokens a minute of this {scope} is reached.",
     "max_concurrent": "This {scope} may have {limit} requests under way at one time, and has.",
 }
+_TOLD = {
+    of: b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%d.%%03ds\r\n"
+    % ((what,) * 3)
+    for of, what in (("rpm", b"requests"), ("tpm", b"tokens"))
+}
 _WHOSE = {"key": "key", "team": "key's team", "target": "target"}
 
 
@@ -194,10 +199,10 @@ class Admitting(Settling):
     def _limits_told(self) -> bytes:
         """Headers that say how much of the tightest limits is left. HOT for keys that have some."""
         requests, tokens = self.serving.gates[self.asked.tenant.key].tightest()
-        now_us = int(time.monotonic() * 1_000_000)
-        told = b"" if requests is None else _told(requests, b"requests", now_us)
+        now_us = int((self.record.first_event_at or time.monotonic()) * 1_000_000)
+        told = b"" if requests is None else _told(requests, now_us)
         if tokens is not None:
-            told += _told(tokens, b"tokens", now_us)
+            told += _told(tokens, now_us)
         if self.clamped:
             told += b"x-pointsman-max-tokens: %d\r\n" % self.clamped
         return told if not self.runtime.gates.store.degraded else told + b"x-pointsman-degraded: store\r\n"
@@ -225,17 +230,9 @@ class Admitting(Settling):
         raise NotImplementedError
 
 
-def _told(rate: Rate, what: bytes, now_us: int) -> bytes:
+def _told(rate: Rate, now_us: int) -> bytes:
     left, full_ms = rate.told(now_us)
-    return b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %d.%03ds\r\n" % (
-        what,
-        rate.limit,
-        what,
-        left,
-        what,
-        full_ms // 1000,
-        full_ms % 1000,
-    )
+    return _TOLD[rate.of] % (rate.limit, left, full_ms // 1000, full_ms % 1000)
 
 
 def _error(refused: Refused) -> GatewayError:
