@@ -157,7 +157,21 @@ class Quotas:
     @property
     def hard(self) -> bool:
         """Is there a hard budget?"""
-        return any(budget.mode == "hard" for _, _, one in self.all() for budget in one.budgets)
+        return any(_hard(one) for _, _, one in self.all())
+
+    def capped(self) -> frozenset[str]:
+        """The keys that a hard budget binds, be it their team's or that of who made them."""
+        every = {*self.keys, *self.team_of, *self.above}
+        return frozenset(key for key in every if any(_hard(one) for one in self._owners(key)))
+
+    def _owners(self, key: str) -> Iterator[Quota]:
+        found = [self.keys.get(one) for one in (key, *self.above.get(key, ()))]
+        found.append(self.teams.get(self.team_of.get(key, "")))
+        yield from (one for one in found if one is not None)
+
+
+def _hard(quota: Quota) -> bool:
+    return any(budget.mode == "hard" for budget in quota.budgets)
 
 
 Wrong = tuple[str, str, str]
@@ -194,7 +208,7 @@ def read(
         for path, one in [(f"keys[{at}]", quota(doc)) for at, (_, _, doc) in enumerate(keys)] + [
             (f"teams.{name}", one) for name, one in made.teams.items()
         ]:
-            if any(budget.mode == "hard" for budget in one.budgets):
+            if _hard(one):
                 what = "is hard, but with `ledger: none` every start would fill it again"
                 wrong.append((f"{path}.budget", what, "a ledger, or mode: soft"))
     return made, wrong

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from ruamel.yaml import YAML
 
@@ -176,6 +177,20 @@ def test_the_same_policy_changes_nothing_and_a_record_that_it_cannot_have_decide
     code, out, _ = place.run("replay", "--policy", "policies/default.yaml", "records")
     assert code == 1
     assert f"NOT REPRODUCED under their own policy and fleet, a defect: {made[3].id}" in out
+
+
+def test_a_key_under_a_hard_budget_is_served_in_a_replay_too_by_what_has_a_price(place: Place) -> None:
+    settings = YAML(typ="safe").load((place.path / "pointsman.yaml").read_text())
+    settings["targets"]["cheap"]["price"] = "none"
+    settings["keys"] = [{"name": "checkout", "sha256": "a" * 64, "budget": {"usd": 1, "per": "day"}}]
+    with (place.path / "pointsman.yaml").open("w") as file:
+        YAML().dump(settings, file)
+    made = place.record()
+    assert made.decided.candidates == ("cheap", "dear")
+    made.decided = msgspec.structs.replace(made.decided, candidates=("dear",))  # as it was served
+    place.write([made])
+    code, out, err = place.run("replay", "--policy", "policies/default.yaml", "records", "--json")
+    assert (code, json.loads(out)["unchanged"]) == (0, 1), err
 
 
 def test_files_are_read_whole_compressed_or_torn_and_damage_is_told_with_its_place(place: Place) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gateway.core.decide import decide
 from gateway.core.facts import signal_named
+from gateway.core.quotes import priced
 from gateway.core.rank import coarse
 from gateway.core.records import Recorded, Spoken, Unreadable
 from gateway.core.signals import EXPECTED, Memory, Signals
@@ -350,11 +351,22 @@ class Replay:
     >>> decision = replay.decide(records.read(line))   # doctest: +SKIP
     """
 
-    __slots__ = ("_bits", "_count", "_healthy", "_pinned", "_readers", "_roots", "policy")
+    __slots__ = ("_bits", "_capped", "_count", "_healthy", "_pinned", "_readers", "_roots", "policy")
 
-    def __init__(self, policy: Policy, *, pinned: int | None = None, healthy: bool = False) -> None:
-        """`pinned` takes the place of what clients named; `healthy`: as if every target had been up and believed."""
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        pinned: int | None = None,
+        healthy: bool = False,
+        capped: frozenset[str] = frozenset(),
+    ) -> None:
+        """`pinned` takes the place of what clients named; `healthy`: as if every target had been up and believed.
+
+        `capped` are the keys under a hard budget, which nothing without a price serves.
+        """
         self.policy = policy
+        self._capped = capped
         self._pinned = pinned
         self._healthy = healthy
         self._readers = _world_of(policy)
@@ -375,7 +387,10 @@ class Replay:
                 node = node.branches.get(value)
             else:
                 node = node.branches.get(node.read(recorded))
-        return self._afresh(recorded) if node is None else node  # type: ignore[return-value]
+        made: Decision | Undecided = self._afresh(recorded) if node is None else node  # type: ignore[assignment]
+        if recorded.key in self._capped and type(made) is Decision:
+            return priced(made)
+        return made
 
     def snapshot(self, recorded: Recorded) -> Snapshot:
         """The world as it was, on this fleet. A target that was not there then counts as available."""

@@ -8,7 +8,7 @@ in a terminal stands in `tracetext`, what would flip it in `flips`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from gateway.core.against import against
@@ -19,6 +19,7 @@ from gateway.core.facts import residency
 from gateway.core.filters import FILTERS
 from gateway.core.flips import Flip, nearest
 from gateway.core.pricing import span
+from gateway.core.quotes import priced
 from gateway.core.rank import bits, expected_nano
 from gateway.core.types import Decision, Fleet, Snapshot, Target, Thinking
 from gateway.core.watchtrace import conversation_line, latency_lines, shadow_lines
@@ -179,6 +180,20 @@ def trace(
         tuple(EntryTrace(**line) for line in shadow_lines(policy, snapshot, decision, judge)),
         conversation_line(policy, snapshot),
     )
+
+
+def under_budget(told: Trace) -> Trace:
+    """The same for a key under a hard budget, which is served by nothing that has no price: see `quotes.priced`."""
+    decision = priced(told.decision)
+    places = {target.name: place for place, target in enumerate(decision.candidates, 1)}
+    left = [entry if entry.place is None or entry.target in places else _unpriced(entry) for entry in told.targets]
+    targets = [replace(entry, place=places.get(entry.target)) for entry in left]
+    targets.sort(key=lambda entry: (entry.place is None, entry.place or 0))
+    return replace(told, decision=decision, targets=tuple(targets))
+
+
+def _unpriced(entry: TargetTrace) -> TargetTrace:
+    return replace(entry, verdict="dropped", reasons=("has no price, and the key has a hard budget",))
 
 
 def explain(condition: Condition | None, signals: Signals, tokens_by: str | None) -> tuple[bool, str]:

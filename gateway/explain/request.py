@@ -19,7 +19,7 @@ from gateway.core.policy import Policy
 from gateway.core.rank import draw
 from gateway.core.signals import Signals
 from gateway.core.tokens import Tokenizers
-from gateway.core.trace import Trace, trace
+from gateway.core.trace import Trace, trace, under_budget
 from gateway.core.types import Snapshot, Tenant
 from gateway.core.wire import Envelope
 from gateway.proxy.runtime import Remembered
@@ -84,6 +84,8 @@ def explain(
     refusal = told.decision.refusal
     if refusal is not None and refusal[0] == "no_target_available" and last_resort is not None:
         told = trace(policy, signals, replace(snapshot, available=last_resort), pinned=pinned, flips=True)
+    if tenant.limited and tenant.key in site.quotas.capped():
+        told = under_budget(told)
     shown = None
     if told.decision.candidates:
         plan = dialects.prepare(told.decision.candidates[0])
@@ -103,4 +105,6 @@ def explain_record(entry: Remembered) -> dict[str, Any]:
     drawn = draw(entry.record.request_id, entry.signals.get("conversation"), entry.record.routing.key)
     seen = entry.snapshot or Snapshot(entry.record.wall, drawn, entry.available, doubted=entry.serving.doubted)
     told = trace(policy, signals, seen, pinned=entry.pinned, flips=True)
+    if entry.record.routing.key in site.quotas.capped():
+        told = under_budget(told)
     return {"record": entry.record.to_dict(), "trace": told.to_dict()}

@@ -36,9 +36,10 @@ def replay(given: argparse.Namespace) -> int:
 
     paths, wanted = files_of(given.records), wanted_of(given, time.time())
     overlays = overlays_of(given.config)
-    policy = policy_of(given.policy, site_of(given.config), overlays)
+    site = site_of(given.config)
+    policy = policy_of(given.policy, site, overlays)
     names = frozenset(given.in_place_of or [policy.name])
-    found = Comparison(policy, frozenset() if "all" in names else names)
+    found = Comparison(policy, frozenset() if "all" in names else names, capped=site.quotas.capped())
     told = Read()
     count(found.add, reading(paths, wanted, told, "replaying"), told)
     if not found.total:

@@ -13,7 +13,7 @@ from statistics import median
 from gateway.core.policy import Policy
 from gateway.core.records import Decided, Recorded, fleet_digest
 from gateway.core.replay import NotRecorded, RecordedSignals, Replay, Undecided
-from gateway.core.trace import trace
+from gateway.core.trace import trace, under_budget
 from gateway.core.types import Decision
 from gateway.core.worth import Cost, Elsewhere
 
@@ -97,13 +97,14 @@ class Comparison:
     other_changes: int = 0
     times: dict[str, list[float]] = field(default_factory=dict)  # seconds to the first event, by target
     moves: Counter[tuple[str, str]] = field(default_factory=Counter)
+    capped: frozenset[str] = frozenset()  # keys under a hard budget
     replay: Replay = field(init=False)
     _fleet: str = field(init=False)
     _places: dict[str, Elsewhere] = field(init=False)
 
     def __post_init__(self) -> None:
         fleet = self.policy.fleet
-        self.replay = Replay(self.policy)
+        self.replay = Replay(self.policy, capped=self.capped)
         self._fleet = fleet_digest(fleet)
         self._places = {target.name: Elsewhere(target, fleet.models) for target in fleet.targets}
 
@@ -247,6 +248,8 @@ class Comparison:
             told = trace(self.policy, signals, self.replay.snapshot(recorded), pinned=self.replay.pinned(recorded))
         except NotRecorded:
             return "is dropped"
+        if recorded.key in self.capped:
+            told = under_budget(told)
         return ", ".join(told.reasons.get(was, ()))
 
 

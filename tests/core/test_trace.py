@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gateway.core.decide import decide
 from gateway.core.policy import EFFECTS, Policy
-from gateway.core.trace import Trace, trace
+from gateway.core.trace import Trace, trace, under_budget
 from gateway.core.tracetext import render
 from gateway.core.types import Fleet, Price, PriceTier, Snapshot, Target
 
@@ -50,6 +50,19 @@ def test_a_rule_that_does_not_match_names_the_member_that_failed_and_its_value()
     assert seen["long"] == (False, "context_tokens: {gt: 200k} (is 181,789 tokens, as given)")
     assert seen["code"] == (False, "tools: false (is true)")
     assert seen["rest"] == (True, "always")
+
+
+def test_under_a_hard_budget_what_has_no_price_is_dropped_and_the_others_move_up() -> None:
+    made = policy(rules=[{"id": "all", "use": [{"target.name": "oss"}, {"target.name": "llama70"}]}])
+    plain = told(made)
+    assert [target.name for target in plain.decision.candidates] == ["oss", "llama70"]
+    seen = under_budget(plain)
+    assert [target.name for target in seen.decision.candidates] == ["llama70"]
+    assert [(one.target, one.place) for one in seen.targets if one.place] == [("llama70", 1)]
+    assert seen.reasons["oss"] == ("has no price, and the key has a hard budget",)
+    nothing = under_budget(told(made, held_back=("llama70",)))
+    assert nothing.decision.refusal is not None
+    assert nothing.decision.refusal[0] == "model_not_priced"
 
 
 def test_rules_below_the_one_that_decides_are_not_asked() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from fleets import target
 
 from gateway.core.types import Usage
 from gateway.core.usage import Stated, add, estimate, read, settle
-from tests.core.fleets import target
 
 STATED: dict[str, tuple[dict[str, Any], Usage]] = {
     "openai": (

@@ -157,6 +157,11 @@ def test_without_a_price_nothing_is_sent_on_a_hard_budget_and_all_on_a_soft_one(
     with running(tmp_path, made) as gateway:
         refused = gateway.post(chat())
         assert codes([refused]) == {(400, "invalid_request_error", "model_not_priced"): 1}
+        told = gateway.post(chat(), path="/v1/explain").json()
+        assert told["refusal"]["code"] == "model_not_priced"
+        assert told["targets"][0]["reasons"] == ["has no price, and the key has a hard budget"]
+        kept = gateway.get(f"/v1/decisions/{refused.headers['x-request-id']}").json()["trace"]
+        assert kept["refusal"]["code"] == "model_not_priced"
         assert gateway.post(chat(), key=OTHER).status_code == 200
     made["targets"]["b"]["price"] = FREE_INPUT
     with running(tmp_path, made) as gateway:
