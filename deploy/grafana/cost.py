@@ -253,11 +253,11 @@ _BUDGETS = (
         (
             (
                 f"min by (team, key, period) ({_LEFT} - ({_FALL} or 0 * {_LEFT}) "
-                "* on (period) group_left () period:pointsman_budget_period_left:seconds)",
+                f"* job_team_key_period:pointsman_budget_period_left:seconds{{{_TEAM}}})",
                 _KEY,
             ),
         ),
-        "US dollars that will be left of each budget at the end of its period (UTC), if spending goes on at its "
+        "US dollars that will be left of each budget at the end of its period, if spending goes on at its "
         "present pace. Below zero it will have run out before: raise it, or move work to a cheaper rule.",
         unit="currencyUSD",
         steps=((None, RED), (0, GREEN)),
