@@ -32,7 +32,6 @@ from gateway.compiled import cache_dir
 from gateway.core.errors import ConfigError
 from gateway.core.lexicon import Lexicon
 from gateway.core.recording import Lines, Recording
-from gateway.core.redaction import secrets_in
 from gateway.core.tokens import Tokenizers
 from gateway.front import App, Front, admin_pages, public_pages
 from gateway.ledger.directory import LedgerError
@@ -76,7 +75,7 @@ def serve(config: Path) -> int:
         print(error, file=sys.stderr)
         return EXIT_CONFIG
     lines.adopt(site.log)
-    lines.secrets = functools.partial(secrets_in, site.fleet, site.sidecar, site.otlp)
+    lines.secrets = site.secrets
     for warning in site.warnings:
         logger.warning("%s", warning)
     try:

@@ -31,6 +31,7 @@ from gateway.core.errors import BadRequest, ConfigError, Denied, NotFound, Probl
 from gateway.core.lexicon import Lexicon
 from gateway.core.policy import Policy
 from gateway.core.quantities import Invalid
+from gateway.core.redaction import secrets_in
 from gateway.core.types import Fleet, Tenant, Timeouts
 from gateway.fleet import NO_DOOR, Door, FleetBuilder
 from gateway.includes import Part, read_overlays
@@ -101,6 +102,11 @@ class Site:
     keys_sha256: str = ""  # of the keys file as it was read; "" where there is none
     _base: str = ""  # its digest without the keys file
     _grants: Mapping[str, Grant] = field(default_factory=dict)
+
+    def secrets(self) -> set[str]:
+        """Every text in it that must be shown nowhere."""
+        backends = {target.backend.name: target.backend for target in self.fleet.targets}
+        return secrets_in(backends, self.sidecar, self.otlp, self.ledger, self.store)
 
     def rekeyed(self) -> Site:
         """The same with the keys file as it is now. Raises `ConfigError`."""

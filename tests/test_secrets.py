@@ -11,12 +11,17 @@ import pickle
 import pprint
 import tempfile
 import traceback
+from pathlib import Path
 
 import msgspec
 import pytest
+from ruamel.yaml import YAML
 
+from gateway.core.redaction import secrets_in
 from gateway.core.types import Endpoint, Secret
+from gateway.site import load_site
 from gateway.telemetry import logs
+from tests.harness import config
 
 TEXT = "canary-owl-0123456789"
 SECRET = Secret(TEXT)
@@ -103,3 +108,35 @@ def test_a_dump_of_a_crashed_interpreter_does_not_show_it() -> None:
         told = file.read()
     assert "deep" in told
     assert TEXT not in told
+
+
+def test_every_secret_of_a_configuration_is_known_to_what_blots_them_out(tmp_path: Path) -> None:
+    settings = config({"a": "https://a/v1"})
+    settings["backends"]["a"]["headers"] = {"x-plan": {"env": "HEADER"}}
+    settings["backends"]["aws"] = {
+        "dialect": "bedrock",
+        "base_url": "https://bedrock-runtime.eu-west-1.amazonaws.com/v1",
+        "auth": {
+            "aws": {"access_key": {"env": "ID"}, "secret_key": {"env": "AWS"}, "session_token": {"env": "SESSION"}}
+        },
+    }
+    settings["backends"]["entra"] = {
+        "dialect": "openai",
+        "base_url": "https://e/v1",
+        "auth": {"entra": {"tenant": "t", "client_id": "c", "client_secret": {"env": "ENTRA"}}},
+    }
+    for name in ("aws", "entra"):
+        settings["targets"][name] = copy.deepcopy(settings["targets"]["a"]) | {"backend": name}
+    settings |= {
+        "otlp": {"endpoint": "https://o", "headers": {"authorization": {"env": "OTLP"}}},
+        "ledger": {"dir": "ledger", "postgres": {"host": "p", "password": {"env": "POSTGRES"}}},
+        "store": {"url": "redis://s", "password": {"env": "STORE"}},
+    }
+    names = ("HEADER", "AWS", "SESSION", "ENTRA", "OTLP", "POSTGRES", "STORE", "UPSTREAM_KEY")
+    environ = {name: f"canary-{name.lower()}-0123456789" for name in names} | {"ID": "AKIDEXAMPLE0123"}
+    path = tmp_path / "pointsman.yaml"
+    with path.open("w") as file:
+        YAML().dump(settings, file)
+    site = load_site(path, environ)
+    assert site.secrets() == secrets_in(site) == {environ[name] for name in names}
+    assert not [secret for secret in site.secrets() if secret in repr(site)]

@@ -30,7 +30,6 @@ from gateway.core.lexicon import Lexicon
 from gateway.core.memo import Memo
 from gateway.core.peers import Strangers
 from gateway.core.promises import Promises
-from gateway.core.redaction import secrets_in
 from gateway.core.tokens import Tokenizers
 from gateway.core.types import (
     EMPTY,
@@ -336,8 +335,7 @@ class Runtime:
         site = self.serving.site
         now, before = self._secrets
         if now[0] is not site:
-            backends = {target.backend.name: target.backend for target in site.fleet.targets}
-            now, before = (site, secrets_in(backends, site.sidecar, site.otlp)), now
+            now, before = (site, site.secrets()), now
             self._secrets = now, before
         return now[1].union(before[1], *(source.secrets() for source in list(self._tokens.values())))
 
