@@ -79,7 +79,7 @@ def observed(directory: Path, phases: Sequence[tuple[float, int]]) -> Iterator[O
     since, scrapes = time.time(), int(2 * sum(seconds for seconds, _ in phases) / 4)
     with (
         valkey(directory / "valkey") as store,
-        traffic.running(directory, model=True, store={"url": store.url}) as site,
+        traffic.running(directory, model=True, store={"url": store.url}, limits={"max_memory": "2GB"}) as site,
         vllm(scrapes) as port,
     ):
         jobs = {"pointsman": site.gateway.admin, "vllm": f"http://127.0.0.1:{port}"}

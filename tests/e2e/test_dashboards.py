@@ -25,6 +25,7 @@ CALM = {
     "In work and put off",
     "Missing from what is told",
     "Ledger",
+    "Refused because it was full",
 }
 
 needs_model = pytest.mark.skipif(bool(demo_model.missing()), reason=demo_model.INSTALL)
