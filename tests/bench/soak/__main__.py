@@ -80,6 +80,7 @@ def _left_over(watched: Watched, before: Held) -> list[str]:
 
     if not eventually(gone, 20):  # the wheel lets go of what is closed within five seconds
         there = watched.objects()
+        found += watched.left
         found.append(f"objects left over: { {name: there[name] for name in (*parts.GONE, 'UpstreamConnection')} }")
     there = watched.objects()
     connections = there["UpstreamConnection"]
@@ -92,10 +93,10 @@ def _left_over(watched: Watched, before: Held) -> list[str]:
     return found
 
 
-def _memory(held: Sequence[Held]) -> list[float]:
-    """Memory in MB over the time: the median of each tenth of it."""
+def _tenths(held: Sequence[int]) -> list[float]:
+    """Bytes over the time in MB: the median of each tenth of it."""
     each = max(1, len(held) // 10)
-    return [statistics.median(one.rss for one in held[at : at + each]) / _MB for at in range(0, 10 * each, each)]
+    return [round(statistics.median(held[at : at + each]) / _MB, 1) for at in range(0, 10 * each, each)]
 
 
 def soak(directory: Path, seconds: float, streams: int, faults: float) -> Outcome:
@@ -120,7 +121,7 @@ def soak(directory: Path, seconds: float, streams: int, faults: float) -> Outcom
         made.wrong += [line for line in watched.gateway.lines if "Traceback" in line or "Fatal error" in line]
     made.wrong = seen.faults + made.wrong
     made.wrong += parts.books(directory, notes, seen)
-    memory = _memory(busy)
+    memory = _tenths([one.own for one in busy])
     growth = memory[-1] / memory[_WARM] - 1
     if seconds >= JUDGED_FROM_S and growth > GROWTH:
         made.wrong.append(f"memory grew by {growth:.1%} after warming up, to {memory[-1]:.1f} MB")
@@ -133,9 +134,10 @@ def soak(directory: Path, seconds: float, streams: int, faults: float) -> Outcom
         "whole answers": len(seen.served),
         "clients that left": seen.left,
         "MB to clients": round(seen.bytes / _MB),
-        "memory by tenths, MB": [round(one, 1) for one in memory],
+        "memory by tenths, MB": memory,
+        "with files in memory, MB": _tenths([one.rss for one in busy]),
         "growth after warming up": f"{growth:+.1%}",
-        "memory when all are gone, MB": round(last.rss / _MB, 1),
+        "memory when all are gone, MB": round(last.own / _MB, 1),
         "files before, most, after": [before.files, max(one.files for one in busy), last.files],
         "CPU, s": round(busy[-1].cpu_s - before.cpu_s, 1),
     }

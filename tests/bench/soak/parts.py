@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -28,11 +29,16 @@ COUNTED = (
     """
 import collections, gc, json, os, signal, sys
 from gateway import cli
+def told(one):
+    held_by = [type(other).__name__ for other in gc.get_referrers(one)]
+    return f"{one.record.request_id} {one.record.code} over={one.over} attempts={one.record.attempts} " \\
+        f"{one.failures} upstream={one.upstream} held by {held_by}"
 def count(*_):
     gc.collect()
     found = collections.Counter(type(one).__name__ for one in gc.get_objects())
     with open(os.environ["SOAK_COUNT"] + ".new", "w") as file:
-        json.dump(found, file)
+        left = [told(one) for one in gc.get_objects() if type(one).__name__ == "Exchange"]
+        json.dump({"objects": found, "left": left}, file)
     os.rename(os.environ["SOAK_COUNT"] + ".new", os.environ["SOAK_COUNT"])
 signal.signal(signal.SIGUSR1, count)
 sys.exit(cli.main(["serve", "--config", sys.argv[1]]))
@@ -40,9 +46,9 @@ sys.exit(cli.main(["serve", "--config", sys.argv[1]]))
 )
 #: Of which there must be none when nobody is connected, and those of which there may be as many as are kept for reuse.
 GONE = ("ClientConnection", "Exchange", "Relay", "Waiting", "RequestResponseCycle")
-#: How attempts end that need not have reached the upstream: nobody listened, or a kept connection was closed as it was
-#: used again. A request that it read and reset looks like the latter.
-UNSENT = ("refused", "stale")
+#: The kind of an entry that costs something. One that costs nothing need not have been sent; of one whose client left at
+#: once the upstream may not have read a word, although it was.
+SETTLED = 0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -52,6 +58,7 @@ class Held:
 
     at_s: float
     rss: int  # bytes
+    own: int  # of these, what no file stands behind: the journal is a file in memory, and grows until the next is begun
     files: int
     cpu_s: float
 
@@ -64,6 +71,7 @@ class Watched:
         self._counts = counts
         self._began = time.monotonic()
         self.held: list[Held] = []
+        self.left: list[str] = []  # requests that were alive when objects were counted last
 
     def look(self) -> Held:
         """Memory, open files and CPU now."""
@@ -71,7 +79,8 @@ class Watched:
         fields = (place / "stat").read_text().rpartition(")")[2].split()
         cpu_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         rss = int((place / "statm").read_text().split()[1]) * _PAGE
-        held = Held(time.monotonic() - self._began, rss, len(list((place / "fd").iterdir())), cpu_s)
+        own = int(re.findall(r"RssAnon:\s+(\d+) kB", (place / "status").read_text())[0]) * 1024
+        held = Held(time.monotonic() - self._began, rss, own, len(list((place / "fd").iterdir())), cpu_s)
         self.held.append(held)
         return held
 
@@ -80,7 +89,9 @@ class Watched:
         self._counts.unlink(missing_ok=True)
         os.kill(self.gateway.process.pid, signal.SIGUSR1)
         assert eventually(self._counts.exists, 20), "the gateway does not count"
-        return Counter(json.loads(self._counts.read_text()))
+        told = json.loads(self._counts.read_text())
+        self.left = told["left"]
+        return Counter(told["objects"])
 
     def slots(self) -> dict[str, float]:
         """What the gateway itself says is under way."""
@@ -153,7 +164,7 @@ def books(directory: Path, notes: Path, seen: Seen) -> list[str]:
     """What is wrong with the books, beside what the upstream noted and the clients got."""
     with contextlib.closing(sqlite3.connect(f"file:{directory / 'books' / DATABASE}?mode=ro", uri=True)) as db:
         rows = db.execute(
-            "SELECT e.request_id, a.target, e.input, e.output, e.estimated, e.cause FROM entries e "
+            "SELECT e.request_id, a.target, e.input, e.output, e.estimated, e.cause, e.kind FROM entries e "
             "JOIN accounts a ON a.id = e.account"
         ).fetchall()
         (left_open,) = db.execute("SELECT count(*) FROM open").fetchone()
@@ -161,10 +172,10 @@ def books(directory: Path, notes: Path, seen: Seen) -> list[str]:
     came = Counter((one["id"], one["target"]) for one in noted if one["what"] == "asked")
     used = {(one["id"], one["target"]): tuple(one["tokens"]) for one in noted if one["what"] == "used"}
     booked = Counter((row[0], row[1]) for row in rows)
-    sent = Counter((row[0], row[1]) for row in rows if row[5] not in UNSENT)
+    sent = Counter((row[0], row[1]) for row in rows if row[6] == SETTLED and row[5] != "client_gone")
     found = [f"{left_open} attempts were never settled"] if left_open else []
     found += [f"{key}: sent and not booked" for key in came - booked]
-    found += [f"{key}: booked and not sent" for key in sent - came]
+    found += [f"{key}: paid for and not sent" for key in sent - came]
     answered: dict[str, list[Any]] = {}
     for row in rows:
         if row[5] == "ok":
@@ -174,7 +185,7 @@ def books(directory: Path, notes: Path, seen: Seen) -> list[str]:
         if len(mine) != 1:
             found.append(f"{request_id}: {len(mine)} settlements for one answer: {ask}")
             continue
-        _, target, entered, left, estimated, _ = mine[0]
+        _, target, entered, left, estimated, *_ = mine[0]
         if (entered, left) != ask.tokens or estimated or used.get((request_id, target)) != ask.tokens:
             found.append(f"{request_id}: booked {entered}, {left} (estimated: {estimated}), used {ask.tokens}: {ask}")
     return found
