@@ -46,8 +46,8 @@ sys.exit(cli.main(["serve", "--config", sys.argv[1]]))
 )
 #: Of which there must be none when nobody is connected, and those of which there may be as many as are kept for reuse.
 GONE = ("ClientConnection", "Exchange", "Relay", "Waiting", "RequestResponseCycle")
-#: The kind of an entry that costs something. One that costs nothing need not have been sent; of one whose client left at
-#: once the upstream may not have read a word, although it was.
+#: The kind of an entry that costs something. One that costs nothing need not have been sent; one whose client left at
+#: once may have been, and closed before the upstream read a word.
 SETTLED = 0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
