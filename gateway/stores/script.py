@@ -286,7 +286,7 @@ if op == 'settle' then
       if by ~= 0 then set_used(one, math.max(0, used(one) + by)) end
     end
   end
-  return {1}
+  return {1, 0, 0, 0, now}
 end
 
 -- admit: all limits are asked before any is drawn on.
