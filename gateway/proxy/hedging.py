@@ -79,6 +79,8 @@ class Race(Timed):
         if other is None:
             behind = candidates[candidates.index(route.first.target) + 1 :]
             other = exchange.serving.routes[behind[0].index] if behind else None
+        if other is not None and other.gate is not None and runtime.gates.store.remote:
+            return False  # its limits would be asked for while the first attempt goes on
         if other is None or other.loaded or route.loaded or runtime.board.crowded(other.first.target, now):
             return False
         return runtime.hedges.take()

@@ -110,6 +110,7 @@ class Shared:
     """A Valkey or Redis as the place of limits."""
 
     name = "redis"
+    remote = True
 
     def __init__(self, loop: asyncio.AbstractEventLoop, settings: StoreSettings, replica: str) -> None:
         self.settings = settings

@@ -17,10 +17,11 @@ Told = Callable[[Hold | Refused], None]
 class Store(Protocol):
     """Where limits are kept. Lives on the event loop.
 
-    `degraded` says that limits are kept less exactly than they should be for now.
+    `degraded` says that limits are kept less exactly than they should be for now, `remote` that answers may come later.
     """
 
     degraded: bool
+    remote: bool
 
     def admit(self, gate: Gate, tokens: int, need: int, now_us: int, now_ms: int, told: Told) -> Hold | Refused | None:
         """Let a request through all limits of a gate or none, see `Gate.admit`; None: `told` is called later."""
@@ -39,6 +40,7 @@ class Memory:
     """Limits of this process alone: as they are."""
 
     degraded = False
+    remote = False
 
     def admit(self, gate: Gate, tokens: int, need: int, now_us: int, now_ms: int, told: Told) -> Hold | Refused | None:
         """Answered at once. HOT for keys with limits."""
