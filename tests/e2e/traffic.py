@@ -188,6 +188,7 @@ def settings(up: str, broken: str, collector: str, local: str | None) -> dict[st
         "backends": backends,
         "targets": targets,
         "savings": {"baseline": "thinker"},
+        "limits": {"max_memory": "4GB"},
         "records": {"dir": "records"},
         "otlp": {"endpoint": collector.removesuffix("/v1")},
         "keys": [
