@@ -116,7 +116,7 @@ class Admitting(Settling):
         first = self.decision.candidates[0]
         routing = self.routings.get(first.name)
         if routing is None:
-            routing = self.routings[first.name] = routing_of(self._asking(), self.decision, first)
+            routing = self.routings[first.name] = routing_of(self.asking(), self.decision, first)
         quote = routing.quote
         if quote is None:
             quote = routing.quote = quotes.quote(self.decision, quotes.asked_output(self.envelope))

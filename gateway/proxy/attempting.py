@@ -52,7 +52,7 @@ class Attempting(Relaying):
         record.attempts = attempt.number
         routing = self.routings.get(route.name)
         if routing is None:
-            routing = self.routings[route.name] = routing_of(self._asking(), self.decision, attempt.target)
+            routing = self.routings[route.name] = routing_of(self.asking(), self.decision, attempt.target)
         record.routing = routing
         runtime = self.runtime
         if route.gate is not None and self.room is None and not self._enters(route, route.gate):

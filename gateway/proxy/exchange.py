@@ -207,7 +207,7 @@ class Exchange(Attempting):
         self.decision = decision
         self.routings = routings
         if decision.refusal is not None:
-            self.record.routing = routing_of(self._asking(), decision, None)
+            self.record.routing = routing_of(self.asking(), decision, None)
             raise of_code(*decision.refusal)
         if not self.asked.tenant.limited or self._admit():
             self._depart()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.core.failover import LEAST_S, Ended
 from gateway.core.types import Attempt, Outcome
 from gateway.proxy.clocks import NEVER, Timed
+from gateway.proxy.routing import routing_of
 
 if TYPE_CHECKING:
     from gateway.proxy.attempting import Attempting
@@ -67,7 +68,10 @@ class Race(Timed):
         exchange.relay = exchange.room = None
         exchange.reserved = False
         exchange.parts = []
-        exchange.send(exchange.serving.routes[following.target.index], following)
+        target = following.target
+        told = routing_of(exchange.asking(), exchange.decision, target, "was slower")
+        exchange.routings = {**exchange.routings, target.name: told}  # a copy: others share it
+        exchange.send(exchange.serving.routes[target.index], following)
 
     def _may(self, now: float) -> bool:
         """Whether there is somebody to ask who has room, and the share of hedges is not used up."""

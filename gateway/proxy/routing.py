@@ -14,8 +14,11 @@ def asking_of(tenant: Tenant, model_asked: str, *, stream: bool) -> Routing:
     return Routing(tenant.key, tenant.facts.get("team", ""), model_asked, stream)
 
 
-def routing_of(asking: Routing, decision: Decision, target: Target | None) -> Routing:
-    """What is told of a request, once a decision was made for it and a target, or None, is to answer."""
+def routing_of(asking: Routing, decision: Decision, target: Target | None, first_was: str = "failed") -> Routing:
+    """What is told of a request, once a decision was made for it and a target, or None, is to answer.
+
+    `first_was` says why it is not the first candidate.
+    """
     first = decision.candidates[0].name if decision.candidates else ""
     name, model = (target.name, target.model.id) if target is not None else ("", "")
     told = {
@@ -24,7 +27,7 @@ def routing_of(asking: Routing, decision: Decision, target: Target | None) -> Ro
         "rule": decision.rule,
         "policy": decision.policy,
         "thinking": str(decision.thinking),
-        "because": decision.because if name in ("", first) else f"fallback: {first} failed ({decision.because})",
+        "because": decision.because if name in ("", first) else f"fallback: {first} {first_was} ({decision.because})",
     }
     lines = [f"x-pointsman-{field}: {_header_safe(value)}\r\n" for field, value in told.items() if value]
     return Routing(

@@ -166,7 +166,7 @@ class Settling:
         record.cost_nano = self.cost_nano
         record.priced = self.priced
         if self.decision is None:
-            record.routing = self._asking()
+            record.routing = self.asking()
         if record.trace is not None and self.relay is not None and not self.held:
             record.trace.chunks = self.relay.chunks
         runtime.outbox.ended(record)
@@ -195,7 +195,8 @@ class Settling:
             self.failures,
         )
 
-    def _asking(self) -> Routing:
+    def asking(self) -> Routing:
+        """What is told of it before anything was decided."""
         envelope = self.envelope
         if envelope is None:  # the body was refused
             return asking_of(self.asked.tenant, "", stream=False)

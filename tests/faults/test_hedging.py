@@ -140,6 +140,7 @@ def test_the_hedge_answers_where_the_first_is_slow_and_both_are_booked_once(worl
     assert answer.content == CLEAN
     assert answer.headers["x-pointsman-target"] == "b"
     assert answer.headers["x-pointsman-attempts"] == "2"
+    assert answer.headers["x-pointsman-because"].startswith("fallback: a was slower (")
     assert [len(up.requests) for up in world.ups.values()] == [1, 1]
     assert world.hedges("won") == 1
     assert world.attempts("a", "outrun") == 1
@@ -159,6 +160,7 @@ def test_the_first_answers_after_all_and_the_hedge_is_told_to_stop(world: World)
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(world.ask)
         assert eventually(lambda: len(world.ups["b"].requests) == 1)
+        assert world.gateway.metric("pointsman_endpoint_inflight{") == 2
         world.slow.go.set()
         answer = asked.result()
     assert answer.content == CLEAN
