@@ -374,6 +374,17 @@ def chat(model: str = "auto", text: str = "Say hello.", **more: Any) -> dict[str
     return {"model": model, "messages": [{"role": "user", "content": text}], **more}
 
 
+def took_s(gateway: Gateway, answer: httpx.Response) -> float:
+    """Seconds that a request took by the gateway's own log: what a busy machine adds at the client is not in it."""
+    name = answer.headers["x-request-id"]
+
+    def lines() -> list[str]:
+        return [line for line in gateway.lines if name in line and '"duration_ms"' in line]
+
+    assert eventually(lambda: bool(lines()))
+    return float(json.loads(lines()[0])["duration_ms"]) / 1000
+
+
 def eventually(true: Callable[[], bool], within_s: float = 5.0) -> bool:
     """Whether something becomes true within a time; waits no longer than it takes."""
     ends_at = time.monotonic() + within_s

@@ -9,13 +9,12 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.harness import Upstream, chat, config, plain, running
+from tests.harness import Upstream, chat, config, plain, running, took_s
 
 CONNECT_S = 0.5
 NOWHERE = "10.255.77.2"
@@ -64,15 +63,12 @@ def fails_over_in_time(directory: Path, hole: str) -> None:
     up = Upstream([plain()])
     settings = config({"a": hole, "b": up}, timeouts={"connect": "500ms"})
     with running(directory, settings) as gateway:
-        begun = time.monotonic()
         answer = gateway.post(chat("llama-3.3-70b"))
-        took_s = time.monotonic() - begun
         assert answer.headers["x-pointsman-target"] == "b"
         assert answer.headers["x-pointsman-attempts"] == "2"
-        assert CONNECT_S - 0.1 < took_s < CONNECT_S + 1
-        begun = time.monotonic()
+        assert CONNECT_S - 0.1 < took_s(gateway, answer) < CONNECT_S + 1
         alone = gateway.post(chat("a"))
-        assert time.monotonic() - begun < CONNECT_S + 1
+        assert took_s(gateway, alone) < CONNECT_S + 1
         assert (alone.status_code, alone.json()["error"]["code"]) == (502, "upstream_unavailable")
         assert gateway.metric('pointsman_attempts_total{outcome="connect_timeout",target="a"}') == 2
         assert gateway.metric("pointsman_queue_requests") == 0

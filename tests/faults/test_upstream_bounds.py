@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import gzip
 import json
 import socket
@@ -35,6 +36,7 @@ from tests.harness import (
     running,
     slam,
     stream,
+    took_s,
 )
 
 CLOCKS = {"connect": "500ms", "headers": "600ms", "first_event": "800ms", "idle": "800ms", "total": "10s"}
@@ -58,10 +60,15 @@ def huge(conn: socket.socket, _: Received) -> bool:
     return True
 
 
+@functools.cache
+def bomb_of_a_gigabyte() -> bytes:
+    return gzip.compress(b" " * 100 * MB, 1) * 10
+
+
 def bomb(conn: socket.socket, received: Received) -> bool:
     """1 GB in 1 MB, which nobody had asked for."""
     assert received.header("accept-encoding") in (None, "identity")
-    packed = gzip.compress(b" " * 100 * MB) * 10
+    packed = bomb_of_a_gigabyte()
     head = (
         f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\ncontent-length: {len(packed)}"
     )
@@ -123,6 +130,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     settings = config({**{name: up.url for name, up in ups.items()}, "refused": "http://127.0.0.1:1/v1"})
     settings["timeouts"] = CLOCKS
     directory = tmp_path_factory.mktemp("bounds")
+    bomb_of_a_gigabyte()  # takes longer than the clocks here allow
     with running(directory, settings) as started:
         UPSTREAMS.clear()
         UPSTREAMS.update(ups)
@@ -146,27 +154,20 @@ def test_every_clock_ends_its_attempt_within_a_second_of_it_and_closes_the_socke
         ("drip", 0.8, "idle_timeout", 200),
     ]
 
-    def ask(name: str) -> tuple[int, bytes, float]:
-        begun = time.monotonic()
-        answer = gateway.post(chat(name, stream=True))
-        return answer.status_code, answer.content, time.monotonic() - begun
-
     with concurrent.futures.ThreadPoolExecutor(len(slow)) as pool:
-        answers = list(pool.map(ask, [name for name, *_ in slow]))
-    for (name, clock_s, outcome, expected), (status, content, took_s) in zip(slow, answers, strict=True):
-        assert status == expected, name
-        assert b'"upstream_timeout"' in content, name
-        assert content.count(b"upstream_timeout") == 1, name
-        assert clock_s - 0.2 < took_s < clock_s + 1, name
+        answers = list(pool.map(lambda one: gateway.post(chat(one[0], stream=True)), slow))
+    for (name, clock_s, outcome, expected), answer in zip(slow, answers, strict=True):
+        assert answer.status_code == expected, name
+        assert answer.content.count(b'"upstream_timeout"') == 1, name
+        assert clock_s - 0.2 < took_s(gateway, answer) < clock_s + 1, name
         assert attempts(gateway, name, outcome) == 1, name
         assert eventually(lambda name=name: bool(UPSTREAMS[name].closed_at), 1.0), name  # type: ignore[misc]
     assert gateway.metric('pointsman_stream_interrupted_total{cause="upstream_timeout",target="stall"}') == 1
 
 
 def test_a_refused_connection_is_told_within_a_second_and_is_no_refusal_of_ours(gateway: Gateway) -> None:
-    begun = time.monotonic()
     answer = gateway.post(chat("refused"))
-    assert time.monotonic() - begun < 1
+    assert took_s(gateway, answer) < 1
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_unavailable")
     assert attempts(gateway, "refused", "refused") == 1
     assert gateway.metric("pointsman_refusals_total") == 0
