@@ -46,8 +46,8 @@ class Postgres:
             self.user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
             self.directory.chmod(0o755)
             os.chown(self.data, NOBODY, NOBODY)
-            if any(not one.stat().st_mode & 1 for one in self.programs.resolve().parents):
-                self.programs = Path(shutil.copytree(self.programs, self.directory / "programs"))
+            if not self._for_everybody(self.programs / "bin" / "postgres"):
+                self.programs = self._copied()
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
         secret = self.directory / "password"
@@ -58,6 +58,23 @@ class Postgres:
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
         self.ask("CREATE DATABASE pointsman", database="postgres")
+
+    @staticmethod
+    def _for_everybody(program: Path) -> bool:
+        package = program.parents[2]
+        places = (program, *program.resolve().parents, *package.with_name(f"{package.name}.libs").glob("*"))
+        return all(place.stat().st_mode & (0o1 if place.is_dir() else 0o4) for place in places)
+
+    def _copied(self) -> Path:
+        """The programs, with the libraries that they look for beside their package."""
+        package, to = self.programs.parent, self.directory / "programs"
+        shutil.copytree(self.programs, to / package.name / self.programs.name)
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.exists():
+            shutil.copytree(libraries, to / libraries.name)
+        for path in (to, *to.rglob("*")):
+            path.chmod(0o755)
+        return to / package.name / self.programs.name
 
     def _run(self, program: str, *options: str | Path) -> None:
         done = subprocess.run(

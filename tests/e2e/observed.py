@@ -16,11 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 from tests.e2e import dashboards, promserver, traffic
 from tests.harness import ROOT
+from tests.postgres import PASSWORD, Postgres, postgres
 from tests.test_alerts import RULES
-from tests.valkey import valkey
+from tests.valkey import Valkey, valkey
 
 
 @contextlib.contextmanager
@@ -79,7 +81,8 @@ def observed(directory: Path, phases: Sequence[tuple[float, int]]) -> Iterator[O
     since, scrapes = time.time(), int(2 * sum(seconds for seconds, _ in phases) / 4)
     with (
         valkey(directory / "valkey") as store,
-        traffic.running(directory, model=True, store={"url": store.url}, limits={"max_memory": "2GB"}) as site,
+        postgres() as books,
+        traffic.running(directory, model=True, **_settled(directory, store, books)) as site,
         vllm(scrapes) as port,
     ):
         jobs = {"pointsman": site.gateway.admin, "vllm": f"http://127.0.0.1:{port}"}
@@ -90,7 +93,14 @@ def observed(directory: Path, phases: Sequence[tuple[float, int]]) -> Iterator[O
         ) as prometheus:
             prometheus.wait_for("up == 1")
             for place, (seconds, clients) in enumerate(phases):
-                site.traffic(seconds, clients)
+                if place:
+                    books.kill()  # and is back in the middle of the traffic
+                    back = threading.Timer(2.0, books.start)
+                    back.start()
+                    site.traffic(seconds, clients)
+                    back.join()
+                else:
+                    site.traffic(seconds, clients)
                 if place < len(phases) - 1:
                     site.reload()
                     store.kill()
@@ -102,6 +112,13 @@ def observed(directory: Path, phases: Sequence[tuple[float, int]]) -> Iterator[O
             until = time.time()
             time.sleep(1.2)  # two more scrapes see all of it
             yield Observed(prometheus, site.gateway.get("/metrics", admin=True).text, since, until)
+
+
+def _settled(directory: Path, store: Valkey, books: Postgres) -> dict[str, Any]:
+    """A limit of memory, and what replicas would share."""
+    (directory / "password").write_text(PASSWORD)
+    place = {"port": books.port, "password": {"file": "password"}}
+    return {"limits": {"max_memory": "2GB"}, "store": {"url": store.url}, "ledger": {"postgres": place}}
 
 
 def _settings(directory: Path, jobs: Mapping[str, str]) -> str:
