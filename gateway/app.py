@@ -162,7 +162,8 @@ class Server:
         runtime.sidecar = Sidecar(os.environ, self.reserved.door, runtime.sidecar_told)
         books = None if self.ledger is None else self.ledger.settings.directory
         store = None if site.store is None else _share(site.store, books, runtime)
-        runtime.adopt(site, runtime.gates.balances(site.quotas, books, time.time()))
+        settings = None if self.ledger is None else self.ledger.settings
+        runtime.adopt(site, await asyncio.to_thread(runtime.gates.balances, site.quotas, settings, time.time()))
         self.lines.secrets = runtime.secrets
         if self.ledger is not None:
             runtime.keep(self.ledger)

@@ -192,8 +192,8 @@ class Reloader:
         if ledger is None and site.quotas.hard:
             what = "is off until the next start, and hard budgets need it"
             raise ConfigError([Problem(str(self.config), 0, "ledger", what, "a restart, or mode: soft")])
-        books = None if ledger is None else ledger.settings.directory
-        return await asyncio.to_thread(runtime.gates.balances, site.quotas, books, time.time())
+        settings = None if ledger is None else ledger.settings
+        return await asyncio.to_thread(runtime.gates.balances, site.quotas, settings, time.time())
 
     def _watch(self, paths: Iterable[Path], before: Fingerprint, began_ns: int) -> None:
         """Watch these files, against how they were before they were read: what changed meanwhile must be read again."""

@@ -10,12 +10,14 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from gateway.core.admission import Budget, Cap, Gate, Limit, Quota, Rate, Scope, Slots
 from gateway.core.types import NANO_PER_USD
-from gateway.ledger import report
+from gateway.ledger import report, shared
+from gateway.ledger.directory import LedgerError, LedgerSettings
+from gateway.ledger.unshipped import replica_id
 from gateway.quotas import Quotas, period
 from gateway.stores.store import Memory, Store
 from gateway.telemetry import families
@@ -32,18 +34,33 @@ class Balance(NamedTuple):
     begins_ms: int
     ends_ms: int
     spent: Mapping[tuple[str, str], int]
+    others: Mapping[tuple[str, str], int] = MappingProxyType({})  # other replicas, as far as they have shipped it
 
-    def of_team(self, name: str) -> int:
-        """What a team has spent of it."""
-        return sum(nano for names, nano in self.spent.items() if names[1] == name)
 
-    def of_keys(self, names: frozenset[str]) -> int:
-        """What these keys have spent of it."""
-        return sum(nano for (key, _), nano in self.spent.items() if key in names)
+def _of_team(spent: Mapping[tuple[str, str], int], name: str) -> int:
+    return sum(nano for names, nano in spent.items() if names[1] == name)
+
+
+def _of_keys(spent: Mapping[tuple[str, str], int], names: frozenset[str]) -> int:
+    return sum(nano for (key, _), nano in spent.items() if key in names)
 
 
 #: By kind of period and time zone.
 Balances = Mapping[tuple[str, str], Balance]
+
+
+def _elsewhere(ledger: LedgerSettings, begins_ms: int, ends_ms: int) -> Mapping[tuple[str, str], int]:
+    """What other replicas have shipped of a period. Nothing where that cannot be read: they tell it themselves."""
+    if ledger.postgres is None:
+        return {}
+    own, sums = replica_id(ledger.directory), dict[tuple[str, str], int]()
+    try:
+        for (replica, key, team), nano in shared.spent(ledger.postgres, begins_ms, ends_ms).items():
+            if replica != own:
+                sums[key, team] = sums.get((key, team), 0) + nano
+    except LedgerError as error:
+        logger.warning("what other replicas have spent is known from the store only: %s", error)
+    return sums
 
 
 class Gates:
@@ -55,8 +72,11 @@ class Gates:
         self.store: Store = Memory()
         self.turns_at = math.inf  # Unix seconds at which the first period ends
 
-    def balances(self, quotas: Quotas, books: Path | None, now_s: float) -> Balances:
-        """What was spent in the running periods of budgets that are new here. For any thread; raises LedgerError."""
+    def balances(self, quotas: Quotas, ledger: LedgerSettings | None, now_s: float) -> Balances:
+        """What was spent in the running periods of budgets that are new here. Raises LedgerError.
+
+        For any thread that runs no loop: where replicas share limits, it also asks where they all ship their books to.
+        """
         wanted = {
             (one.per, one.zone)
             for scope, name, quota in quotas.all()
@@ -69,10 +89,13 @@ class Gates:
         for per, zone in wanted:
             begins_ms, ends_ms = period(per, zone, now_s)
             spent: Mapping[tuple[str, str], int] = {}
-            if books is not None:
-                with report.reading(books) as db:
+            others: Mapping[tuple[str, str], int] = {}
+            if ledger is not None:
+                with report.reading(ledger.directory) as db:
                     spent = report.spent(db, begins_ms, ends_ms)
-            found[per, zone] = Balance(begins_ms, ends_ms, spent)
+                if self.store.remote:
+                    others = _elsewhere(ledger, begins_ms, ends_ms)
+            found[per, zone] = Balance(begins_ms, ends_ms, spent, others)
         return found
 
     def adopt(self, quotas: Quotas, balances: Balances, now_s: float) -> tuple[dict[str, Gate], dict[str, Gate]]:
@@ -115,9 +138,13 @@ class Gates:
                 budget = Budget(scope, name, allowance)
                 balance = balances.get((allowance.per, allowance.zone))
                 if balance is not None:
-                    quotas = self._quotas
-                    spent = balance.of_team(name) if scope == "team" else balance.of_keys(quotas.family(name))
+                    family = self._quotas.family(name)
+                    spent, others = (
+                        _of_team(one, name) if scope == "team" else _of_keys(one, family)
+                        for one in (balance.spent, balance.others)
+                    )
                     budget.begin(balance.begins_ms, balance.ends_ms, spent)
+                    budget.others = others
             self._limits[key] = budget
             budgets.append(budget)
         return Gate(
