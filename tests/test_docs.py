@@ -145,7 +145,7 @@ def test_metrics_that_pages_name_exist() -> None:
     assert named <= exported
 
 
-@pytest.mark.parametrize("page", [DOCS / "guarantees.md", FAULTS], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [DOCS / "guarantees.md", FAULTS, ROOT / "SECURITY.md"], ids=lambda page: page.stem)
 def test_every_guarantee_and_fault_names_a_test_that_exists(page: Path) -> None:
     lines = page.read_text(encoding="utf-8").splitlines()
     rows = [
