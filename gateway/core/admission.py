@@ -374,6 +374,19 @@ class Gate:
                 budget.reserved += need
         return Hold(gate, tokens, need)
 
+    def turns_away(self, tokens: int, now_us: int) -> Refused | None:
+        """What would refuse any request that uses at least so many tokens. Takes nothing, and counts nothing. HOT."""
+        for slots in self.slots:
+            if slots.used >= slots.limit and not slots.shadow:
+                return Refused(slots, 1_000_000)
+        for rate in self.requests:
+            if not rate.shadow and (wait := rate.wait(1, now_us)):
+                return Refused(rate, wait)
+        for rate in self.tokens:
+            if not rate.shadow and (wait := rate.wait(tokens, now_us)):
+                return Refused(rate, wait)
+        return None
+
     def without(self, over: list[Limit]) -> Gate:
         """The same but for limits in shadow mode that would have refused: those are counted there, and not drawn on.
 

@@ -19,6 +19,8 @@ MOST_WINDOWS = 2
 #: Tokens for each byte of an answer, and beside all of it, that a model may have written that has no hidden thoughts:
 #: no tokenizer has tokens of less than a byte, but for those that mark turns and calls and are never shown.
 TOKENS_PER_BYTE, UNSEEN_TOKENS = 4, 65_536
+#: Of an answer that is not even so long nobody asks whether it can be: that would cost more than it may.
+PLAIN_TOKENS = 4_096
 
 #: UTF-8 bytes of generated text that one token is taken to stand for where nothing better is known: English runs at
 #: 4 to 5, CJK at 3 to 4, code at 3. The figure only ever serves estimates, which are marked as such.
@@ -160,7 +162,7 @@ def estimate(input_tokens: int, output_bytes: int) -> Usage:
 
 
 def possible(stated: Usage, target: Target, output_bytes: int, choices: int) -> bool:
-    """Whether a target can have used this much: what its window holds, and what of its answer was seen. HOT.
+    """Whether a target can have used this much: what its window holds, and what of its answer was seen.
 
     A number that is too high by a factor of a thousand would otherwise spend a budget with one answer.
     """
@@ -180,7 +182,10 @@ def settle(
     Zero output tokens beside text that arrived is nonsense: servers without a tokenizer at hand send such zeros. So is
     more than `target` can have used, where that is given.
     """
-    if stated is None or (target is not None and not possible(stated, target, output_bytes, choices)):
+    if stated is None:
+        return estimate(input_tokens, output_bytes)
+    large = target is not None and (stated.input > target.window or stated.output > PLAIN_TOKENS)
+    if large and not possible(stated, target, output_bytes, choices):  # type: ignore[arg-type]
         return estimate(input_tokens, output_bytes)
     if stated.input and stated.output:
         return stated

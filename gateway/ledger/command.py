@@ -24,6 +24,8 @@ from gateway.config import ConfigDoc
 from gateway.core.errors import BadRequest, ConfigError, InternalError, Problem
 from gateway.core.quantities import Invalid, seconds
 from gateway.core.types import NANO_PER_USD
+from gateway.keys.file import Place
+from gateway.keys.file import read as read_keys
 from gateway.ledger import shared
 from gateway.ledger.directory import DATABASE, LedgerBusy, LedgerError, LedgerSettings
 from gateway.ledger.ledger import open_ledger
@@ -107,7 +109,8 @@ def _settings(
         raise ConfigError(found)
     if settings is None:
         raise ConfigError([Problem(str(path), 0, "ledger", "says none, so nothing was booked", "ledger: {dir: PATH}")])
-    return settings, doc
+    made = read_keys(Place.of(doc, path).path)
+    return settings, doc if made is None else doc.model_copy(update={"keys": [*doc.keys, *made.keys]})
 
 
 def _known(asked: Asked, doc: ConfigDoc | None, db: Books) -> None:

@@ -76,6 +76,18 @@ class Admitting(Settling):
         self.hold = got  # type: ignore[assignment]
         return True
 
+    def _turn_away(self, size: int) -> None:
+        """Raise `Limited` where a limit would refuse whatever is asked for, before anything is read of it.
+
+        `size` is the body's, in bytes. So a flood over a limit costs no decisions. Takes nothing: `_admit` does.
+        """
+        runtime = self.runtime
+        gate = self.serving.gates[self.asked.tenant.key]
+        if not runtime.gates.store.remote:
+            refused = gate.turns_away(size // BYTES_PER_TOKEN, int(self.record.started_at * 1_000_000))
+            if refused is not None:
+                raise _error(refused)
+
     def _admitted(self, got: Hold | Refused) -> None:
         """What a store said that had to be asked. HOT where limits are shared."""
         if self.over:

@@ -47,7 +47,13 @@ class Exchange(Attempting):
     def begin_large(self, body: bytes | bytearray) -> None:
         """`begin` with a body that takes several turns of the loop to read, so that others are served in between."""
         self.runtime.exchanges.add(self)
-        self._read(wire.parse_steps(body))
+        try:
+            if self.asked.tenant.limited:
+                self._turn_away(len(body))
+        except GatewayError as error:
+            self._refuse(error)
+        else:
+            self._read(wire.parse_steps(body))
 
     def _read(self, steps: Steps[Envelope]) -> None:
         if self.over:
@@ -80,7 +86,11 @@ class Exchange(Attempting):
                 envelope = habit.read(self.asked, body)
                 if envelope is not None and self._repeat(habit, envelope):
                     return
-            self._place(wire.parse(body) if envelope is None else envelope)
+            if envelope is None:
+                if self.asked.tenant.limited:
+                    self._turn_away(len(body))
+                envelope = wire.parse(body)
+            self._place(envelope)
         except GatewayError as error:
             self._refuse(error, exhausted=isinstance(error, _TooLate))
         except Exception:

@@ -335,7 +335,8 @@ class Relaying(Admitting):
         record = self.record
         decision = self.decision
         if decision is None:
-            return b"x-request-id: %b\r\nx-pointsman-origin: %b\r\n" % (record.request_id.encode(), origin)
+            told = b"x-request-id: %b\r\nx-pointsman-origin: %b\r\n" % (record.request_id.encode(), origin)
+            return told + self._limits_told() if self.asked.tenant.limited else told
         told = b"x-request-id: %b\r\nx-pointsman-origin: %b\r\nx-pointsman-attempts: %d\r\n%b" % (
             record.request_id.encode(),
             origin,

@@ -189,6 +189,55 @@ def test_60_requests_a_minute_are_60_of_200_at_once(up: Up, tmp_path: Path) -> N
         assert 58 <= float(refused.headers["x-ratelimit-reset-requests"].rstrip("s")) <= 60
 
 
+def test_who_is_over_a_limit_is_turned_away_before_anything_is_read_or_decided(up: Up, tmp_path: Path) -> None:
+    ups = up(a=plain())
+    keys = [key(rpm=1), key("other", OTHER, tpm=1_000_000)]
+    with running(tmp_path, settings(ups, *keys)) as gateway:
+        assert gateway.post(chat()).status_code == 200
+        large = json.dumps(chat(text="word " * 400_000)).encode()
+        for body in (json.dumps(chat(text="another")).encode(), b"{", b'{"model": "none", "messages": []}', large):
+            refused = gateway.post(body)
+            assert codes([refused]) == {RATE: 1}
+            assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+            assert 50 <= int(refused.headers["retry-after"]) <= 60
+            assert "x-pointsman-policy" not in refused.headers, "nothing was decided"
+        assert gateway.post(large, key=OTHER).status_code in (200, 400)
+        assert codes([gateway.post(b"{", key=OTHER)]) == {(400, "invalid_request_error", "invalid_json"): 1}
+
+
+def test_every_answer_says_what_is_left_by_the_bucket_that_refuses(up: Up, tmp_path: Path) -> None:
+    """Streams, errors of both sides, repeated heads, and bodies that are refused."""
+    ups = up(a=plain())
+    ups["a"].scripts[:] = [plain(), plain(), stream(), plain(400, b'{"error":{"message":"no"}}'), plain(500), plain()]
+    with running(tmp_path, settings(ups, key(rpm=60, tpm="1M"), max_attempts=1)) as gateway, httpx.Client() as client:
+        url, headers = f"{gateway.public}/v1/chat/completions", {"authorization": f"Bearer {KEY}"}
+        bodies: list[Any] = [chat(), chat(), chat(stream=True), chat(), chat(), [], chat(model="none")]
+        answers = [client.post(url, json=one, headers=headers, timeout=30) for one in bodies]
+        assert [one.status_code for one in answers] == [200, 200, 200, 400, 502, 400, 404]
+        left = [int(one.headers["x-ratelimit-remaining-requests"]) for one in answers]
+        took = [1, 2, 3, 4, 5, 5, 5]  # what was refused before it left took none
+        for told, used_up in zip(left, took, strict=True):
+            assert 60 - used_up <= told <= 60 - used_up + 6, "one comes back each second"
+        assert all(0 < int(one.headers["x-ratelimit-remaining-tokens"]) <= 1_000_000 for one in answers)
+        nobody = client.post(url, json=chat(), headers={"authorization": "Bearer sk-wrong-wrong"})
+        assert not [name for name in nobody.headers if name.startswith("x-ratelimit")]
+
+
+def test_places_that_a_killed_process_held_are_free_in_the_next_one(up: Up, tmp_path: Path) -> None:
+    ups = up(a=hang)
+    made = settings(ups, key(max_concurrent=2))
+    with running(tmp_path, made) as gateway:
+        waiting = [_ask(gateway), _ask(gateway)]
+        assert eventually(lambda: len(ups["a"].requests) == 2)
+        gateway.process.kill()
+        gateway.process.wait(10)
+    for conn in waiting:
+        conn.close()
+    ups["a"].scripts[:] = [plain()]
+    with running(tmp_path, made) as gateway:
+        assert codes(at_once(gateway, 2)) == {200: 2}
+
+
 def test_long_answers_are_a_debt_of_tokens(up: Up, tmp_path: Path) -> None:
     ups = up(a=used(10, 5_000))
     with running(tmp_path, settings(ups, key(tpm=1_000))) as gateway:
