@@ -131,14 +131,12 @@ def test_a_replica_whose_queue_is_full_is_left_alone_for_a_moment_and_another_an
 
 
 def test_a_target_that_named_a_time_gets_nothing_before_it_and_exactly_one_probe_after_it(tmp_path: Path) -> None:
-    limited = plain(429, b"{}", headers="retry-after: 1\r\n")
+    limited = plain(429, b"{}", headers="retry-after: 3\r\n")
     ups = {"a": Upstream([limited, slowly(plain(), 0.7)]), "b": Upstream([plain()])}
     with closing(*ups.values()), running(tmp_path, config(ups)) as gateway:
         assert gateway.post(chat(BOTH)).headers["x-pointsman-target"] == "b"
-        held_at = time.monotonic()
-        assert {one.headers["x-pointsman-target"] for one in many(gateway, 20, 5, BOTH)} == {"b"}
-        if time.monotonic() - held_at < 0.9:
-            assert len(ups["a"].requests) == 1
+        assert {one.headers["x-pointsman-target"] for one in many(gateway, 10, 5, BOTH)} == {"b"}
+        assert len(ups["a"].requests) == 1
         assert eventually(lambda: row(gateway)["state"] == "half_open")
         answers = many(gateway, 12, 12, BOTH)
         assert [one.headers["x-pointsman-target"] for one in answers].count("a") == 1
