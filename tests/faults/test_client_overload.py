@@ -192,7 +192,7 @@ def test_a_connection_above_the_limit_takes_the_place_of_one_that_is_idle(
 
 
 def closed(conn: socket.socket) -> bool:
-    conn.settimeout(0.2)
+    conn.settimeout(0.05)
     try:
         return conn.recv(1) == b""
     except TimeoutError:

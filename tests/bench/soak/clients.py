@@ -41,7 +41,7 @@ class Client:
     async def work(self, until: float, faults: float, *, quick: bool) -> None:
         """Until the time is up; what has begun then is finished."""
         if self.number < len(KINDS):  # each fault once, however short the run is, and not all together
-            await asyncio.sleep(self.number * 0.1)
+            await asyncio.sleep(self.number * 0.15)
             await self.ask(pick(self.dice, faults, quick, KINDS[self.number]))
         while time.monotonic() < until:
             await self.ask(pick(self.dice, faults, quick))

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 
 #: The target that never fails, and its name in every policy as the second choice.
 GOOD = "good"
-#: Seconds: what an attempt may take before its first event, and between two.
-HEADERS_S, IDLE_S = 3.0, 6.0
+#: Seconds that an upstream which hangs holds out for: longer than any of the gateway's clocks.
+HANGS_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)

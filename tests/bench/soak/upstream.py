@@ -17,7 +17,7 @@ import struct
 import sys
 from typing import TextIO
 
-from tests.bench.soak.script import HEADERS_S, IDLE_S, Ask, answer, events
+from tests.bench.soak.script import HANGS_S, Ask, answer, events
 
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _PROBLEM = b'data: {"error": {"message": "out of memory", "type": "server_error", "code": 500}}\n\n'
@@ -142,7 +142,7 @@ class Conversation:
         return True
 
     async def _hang(self, _: Ask) -> bool:
-        return await self._until_closed(HEADERS_S * 3)
+        return await self._until_closed(HANGS_S)
 
     # -- in the midst --
 
@@ -163,14 +163,14 @@ class Conversation:
 
     async def _stall(self, asked: Ask) -> bool:
         await self._begin(asked)
-        return await self._until_closed(IDLE_S * 3)
+        return await self._until_closed(HANGS_S)
 
     async def _drip(self, asked: Ask) -> bool:
         await self._begin(asked)
-        for byte in events(asked)[asked.broken_at][:60]:
+        for byte in events(asked)[asked.broken_at][:120]:
             await self._send(_framed(bytes([byte])))
             await asyncio.sleep(0.5)
-        return await self._until_closed(IDLE_S)
+        return await self._until_closed(HANGS_S)
 
     async def _error_mid(self, asked: Ask) -> bool:
         await self._begin(asked)
@@ -180,7 +180,7 @@ class Conversation:
     async def _bad_chunk(self, asked: Ask) -> bool:
         await self._begin(asked)
         await self._send(b"+5\r\nhello\r\n")
-        return await self._until_closed(IDLE_S)
+        return await self._until_closed(HANGS_S)
 
 
 async def main(path: str) -> None:
