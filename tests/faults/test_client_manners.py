@@ -18,7 +18,15 @@ import pytest
 
 from gateway.config import ConfigDoc
 from gateway.ledger.directory import DATABASE
-from tests.faults.test_hostile_client import IMPATIENT, Flood, no_traceback, read_to_the_end, request, slow_reader
+from tests.faults.test_hostile_client import (
+    IMPATIENT,
+    PATIENT,
+    Flood,
+    no_traceback,
+    read_to_the_end,
+    request,
+    slow_reader,
+)
 from tests.harness import KEY, STREAM, Gateway, Upstream, chat, config, eventually, hang, plain, running, stream
 from tests.proxy.conftest import Start
 from tests.proxy.test_requests import head, read_answer
@@ -108,7 +116,7 @@ def test_a_client_that_leaves_or_half_closes_is_a_499_in_the_log_and_its_place_i
     def one_at_a_time(made: dict[str, Any]) -> None:
         made["keys"][0]["max_concurrent"] = 1
 
-    gateway, ups = start({"a": [hang, stream(STREAM[:2], end="hang")] * 2 + [plain()]}, one_at_a_time)
+    gateway, ups = start({"a": [hang, stream(STREAM[:2], end="hang")] * 2 + [plain()]}, one_at_a_time, timeouts=PATIENT)
     for number, leave in enumerate((socket.socket.close, socket.socket.close, half_close, half_close)):
         with gateway.connect() as conn:
             conn.sendall(request(stream=True))

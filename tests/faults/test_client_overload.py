@@ -50,7 +50,7 @@ class Held:
 
     def __call__(self, conn: socket.socket, _: Received) -> bool:
         conn.sendall(SSE_HEAD + framed(ROLE) + framed(chunk("begun")))
-        self.go.wait(20)
+        self.go.wait(60)
         conn.sendall(framed(STOP) + framed(DONE) + b"0\r\n\r\n")
         return True
 
@@ -88,6 +88,7 @@ def finished(conn: socket.socket) -> bool:
     return DONE in data
 
 
+PATIENT = {"connect": "20s", "headers": "50s", "first_event": "50s", "idle": "50s", "total": "60s"}
 SHED = {"keep_alive": "40%", "low": "50%", "normal": "70%", "high": "90%"}
 
 
@@ -95,7 +96,9 @@ def test_requests_are_refused_by_priority_lowest_first_and_streams_live(
     start: Start, conns: list[socket.socket]
 ) -> None:
     held = Held()
-    gateway, ups = start({"a": [held], "b": [plain()]}, classes, limits={"max_inflight": 10, "shed": SHED})
+    gateway, ups = start(
+        {"a": [held], "b": [plain()]}, classes, timeouts=PATIENT, limits={"max_inflight": 10, "shed": SHED}
+    )
     for under_way, refused in ((4, ()), (5, ("low",)), (7, ("low", "normal")), (9, ("low", "normal", "high"))):
         begin_streams(gateway, under_way - len(conns), KEYS["critical"], conns)
         for name in KEYS:
@@ -121,7 +124,9 @@ def test_requests_are_refused_by_priority_lowest_first_and_streams_live(
 
 def test_a_client_may_ask_for_a_lower_priority_and_for_no_higher(start: Start, conns: Conns) -> None:
     held = Held()
-    gateway, _ = start({"a": [held], "b": [plain()]}, classes, limits={"max_inflight": 10, "shed": SHED})
+    gateway, _ = start(
+        {"a": [held], "b": [plain()]}, classes, timeouts=PATIENT, limits={"max_inflight": 10, "shed": SHED}
+    )
     begin_streams(gateway, 5, KEYS["critical"], conns)
     assert status_of(gateway, "high", x_pointsman_priority="low") == (503, "overloaded")
     assert status_of(gateway, "low", x_pointsman_priority="critical") == (503, "overloaded")
@@ -135,7 +140,9 @@ def test_connections_are_closed_after_their_answers_before_anybody_is_refused(
     start: Start, conns: list[socket.socket]
 ) -> None:
     held = Held()
-    gateway, _ = start({"a": [held], "b": [plain()]}, classes, limits={"max_inflight": 10, "shed": SHED})
+    gateway, _ = start(
+        {"a": [held], "b": [plain()]}, classes, timeouts=PATIENT, limits={"max_inflight": 10, "shed": SHED}
+    )
     ask = request("b").replace(KEY.encode(), KEYS["low"].encode())
     with gateway.connect() as kept:
         kept.sendall(ask)
@@ -159,7 +166,9 @@ def test_connections_are_closed_after_their_answers_before_anybody_is_refused(
 
 def test_who_is_refused_is_refused_before_a_large_body_is_read(start: Start, conns: Conns) -> None:
     held = Held()
-    gateway, _ = start({"a": [held], "b": [plain()]}, classes, limits={"max_inflight": 2, "shed": SHED})
+    gateway, _ = start(
+        {"a": [held], "b": [plain()]}, classes, timeouts=PATIENT, limits={"max_inflight": 2, "shed": SHED}
+    )
     begin_streams(gateway, 2, KEYS["critical"], conns)
     with gateway.connect() as conn:
         conn.sendall(head(50_000_000).replace(KEY.encode(), KEYS["low"].encode()) + b"{")
@@ -172,7 +181,7 @@ def test_who_is_refused_is_refused_before_a_large_body_is_read(start: Start, con
 def test_a_connection_above_the_limit_takes_the_place_of_one_that_is_idle(
     start: Start, known: bool, conns: list[socket.socket]
 ) -> None:
-    gateway, _ = start({"a": [plain()]}, classes, limits={"max_connections": 4})
+    gateway, _ = start({"a": [plain()]}, classes, timeouts=PATIENT, limits={"max_connections": 4})
     ask = request().replace(KEY.encode(), KEYS["normal"].encode())
     for number in range(4):
         conns.append(gateway.connect())
@@ -200,7 +209,7 @@ def closed(conn: socket.socket) -> bool:
 
 
 def test_a_critical_key_s_connection_makes_room_for_nobody(start: Start, conns: Conns) -> None:
-    gateway, _ = start({"a": [plain()]}, classes, limits={"max_connections": 2})
+    gateway, _ = start({"a": [plain()]}, classes, timeouts=PATIENT, limits={"max_connections": 2})
     held = conns[:] = [gateway.connect() for _ in range(2)]
     for conn in held:
         conn.sendall(request().replace(KEY.encode(), KEYS["critical"].encode()))
