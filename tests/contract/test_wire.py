@@ -6,6 +6,7 @@ a new dialect passes here by bringing its folder.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.core import wire
 from gateway.core.dialects import (
@@ -240,6 +243,25 @@ def test_a_stream_is_relayed_byte_for_byte_in_any_cut(one: Recorded) -> None:
         assert relay.usage.output > 0
         assert (relay.reasoned or relay.usage.reasoning > 0) == (one.thinking.mode != "never")
         assert relay.anomalies == 0
+
+
+@pytest.mark.parametrize("one", STREAMS + TRANSLATED, ids=str)
+def test_wherever_a_stream_is_cut_the_same_comes_out(one: Recorded) -> None:
+    body, choices, kind = one.body, one.request.get("n", 1), DIALECTS[one.dialect].relay
+    whole, first = relayed([body], keep_usage=False, choices=choices, kind=kind)
+
+    @settings(max_examples=12, deadline=None, derandomize=True)
+    @given(st.sets(st.integers(1, len(body) - 1), max_size=9))
+    def cut(at: set[int]) -> None:
+        places = [0, *sorted(at), len(body)]
+        reads = [body[begin:end] for begin, end in itertools.pairwise(places)]
+        out, relay = relayed(reads, keep_usage=False, choices=choices, kind=kind)
+        assert re.sub(rb'"created":\d+', b"", out) == re.sub(rb'"created":\d+', b"", whole)
+        assert (relay.done, relay.failure, relay.usage, relay.reasoned) == (
+            first.done, first.failure, first.usage, first.reasoned,
+        )  # fmt: skip
+
+    cut()
 
 
 @pytest.mark.parametrize("spelling", ["reasoning", "reasoning_content"])
