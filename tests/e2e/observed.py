@@ -105,6 +105,7 @@ def observed(directory: Path, phases: Sequence[tuple[float, int]]) -> Iterator[O
                     site.reload()
                     store.kill()
                     prometheus.wait_for("pointsman_store_up == 0")
+                    prometheus.wait_for("sum(pointsman_store_errors_total) >= 2")
                     store.start()
                     with site.broken():
                         prometheus.wait_for("pointsman_config_last_reload_success == 0")
