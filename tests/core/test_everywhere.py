@@ -30,7 +30,7 @@ BACKEND = Backend("", "openai", ())
 def way(model: Model, providers: frozenset[str] | None = None, **parts: Any) -> Way:
     said: dict[str, Any] = {
         "window": model.window or 128_000,
-        "modalities": model.modalities | {"other"},
+        "modalities": model.modalities | {"audio"},
         "tools": True,
         "structured_output": True,
         "thinking": "switchable",
@@ -123,6 +123,7 @@ def test_a_rung_that_nothing_known_could_be_in_is_told_with_what_is_to_blame(
         {"model": "qwen3.5-plus", "target.max_output": {"lte": "65536"}, "target.priced": True},
         {"family": "*", "target.input_usd": {"lt": 0.01}, "target.thinking": "never", "target.name": "mine"},
         {"family": "*", "target.input_usd": {"known": True}, "target.retires_on": {"known": True}},
+        {"family": "*", "target.modalities": {"not": {"eq": "text"}}},  # or with one that no policy names
     ],
 )
 def test_what_some_installation_could_have_is_not_told(rung: dict[str, Any]) -> None:

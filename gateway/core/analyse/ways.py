@@ -117,7 +117,7 @@ def _own(way: Way, fact: str) -> Sequence[Any]:
     if fact == "target.provider":
         return tuple(way.providers or ())
     if fact == "target.modalities":
-        return ("text",)
+        return sorted(way.target.modalities)  # one that no policy names tells "not text alone" from nothing, too
     return ()
 
 
