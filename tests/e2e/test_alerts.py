@@ -60,7 +60,7 @@ MAY_FIRE = EXPECTED.keys() | GONE | {"PointsmanOverheadHigh", "PointsmanLogLines
 
 _REASONED = {"role": "assistant", "content": "Hello.", "reasoning_content": "Let me think."}
 _THOUGHT = json.dumps(COMPLETION | {"choices": [{"index": 0, "message": _REASONED, "finish_reason": "stop"}]}).encode()
-_OVERLOADED = plain(503, b'{"error": {"message": "overloaded"}}')
+_FAILED = plain(500, b'{"error": {"message": "failed"}}')  # a 503 would say that its queue is full
 
 
 def upstream() -> Upstream:
@@ -70,7 +70,7 @@ def upstream() -> Upstream:
     def answer(conn: socket.socket, request: Received) -> bool:
         model = request.json["model"]
         if model == "down" or (model == "flaky" and next(turns) % 2):
-            return _OVERLOADED(conn, request)
+            return _FAILED(conn, request)
         if model == "cut":
             return stream([ROLE, chunk("Hel")], end="eof")(conn, request)
         if model == "stubborn":
