@@ -140,7 +140,7 @@ class Server:
         for _ in range(words):
             conn.sendall(framed(chunk("word ")))
             time.sleep(0.02 if how == "slow" else 0.006)
-        end = [STOP, DONE] if how == "tells no usage" else [STOP, chunk(usage=usage), DONE]
+        end = [STOP] if how == "tells no usage" else [STOP, chunk(usage=usage), DONE]  # it forgets [DONE], too
         conn.sendall(b"".join(map(framed, end)) + b"0\r\n\r\n")
         return True
 
@@ -172,7 +172,7 @@ def settings(up: str, broken: str, collector: str, local: str | None) -> dict[st
     targets[RETIRES[0]]["retires_on"] = today + timedelta(days=RETIRES[1])
     secret = {"env": "UPSTREAM_KEY"}
     backends: dict[str, Any] = {
-        "cloud": {"dialect": "vllm", "endpoints": [up], "key": dict(secret), "region": "eu-west-1"},
+        "cloud": {"dialect": "vllm", "endpoints": [up], "key": dict(secret), "region": "eu-west-1", "hedge": "100ms"},
         "narrow": {"dialect": "vllm", "endpoints": [up], "key": dict(secret), "max_inflight": 2},
         "pair": {"dialect": "openai", "endpoints": [broken, up], "key": dict(secret), "region": "us-east-1"},
     }
