@@ -22,6 +22,9 @@ AUTH_S = 60.0
 FORBIDDEN = 3  # in a row that hold a target like a wrong key: one may be moderation of what one client wrote
 GONE_S = 300.0
 RATE_LIMITED_S = 1.0  # where the upstream names no time
+CROWDED_TIMES = (
+    6  # in a row, over a minute: so full is told as down, for what balances load says 503 of dead servers, too
+)
 CROWDED_S = 1.0  # after an answer of overload; doubled while a try after it brings another, up to EJECTION_S
 SPARED = 0.5  # share of a target's endpoints that stay in use, whatever their answers
 LEAST_SPARED = 3  # endpoints that a target has for that
@@ -114,7 +117,7 @@ class _Entry:
             return "auth"
         if self.reason is Outcome.MODEL_GONE:
             return "gone"
-        return "rate_limited" if self.asks_for_time else "ejected"
+        return "rate_limited" if self.asks_for_time and self.crowded <= CROWDED_TIMES else "ejected"
 
     @property
     def unreachable(self) -> bool:
@@ -133,8 +136,8 @@ class Board:
     A target is ejected after 5 consecutive failures, for 30 s times the ejections in a row, at most 300 s; it is held
     back for Retry-After, which extends but never shortens; for 60 s when it refuses the gateway's key or answers 403
     three times in a row; for 300 s when it no longer serves the model. Overload is no failure: it holds an endpoint
-    back for 1 s, and for twice as long each time that it still is overloaded then, up to 30 s. After an ejection it is
-    half-open: the next outcome either clears it or ejects it again, for longer; one that says nothing of the target
+    back for 1 s, and for twice as long each time that it still is overloaded then, up to 30 s, and is called ejected once
+    that was so for a minute. After an ejection it is half-open: the next outcome either clears it or ejects it again, for longer; one that says nothing of the target
     lets the next request probe. Times are seconds on one monotonic clock.
     """
 
