@@ -133,12 +133,13 @@ class _Entry:
 class Board:
     """The health of every target, one per process.
 
-    A target is ejected after 5 consecutive failures, for 30 s times the ejections in a row, at most 300 s; it is held
-    back for Retry-After, which extends but never shortens; for 60 s when it refuses the gateway's key or answers 403
-    three times in a row; for 300 s when it no longer serves the model. Overload is no failure: it holds an endpoint
-    back for 1 s, and for twice as long each time that it still is overloaded then, up to 30 s, and is called ejected once
-    that was so for a minute. After an ejection it is half-open: the next outcome either clears it or ejects it again, for longer; one that says nothing of the target
-    lets the next request probe. Times are seconds on one monotonic clock.
+    A target is ejected after 5 consecutive failures, for 30 s times the ejections in a row, at most 300 s; it is
+    held back for Retry-After, which extends but never shortens; for 60 s when it refuses the gateway's key or
+    answers 403 three times in a row; for 300 s when it no longer serves the model. Overload is no failure: it holds
+    an endpoint back for 1 s, and for twice as long each time that it still is overloaded then, up to 30 s, and is
+    called ejected once that was so for a minute. After an ejection it is half-open: the next outcome either clears
+    it or ejects it again, for longer; one that says nothing of the target lets the next request probe. Times are
+    seconds on one monotonic clock.
     """
 
     __slots__ = ("_exact", "_fleet", "_mask", "_valid_until", "ejections", "entries", "latency_s")
