@@ -79,7 +79,7 @@ ANOMALIES = Family(
     "pointsman_stream_anomalies_total",
     "counter",
     ("target",),
-    "Oddities of streams that were tolerated: JSON or UTF-8 that is not clean, junk behind the end, no end marker.",
+    "Oddities of streams that were tolerated: JSON or UTF-8 that is not clean, junk behind the finish, no end marker.",
 )
 DISCONNECTS = Family("pointsman_client_disconnect_total", "counter", (), "Requests whose client left before their end.")
 VIOLATIONS = Family(

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.stores.resp import Said
 from tests.faults.replicas import NANO, Replicas, codes, key, replicas
-from tests.harness import eventually
+from tests.harness import eventually, took_s
 from tests.valkey import Relay, Valkey, valkey
 
 KEYS = [
@@ -97,11 +97,15 @@ def test_a_store_that_hangs_is_waited_for_once(pair: SimpleNamespace) -> None:
     try:
         answers = [both.ask(at, "rated") for _ in range(15) for at in (0, 1)]
         assert codes(answers) == {200: 30}
+        took = sorted(took_s(both.gateways[number % 2], one) for number, one in enumerate(answers))
+        assert took[len(took) // 2] < 0.1, "nobody but the first waits"
+        assert took[-1] < 0.3 + 1, "and the first for the timeout; some time for a slow machine"
         waited = [both.errors(at, "admit") - was for at, was in zip((0, 1), before, strict=True)]
         assert max(waited) <= 1, "the first waits for it, or the heartbeat did; nobody after"
         serves_degraded(both)
     finally:
         pair.server.signal(signal.SIGCONT)
+    assert eventually(lambda: all(both.up()), 2 + 3), "a try is made every second; some time for a slow machine"
     comes_back(both)
     assert both.lines("is away (timeout)") == [one + 1 for one in told], "told once"
 
