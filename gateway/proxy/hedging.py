@@ -65,7 +65,8 @@ class Race(Timed):
         self.parked = self._in_hand()
         exchange.upstream.user = self
         exchange.around = None
-        exchange.relay = exchange.room = None
+        # What is the first attempt's, its place among those under way too, is not the second's to give back.
+        exchange.relay = exchange.room = exchange.pool = exchange.upstream = None
         exchange.reserved = False
         exchange.parts = []
         target = following.target

@@ -306,3 +306,35 @@ def test_a_target_without_a_second_one_and_a_pool_under_load_have_none(tmp_path:
         world.client.close()
     for up in ups.values():
         up.close()
+
+
+def test_a_hedge_that_finds_no_room_leaves_the_first_its_place(tmp_path: Path) -> None:
+    slow = Slow()
+    ups = {"a": Upstream([slow]), "b": Upstream([stream()])}
+    settings = config(ups, ledger={"dir": "books"})
+    settings["backends"]["a"] |= {"hedge": "100ms", "max_inflight": 3}
+    settings["targets"]["b"] |= {"rpm": 1}
+    with running(tmp_path, settings) as gateway, ThreadPoolExecutor(4) as pool:
+        world = World(gateway, slow, Slow(), ups)
+        world.earn()
+        assert world.ask("b").content == CLEAN  # all that there is in a minute
+        slow.waits.set()
+        try:
+            asked = pool.submit(world.ask)
+            assert eventually(lambda: world.hedges("failed") == 1)
+            slow.go.set()
+            answer = asked.result()
+            assert (answer.content, answer.headers["x-pointsman-target"]) == (CLEAN, "a")
+            assert world.booked(answer) == [("a", 1, 0, 10, 3, 0, "ok")]
+            slow.go.clear()
+            full = [pool.submit(world.ask, "a") for _ in range(3)]
+            assert eventually(lambda: len(ups["a"].requests) == 4)
+            assert pool.submit(world.ask, "a").result(5).status_code == 503, (
+                "a fourth at once, where there may be three"
+            )
+        finally:
+            slow.go.set()
+        assert [one.result().content for one in full] == [CLEAN] * 3
+        world.client.close()
+    for up in ups.values():
+        up.close()
