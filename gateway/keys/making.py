@@ -105,7 +105,8 @@ def create(ring: Ring, wish: Mapping[str, Any], now: float, by: str | None = Non
             and sum(one.get("by") == by and _ended(one, now) is None for one in edit.entries) >= MOST_MADE
         ):
             raise MayNot(f"{by} has made {MOST_MADE} keys that are in use", "revoke some")
-        entries = [*_kept([one for one in edit.entries if one is not before], now), entry]
+        others = [one for one in edit.entries if one is not before]
+        entries = [*_kept(_without_heirs(others, doc.name, now), now), entry]
         after = edit.judged(entries)
         _judge(ring, after, doc.name, now)
         edit.write(after)
@@ -176,6 +177,15 @@ def revoke(path: Path, name: str, now: float, by: str | None = None) -> tuple[Ma
 
 def _entry(edit: Editing, name: str) -> dict[str, Any] | None:
     return next((one for one in edit.entries if one["name"] == name), None)
+
+
+def _without_heirs(entries: list[dict[str, Any]], name: str, now: float) -> list[dict[str, Any]]:
+    """Entries in which all is revoked that former keys of a name made: it is somebody else's from here on."""
+    heirs = set(below(entries, name))
+    return [
+        {**one, "revoked": moment(now)} if one["name"] in heirs and one.get("revoked") is None else one
+        for one in entries
+    ]
 
 
 def _own(edit: Editing, name: str, by: str | None) -> dict[str, Any]:

@@ -180,6 +180,20 @@ def test_a_revoked_name_may_be_used_again_by_who_made_it(place: Path) -> None:
     assert (opens(found, old.secret), opens(found, new.secret)) == (None, "shop")
 
 
+def test_a_name_that_is_used_again_brings_back_nothing_that_its_former_key_made(place: Path) -> None:
+    kept = place / "pointsman.keys.json"
+    create(place, **LEAD)
+    kid = create(place, by="lead", name="kid", may_create=True)
+    grandkid = create(place, by="kid", name="grandkid")
+    making.revoke(kept, "lead", NOW)
+    new = create(place, **LEAD)
+    found = site(place)
+    assert [opens(found, one.secret) for one in (kid, grandkid, new)] == [None, None, "lead"]
+    again = create(place, by="lead", name="kid")
+    assert opens(site(place), again.secret) == "kid"
+    assert opens(site(place), grandkid.secret) is None
+
+
 # --- rotate, revoke ---
 
 
