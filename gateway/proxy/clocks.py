@@ -8,6 +8,7 @@ business (`on_due`); this file only says when. Nothing here is exact to better t
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 
@@ -16,6 +17,8 @@ TICK_S = 0.1
 HORIZON_SLOTS = 50
 HORIZON_S = HORIZON_SLOTS * TICK_S
 NEVER = float("inf")
+
+logger = logging.getLogger("pointsman")
 
 
 class Timed:
@@ -102,6 +105,9 @@ class Wheel:
                 item.slot = 0
                 if item.due <= now:
                     item.due = NEVER
-                    item.on_due(now)
+                    try:
+                        item.on_due(now)
+                    except Exception:  # the edge that must hold: all others of this tick have deadlines, too
+                        logger.exception("a deadline could not be kept")
                 elif item.due != NEVER:
                     self._park(item)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import pytest
+
 from gateway.proxy.clocks import NEVER, TICK_S, Timed, Wheel
 
 
@@ -76,3 +78,20 @@ def test_a_loop_that_slept_catches_up() -> None:
     made.arm(alarm, 1.0)
     made.advance(made.now + 100)
     assert len(alarm.rang) == 1
+
+
+def test_a_defect_at_one_deadline_costs_no_other_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Alarm):
+        def on_due(self, now: float) -> None:
+            super().on_due(now)
+            raise ZeroDivisionError
+
+    made, alarms = wheel(), [Alarm(), Broken(), Alarm()]
+    for alarm in alarms:
+        made.arm(alarm, 1.0)
+    turn(made, 2)
+    for alarm in alarms:
+        made.arm(alarm, 1.0)
+    turn(made, 2)
+    assert [len(alarm.rang) for alarm in alarms] == [2, 2, 2]
+    assert [record.exc_info is not None for record in caplog.records] == [True, True]
