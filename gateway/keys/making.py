@@ -27,6 +27,9 @@ FORGOTTEN_S = 400 * 86_400.0
 MOST_OVER = 5_000
 #: Keys that one key may have made and that still open something.
 MOST_MADE = 1_000
+#: What a key that is over has spent may be of a budget that still runs: no period is longer. So long only so many of
+#: those below one maker may be over, or making more would have the file forget them, and its budgets what they spent.
+LATE_S = 32 * 86_400.0
 #: What whoever makes a key may say of it.
 SAID = frozenset(
     {"name", "policy", "priority", "tenant", "allow", "explain", "reasoning", "expires", "may_create", "rpm", "tpm"}
@@ -105,6 +108,8 @@ def create(ring: Ring, wish: Mapping[str, Any], now: float, by: str | None = Non
             and sum(one.get("by") == by and _ended(one, now) is None for one in edit.entries) >= MOST_MADE
         ):
             raise MayNot(f"{by} has made {MOST_MADE} keys that are in use", "revoke some")
+        if by is not None and before is None and _of_late(edit.entries, by, now) >= MOST_MADE:
+            raise MayNot(f"{by} has made too many keys that are over by now", "a name that was used before")
         others = [one for one in edit.entries if one is not before]
         entries = [*_kept(_without_heirs(others, doc.name, now), now), entry]
         after = edit.judged(entries)
@@ -214,6 +219,18 @@ def _kept(entries: list[dict[str, Any]], now: float) -> list[dict[str, Any]]:
     newest = sorted(over, key=over.__getitem__, reverse=True)[:MOST_OVER]
     kept = {at for at in newest if over[at] > now - FORGOTTEN_S}
     return [one for at, one in enumerate(entries) if at not in over or at in kept]
+
+
+def _of_late(entries: Sequence[Mapping[str, Any]], maker: str, now: float) -> int:
+    """How many keys ended not long ago of all that come from the same first maker as those of this one."""
+    makers = {one["name"]: one.get("by") for one in entries}
+    first, seen = maker, {maker}
+    while (by := makers.get(first)) is not None and by not in seen:
+        first = by
+        seen.add(by)
+    theirs = set(below(entries, first))
+    ended = [_ended(one, now) for one in entries if one["name"] in theirs]
+    return sum(at is not None and at > now - LATE_S for at in ended)
 
 
 def _ended(entry: Mapping[str, Any], now: float) -> float | None:

@@ -261,6 +261,26 @@ def test_what_is_long_over_is_forgotten(place: Path) -> None:
     assert [one["name"] for one in json.loads(kept.read_text())["keys"]] == ["two", "three"]
 
 
+def test_a_maker_cannot_have_the_file_forget_what_its_keys_have_spent(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(making, "MOST_OVER", 4)
+    monkeypatch.setattr(making, "MOST_MADE", 3)
+    kept = place / "pointsman.keys.json"
+    create(place, **LEAD, budget={"usd": 1, "per": "month"})
+    create(place, by="lead", name="kid", may_create=True)
+    for maker, name in (("lead", "spender"), ("kid", "x0"), ("lead", "x1")):
+        create(place, by=maker, name=name)
+        making.revoke(kept, name, NOW, maker)
+    for maker in ("lead", "kid"):
+        with pytest.raises(MayNot, match=f"{maker} has made too many keys that are over"):
+            create(place, by=maker, name="x2")
+    assert "spender" in site(place).quotas.family("lead")
+    create(place, by="lead", name="x1")
+    create(place, name="other")
+    create(place, by="lead", now=NOW + making.LATE_S + 1, name="x2")
+
+
 # --- a key grants only what its maker has ---
 
 
