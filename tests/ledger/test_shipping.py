@@ -89,14 +89,14 @@ def arrived(ledger: Ledger, count: int) -> Callable[[], bool]:
 
 def counted(database: Postgres) -> tuple[int, int]:
     """Entries and what they cost, as they stand singly and in totals, which agree."""
-    single = database.ask("SELECT count(*), coalesce(sum(cost_nano), 0)::bigint FROM pointsman.entries")[0]
-    assert (
-        single
-        == database.ask(
-            "SELECT coalesce(sum(attempts), 0)::bigint, coalesce(sum(cost_nano), 0)::bigint FROM pointsman.totals"
-        )[0]
+    # In one statement: what is shipped between two would be in the second only.
+    [(single, spent, total, in_total)] = database.ask(
+        "SELECT count(*), coalesce(sum(cost_nano), 0)::bigint,"
+        " (SELECT coalesce(sum(attempts), 0)::bigint FROM pointsman.totals),"
+        " (SELECT coalesce(sum(cost_nano), 0)::bigint FROM pointsman.totals) FROM pointsman.entries"
     )
-    return single
+    assert (single, spent) == (total, in_total)
+    return single, spent
 
 
 def test_what_is_booked_arrives_once_and_reads_as_at_home(database: Postgres, tmp_path: Path) -> None:
