@@ -32,8 +32,18 @@ if TYPE_CHECKING:
 
     Tries = Generator[Attempt, Outcome | Ended, GatewayError | None]
 
-#: Outcomes of attempts that were not made.
-UNSENT = frozenset({Outcome.SATURATED, Outcome.INEXPRESSIBLE, Outcome.NO_TOKEN})
+#: Outcomes of attempts that were not made, or of which nothing reached a server: none of its limits was used.
+UNSENT = frozenset(
+    {
+        Outcome.SATURATED,
+        Outcome.INEXPRESSIBLE,
+        Outcome.NO_TOKEN,
+        Outcome.REFUSED,
+        Outcome.CONNECT_TIMEOUT,
+        Outcome.TLS,
+        Outcome.STALE,
+    }
+)
 #: Codes of errors with which a client is told when to come again, if an upstream has said so.
 ASKING_FOR_TIME = frozenset({"upstream_rate_limited", "overloaded", "rate_limit_exceeded"})
 #: Outcomes that say nothing but that an answer did not come in time.

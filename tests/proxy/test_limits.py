@@ -450,3 +450,14 @@ def test_copies_are_paid_from_the_budget_and_not_sent_without_room(up: Up, tmp_p
         assert gateway.metric('pointsman_shadow_skipped_total{reason="budget",shadow="copy"}') == 1
         assert codes([gateway.post(chat(max_tokens=50))]) == {BUDGET: 1}
         assert len(ups["b"].requests) == 1
+
+
+def test_a_connection_that_had_been_closed_takes_nothing_of_a_target_s_limits(tmp_path: Path) -> None:
+    ups = {"a": Upstream([plain(), slam, plain()])}
+    made = settings(ups, key(allow=["*"]))
+    made["targets"]["a"]["rpm"] = 2
+    with running(tmp_path, made) as gateway:
+        assert [gateway.post(chat("a")).status_code for _ in range(2)] == [200, 200]
+        assert gateway.metric('pointsman_attempts_total{outcome="stale",target="a"}') == 1
+        assert gateway.post(chat("a")).status_code == 429
+    ups["a"].close()
