@@ -151,7 +151,9 @@ def test_while_it_drains_connections_end_with_their_answer_and_a_late_request_is
 def test_a_loop_that_stands_still_is_counted_and_told_with_where_it_stood(tmp_path: Path) -> None:
     up = Upstream([stream([ROLE, *[chunk("x")] * 45, STOP, DONE], pause_s=0.05)])
     got: list[bytes] = []
-    with running(tmp_path, config({"a": up}), command=("-m", "tests.faults.blocking")) as gateway:
+    patient = {"connect": "20s", "headers": "20s", "first_event": "20s", "idle": "20s", "total": "60s"}
+    settings = config({"a": up}, timeouts=patient)  # clocks go on while the loop stands still
+    with running(tmp_path, settings, command=("-m", "tests.faults.blocking")) as gateway:
         before = gateway.metric("pointsman_loop_blocked_seconds_total")
         thread = threading.Thread(target=lambda: got.append(gateway.post(chat("a", stream=True)).content))
         thread.start()
