@@ -8,6 +8,7 @@ than it has, and sees and changes only what it made. Which listener serves this,
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -55,12 +56,12 @@ class Keys:
             overlap_s = making.overlap(str(said["overlap"])) if "overlap" in said else making.OVERLAP_S
         except Invalid as error:
             raise BadRequest("bad_request", f"overlap: {error}", param="overlap") from None
-        issued = await self._done(making.rotate, self._ring().place.path, name, time.time(), overlap_s, by)
+        issued = await self._changed(making.rotate, name, time.time(), overlap_s, by)
         return await self._issued(issued)
 
     async def revoke(self, name: str, by: str | None) -> dict[str, Any]:
         """Take a key back. It is refused from this answer on."""
-        entry, fell = await self._done(making.revoke, self._ring().place.path, name, time.time(), by)
+        entry, fell = await self._changed(making.revoke, name, time.time(), by)
         await self.reload()
         return {"object": "key", "name": name, "revoked": entry["revoked"], "with_it": fell}
 
@@ -68,7 +69,7 @@ class Keys:
         """Read the keys file now."""
         error = await self._rekey()
         if error:
-            raise BadRequest("bad_request", error[:_MOST_TOLD])
+            raise BadRequest("bad_request", self._named(error)[:_MOST_TOLD])
         return {"status": "reloaded"}
 
     async def _issued(self, issued: Issued) -> dict[str, Any]:
@@ -78,26 +79,41 @@ class Keys:
         told = next((one for one in rows if one["name"] == doc.name), {"name": doc.name})
         return {"object": "key", **told, "key": issued.secret}
 
+    async def _changed(self, function: Callable[..., Any], name: str, now: float, *arguments: Any) -> Any:
+        """What a change of one key gives. An operator is told of a key that stands elsewhere."""
+        ring = self._ring()
+        try:
+            return await self._done(function, ring.place.path, name, now, *arguments)
+        except NotFound:
+            there = making.stands_there(ring.doc, name) if arguments[-1] is None else None
+            if there is None:
+                raise
+            raise NotFound("not_found", f"{there}.") from None
+
+    def _named(self, text: str) -> str:
+        """With the name of the keys file for its path: where it lies is nobody's business who asks over HTTP."""
+        path = self._ring().place.path
+        return text.replace(os.path.realpath(path), path.name).replace(str(path), path.name)
+
     async def _done(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a function gives that works on the file, with what it raises as an answer."""
         try:
             return await asyncio.to_thread(function, *arguments)
         except (Invalid, ConfigError) as error:
-            raise _answer(error) from None
+            raise self._answer(error) from None
         except FileBusy as error:
-            raise Unavailable("store_unavailable", f"{error}.", retry_after_s=1) from None
+            raise Unavailable("store_unavailable", f"{self._named(str(error))}.", retry_after_s=1) from None
         except OSError as error:
             what = f"The keys file cannot be changed ({error.strerror or type(error).__name__}); nothing was."
             raise Unavailable("store_unavailable", what, retry_after_s=5) from None
 
-
-def _answer(error: Invalid | ConfigError) -> GatewayError:
-    if isinstance(error, NoSuchKey):
-        return NotFound("not_found", f"{error}.")
-    if isinstance(error, MayNot):
-        return Denied("policy_denied", f"{error}.")
-    param = error.problems[0].path if isinstance(error, ConfigError) else None
-    return BadRequest("bad_request", str(error)[:_MOST_TOLD], param=param or None)
+    def _answer(self, error: Invalid | ConfigError) -> GatewayError:
+        if isinstance(error, NoSuchKey):
+            return NotFound("not_found", f"{error}.")
+        if isinstance(error, MayNot):
+            return Denied("policy_denied", f"{error}.")
+        param = error.problems[0].path if isinstance(error, ConfigError) else None
+        return BadRequest("bad_request", self._named(str(error))[:_MOST_TOLD], param=param or None)
 
 
 def _object(body: bytes) -> Mapping[str, Any]:

@@ -51,7 +51,9 @@ def _scope(one: argparse.ArgumentParser) -> None:
         help="auto, auto/POLICY, a model or a target that it may use; may be given again (default: everything)",
     )  # fmt: skip
     one.add_argument("--policy", metavar="NAME", help="what auto means for it")
-    one.add_argument("--priority", metavar="WORD", help="low, normal, high or critical: who waits when all is full")
+    one.add_argument(
+        "--priority", metavar="WORD", help="low, normal, high or critical: who is refused first when all is full"
+    )
     one.add_argument("--team", metavar="NAME", help="short for --tenant team=NAME")
     one.add_argument("--tenant", action="append", metavar="FACT=VALUE", help="a fact for policies; may be given again")
     one.add_argument("--expires", metavar="WHEN", help="how long it lasts, such as 30d, or until when: 2026-12-31")

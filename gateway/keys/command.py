@@ -21,7 +21,7 @@ from gateway.core.errors import ConfigError
 from gateway.core.quantities import Invalid
 from gateway.keys import file, making, telling
 from gateway.keys.file import FileBusy, Place
-from gateway.keys.making import Issued
+from gateway.keys.making import Issued, NoSuchKey
 from gateway.keys.ring import Ring
 from gateway.keys.secret import SHORT
 from gateway.printing import NO, OK, broken, failed, print_json
@@ -44,6 +44,11 @@ def run(given: argparse.Namespace, config: Path, environ: Mapping[str, str]) -> 
         told = _changed(given, config, place, environ)
     except ConfigError as error:
         return broken(error, as_json=given.json)
+    except NoSuchKey as error:
+        if given.what != "create" and (there := making.stands_there(doc, given.name)):
+            return failed(command, there.what, there.valid, as_json=given.json)
+        where = "" if given.what == "create" else f" in {place.path}"
+        return failed(command, f"{error.what}{where}", error.valid, as_json=given.json)
     except Invalid as error:
         return failed(command, error.what, error.valid, as_json=given.json)
     except FileBusy as error:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gateway.config import ConfigDoc
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.quantities import Invalid, seconds
 from gateway.keys import secret
@@ -100,9 +101,10 @@ def create(ring: Ring, wish: Mapping[str, Any], now: float, by: str | None = Non
         raise Invalid(f"{doc.name} is the name of a key of pointsman.yaml", "another name")
     with editing(ring.place.path) as edit:
         before = _entry(edit, doc.name)
-        if before is not None and (before.get("revoked") is None or before.get("by") != by):
-            what = "is a key already" if before.get("revoked") is None else "was a key that somebody else made"
-            raise Invalid(f"{doc.name} {what}", "another name, or rotate it")
+        if before is not None and _ended(before, now) is None:
+            raise Invalid(f"{doc.name} is a key already", "another name, or rotate it")
+        if before is not None and before.get("by") != by:
+            raise Invalid(f"{doc.name} was a key that somebody else made", "another name")
         if (
             by is not None
             and sum(one.get("by") == by and _ended(one, now) is None for one in edit.entries) >= MOST_MADE
@@ -147,9 +149,9 @@ def rotate(path: Path, name: str, now: float, overlap_s: float = OVERLAP_S, by: 
         entry = _own(edit, name, by)
         doc = MadeKeyDoc.model_validate(entry)
         if doc.revoked is not None:
-            raise Invalid(f"{name} was revoked", "another key: pointsman keys create")
+            raise Invalid(f"{name} was revoked", "create it again, by the same name")
         if doc.expires is not None and doc.expires.timestamp() <= now:
-            raise Invalid(f"{name} has expired", "another key: pointsman keys create")
+            raise Invalid(f"{name} has expired", "create it again, by the same name")
         old = zip(entry.get("replaced", ()), doc.replaced, strict=True)
         still = [written for written, one in old if one.until.timestamp() > now]
         if overlap_s > 0:
@@ -180,6 +182,13 @@ def revoke(path: Path, name: str, now: float, by: str | None = None) -> tuple[Ma
         return changed, below(edit.entries, name)
 
 
+def stands_there(doc: ConfigDoc, name: str) -> Invalid | None:
+    """What is told of a name that the keys file does not have, where it is one of the configuration's."""
+    if any(one.name == name for one in doc.keys):
+        return Invalid(f"{name} is a key of pointsman.yaml", "change it there, or take it out there")
+    return None
+
+
 def _entry(edit: Editing, name: str) -> dict[str, Any] | None:
     return next((one for one in edit.entries if one["name"] == name), None)
 
@@ -198,7 +207,7 @@ def _own(edit: Editing, name: str, by: str | None) -> dict[str, Any]:
     entry = _entry(edit, name)
     names = [one["name"] for one in edit.entries] if by is None else below(edit.entries, by)
     if entry is None or name not in names:
-        raise NoSuchKey(f"there is no key {name!r:.80} in {edit.path}", suggest(name, names))
+        raise NoSuchKey(f"there is no key {name!r:.80}", suggest(name, names))
     return entry
 
 

@@ -160,6 +160,17 @@ def test_what_is_wrong_is_answered_in_openai_s_shape(
     assert code(call(gateway, method, path, body)) == said
 
 
+def test_who_asks_for_a_key_that_is_not_in_the_file_is_told_where_it_stands_and_no_path(gateway: Gateway) -> None:
+    there = call(gateway, "DELETE", "/v1/keys/test")
+    assert there.json()["error"]["message"] == "test is a key of pointsman.yaml: change it there, or take it out there."
+    for path in ("/v1/keys/nobody", "/v1/keys/test"):
+        told = call(gateway, "DELETE", path)
+        assert str(gateway.directory) not in told.text
+    for word in ("revoke", "rotate"):
+        assert "test is a key of pointsman.yaml: change it there" in command(gateway, word, "test").stderr
+        assert "there is no key 'nobody' in /" in command(gateway, word, "nobody").stderr
+
+
 def test_who_is_nobody_makes_no_keys(gateway: Gateway) -> None:
     for key, said in ((None, (401, "invalid_api_key")), ("sk-wrong-wrong", (401, "invalid_api_key"))):
         for public in (True, False):
