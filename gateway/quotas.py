@@ -195,7 +195,10 @@ def read(
     team_of = {name: team for name, team, _ in keys if team}
     for name in teams:
         if name not in team_of.values():
-            valid = suggest(name, set(team_of.values())) or "tenant: {team: ...} at the keys it is of"
+            valid = (
+                suggest(name, set(team_of.values()))
+                or "tenant: {team: ...} at the keys it is of, or keys_file: for keys to come"
+            )
             wrong.append((f"teams.{name}", "is a team that no key is of", valid))
     made = Quotas(
         keys=MappingProxyType({name: one for name, _, doc in keys if (one := quota(doc))}),

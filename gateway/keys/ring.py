@@ -165,7 +165,7 @@ class _Judging:
             for doc, has in ((doc, holdings[doc.name]) for doc in self.docs)
         ]
         teams = ring.doc.teams
-        if self.made is not None:  # keys of a team come and go there
+        if self.made is not None or ring.place.stated or not ring.doc.keys:  # keys of a team come and go, or are yet to
             there = {team for _, team, _ in owners}
             teams = {name: one for name, one in teams.items() if name in there}
         above = {name: one.above for name, one in holdings.items() if one.above}

@@ -196,6 +196,25 @@ def test_the_name_of_an_expired_key_may_be_used_again_as_rotate_says(place: Path
         create(place, now=NOW + 3600, name="kid")
 
 
+@pytest.mark.parametrize(
+    "more", ["", "keys_file: pointsman.keys.json\nkeys:\n  - {name: fixed, sha256: '%s'}\n" % ("ab" * 32)]
+)
+def test_a_team_may_have_limits_before_the_first_key_of_it_is_made(place: Path, more: str) -> None:
+    assert not site(place, "teams: {shop: {rpm: 5}}\n" + more).quotas.teams
+    create(place, name="s1", tenant={"team": "shop"})
+    assert site(place).quotas.limits("s1")
+    making.revoke(place / "pointsman.keys.json", "s1", NOW)
+    site(place)
+
+
+def test_a_team_that_no_key_is_of_does_not_load_where_all_keys_are_in_the_configuration(place: Path) -> None:
+    fixed = "keys:\n  - {name: fixed, sha256: '%s'}\n" % ("ab" * 32)
+    with pytest.raises(
+        ConfigError, match=r"teams.shop: is a team that no key is of: .* or keys_file: for keys to come"
+    ):
+        site(place, "teams: {shop: {rpm: 5}}\n" + fixed)
+
+
 def test_a_name_that_is_used_again_brings_back_nothing_that_its_former_key_made(place: Path) -> None:
     kept = place / "pointsman.keys.json"
     create(place, **LEAD)
