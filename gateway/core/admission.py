@@ -223,6 +223,8 @@ class Refused(NamedTuple):
     spent: bool = False
     #: Nobody knows whether it may pass: what replicas share is not there.
     unknown: bool = False
+    #: It may cost more than there is in a whole period: it never passes.
+    never: bool = False
 
     @property
     def retry_after_s(self) -> int:
@@ -284,7 +286,9 @@ class Hold:
 
 
 def refused(budget: Budget, need: int, now_ms: int) -> Refused:
-    """What follows from a budget that does not hold this: soon, if what is reserved comes back, or the next period."""
+    """When a budget may hold this: never, soon, if what is reserved comes back, or in the next period."""
+    if need > budget.limit:
+        return Refused(budget, 0, spent=True, never=True)
     if budget.gone + need <= budget.limit:
         return Refused(budget, SOON_S * 1_000_000)
     return Refused(budget, max(0, budget.ends_ms - now_ms) * 1000, spent=True)

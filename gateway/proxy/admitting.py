@@ -72,6 +72,7 @@ class Admitting(Settling):
         if got is None:
             return False
         if type(got) is Refused:
+            self.clamped = 0  # nobody gets an answer, so none is shortened
             raise _error(got)
         self.hold = got  # type: ignore[assignment]
         return True
@@ -98,6 +99,7 @@ class Admitting(Settling):
             if isinstance(got, Refused):
                 if self._less(got):
                     return
+                self.clamped = 0
                 raise _error(got)
             self.hold = got
             self._depart()
@@ -154,7 +156,10 @@ class Admitting(Settling):
         limit = quotes.clamped(decision, found, left, choices)
         least = min(asked, quotes.LEAST_OUTPUT) if asked else quotes.LEAST_OUTPUT
         if limit is None or limit < least:
-            return need
+            if self.runtime.gates.store.remote:
+                return need
+            # It is refused, and by the least that would do is told whether it can ever pass.
+            return max(left + 1, quotes.dearest(quotes.reaches(decision, entered, least, choices)))
         self._clamp(limit)
         return quotes.dearest(quotes.reaches(decision, entered, limit, choices))
 
@@ -256,11 +261,18 @@ def _error(refused: Refused) -> GatewayError:
         return Unavailable("store_unavailable", what, retry_after_s=refused.retry_after_s)
     error: Limited
     if isinstance(limit, Budget):
-        what = "is spent" if refused.spent else "is set aside for requests under way"
-        error = Limited("budget_exceeded", f"What is left of the budget of this {whose} {what}.")
+        if refused.never:
+            what = f"This may cost more than the whole budget of this {whose}: ask for a shorter answer."
+        elif not refused.spent:
+            what = f"What is left of the budget of this {whose} is set aside for requests under way."
+        elif limit.gone >= limit.limit:
+            what = f"The budget of this {whose} is spent."
+        else:
+            what = f"This may cost more than is left of the budget of this {whose}."
+        error = Limited("budget_exceeded", what)
         error.lasting = refused.spent
     else:
         number = getattr(limit, "limit", 0)
         error = Limited("rate_limit_exceeded", _WORDS[limit.of].format(limit=number, scope=whose))
-    error.retry_after_s = refused.retry_after_s
+    error.retry_after_s = None if refused.never else refused.retry_after_s
     return error

@@ -23,7 +23,7 @@ from gateway.proxy.clocks import NEVER
 from gateway.proxy.heads import AnswerHead
 from gateway.proxy.pool import Pool, Waiting
 from gateway.proxy.route import Route
-from gateway.proxy.routing import asking_of
+from gateway.proxy.routing import asking_of, routing_of
 from gateway.proxy.runtime import Remembered, Runtime
 from gateway.proxy.upstream import UpstreamConnection
 
@@ -165,8 +165,9 @@ class Settling:
             self.room.end(int(record.ended_at * 1_000_000))
         record.cost_nano = self.cost_nano
         record.priced = self.priced
-        if self.decision is None:
-            record.routing = self.asking()
+        if record.routing is NOBODY:  # refused, or left, before anybody was to answer
+            decision = self.decision
+            record.routing = self.asking() if decision is None else routing_of(self.asking(), decision, None)
         if record.trace is not None and self.relay is not None and not self.held:
             record.trace.chunks = self.relay.chunks
         runtime.outbox.ended(record)

@@ -128,6 +128,8 @@ class Breaker:
     def _lost(self, why: Gone) -> None:
         """The connection in use ended."""
         self.link = None
+        if self._closed:  # by us
+            return
         self._user.away(str(why))
         self._said = str(why)
         self._again()

@@ -150,6 +150,29 @@ def test_an_answer_is_shortened_to_what_is_left(up: Up, tmp_path: Path) -> None:
         assert ups["a"].requests[1].json["max_tokens"] == 150
 
 
+def test_a_refusal_after_the_decision_says_whose_it_is_and_when_it_may_pass(up: Up, tmp_path: Path) -> None:
+    ups = up(a=used(10, 300))
+    keys = [key(budget={"usd": 0.001, "per": "day"}), key("poor", OTHER, budget={"usd": 0.000_01, "per": "hour"})]
+    with running(tmp_path, settings(ups, *keys)) as gateway:
+        assert gateway.post(chat()).status_code == 200
+        spent, never = gateway.post(chat()), gateway.post(chat(max_tokens=5_000), key=OTHER)
+        assert codes([spent, never]) == {BUDGET: 2}
+        assert "more than is left of the budget of this key" in spent.text
+        assert "more than the whole budget" in never.text
+        assert "retry-after" in spent.headers
+        assert "retry-after" not in never.headers, "no time heals it"
+        for name, answer in (("test", spent), ("poor", never)):
+            assert "x-pointsman-max-tokens" not in answer.headers, "nothing was shortened"
+            request_id = answer.headers["x-request-id"]
+            assert eventually(lambda id=request_id: any(id in line for line in gateway.lines))
+            (line,) = (line for line in gateway.lines if request_id in line)
+            assert f'"key":"{name}"' in line.replace(" ", "")
+            told = gateway.get(f"/v1/decisions/{request_id}", admin=True)
+            assert told.status_code == 200
+            assert told.json()["record"]["key"] == name
+            assert told.json()["record"]["target"] == "", "nobody answered"
+
+
 def test_without_a_price_nothing_is_sent_on_a_hard_budget_and_all_on_a_soft_one(up: Up, tmp_path: Path) -> None:
     ups = up(a=plain(), b=plain())
     keys = [key(budget={"usd": 1, "per": "day"}), key("other", OTHER, budget={"usd": 1, "per": "day", "mode": "soft"})]
