@@ -17,6 +17,8 @@ TICK_S = 0.1
 HORIZON_SLOTS = 50
 HORIZON_S = HORIZON_SLOTS * TICK_S
 NEVER = float("inf")
+#: A tick that comes so late was held up, and so was the reading of what has arrived.
+HELD_UP_S = 0.5
 
 logger = logging.getLogger("pointsman")
 
@@ -41,7 +43,7 @@ class Wheel:
     `soon` is when the next tick is due, and `late` is told by how much one was late, if by more than `late_s`.
     """
 
-    __slots__ = ("_handle", "_last", "_loop", "_slots", "late", "late_s", "now", "soon")
+    __slots__ = ("_handle", "_last", "_let_read", "_loop", "_slots", "late", "late_s", "now", "soon")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -52,6 +54,7 @@ class Wheel:
         self.late_s = NEVER
         self._last = int(self.now / TICK_S)
         self._handle: asyncio.TimerHandle | None = None
+        self._let_read = False  # the last tick was too late to judge by
 
     def start(self) -> None:
         """Start ticking on the loop."""
@@ -85,9 +88,17 @@ class Wheel:
     def _run(self) -> None:
         self._handle = self._loop.call_later(TICK_S, self._run)
         now = time.monotonic()
-        if now > self.soon + self.late_s:
-            self.late(now - self.soon)
-        self.advance(now)
+        late_s = now - self.soon
+        if late_s > self.late_s:
+            self.late(late_s)
+        if late_s > HELD_UP_S and not self._let_read:
+            # No clock may run out for what is there and could not be read: that comes first, before the next tick.
+            self._let_read = True
+            self.now = now
+            self.soon = now + TICK_S
+        else:
+            self._let_read = False
+            self.advance(now)
 
     def advance(self, now: float) -> None:
         """Turn the wheel to `now`, firing what is due. Separate from the loop so that tests need no waiting."""

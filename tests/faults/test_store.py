@@ -98,8 +98,8 @@ def test_a_store_that_hangs_is_waited_for_once(pair: SimpleNamespace) -> None:
         answers = [both.ask(at, "rated") for _ in range(15) for at in (0, 1)]
         assert codes(answers) == {200: 30}
         took = sorted(took_s(both.gateways[number % 2], one) for number, one in enumerate(answers))
-        assert took[len(took) // 2] < 0.1, "nobody but the first waits"
-        assert took[-1] < 0.3 + 1, "and the first for the timeout; some time for a slow machine"
+        assert took[len(took) // 2] < 0.25, "nobody but the first waits"
+        assert took[-1] < 0.3 + 3, "and the first for the timeout; some time for a slow machine"
         waited = [both.errors(at, "admit") - was for at, was in zip((0, 1), before, strict=True)]
         assert max(waited) <= 1, "the first waits for it, or the heartbeat did; nobody after"
         serves_degraded(both)

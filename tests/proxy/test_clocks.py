@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from typing import Any, cast
 
 import pytest
+import uvloop
 
-from gateway.proxy.clocks import NEVER, TICK_S, Timed, Wheel
+from gateway.proxy.clocks import HELD_UP_S, NEVER, TICK_S, Timed, Wheel
 
 
 class Alarm(Timed):
@@ -95,3 +98,52 @@ def test_a_defect_at_one_deadline_costs_no_other_its_own(caplog: pytest.LogCaptu
     turn(made, 2)
     assert [len(alarm.rang) for alarm in alarms] == [2, 2, 2]
     assert [record.exc_info is not None for record in caplog.records] == [True, True]
+
+
+def test_no_clock_runs_out_for_what_came_while_the_loop_stood_still() -> None:
+    """On the loop that is served with: timers come before what can be read, in the same turn."""
+    loop = uvloop.new_event_loop()
+    made, alarm = Wheel(loop), Alarm()
+    (ours, theirs), (busy, asks) = socket.socketpair(), socket.socketpair()
+    read: list[bytes] = []
+
+    def readable() -> None:
+        read.append(ours.recv(64))
+        alarm.due = NEVER
+
+    def block() -> None:
+        busy.recv(64)
+        theirs.send(b"an event, in time")
+        time.sleep(0.3 + HELD_UP_S + 2 * TICK_S)
+
+    try:
+        loop.add_reader(ours, readable)
+        loop.add_reader(busy, block)
+        made.start()
+        made.arm(alarm, 0.3)
+        asks.send(b"stand still")
+        loop.call_later(0.3 + HELD_UP_S + 5 * TICK_S, loop.stop)
+        loop.run_forever()
+        assert (read, alarm.rang) == ([b"an event, in time"], [])
+    finally:
+        made.stop()
+        loop.remove_reader(ours)
+        loop.remove_reader(busy)
+        loop.close()
+        for one in (ours, theirs, busy, asks):
+            one.close()
+
+
+def test_a_loop_that_is_always_late_keeps_deadlines_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Still:
+        def call_later(self, *_: object) -> None:
+            """Nobody turns it."""
+
+    made, alarm = Wheel(cast("Any", Still())), Alarm()
+    at = made.now
+    made.arm(alarm, 1.0)
+    for _ in range(4):
+        at += 2 * HELD_UP_S + TICK_S
+        monkeypatch.setattr("gateway.proxy.clocks.time.monotonic", lambda now=at: now)
+        made._run()
+    assert len(alarm.rang) == 1
