@@ -92,8 +92,7 @@ class Admitting(Settling):
     def _admitted(self, got: Hold | Refused) -> None:
         """What a store said that had to be asked. HOT where limits are shared."""
         if self.over:
-            if isinstance(got, Hold):
-                got.end(int(time.monotonic() * 1_000_000), sent=False)
+            _give_back(got)
             return
         try:
             if isinstance(got, Refused):
@@ -201,8 +200,7 @@ class Admitting(Settling):
     def _entered(self, got: Hold | Refused) -> None:
         """What a store said of a target that had to be asked."""
         if self.over:
-            if isinstance(got, Hold):
-                got.end(int(time.monotonic() * 1_000_000), sent=False)
+            _give_back(got)
             return
         try:
             if isinstance(got, Refused):
@@ -250,6 +248,12 @@ class Admitting(Settling):
 def _told(rate: Rate, now_us: int) -> bytes:
     left, full_ms = rate.told(now_us)
     return _TOLD[rate.of] % (rate.limit, left, full_ms // 1000, full_ms % 1000)
+
+
+def _give_back(got: Hold | Refused) -> None:
+    """Nobody waits any more for what a store has let through."""
+    if isinstance(got, Hold):
+        got.end(int(time.monotonic() * 1_000_000), sent=False)
 
 
 def _error(refused: Refused) -> GatewayError:
