@@ -258,14 +258,23 @@ class Hold:
             if at_ms >= budget.begins_ms:
                 budget.spent += nano
 
-    def again(self, now_ms: int) -> Refused | None:
-        """Why no further attempt may be made, after some that cost something: what is set aside must still fit."""
-        gate = self.gate
-        if gate is not None and self.need:
-            for budget in gate.budgets:
-                if budget.mode == "hard" and budget.left < 0:
-                    return refused(budget, self.need, now_ms)
-        return None
+    def release(self, nano: int) -> int:
+        """Of the money that is set aside, give back what attempts have cost since: that much is spent. How much it is.
+
+        Before another attempt it is asked for anew, see `take_over`: one may cost as much as `need` again.
+        """
+        gate, freed = self.gate, min(nano, self.need)
+        if gate is None or freed <= 0:
+            return 0
+        self.need -= freed
+        for budget in gate.budgets:
+            budget.reserved -= freed
+        return freed
+
+    def take_over(self, other: Hold) -> None:
+        """What another hold of the same budgets has set aside is this one's, to be given back with its own."""
+        self.need += other.need
+        other.gate = None
 
     def end(self, now_us: int, *, sent: bool = True) -> None:
         """The request is over. One that was never `sent` has used nothing of them. HOT."""

@@ -11,7 +11,7 @@ import time
 import msgspec
 
 from gateway.core import quotes, wire
-from gateway.core.admission import Budget, Gate, Hold, Rate, Refused
+from gateway.core.admission import Budget, Gate, Hold, Rate, Refused, refused
 from gateway.core.errors import GatewayError, RateLimited, Unavailable
 from gateway.core.quotes import Quote
 from gateway.core.types import Attempt, Outcome
@@ -171,13 +171,44 @@ class Admitting(Settling):
         self.around = None  # was made of the request as it came
         self.clamped = limit
 
-    def _again(self) -> GatewayError | None:
-        """Why no further attempt may be made."""
-        if self.hold is None:
-            return None
-        self.runtime.gates.store.charged(self.hold)
-        refused = self.hold.again(int(time.time() * 1000))
-        return None if refused is None else _error(refused)
+    def _again(self) -> bool:
+        """Whether limits have room for a further attempt, after some that may have cost something; told later if not.
+
+        What they cost is spent, so that of what is set aside there is too little by as much: that is asked for anew.
+        """
+        hold, cost = self.hold, self.cost_nano - self.accounted_nano
+        if hold is None or hold.gate is None or not cost:
+            return True
+        self.accounted_nano = self.cost_nano
+        store = self.runtime.gates.store
+        freed = hold.release(cost)
+        store.released(hold, freed)
+        if not freed:
+            return True
+        money = Gate(budgets=hold.gate.budgets, tag=hold.gate.tag)
+        now_us, now_ms = int(time.monotonic() * 1_000_000), int(time.time() * 1000)
+        got = store.admit(money, 0, freed, now_us, now_ms, self._renewed)
+        if got is not None:
+            self._renewed(got)
+        return False
+
+    def _renewed(self, got: Hold | Refused) -> None:
+        """What is said of the money for a further attempt."""
+        hold = self.hold
+        if self.over or hold is None:
+            _give_back(got)
+            return
+        try:
+            if isinstance(got, Hold):
+                hold.take_over(got)
+                self._follow()
+                return
+            limit = got.limit
+            if isinstance(limit, Budget) and not got.unknown:  # when all of what it needs fits
+                got = refused(limit, self.asked_for[1], int(time.time() * 1000))
+            self._cease(_error(got))
+        except Exception:
+            self.on_defect()
 
     def _enters(self, route: Route, gate: Gate) -> bool:
         """Pass the limits of a target, or go on to the next one; False where that is told later, too."""
@@ -228,6 +259,14 @@ class Admitting(Settling):
 
     def _send(self, route: Route, attempt: Attempt) -> None:
         """Make an attempt."""
+        raise NotImplementedError
+
+    def _follow(self) -> None:
+        """Make the attempt that follows."""
+        raise NotImplementedError
+
+    def _cease(self, error: GatewayError) -> None:
+        """Make no further attempt."""
         raise NotImplementedError
 
     def _refuse(self, error: GatewayError, *, exhausted: bool = False) -> None:

@@ -199,7 +199,7 @@ class Attempting(Relaying):
         tries = self.following()
         runtime.retries.active = len(runtime.exchanges)
         try:
-            following = tries.send(Ended(outcome, self.ends_at - now))
+            self.upcoming = tries.send(Ended(outcome, self.ends_at - now))
         except StopIteration as stop:
             if relayed is not None:
                 self._relay_error(*relayed)
@@ -209,15 +209,20 @@ class Attempting(Relaying):
                 error.retry_after_s = self.soonest_s
             self._refuse(error, exhausted=outcome is not Outcome.LIMITED)
         else:
-            limited = self._again()
-            if limited is not None:
-                tries.close()
-                self._refuse(limited)
-                return
-            runtime.metrics.retry(name, outcome)
-            if not self.record.fallback_reason and following.target is not self.decision.candidates[0]:
-                self.record.fallback_reason = outcome.value
-            self._send(self.serving.routes[following.target.index], following)
+            if self._again():
+                self._follow()
+
+    def _follow(self) -> None:
+        following, (name, outcome) = self.upcoming, self.failures[-1]
+        self.runtime.metrics.retry(name, outcome)
+        if not self.record.fallback_reason and following.target is not self.decision.candidates[0]:
+            self.record.fallback_reason = outcome.value
+        self._send(self.serving.routes[following.target.index], following)
+
+    def _cease(self, error: GatewayError) -> None:
+        if self.tries is not None:
+            self.tries.close()
+        self._refuse(error)
 
     def on_defect(self) -> None:
         """The edge that must answer: a defect of ours costs this request, not the connection or the process.

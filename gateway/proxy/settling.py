@@ -69,6 +69,8 @@ class Settling:
     asked_for = (0, 0)  # tokens and nano-USD that its key's limits were asked for
     attempted = False  # to ask for less
     hold: Hold | None = None  # what it has taken of its key's limits
+    accounted_nano = 0  # of what attempts have cost: its hold knows that it is spent
+    upcoming: Attempt  # what is made next, where limits let it
     room: Hold | None = None  # what the present attempt has taken of its target's limits
     began_ms = 0  # Unix time of the present attempt, where limits are
     clamped = 0  # tokens that a budget has shortened the answer to

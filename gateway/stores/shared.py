@@ -310,10 +310,10 @@ class Shared:
         if form.limits:
             link.call(*form.settle(places, requests, tokens, need), partial(self._numbers_of, "settle"))
 
-    def charged(self, hold: Hold) -> None:
+    def released(self, hold: Hold, freed: int) -> None:
         """What an attempt cost is told before the next one leaves."""
         if hold.gate is not None and hold.gate.budgets:
-            self.settle(hold.gate, 0, 0, 0, 0)
+            self.settle(hold.gate, 0, 0, 0, freed)
 
     def form(self, gate: Gate) -> Form:
         """How a gate is written on the connection there is. HOT where limits are shared."""

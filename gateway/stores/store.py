@@ -32,8 +32,8 @@ class Store(Protocol):
     def turned(self) -> None:
         """Periods have begun."""
 
-    def charged(self, hold: Hold) -> None:
-        """An attempt of a request was charged, and the request goes on."""
+    def released(self, hold: Hold, freed: int) -> None:
+        """Attempts of a request were charged, and so much of the money it had set aside was given back for that."""
 
 
 class Memory:
@@ -52,5 +52,5 @@ class Memory:
     def turned(self) -> None:
         """The same."""
 
-    def charged(self, hold: Hold) -> None:
+    def released(self, hold: Hold, freed: int) -> None:
         """The same."""

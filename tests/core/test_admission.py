@@ -141,16 +141,31 @@ def test_a_soft_budget_lets_pass_and_is_overspent() -> None:
     passes(Gate(budgets=(soft,)), 0)
 
 
-def test_further_attempts_need_room_for_what_the_ones_before_have_cost() -> None:
+def test_what_attempts_have_cost_is_given_back_and_asked_for_anew_before_another_one() -> None:
     money = budget(100)
-    hold = passes(Gate(budgets=(money,)), 0, need=60)
-    assert hold.again(0) is None
+    gate = Gate(budgets=(money,))
+    hold = passes(gate, 0, need=60)
     hold.charge(1, 0, 40, 0)
-    assert hold.again(0) is None
+    assert (money.spent, money.reserved, money.left) == (40, 60, 0)
+    assert hold.release(40) == 40
+    hold.take_over(passes(gate, 0, need=40))
+    assert (money.spent, money.reserved, hold.need) == (40, 60, 60)
     hold.charge(2, 0, 1, 0)
-    refused = hold.again(0)
-    assert refused is not None
-    assert refused.limit is money
+    assert hold.release(1) == 1
+    assert refuses(gate, 0, need=2).limit is money
+    hold.end(0)
+    assert (money.spent, money.reserved) == (41, 0)
+    assert hold.release(5) == 0
+
+
+def test_no_more_is_given_back_than_is_set_aside() -> None:
+    money = budget(100)
+    hold = passes(Gate(budgets=(money,)), 0, need=10)
+    hold.charge(1, 0, 70, 0)
+    assert hold.release(70) == 10
+    assert hold.release(1) == 0
+    hold.end(0)
+    assert (money.spent, money.reserved) == (70, 0)
 
 
 def test_a_cost_belongs_to_the_period_in_which_its_attempt_began() -> None:
@@ -221,7 +236,9 @@ class Admissions(RuleBasedStateMachine):
         self.rates = (rate(rpm), rate(tpm, "tpm"))
         self.gate = Gate((self.rates[0],), (self.rates[1],), (self.slots,), (self.money, self.soft))
         self.settled: list[tuple[int, int]] = []  # when its attempt began, and what it cost
-        self.under_way: dict[int, tuple[int, frozenset[int]]] = {}  # hold -> set aside, attempts charged
+        self.under_way: dict[int, tuple[int, frozenset[int]]] = {}  # hold -> what it asked for, attempts charged
+        self.owed: dict[int, int] = {}  # hold -> what its last attempt cost
+        self.kept: dict[int, Hold] = {}
 
     holds = Bundle("holds")
 
@@ -234,6 +251,7 @@ class Admissions(RuleBasedStateMachine):
             return None
         assert not need or need <= before
         self.under_way[id(got)] = (need, frozenset())
+        self.kept[id(got)] = got
         return (got, self.now_ms)
 
     @rule(one=holds, attempt=st.integers(1, 3), tokens=st.integers(0, 400), share=st.floats(0, 1))
@@ -244,12 +262,22 @@ class Admissions(RuleBasedStateMachine):
         hold, at_ms = one
         need, charged = self.under_way[id(hold)]
         nano = int(need * share)
-        if attempt not in charged and hold.again(self.now_ms) is None:
+        if attempt not in charged and self.renewed(hold, need):
             self.settled.append((at_ms, nano))
             self.under_way[id(hold)] = (need, charged | {attempt})
+            self.owed[id(hold)] = nano
             hold.charge(attempt, tokens, nano, at_ms)
         for one_of_them in charged:
             hold.charge(one_of_them, tokens, nano, at_ms)  # a repetition changes nothing
+
+    def renewed(self, hold: Hold, need: int) -> bool:
+        """Is as much set aside for another attempt as for the first one? What that cost is asked for anew."""
+        hold.release(self.owed.pop(id(hold), 0))
+        money = Gate(budgets=self.gate.budgets)
+        got = money.admit(0, need - hold.need, self.now_us, self.now_ms)
+        if isinstance(got, Hold):
+            hold.take_over(got)
+        return hold.need == need
 
     @rule(one=consumes(holds), sent=st.booleans(), again=st.booleans())
     def end(self, one: Any, sent: bool, again: bool) -> None:
@@ -260,7 +288,8 @@ class Admissions(RuleBasedStateMachine):
         if again:
             hold.end(self.now_us)
             hold.charge(9, 50, 50, self.now_ms)
-        del self.under_way[id(hold)]
+        del self.under_way[id(hold)], self.kept[id(hold)]
+        self.owed.pop(id(hold), None)
 
     @rule(seconds=st.integers(0, 120))
     def wait(self, seconds: int) -> None:
@@ -279,7 +308,7 @@ class Admissions(RuleBasedStateMachine):
             return
         for one in (self.money, self.soft):
             assert one.spent == sum(nano for at_ms, nano in self.settled if at_ms >= one.begins_ms)
-            assert one.reserved == sum(need for need, _ in self.under_way.values()) >= 0
+            assert one.reserved == sum(hold.need for hold in self.kept.values()) >= 0
         assert self.slots.used == len(self.under_way) <= self.slots.limit
         assert 0 <= self.rates[0].left() <= self.rates[0].limit
         assert 0 <= self.rates[1].left() <= self.rates[1].limit

@@ -33,9 +33,10 @@ def key(name: str, **limits: Any) -> dict[str, Any]:
 class Replicas:
     """The gateways, and what is asked of them."""
 
-    def __init__(self, gateways: Sequence[Gateway], upstream: Upstream) -> None:
+    def __init__(self, gateways: Sequence[Gateway], upstreams: dict[str, Upstream]) -> None:
         self.gateways = gateways
-        self.upstream = upstream
+        self.upstreams = upstreams
+        self.upstream = upstreams["a"]
         self._clients = [httpx.Client(base_url=one.public, trust_env=False, timeout=60) for one in gateways]
         self._admins = [httpx.Client(base_url=one.admin, trust_env=False, timeout=60) for one in gateways]
 
@@ -77,24 +78,32 @@ class Replicas:
 
 @contextlib.contextmanager
 def replicas(
-    where: Path, count: int, url: str, keys: list[dict[str, Any]], script: Script = ANSWER, **store: Any
+    where: Path, count: int, url: str, keys: list[dict[str, Any]], *scripts: Script, **store: Any
 ) -> Iterator[Replicas]:
-    """So many, started together. Prompts cost nothing."""
-    upstream = Upstream([script])
+    """So many, started together. Prompts cost nothing. Of several scripts, each is a target's, tried in their order."""
+    upstreams = {name: Upstream([script]) for name, script in zip("abc", scripts or [ANSWER], strict=False)}
+    order = ", ".join(f"{{target.name: {name}}}" for name in upstreams)
 
     def settings(at: int) -> dict[str, Any]:
-        made = config({"a": upstream}, keys=[dict(one) for one in keys], ledger={"dir": "books"})
-        made["targets"]["a"]["price"] = {"input": 0, "output": 2.0}
+        made = config(
+            upstreams, keys=[dict(one) for one in keys], ledger={"dir": "books"}, policies={"dir": "policies"}
+        )
+        for target in made["targets"].values():
+            target["price"] = {"input": 0, "output": 2.0}
         made["timeouts"] |= {"headers": "60s", "first_event": "60s"}
         return made | {"store": {"url": url, **store}}
 
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(count) as pool:
-        stack.callback(upstream.close)
+        for upstream in upstreams.values():
+            stack.callback(upstream.close)
         for at in range(count):
-            (where / str(at)).mkdir()
+            (where / str(at) / "policies").mkdir(parents=True)
+            (where / str(at) / "policies" / "default.yaml").write_text(
+                f"policy: default\nrank: listed\nrules:\n  - {{id: all, use: [{order}]}}\n"
+            )
         starting = [running(where / str(at), settings(at)) for at in range(count)]
         gateways = list(pool.map(stack.enter_context, starting))
-        made = Replicas(gateways, upstream)
+        made = Replicas(gateways, upstreams)
         stack.callback(made.close)
         yield made
 

@@ -48,7 +48,7 @@ def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     upstream = Gate()
     with (
         valkey(where / "valkey") as server,
-        replicas(where, 3, server.url, KEYS, upstream, timeout="10s") as all_,  # type: ignore[arg-type]
+        replicas(where, 3, server.url, KEYS, upstream, timeout="10s") as all_,
     ):
         assert eventually(lambda: all_.up() == [True] * 3, 10)
         assert eventually(lambda: all_.ask(0, "ten").status_code == 200, 20), "the first keys are known in 3 s"

@@ -1,0 +1,108 @@
+"""Three real gateways, one real Valkey, one hard budget: attempts that fail and cost something do not carry past it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import pytest
+
+from tests.faults.replicas import ANSWER, NANO, USED, codes, key, replicas
+from tests.harness import DONE, ROLE, SSE_HEAD, Received, chunk, eventually, framed
+from tests.valkey import Valkey, valkey
+
+#: What the first target bills of an answer that it then fails to give.
+BILLED = 60_000
+REPORT = chunk(usage={"prompt_tokens": 10, "completion_tokens": BILLED // 2_000, "total_tokens": 40})
+KEYS = [
+    key("tight", budget={"usd": (2 * NANO + BILLED - 10_000) / 1e9, "per": "day"}),
+    key("roomy", budget={"usd": 0.001, "per": "day"}),
+]
+
+
+class First:
+    """The first target: answers, or bills something and fails before a word is out; both when it is let go."""
+
+    def __init__(self) -> None:
+        self.fail, self.answer = threading.Event(), threading.Event()
+        self.waiting = 0
+
+    def __call__(self, conn: socket.socket, request: Received) -> bool:
+        if b"Fail." not in request.body:
+            self.waiting += 1
+            assert self.answer.wait(60)
+            return ANSWER(conn, request)
+        conn.sendall(SSE_HEAD + framed(ROLE) + framed(REPORT))
+        self.waiting += 1
+        assert self.fail.wait(60)
+        conn.sendall(framed(b'data: {"error": {"message": "oh"}}\n\n') + b"0\r\n\r\n")
+        return True
+
+
+def second(conn: socket.socket, request: Received) -> bool:
+    """Answers."""
+    conn.sendall(SSE_HEAD + framed(chunk("Hi", finish="stop")) + framed(chunk(usage=USED)))
+    conn.sendall(framed(DONE) + b"0\r\n\r\n")
+    return True
+
+
+@pytest.fixture(scope="module")
+def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    where: Path = tmp_path_factory.mktemp("money")
+    first = First()
+    with (
+        valkey(where / "valkey") as server,
+        replicas(where, 3, server.url, KEYS, first, second, timeout="10s") as all_,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        assert eventually(lambda: all_.up() == [True] * 3, 10)
+        yield SimpleNamespace(server=server, all=all_, first=first, pool=pool)
+        first.fail.set()
+        first.answer.set()
+
+
+def state(server: Valkey, name: str) -> dict[str, int]:
+    """Of the budget of a key: what is spent, and what is set aside for requests."""
+    found = server.hash(f"pointsman:{{{name}}}:key:{name}")
+    ahead = sum(int(value) for field, value in found.items() if field.startswith("day/UTC:s|"))
+    return {"spent": int(found.get("day/UTC:x", 0)), "aside": int(found.get("day/UTC:r", 0)) - ahead}
+
+
+def begun(trio: SimpleNamespace, at: int, name: str, text: str) -> Future[httpx.Response]:
+    """A request that has reached the first target. A key is known after 3 s."""
+    before = trio.first.waiting
+    asked: list[Future[httpx.Response]] = []
+
+    def reached() -> bool:
+        if trio.first.waiting == before and (not asked or asked[-1].done()):
+            assert not asked or codes([asked[-1].result()]) == {"store_unavailable": 1}
+            asked.append(trio.pool.submit(trio.all.ask, at, name, text=text, stream=text == "Fail."))
+        return bool(trio.first.waiting > before)
+
+    assert eventually(reached, 20)
+    return asked[-1]
+
+
+def test_another_attempt_is_made_only_where_all_replicas_together_can_still_pay_for_it(trio: SimpleNamespace) -> None:
+    """What the first one cost was promised to another replica meanwhile."""
+    failing = begun(trio, 0, "tight", "Fail.")
+    other = begun(trio, 1, "tight", "Wait.")
+    trio.first.fail.set()
+    refused = failing.result(30)
+    assert codes([refused]) == {"budget_exceeded": 1}
+    assert len(trio.all.upstreams["b"].requests) == 0
+    trio.first.answer.set()
+    assert other.result(30).status_code == 200
+    assert eventually(lambda: state(trio.server, "tight") == {"spent": BILLED + NANO, "aside": 0})
+
+
+def test_where_they_can_it_is_made_and_nothing_stays_set_aside(trio: SimpleNamespace) -> None:
+    trio.first.fail.set()
+    answer = begun(trio, 2, "roomy", "Fail.").result(30)
+    assert (answer.status_code, answer.headers["x-pointsman-attempts"]) == (200, "2")
+    assert eventually(lambda: state(trio.server, "roomy") == {"spent": BILLED + NANO, "aside": 0})
