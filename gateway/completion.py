@@ -261,6 +261,10 @@ OFFERS: Mapping[str, Offer] = {
     "by": _every_key,
     "name": _made_keys,
     "overlap": _words("0", "1h", "24h", "7d"),
+    "unset": _words(
+        "allow", "budget", "expires", "explain", "max-concurrent", "may-create", "policy", "priority", "rpm", "tenant",
+        "tpm",
+    ),
     "expires": _words("24h", "30d", "90d", "365d"),
     "model": _models,
     "tenant": _facts,

@@ -235,6 +235,14 @@ def _key_routes(keys: Keys, asks: Callable[..., Awaitable[str | None]]) -> APIRo
         """Give a name a new key."""
         return _json(await keys.rotate(name, await _json_body(request), by), 200, {"cache-control": "no-store"})
 
+    @router.patch("/v1/keys/{name}")
+    async def update(name: str, request: Request, by: By) -> Response:
+        """Change what a key may; with `?dry_run=true` only say what would change."""
+        dry = request.query_params.get("dry_run", "false")
+        if dry not in ("true", "false") or request.query_params.keys() - {"dry_run"}:
+            raise BadRequest("bad_request", "Only dry_run=true means something here.", param="dry_run")
+        return _json(await keys.update(name, await _json_body(request), by, dry=dry == "true"))
+
     @router.delete("/v1/keys/{name}")
     async def revoke(name: str, by: By) -> Response:
         """Take a key back at once."""

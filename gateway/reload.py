@@ -21,8 +21,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.config import KeyDoc
 from gateway.core.errors import ConfigError, Problem
 from gateway.fleet import NO_DOOR, Door
+from gateway.keys.file import MadeKeyDoc
 from gateway.policyfile import policy_files
 from gateway.proxy.gates import Balances
 from gateway.proxy.runtime import Runtime
@@ -159,7 +161,9 @@ class Reloader:
                 if site.digest != old.digest:
                     runtime.adopt(site, await self._balances(site))
                     runtime.metrics.configure(site.metric_names)
-                    logger.info("the keys file was read: %s", site.digest)
+                    logger.info(
+                        "the keys file was read: %s%s", site.digest, await asyncio.to_thread(_rekeyed, old, site)
+                    )
             except (ConfigError, OSError) as wrong:
                 error = str(wrong)
                 logger.error("the keys file cannot be used, the old keys stay", extra={"lines": error.splitlines()})
@@ -226,6 +230,32 @@ class Reloader:
         except asyncio.CancelledError:
             child.kill()
             raise
+
+
+#: Names that one line of the log holds.
+_MOST_NAMED = 20
+
+
+def _rekeyed(old: Site, site: Site) -> str:
+    """Which keys are new, gone or say something else, whoever changed the file: the command, a call, or an editor."""
+    before, after = ({name: has.doc for name, has in one.holdings.items()} for one in (old, site))
+    differ = [name for name, doc in after.items() if name in before and before[name] != doc]
+    revoked = [name for name in differ if _revoked(after[name]) and not _revoked(before[name])]
+    said = ""
+    for what, names in (
+        ("new", [name for name in after if name not in before]),
+        ("changed", [name for name in differ if name not in revoked]),
+        ("revoked", revoked),
+        ("gone", [name for name in before if name not in after]),
+    ):
+        if names:
+            shown = ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+            said += f"; {len(names)} {'key' if len(names) == 1 else 'keys'} {what}: {shown}"
+    return said
+
+
+def _revoked(doc: KeyDoc) -> bool:
+    return isinstance(doc, MadeKeyDoc) and doc.revoked is not None
 
 
 def fingerprint(paths: Iterable[Path]) -> Fingerprint:

@@ -40,6 +40,7 @@ REPORTS = {
     "keys list": [],
     "keys revoke": ["shop"],
     "keys rotate": ["shop"],
+    "keys update": ["shop", "--rpm", "5"],
     "top": ["--once"],
     "init": ["--backend", "vllm=nonsense"],
 }

@@ -1,4 +1,4 @@
-"""The calls by which keys are made, listed, replaced and taken back over HTTP: what `pointsman keys` does, by its code.
+"""The calls by which keys are made, listed, changed, replaced and taken back over HTTP, as `pointsman keys` does.
 
 Who asks with the admin key is an operator. Who asks with a key that has `may_create` acts as that key: makes no more
 than it has, and sees and changes only what it made. Which listener serves this, and who may come in at all, is
@@ -8,9 +8,11 @@ than it has, and sees and changes only what it made. Which listener serves this,
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,9 +20,12 @@ import msgspec
 from gateway.core.errors import BadRequest, ConfigError, Denied, GatewayError, NotFound, Unavailable
 from gateway.core.quantities import Invalid
 from gateway.keys import file, making, telling
-from gateway.keys.file import FileBusy, MadeKeyDoc
-from gateway.keys.making import Issued, MayNot, NoSuchKey
+from gateway.keys.audit import Asker
+from gateway.keys.file import FileBusy
+from gateway.keys.making import Issued, MayNot, NoSuchKey, Updated
 from gateway.keys.ring import Ring
+
+logger = logging.getLogger("pointsman")
 
 _MOST_TOLD = 4096  # characters of what is wrong
 
@@ -44,8 +49,8 @@ class Keys:
     async def create(self, body: bytes, by: str | None) -> dict[str, Any]:
         """Make a key as the body says; its secret is in this answer and nowhere else."""
         wish = _object(body)
-        issued = await self._done(making.create, self._ring(), wish, time.time(), by)
-        return await self._issued(issued)
+        issued = await self._done(making.create, self._ring(), wish, time.time(), Asker("http", by))
+        return await self._issued(issued, "made", by)
 
     async def rotate(self, name: str, body: bytes, by: str | None) -> dict[str, Any]:
         """Give a name a new key."""
@@ -56,12 +61,26 @@ class Keys:
             overlap_s = making.overlap(str(said["overlap"])) if "overlap" in said else making.OVERLAP_S
         except Invalid as error:
             raise BadRequest("bad_request", f"overlap: {error}", param="overlap") from None
-        issued = await self._changed(making.rotate, name, time.time(), overlap_s, by)
-        return await self._issued(issued)
+        issued = await self._changed(making.rotate, self._ring().place.path, name, time.time(), overlap_s, by=by)
+        return await self._issued(issued, "rotated", by)
+
+    async def update(self, name: str, body: bytes, by: str | None, *, dry: bool = False) -> dict[str, Any]:
+        """Have a key's entry say what the body says; null takes out what it said. `dry`: only say what would change."""
+        wish = _object(body)
+        change = partial(making.update, dry=dry)
+        updated: Updated = await self._changed(change, self._ring(), name, wish, time.time(), by=by)
+        differs = {one: {"before": was, "after": will} for one, (was, will) in updated.changed.items()}
+        told = {"changed": differs, "with_less": list(updated.less), "dry_run": dry}
+        if dry or not differs:
+            return {"object": "key", "name": name, **told}
+        self._log("updated", name, by)
+        await self.reload()
+        return {"object": "key", **await self._row(name), **told}
 
     async def revoke(self, name: str, by: str | None) -> dict[str, Any]:
         """Take a key back. It is refused from this answer on."""
-        entry, fell = await self._changed(making.revoke, name, time.time(), by)
+        entry, fell = await self._changed(making.revoke, self._ring().place.path, name, time.time(), by=by)
+        self._log("revoked", name, by)
         await self.reload()
         return {"object": "key", "name": name, "revoked": entry["revoked"], "with_it": fell}
 
@@ -72,20 +91,27 @@ class Keys:
             raise BadRequest("bad_request", self._named(error)[:_MOST_TOLD])
         return {"status": "reloaded"}
 
-    async def _issued(self, issued: Issued) -> dict[str, Any]:
+    async def _issued(self, issued: Issued, what: str, by: str | None) -> dict[str, Any]:
+        name = issued.entry["name"]
+        self._log(what, name, by)
         await self.reload()
-        doc = MadeKeyDoc.model_validate(issued.entry)
-        rows = telling.rows(self._ring().doc, await self._done(file.read, self._ring().place.path), time.time())
-        told = next((one for one in rows if one["name"] == doc.name), {"name": doc.name})
-        return {"object": "key", **told, "key": issued.secret}
+        return {"object": "key", **await self._row(name), "key": issued.secret}
 
-    async def _changed(self, function: Callable[..., Any], name: str, now: float, *arguments: Any) -> Any:
-        """What a change of one key gives. An operator is told of a key that stands elsewhere."""
+    async def _row(self, name: str) -> dict[str, Any]:
+        """What is told of a key as the file has it now."""
         ring = self._ring()
+        rows = telling.rows(ring.doc, await self._done(file.read, ring.place.path), time.time())
+        return next((one for one in rows if one["name"] == name), {"name": name})
+
+    def _log(self, what: str, name: str, by: str | None) -> None:
+        logger.info("the key %s was %s by %s over HTTP", name, what, Asker("http", by))
+
+    async def _changed(self, function: Callable[..., Any], *arguments: Any, by: str | None) -> Any:
+        """What a change of one key gives. An operator is told of a key that stands elsewhere."""
         try:
-            return await self._done(function, ring.place.path, name, now, *arguments)
+            return await self._done(function, *arguments, Asker("http", by))
         except NotFound:
-            there = making.stands_there(ring.doc, name) if arguments[-1] is None else None
+            there = making.stands_there(self._ring().doc, arguments[1]) if by is None else None
             if there is None:
                 raise
             raise NotFound("not_found", f"{there}.") from None

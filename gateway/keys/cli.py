@@ -28,6 +28,15 @@ def commands(one: argparse.ArgumentParser) -> None:
     _scope(create)
     _limits(create)
     create.add_argument("--as", dest="by", metavar="KEY", help="of no more than this key has; it must have may_create")
+    update = command("update", "Change what a key may: of what is not named here, nothing changes. Prints what does.")
+    update.add_argument("name", metavar="NAME")
+    _scope(update)
+    _limits(update)
+    update.add_argument(
+        "--unset", action="append", metavar="WHAT",
+        help="take out what it says of this, such as rpm, budget, expires or tenant.team; may be given again",
+    )  # fmt: skip
+    update.add_argument("--dry-run", action="store_true", help="print what would change, and change nothing")
     rotate = command("rotate", "Give a name a new key, and print it; the one before is taken for a while yet.")
     rotate.add_argument("name", metavar="NAME")
     rotate.add_argument(
@@ -37,12 +46,15 @@ def commands(one: argparse.ArgumentParser) -> None:
     revoke.add_argument("name", metavar="NAME")
     listed = command("list", "List keys: what each may use, until when, who made it. Never the keys.")
     listed.add_argument("--all", action="store_true", help="also those that were revoked")
-    for made in (create, rotate, revoke, listed):
+    for made in (create, update, rotate, revoke, listed):
         arguments.config(made)
         arguments.as_json(made)
-    for made in (create, rotate, revoke):
+    for made in (create, update, rotate, revoke):
         made.add_argument("--now", action="store_true", help="have the running gateway follow, and wait until it does")
-        made.add_argument("--url", metavar="URL", help="its admin listener, for --now (default: the configuration's)")
+        made.add_argument(
+            "--url", action="append", metavar="URL",
+            help="its admin listener, for --now; may be given again, for each replica (default: the configuration's)",
+        )  # fmt: skip
 
 
 def _scope(one: argparse.ArgumentParser) -> None:
@@ -57,8 +69,9 @@ def _scope(one: argparse.ArgumentParser) -> None:
     one.add_argument("--team", metavar="NAME", help="short for --tenant team=NAME")
     one.add_argument("--tenant", action="append", metavar="FACT=VALUE", help="a fact for policies; may be given again")
     one.add_argument("--expires", metavar="WHEN", help="how long it lasts, such as 30d, or until when: 2026-12-31")
-    one.add_argument("--explain", action="store_true", help="it may ask why its requests go where they go")
-    one.add_argument("--may-create", action="store_true", help="who holds it may make keys of no more than it has")
+    yes = argparse.BooleanOptionalAction
+    one.add_argument("--explain", action=yes, help="it may ask why its requests go where they go")
+    one.add_argument("--may-create", action=yes, help="who holds it may make keys of no more than it has")
 
 
 def _limits(one: argparse.ArgumentParser) -> None:

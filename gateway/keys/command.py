@@ -7,9 +7,12 @@ there is to say of it goes to standard error. What is done to the file is in `ma
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import pwd
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +23,21 @@ from gateway.config import ConfigDoc
 from gateway.core.errors import ConfigError
 from gateway.core.quantities import Invalid
 from gateway.keys import file, making, telling
+from gateway.keys.audit import Asker
 from gateway.keys.file import FileBusy, Place
 from gateway.keys.making import Issued, NoSuchKey
 from gateway.keys.ring import Ring
 from gateway.keys.secret import SHORT
 from gateway.printing import NO, OK, broken, failed, print_json
 from gateway.problems import validated
+from gateway.terminal import safe
 
 #: Seconds in which a running gateway reads the file by itself: it looks once a second.
 FOLLOWS_S = 2
 #: Seconds to wait for one that is asked to.
 _ANSWER_S = 10.0
+#: Characters of a user's name that are noted.
+_LONGEST_USER = 64
 
 
 def run(given: argparse.Namespace, config: Path, environ: Mapping[str, str]) -> int:
@@ -58,9 +65,13 @@ def run(given: argparse.Namespace, config: Path, environ: Mapping[str, str]) -> 
     except OSError as error:
         what = f"{place.path} cannot be changed: {error.strerror or error}; nothing was"
         return failed(command, what, as_json=given.json)
-    follows = _follow(given.url or url_of(doc.listen.admin), key_of(doc, environ, config.parent)) if given.now else None
-    _print(given, told, follows)
-    return NO if follows else OK
+    idle = given.what == "update" and (told["dry_run"] or not told["changed"])
+    asked: dict[str, str] = {}
+    if given.now and not idle:
+        key = key_of(doc, environ, config.parent)
+        asked = {url: _follow(url, key) for url in dict.fromkeys(given.url or [url_of(doc.listen.admin)])}
+    _print(given, told, asked)
+    return NO if any(asked.values()) else OK
 
 
 def _list(given: argparse.Namespace, doc: ConfigDoc, place: Place) -> int:
@@ -79,18 +90,23 @@ def _list(given: argparse.Namespace, doc: ConfigDoc, place: Place) -> int:
 def _changed(given: argparse.Namespace, config: Path, place: Place, environ: Mapping[str, str]) -> dict[str, Any]:
     """Do it; what is to be told of it."""
     now = time.time()
+    asker = Asker("command", getattr(given, "by", None), _user(environ))
     if given.what == "revoke":
-        entry, fell = making.revoke(place.path, given.name, now)
+        entry, fell = making.revoke(place.path, given.name, now, asker)
         return {"name": given.name, "revoked": entry["revoked"], "with_it": fell}
     if given.what == "rotate":
         overlap_s = making.OVERLAP_S if given.overlap is None else making.overlap(given.overlap)
-        issued = making.rotate(place.path, given.name, now, overlap_s)
+        issued = making.rotate(place.path, given.name, now, overlap_s, asker)
         until = issued.entry["replaced"][0]["until"] if "replaced" in issued.entry else None
         return _issued(issued, place) | {"replaced_until": until}
     wish = wish_of(given)
     ring = _ring(config, environ)
+    if given.what == "update":
+        updated = making.update(ring, given.name, wish, now, asker, dry=given.dry_run)
+        differs = {one: {"before": was, "after": will} for one, (was, will) in updated.changed.items()}
+        return {"name": given.name, "changed": differs, "with_less": list(updated.less), "dry_run": given.dry_run}
     first = file.read(place.path) is None and not ring.doc.keys
-    return _issued(making.create(ring, wish, now, given.by), place) | {"first": first}
+    return _issued(making.create(ring, wish, now, asker), place) | {"first": first}
 
 
 def _issued(issued: Issued, place: Place) -> dict[str, Any]:
@@ -112,8 +128,8 @@ def _ring(config: Path, environ: Mapping[str, str]) -> Ring:
 
 
 def wish_of(given: argparse.Namespace) -> dict[str, Any]:
-    """What the arguments of `create` say, in the words of a key's entry. Raises Invalid, ConfigError."""
-    facts = {}
+    """What the arguments of `create` and `update` say, in the words of a key's entry. Raises Invalid, ConfigError."""
+    facts: dict[str, str | None] = {}
     for one in given.tenant or ():
         name, found, value = one.partition("=")
         if not found or not name:
@@ -121,13 +137,18 @@ def wish_of(given: argparse.Namespace) -> dict[str, Any]:
         facts[name] = value
     if given.team is not None:
         facts["team"] = given.team
-    wish: dict[str, Any] = {"name": given.name}
-    wish |= {
-        name: value
-        for name in ("allow", "policy", "priority", "expires")
-        if (value := getattr(given, name)) is not None
-    }
-    wish |= {name: True for name in ("explain", "may_create") if getattr(given, name)}
+    wish: dict[str, Any] = {}
+    for what in getattr(given, "unset", None) or ():
+        name, _, fact = what.partition(".")
+        if name == "tenant" and fact:
+            facts[fact] = None
+        else:
+            wish[what.replace("-", "_")] = None
+    for name in ("allow", "policy", "priority", "expires", "explain", "may_create"):
+        if (value := getattr(given, name)) is not None:
+            wish[name] = value
+    if given.what == "create":
+        wish["name"] = given.name
     if facts:
         wish["tenant"] = facts
     for name in ("rpm", "tpm", "max_concurrent"):
@@ -177,22 +198,45 @@ def _follow(url: str, key: str | None) -> str:
     return ""
 
 
-def _print(given: argparse.Namespace, told: dict[str, Any], follows: str | None) -> None:
-    followed = {None: None, "": True}.get(follows, False)
+def _print(given: argparse.Namespace, told: dict[str, Any], asked: Mapping[str, str]) -> None:
+    """Tell what was done; `asked` has why each gateway that was asked to does not follow, or ""."""
+    why = "; ".join(one for one in asked.values() if one)
     if given.json:
-        print_json({"ok": not follows, "key": told, "followed": followed} | ({"why": follows} if follows else {}))
+        print_json({"ok": not why, "key": told, "followed": not why if asked else None} | ({"why": why} if why else {}))
         return
+    for name, (was, will) in _differences(told):
+        print(f"{name}: {was} -> {will}")
     if "secret" in told:
         print(told["secret"], flush=True)
         print(f"the key of {told['name']}, shown only now", file=sys.stderr)
     for line in _remarks(given.what, told):
         print(line, file=sys.stderr)
-    if follows:
-        print(f"pointsman keys: {follows}; the file is changed", file=sys.stderr)
-    elif follows is None:
-        print(f"a running gateway follows within {FOLLOWS_S} s; --now waits for it", file=sys.stderr)
-    else:
-        print("the running gateway follows", file=sys.stderr)
+    if told.get("dry_run") or told.get("changed") == {}:
+        return
+    for url, wrong in asked.items():
+        if wrong:
+            print(f"pointsman keys: {wrong}; the file is changed", file=sys.stderr)
+        else:
+            print(f"the running gateway follows{f' ({url})' if len(asked) > 1 else ''}", file=sys.stderr)
+    others = "others that read this file follow" if asked else "a running gateway follows"
+    print(f"{others} within {FOLLOWS_S} s{'' if asked else '; --now waits for it'}", file=sys.stderr)
+
+
+def _differences(told: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Of each member that was changed what it said and says, for people."""
+    for name, one in sorted(told.get("changed", {}).items()):
+        yield name, ["nothing" if one[at] is None else safe(json.dumps(one[at])) for at in ("before", "after")]
+
+
+def _user(environ: Mapping[str, str]) -> str:
+    """Whose command this is: who called sudo, where that was done."""
+    name = environ.get("SUDO_USER")
+    if name is None:
+        try:
+            name = pwd.getpwuid(os.getuid()).pw_name
+        except KeyError:
+            name = str(os.getuid())
+    return name[:_LONGEST_USER]
 
 
 def _remarks(what: str, told: Mapping[str, Any]) -> list[str]:
@@ -203,6 +247,12 @@ def _remarks(what: str, told: Mapping[str, Any]) -> list[str]:
     elif what == "rotate":
         until = told["replaced_until"]
         said.append(f"the one before is taken until {until}" if until else "the one before is not taken any more")
+    elif what == "update":
+        if not told["changed"]:
+            said.append(f"{told['name']} is so already: nothing was changed")
+        elif told["dry_run"]:
+            said.append("a dry run: nothing was changed")
+        said += [f"{one}, which it made, says more than counts from then on" for one in told["with_less"]]
     elif told["first"]:
         said.append("the gateway asks everybody for a key from now on: there was none before")
     return said

@@ -16,7 +16,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from gateway import yamlfile
 from gateway.config import ConfigDoc, KeyDoc
 from gateway.core.errors import ConfigError, Problem
 from gateway.fields import Moment, Name, Strict
+from gateway.keys.secret import SHORT
 from gateway.problems import validated
 from gateway.yamlfile import Document, Lines, LineTree
 
@@ -50,6 +51,7 @@ class MadeKeyDoc(KeyDoc):
 
     created: Moment
     rotated: Moment | None = None
+    updated: Moment | None = None
     by: Name | None = None
     revoked: Moment | None = None
     replaced: list[ReplacedDoc] = Field(default_factory=list, max_length=MOST_REPLACED)
@@ -185,9 +187,18 @@ class Editing:
             raise ConfigError([Problem(str(self.path), 0, "", what, "fewer keys")])
         return parse(raw, str(self.path))
 
-    def write(self, made: Made) -> None:
-        """Replace the file. Raises OSError, and then it is as it was."""
-        _replace(self.path, text_of(made.entries))
+    def write(self, made: Made, noted: Mapping[str, Any]) -> None:
+        """Note what is done, see `audit`, and replace the file. Raises OSError, and then it is as it was."""
+        text = text_of(made.entries)
+        beside = audit_of(self.path)
+        # The digest tells which lines came true, where the machine stopped between the two.
+        _append(beside, {**noted, "file": hashlib.sha256(text).hexdigest()[:SHORT]})
+        try:
+            _replace(self.path, text)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                _append(beside, {"at": noted["at"], "what": "failed", "key": noted["key"]})
+            raise
 
 
 def text_of(entries: list[dict[str, Any]]) -> bytes:
@@ -231,6 +242,27 @@ def _give(descriptor: int, path: Path) -> None:
     if os.geteuid() == 0:
         owner = path.stat() if path.exists() else path.parent.stat()
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
+def audit_of(path: Path) -> Path:
+    """Where changes of a keys file are noted."""
+    return path.with_name(f"{path.stem}.audit.jsonl")
+
+
+def _append(path: Path, noted: Mapping[str, Any]) -> None:
+    text = json.dumps(noted, ensure_ascii=True).encode() + b"\n"
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "ab", buffering=0) as file:
+        _give(descriptor, path.parent)
+        size = os.fstat(descriptor).st_size
+        try:
+            if file.write(text) != len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(descriptor)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, size)
+            raise
 
 
 def _replace(path: Path, text: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Making keys, replacing them and taking them back: what the command and the admin API both do to the keys file.
+"""Making keys, changing, replacing and revoking them: what the command and the admin API both do to the keys file.
 
 Each is one change of the file under its lock, and is on the disk before anybody is told. A new entry is judged as a
 reload would judge it; what would not count there is refused here.
@@ -6,17 +6,19 @@ reload would judge it; what would not count there is refused here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from gateway.config import ConfigDoc
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.quantities import Invalid, seconds
-from gateway.keys import secret
+from gateway.keys import audit, secret
+from gateway.keys.audit import Asker, moment
 from gateway.keys.file import MOST_REPLACED, Editing, Made, MadeKeyDoc, editing
+from gateway.keys.holding import Excess, Holding
 from gateway.keys.ring import Ring
 from gateway.problems import suggest, validated
 from gateway.yamlfile import Document, LineTree
@@ -46,17 +48,25 @@ class MayNot(Invalid):
     """The asker's own key does not allow it."""
 
 
+#: Who asks where nobody says.
+OPERATOR = Asker()
+
+
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """A key's entry that was changed: of each member what it said and says, None where it said nothing."""
+
+    entry: Mapping[str, Any]
+    changed: Mapping[str, tuple[Any, Any]]
+    less: Sequence[str] = ()  # keys that it made whose entries now say more than counts
+
+
 @dataclass(frozen=True, slots=True)
 class Issued:
     """A key that was just made. The only place its secret is in."""
 
     secret: str
     entry: Mapping[str, Any]
-
-
-def moment(now: float) -> str:
-    """A time as it is written, whole seconds of UTC."""
-    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def expiry(said: str, now: float) -> str:
@@ -80,14 +90,13 @@ def overlap(said: str) -> float:
     return found
 
 
-def create(ring: Ring, wish: Mapping[str, Any], now: float, by: str | None = None) -> Issued:
-    """Make a key as `wish` says, in the words of a key's entry in pointsman.yaml. `by` is the key that makes it.
+def create(ring: Ring, wish: Mapping[str, Any], now: float, asker: Asker = OPERATOR) -> Issued:
+    """Make a key as `wish` says, in the words of a key's entry in pointsman.yaml. The asker's key is its maker.
 
     Raises `Invalid`, `ConfigError`, OSError, FileBusy; then the file is as it was.
     """
-    unknown = [name for name in wish if name not in SAID]
-    if unknown:
-        raise Invalid(f"{unknown[0]!r:.60} is nothing that can be said of a key", suggest(unknown[0], sorted(SAID)))
+    by = asker.key
+    _sayable(wish, SAID)
     made = secret.new_key()
     entry = {**wish, "sha256": secret.sha256(made), "created": moment(now)}
     if "expires" in wish:
@@ -115,43 +124,117 @@ def create(ring: Ring, wish: Mapping[str, Any], now: float, by: str | None = Non
         others = [one for one in edit.entries if one is not before]
         entries = [*_kept(_without_heirs(others, doc.name, now), now), entry]
         after = edit.judged(entries)
-        _judge(ring, after, doc.name, now)
-        edit.write(after)
+        holdings = _judged(ring, after, doc.name)
+        _may_make(holdings, doc, now)
+        if holdings[doc.name].excess:
+            raise _too_much(holdings[doc.name].excess)
+        fell = [one for one in below(others, doc.name) if _ended(_entry(edit, one) or entry, now) is None]
+        edit.write(after, audit.line("create", entry, asker, now, said=audit.told_of(entry), with_it=fell or None))
     return Issued(made, entry)
 
 
-def _judge(ring: Ring, after: Made, name: str, now: float) -> None:
-    """Raises what is wrong with the last entry, also what a reload would only warn of."""
+def _sayable(wish: Mapping[str, Any], may: Collection[str]) -> None:
+    unknown = [name for name in wish if name not in may]
+    if unknown:
+        raise Invalid(f"{unknown[0]!r:.60} is nothing that can be said of a key", suggest(unknown[0], sorted(may)))
+
+
+def _judged(ring: Ring, after: Made, name: str) -> Mapping[str, Holding]:
+    """What all keys have then. Raises ConfigError with what is wrong with the entry of this name."""
     try:
-        holdings = ring.judge(after).holdings
+        return ring.judge(after).holdings
     except ConfigError as error:
-        where = f"keys[{len(after.keys) - 1}]."
+        where = f"keys[{next(at for at, one in enumerate(after.keys) if one.name == name)}]."
         mine = [one for one in error.problems if one.path.startswith(where) and one.file == after.document.name]
         if not mine:
             raise
         told = [Problem("", 0, one.path.removeprefix(where), one.what, one.valid) for one in mine]
         raise ConfigError(told) from None
-    by = after.keys[-1].by
-    maker = None if by is None else holdings.get(by)
-    if by is not None:
+
+
+def _may_make(holdings: Mapping[str, Holding], doc: MadeKeyDoc, now: float) -> None:
+    if doc.by is not None:
+        maker = holdings.get(doc.by)
         if maker is None:
-            raise NoSuchKey(f"there is no key {by!r:.80}", suggest(by, [one for one in holdings if one != name]))
+            others = [one for one in holdings if one != doc.name]
+            raise NoSuchKey(f"there is no key {doc.by!r:.80}", suggest(doc.by, others))
         if not maker.may_create or maker.dead or maker.ends_at <= now:
-            raise MayNot(f"{by} may make no keys", "a key with may_create: true that is neither revoked nor expired")
-    if holdings[name].excess:
-        raise ConfigError([Problem("", 0, one.path, one.what, one.valid) for one in holdings[name].excess])
+            raise MayNot(
+                f"{doc.by} may make no keys", "a key with may_create: true that is neither revoked nor expired"
+            )
 
 
-def rotate(path: Path, name: str, now: float, overlap_s: float = OVERLAP_S, by: str | None = None) -> Issued:
+def _too_much(excess: Iterable[Excess]) -> ConfigError:
+    """What a reload would only warn of."""
+    return ConfigError([Problem("", 0, one.path, one.what, one.valid) for one in excess])
+
+
+def update(
+    ring: Ring, name: str, wish: Mapping[str, Any], now: float, asker: Asker = OPERATOR, *, dry: bool = False
+) -> Updated:
+    """Have the entry of a key say what `wish` says; None takes out what it said, also of single facts of `tenant`.
+
+    All else stays, the key too. It is judged as a new one is, as far as it changes. `dry`: the file stays as it is.
+    Raises as `create` does.
+    """
+    _sayable(wish, SAID - {"name"})
+    with editing(ring.place.path) as edit:
+        entry = _own(edit, name, asker.key)
+        _in_use(entry, now)
+        changed = _merged(entry, wish, now)
+        names = {*entry, *changed} - {"updated"}
+        differs = {one: (entry.get(one), changed.get(one)) for one in names if entry.get(one) != changed.get(one)}
+        if not differs:
+            return Updated(entry, {})
+        changed["updated"] = moment(now)
+        doc = validated(Document("", changed, "", LineTree([0])), MadeKeyDoc)
+        if "expires" in differs and doc.expires is not None and doc.expires.timestamp() <= now:
+            raise Invalid(f"expires {changed['expires']} is past", "a time that is yet to come, or revoke it")
+        after = edit.judged(_kept([changed if one is entry else one for one in edit.entries], now))
+        before, holdings = ring.judge(edit.made).holdings, _judged(ring, after, name)
+        if holdings[name].dead:
+            raise Invalid(f"{name} opens nothing: who made it was revoked or is gone", "create it again")
+        excess = [one for one in holdings[name].excess if re.split(r"[.\[]", one.path)[0] in differs]
+        if excess:
+            raise _too_much(excess)
+        heirs = below(edit.entries, name)
+        less = [one for one in heirs if one in holdings and set(holdings[one].excess) - set(before[one].excess)]
+        if not dry:
+            told = {one: {"before": was, "after": will} for one, (was, will) in differs.items()}
+            edit.write(after, audit.line("update", entry, asker, now, changed=told))
+    return Updated(changed, differs, less)
+
+
+def _merged(entry: Mapping[str, Any], wish: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """An entry with what is wished of it. Facts are wished one by one."""
+    merged = dict(entry)
+    for name, value in wish.items():
+        if value is None:
+            merged.pop(name, None)
+        elif name == "tenant" and isinstance(value, dict):
+            facts = {**entry.get("tenant", {}), **value}
+            merged["tenant"] = {fact: one for fact, one in facts.items() if one is not None}
+        else:
+            merged[name] = expiry(str(value), now) if name == "expires" else value
+    return merged
+
+
+def _in_use(entry: Mapping[str, Any], now: float) -> None:
+    """Raises Invalid for a key that is over: what it was may have been forgotten, and nobody expects it back."""
+    doc = MadeKeyDoc.model_validate(entry)
+    if doc.revoked is not None:
+        raise Invalid(f"{doc.name} was revoked", "create it again, by the same name")
+    if doc.expires is not None and doc.expires.timestamp() <= now:
+        raise Invalid(f"{doc.name} has expired", "create it again, by the same name")
+
+
+def rotate(path: Path, name: str, now: float, overlap_s: float = OVERLAP_S, asker: Asker = OPERATOR) -> Issued:
     """Give a name a new key; the one before goes on for a while. Raises as `create` does."""
     made = secret.new_key()
     with editing(path) as edit:
-        entry = _own(edit, name, by)
+        entry = _own(edit, name, asker.key)
+        _in_use(entry, now)
         doc = MadeKeyDoc.model_validate(entry)
-        if doc.revoked is not None:
-            raise Invalid(f"{name} was revoked", "create it again, by the same name")
-        if doc.expires is not None and doc.expires.timestamp() <= now:
-            raise Invalid(f"{name} has expired", "create it again, by the same name")
         old = zip(entry.get("replaced", ()), doc.replaced, strict=True)
         still = [written for written, one in old if one.until.timestamp() > now]
         if overlap_s > 0:
@@ -162,24 +245,29 @@ def rotate(path: Path, name: str, now: float, overlap_s: float = OVERLAP_S, by: 
         changed.pop("replaced", None)
         if still and overlap_s > 0:
             changed["replaced"] = still
-        edit.write(edit.judged(_kept([changed if one is entry else one for one in edit.entries], now)))
+        after = edit.judged(_kept([changed if one is entry else one for one in edit.entries], now))
+        until = still[0]["until"] if overlap_s > 0 else moment(now)
+        edit.write(
+            after, audit.line("rotate", changed, asker, now, before=entry["sha256"][: secret.SHORT], until=until)
+        )
     return Issued(made, changed)
 
 
-def revoke(path: Path, name: str, now: float, by: str | None = None) -> tuple[Mapping[str, Any], list[str]]:
+def revoke(path: Path, name: str, now: float, asker: Asker = OPERATOR) -> tuple[Mapping[str, Any], list[str]]:
     """Take a key back, and so all that it made. Its entry, and the names of those. Raises as `create` does.
 
     One that was revoked before stays so.
     """
     with editing(path) as edit:
-        entry = _own(edit, name, by)
-        if entry.get("revoked") is None:
-            changed = {**entry, "revoked": moment(now)}
-            changed.pop("replaced", None)
-            edit.write(edit.judged(_kept([changed if one is entry else one for one in edit.entries], now)))
-        else:
-            changed = entry
-        return changed, below(edit.entries, name)
+        entry = _own(edit, name, asker.key)
+        fell = below(edit.entries, name)
+        if entry.get("revoked") is not None:
+            return entry, fell
+        changed = {**entry, "revoked": moment(now)}
+        changed.pop("replaced", None)
+        after = edit.judged(_kept([changed if one is entry else one for one in edit.entries], now))
+        edit.write(after, audit.line("revoke", entry, asker, now, with_it=fell or None))
+        return changed, fell
 
 
 def stands_there(doc: ConfigDoc, name: str) -> Invalid | None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from gateway.config import ConfigDoc, KeyDoc
 from gateway.core.types import NANO_PER_USD
+from gateway.keys.audit import moment
 from gateway.keys.file import Made, MadeKeyDoc
 from gateway.keys.holding import Holding, Holdings
-from gateway.keys.making import moment
 from gateway.keys.secret import SHORT
 from gateway.naming import Grant
 from gateway.quotas import quota
@@ -38,6 +38,7 @@ def row(doc: KeyDoc, has: Holding, now: float) -> dict[str, Any]:
         "by": None if made is None else made.by,
         "created": None if made is None else moment(made.created.timestamp()),
         "rotated": None if made is None or made.rotated is None else moment(made.rotated.timestamp()),
+        "updated": None if made is None or made.updated is None else moment(made.updated.timestamp()),
         "revoked": None if made is None or made.revoked is None else moment(made.revoked.timestamp()),
         "expires": None if has.ends_at in (math.inf, 0.0) else moment(has.ends_at),
         "replaced": [{"id": one.sha256[:SHORT], "until": moment(one.until.timestamp())} for one in replaced],

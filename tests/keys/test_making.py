@@ -16,7 +16,9 @@ import pytest
 from gateway.core.errors import ConfigError
 from gateway.core.quantities import Invalid
 from gateway.keys import file, making, secret, telling
+from gateway.keys.audit import Asker
 from gateway.keys.making import Issued, MayNot, NoSuchKey
+from gateway.proxy.gates import Gates
 from gateway.quotas import Quotas
 from gateway.site import Site, load_site
 
@@ -52,7 +54,7 @@ def site(place: Path, more: str = "") -> Site:
 
 
 def create(place: Path, now: float = NOW, by: str | None = None, **wish: Any) -> Issued:
-    return making.create(site(place).ring, wish, now, by)
+    return making.create(site(place).ring, wish, now, Asker(key=by))
 
 
 def opens(found: Site, key: str, now: float = NOW) -> str | None:
@@ -306,7 +308,7 @@ def test_a_maker_cannot_have_the_file_forget_what_its_keys_have_spent(
     create(place, by="lead", name="kid", may_create=True)
     for maker, name in (("lead", "spender"), ("kid", "x0"), ("lead", "x1")):
         create(place, by=maker, name=name)
-        making.revoke(kept, name, NOW, maker)
+        making.revoke(kept, name, NOW, Asker(key=maker))
     for maker in ("lead", "kid"):
         with pytest.raises(MayNot, match=f"{maker} has made too many keys that are over"):
             create(place, by=maker, name="x2")
@@ -524,3 +526,181 @@ def test_who_holds_the_lock_too_long_is_told_of(place: Path, monkeypatch: pytest
         file.editing(kept),
     ):
         pass
+
+
+# --- what changes of a key ---
+
+
+def update(place: Path, name: str, now: float = NOW, by: str | None = None, **wish: Any) -> making.Updated:
+    return making.update(site(place).ring, name, wish, now, Asker(key=by))
+
+
+def entry(place: Path, name: str) -> dict[str, Any]:
+    kept = json.loads((place / "pointsman.keys.json").read_text())["keys"]
+    return next(one for one in kept if one["name"] == name)
+
+
+def test_an_update_changes_what_it_names_and_leaves_the_key_and_all_else(place: Path) -> None:
+    facts = {"team": "shop", "domicile": "SG"}
+    issued = create(place, name="shop", allow=["a"], rpm=5, tpm="2M", tenant=facts, expires="1d")
+    before = entry(place, "shop")
+    told = update(place, "shop", NOW + 5, rpm=50, tpm=None, tenant={"domicile": None, "tier": "gold"}, expires="2d")
+    after = entry(place, "shop")
+    assert told.changed["rpm"] == (5, 50)
+    assert told.changed["tpm"] == ("2M", None)
+    assert set(told.changed) == {"rpm", "tpm", "tenant", "expires"}
+    assert after == {
+        **{name: value for name, value in before.items() if name != "tpm"},
+        "rpm": 50,
+        "tenant": {"team": "shop", "tier": "gold"},
+        "expires": making.expiry("2d", NOW + 5),
+        "updated": making.moment(NOW + 5),
+    }
+    assert opens(site(place), issued.secret, NOW + 5 + 2 * DAY - 1) == "shop"
+    assert update(place, "shop", allow=None).changed == {"allow": (["a"], None)}
+    assert names(site(place), issued.secret) == {"auto", "auto/default", "auto/other", "a", "b"}
+
+
+def test_an_update_to_what_is_so_already_or_a_dry_one_writes_nothing(place: Path) -> None:
+    create(place, name="shop", rpm=5)
+    kept = place / "pointsman.keys.json"
+    before = kept.read_bytes()
+    assert update(place, "shop", rpm=5, budget=None).changed == {}
+    dry = making.update(site(place).ring, "shop", {"rpm": 6}, NOW, dry=True)
+    assert (dry.changed, kept.read_bytes()) == ({"rpm": (5, 6)}, before)
+    assert len((place / "pointsman.keys.audit.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "wish", "says"),
+    [
+        ("shop", {"name": "other"}, "'name' is nothing that can be said of a key"),
+        ("shop", {"sha256": "ab" * 32}, "'sha256' is nothing that can be said of a key"),
+        ("shop", {"by": "lead"}, "'by' is nothing that can be said of a key"),
+        ("shop", {"rpmm": 3}, "'rpmm' is nothing that can be said of a key: did you mean rpm?"),
+        ("shop", {"rpm": 0}, "rpm: 0 is not valid"),
+        ("shop", {"budget": {"usd": 1, "per": "fortnight"}}, "budget.per"),
+        ("shop", {"allow": ["aut"]}, "allow: 'aut' means nothing here: did you mean auto"),
+        ("shop", {"policy": "othr"}, "policy: no policy 'othr': did you mean other?"),
+        ("shop", {"tenant": {"domicile": "UK"}}, "tenant: domicile 'UK' is not a country"),
+        ("shop", {"tenant": {"tier": 5}}, "tenant.tier"),
+        ("shop", {"expires": "soon"}, "'soon' is no time"),
+        ("shop", {"expires": "2020-01-01"}, "expires 2020-01-01 is past: a time that is yet to come, or revoke it"),
+        ("shp", {"rpm": 1}, "there is no key 'shp': did you mean shop?"),
+        ("gone", {"rpm": 1}, "gone was revoked: create it again, by the same name"),
+        ("late", {"expires": "1d"}, "late has expired: create it again, by the same name"),
+        ("void", {"rpm": 1}, "void opens nothing: who made it was revoked or is gone: create it again"),
+        ("kid", {"rpm": 61}, "rpm: 61 is more than the 60 of lead"),
+        ("kid", {"allow": ["a", "b"]}, "allow[1]: lead may not use 'b': what lead may use: auto, a"),
+        ("kid", {"tenant": {"team": "other"}}, "tenant.team: lead has 'shop'"),
+    ],
+)
+def test_a_wrong_update_is_refused_and_changes_nothing(place: Path, name: str, wish: dict[str, Any], says: str) -> None:
+    kept = place / "pointsman.keys.json"
+    for one in ("shop", "gone", "maker"):
+        create(place, name=one, may_create=True)
+    create(place, name="late", now=NOW - 3600, expires="1h")
+    create(place, **LEAD)
+    create(place, by="lead", name="kid")
+    create(place, by="maker", name="void")
+    for one in ("gone", "maker"):
+        making.revoke(kept, one, NOW)
+    before = kept.read_bytes()
+    with pytest.raises((ConfigError, Invalid)) as told:
+        making.update(site(place).ring, name, wish, NOW)
+    assert says in str(told.value)
+    assert kept.read_bytes() == before
+
+
+def test_a_maker_changes_what_it_made_within_what_it_has_and_never_itself(place: Path) -> None:
+    create(place, **LEAD, budget={"usd": 50, "per": "day"})
+    create(place, by="lead", name="kid", rpm=10)
+    create(place, name="other")
+    assert update(place, "kid", by="lead", rpm=60, budget={"usd": 50, "per": "day"}).changed["rpm"] == (10, 60)
+    for name in ("lead", "other"):
+        with pytest.raises(NoSuchKey):
+            update(place, name, by="lead", rpm=10)
+    with pytest.raises(ConfigError, match="budget: 51 USD is more than the 50 of lead per day"):
+        update(place, "kid", by="lead", budget={"usd": 51, "per": "day"})
+
+
+def test_what_a_narrowed_maker_leaves_too_wide_below_is_told_and_stands_in_no_way(place: Path) -> None:
+    create(place, **LEAD)
+    create(place, by="lead", name="kid", rpm=50)
+    create(place, by="lead", name="sister", rpm=5)
+    assert update(place, "lead", rpm=20, may_create=None).less == ["kid"]
+    assert update(place, "kid", priority="low").changed == {"priority": (None, "low")}  # of a maker that no more may
+
+
+def test_a_budget_and_a_bucket_go_on_where_they_were_after_an_update(place: Path) -> None:
+    gates = Gates()
+    create(place, name="shop", rpm=60, budget={"usd": 1, "per": "month"})
+    keys, _ = gates.adopt(site(place).quotas, {}, NOW)
+    keys["shop"].requests[0].wait(0, 1)
+    keys["shop"].requests[0].take(55)
+    keys["shop"].budgets[0].spent = 400_000_000
+    update(place, "shop", rpm=600, budget={"usd": 2, "per": "month"})
+    keys, _ = gates.adopt(site(place).quotas, {}, NOW)
+    assert (keys["shop"].requests[0].left(), keys["shop"].budgets[0].left) == (545, 1_600_000_000)
+
+
+# --- what is noted of it ---
+
+
+def noted(place: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (place / "pointsman.keys.audit.jsonl").read_text().splitlines()]
+
+
+def test_who_did_what_to_which_key_is_noted_and_no_key(place: Path) -> None:
+    kept = place / "pointsman.keys.json"
+    command = Asker("command", None, "ann")
+    lead = making.create(site(place).ring, {**LEAD, "expires": "30d"}, NOW, command)
+    kid = making.create(site(place).ring, {"name": "kid"}, NOW + 1, Asker("http", "lead"))
+    update(place, "kid", NOW + 2, by="lead", rpm=7)
+    again = making.rotate(kept, "kid", NOW + 3, 3600, Asker("http"))
+    making.revoke(kept, "lead", NOW + 4, command)
+    making.revoke(kept, "lead", NOW + 5, command)  # is so already
+    told = noted(place)
+    assert [(one["what"], one["key"], one["over"], one.get("by"), one.get("user")) for one in told] == [
+        ("create", "lead", "command", None, "ann"),
+        ("create", "kid", "http", "lead", None),
+        ("update", "kid", "command", "lead", None),
+        ("rotate", "kid", "http", None, None),
+        ("revoke", "lead", "command", None, "ann"),
+    ]
+    assert told[0]["said"]["rpm"] == 60
+    assert told[2]["changed"] == {"rpm": {"before": None, "after": 7}}
+    assert (told[3]["id"], told[3]["before"]) == (secret.sha256(again.secret)[:12], secret.sha256(kid.secret)[:12])
+    assert told[4] == {
+        "at": making.moment(NOW + 4), "what": "revoke", "key": "lead", "id": secret.sha256(lead.secret)[:12],
+        "over": "command", "user": "ann", "with_it": ["kid"],
+        "file": hashlib.sha256(kept.read_bytes()).hexdigest()[:12],
+    }  # fmt: skip
+    text = (place / "pointsman.keys.audit.jsonl").read_text()
+    for one in (lead, kid, again):
+        assert one.secret not in text
+        assert secret.sha256(one.secret) not in text
+    assert stat.S_IMODE((place / "pointsman.keys.audit.jsonl").stat().st_mode) == 0o600
+
+
+def test_a_change_that_cannot_be_noted_is_not_made(place: Path) -> None:
+    create(place, name="shop")
+    kept, beside = place / "pointsman.keys.json", place / "pointsman.keys.audit.jsonl"
+    before = kept.read_bytes()
+    beside.unlink()
+    beside.mkdir()
+    with pytest.raises(OSError, match="Is a directory"):
+        making.revoke(kept, "shop", NOW)
+    assert kept.read_bytes() == before
+
+
+def test_what_failed_after_it_was_noted_is_noted_as_failed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create(place, name="shop")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        making.revoke(place / "pointsman.keys.json", "shop", NOW)
+    assert [(one["what"], one["key"]) for one in noted(place)][1:] == [("revoke", "shop"), ("failed", "shop")]

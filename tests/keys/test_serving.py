@@ -136,6 +136,45 @@ def test_keys_are_made_listed_rotated_and_revoked_over_http(gateway: Gateway) ->
     assert status(gateway, last["key"]) == 401
 
 
+def test_a_key_is_changed_over_http_and_by_the_command_while_it_is_used(gateway: Gateway) -> None:
+    made = call(gateway, "POST", "/v1/keys", {"name": "grows", "allow": ["a"], "rpm": 1}).json()["key"]
+    assert [status(gateway, made), status(gateway, made)] == [200, 429]
+    wish = {"rpm": 100, "allow": ["a", "b"], "expires": "30d"}
+    dry = call(gateway, "PATCH", "/v1/keys/grows?dry_run=true", wish).json()
+    assert (dry["dry_run"], dry["changed"]["rpm"]) == (True, {"before": 1, "after": 100})
+    assert status(gateway, made) == 429
+    told = call(gateway, "PATCH", "/v1/keys/grows", wish).json()
+    assert (told["allow"], told["changed"]["rpm"]) == (["a", "b"], {"before": 1, "after": 100})
+    assert gateway.post(chat("b"), key=made).status_code == 200
+    url = ("--now", "--url", gateway.admin)
+    dry_run = command(gateway, "update", "grows", "--rpm", "5", "--dry-run", *url)
+    assert (dry_run.returncode, dry_run.stdout) == (0, "rpm: 100 -> 5\n")
+    assert "nothing was changed" in dry_run.stderr
+    assert gateway.post(chat("b"), key=made).status_code == 200
+    done = command(gateway, "update", "grows", "--allow", "a", "--unset", "rpm", "--no-may-create", "--json", *url)
+    said = json.loads(done.stdout)
+    assert (said["followed"], said["key"]["changed"]["rpm"]) == (True, {"before": 100, "after": None})
+    assert code(gateway.post(chat("b"), key=made)) == (403, "model_not_allowed")
+    assert "is so already: nothing was changed" in command(gateway, "update", "grows", "--allow", "a", *url).stderr
+    for line in ("1 key new: grows", "1 key changed: grows", "the key grows was updated by an operator over HTTP"):
+        assert any(line in one for one in gateway.lines)
+
+
+def test_each_gateway_that_is_named_is_made_to_follow(gateway: Gateway, tmp_path: Path, up: Upstream) -> None:
+    shared = str(gateway.directory / "pointsman.keys.json")
+    with running(tmp_path, config({"a": up}, keys_file=shared)) as other:
+        words = ("create", "both", "--allow", "a", "--now", "--url", gateway.admin, "--url", other.admin)
+        made = command(gateway, *words)
+        assert [status(one, made.stdout.strip()) for one in (gateway, other)] == [200, 200]
+        assert f"the running gateway follows ({other.admin})" in made.stderr
+        assert "others that read this file follow within 2 s" in made.stderr
+        gone = command(gateway, "revoke", "both", *words[-5:-1], "http://127.0.0.1:1")
+        assert gone.returncode == 1
+        assert "no gateway answers at http://127.0.0.1:1; the file is changed" in gone.stderr
+        assert status(gateway, made.stdout.strip()) == 401
+        assert any("1 key revoked: both" in one for one in gateway.lines)
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "said"),
     [
@@ -149,6 +188,11 @@ def test_keys_are_made_listed_rotated_and_revoked_over_http(gateway: Gateway) ->
         ("POST", "/v1/keys/nobody/rotate", {}, (404, "not_found")),
         ("POST", "/v1/keys/nobody/rotate", {"overlap": "1h", "name": "n"}, (400, "bad_request")),
         ("POST", "/v1/keys/nobody/rotate", {"overlap": "-1h"}, (400, "bad_request")),
+        ("PATCH", "/v1/keys/nobody", {"rpm": 1}, (404, "not_found")),
+        ("PATCH", "/v1/keys/test", {"rpm": 1}, (404, "not_found")),  # stands in pointsman.yaml
+        ("PATCH", "/v1/keys/lead", [], (400, "invalid_json")),
+        ("PATCH", "/v1/keys/nobody?dry=true", {"rpm": 1}, (400, "bad_request")),
+        ("PATCH", "/v1/keys/nobody?dry_run=yes", {"rpm": 1}, (400, "bad_request")),
         ("DELETE", "/v1/keys/nobody", None, (404, "not_found")),
         ("DELETE", "/v1/keys/test", None, (404, "not_found")),  # stands in pointsman.yaml
         ("PUT", "/v1/keys/test", {}, (405, "method_not_allowed")),
