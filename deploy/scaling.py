@@ -5,7 +5,7 @@
 What the shared servers take for a call and an entry is an input: `Inputs` has what `python tests/bench/shared.py`
 printed on two cores, which other work was using, and FILE is what it prints with --json elsewhere. How often a gateway
 calls them is held by tests/test_topology.py. Requests come at random, and so do their teams; limits are the gateway's
-own (`core.admission`). SCALING.md says what follows.
+own (`core.money.admission`). SCALING.md says what follows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from gateway.core.admission import Cap, Rate
+from gateway.core.money.admission import Cap, Rate
 
 REPLICAS = (10, 100, 1_000)
 #: Calls of the store for a request of one attempt: to admit it, when it has cost something, and at its end.

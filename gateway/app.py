@@ -30,9 +30,9 @@ from uvicorn.server import ServerState
 from gateway import __version__
 from gateway.compiled import cache_dir
 from gateway.core.errors import ConfigError
-from gateway.core.lexicon import Lexicon
-from gateway.core.recording import Lines, Recording
-from gateway.core.tokens import Tokenizers
+from gateway.core.reading.lexicon import Lexicon
+from gateway.core.recorded.recording import Lines, Recording
+from gateway.core.text.tokens import Tokenizers
 from gateway.front import App, Front, admin_pages, public_pages
 from gateway.ledger.directory import LedgerError
 from gateway.ledger.ledger import Ledger, open_ledger

@@ -1,4 +1,4 @@
-"""`auth:` of a backend: credentials that are not a key in a fixed header, from what is written to `core.credentials`.
+"""`auth:` of a backend: credentials that are not a key in a fixed header, read into `core.servers.credentials`.
 
 What is read from variables and files is checked here, at load, so that a wrong key file is not first met by a request.
 """
@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 
 from gateway.addresses import Url, endpoint
 from gateway.clouds import aws_scope
-from gateway.core.credentials import (
+from gateway.core.quantities import Invalid
+from gateway.core.servers.credentials import (
     ENTRA_SCOPE,
     ENTRA_TOKEN_URL,
     GOOGLE_METADATA_URL,
@@ -25,7 +26,6 @@ from gateway.core.credentials import (
     MetadataServer,
     ServiceAccount,
 )
-from gateway.core.quantities import Invalid
 from gateway.core.types import Endpoint, Secret
 from gateway.fields import Name, Strict
 from gateway.rsa import signer

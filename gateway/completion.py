@@ -200,13 +200,13 @@ def _facts(here: Here, _prefix: str) -> Iterator[str]:
 
 
 def _headers(_here: Here, _prefix: str) -> Iterator[str]:
-    from gateway.core.hints import NAMES  # noqa: PLC0415
+    from gateway.core.request.hints import NAMES  # noqa: PLC0415
 
     return (f"{name}=" for name in NAMES)
 
 
 def _dialects(_here: Here, _prefix: str) -> Iterator[str]:
-    from gateway.core.rows import DIALECTS  # noqa: PLC0415
+    from gateway.core.servers.rows import DIALECTS  # noqa: PLC0415
 
     return (f"{name}=" for name in DIALECTS)
 

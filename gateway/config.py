@@ -15,9 +15,9 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from gateway.addresses import Address, AddressField, Url
 from gateway.auth import AuthDoc
-from gateway.core import tenants
-from gateway.core.overload import Priority
+from gateway.core.clauses import tenants
 from gateway.core.quantities import Invalid
+from gateway.core.resilience.overload import Priority
 from gateway.core.types import Modality, ThinkingSupport, Timeouts
 from gateway.fields import (
     Age,

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from gateway.core.policy import Policy
 from gateway.core.quantities import Invalid
-from gateway.core.rank import expected_nano
+from gateway.core.targets.rank import expected_nano
 from gateway.core.types import Fleet, Target, Tenant
 from gateway.naming import Route
 from gateway.problems import suggest

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 
 from gateway.core import quantities
-from gateway.core.hedging import SOONEST_S, Hedge
+from gateway.core.clauses.tenants import country
 from gateway.core.memory import BITS
 from gateway.core.quantities import Invalid
-from gateway.core.tenants import country
+from gateway.core.resilience.hedging import SOONEST_S, Hedge
 from gateway.core.types import Price, PriceTier
 
 

@@ -1,7 +1,7 @@
 """The requests that policy tests name: JSON files beside the policy, and what they are read with.
 
 A policy is loaded by whoever runs a gateway and written by others, so a test reads only regular files inside the folder
-of its policy. What a request means is told by `core.testrequest`.
+of its policy. What a request means is told by `core.proving.testrequest`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from pathlib import Path
 
 from gateway import bundled, yamlfile
 from gateway.core.errors import ConfigError, Problem
-from gateway.core.lexicon import Lexicon
 from gateway.core.policy import PolicyDoc
+from gateway.core.proving.testrequest import Reader
 from gateway.core.quantities import Invalid
-from gateway.core.testrequest import Reader
+from gateway.core.reading.lexicon import Lexicon
 from gateway.core.types import Fleet
 from gateway.vocab import open_tokenizers
 from gateway.yamlfile import Document

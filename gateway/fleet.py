@@ -18,14 +18,14 @@ from gateway.auth import credential, references
 from gateway.catalog.catalogue import Catalogue, Offer
 from gateway.clouds import check_addresses, region_of
 from gateway.config import BackendDoc, FleetDoc, GpuPrice, TargetDoc
-from gateway.core.credentials import Credential
-from gateway.core.dialects import takes
 from gateway.core.errors import Problem
 from gateway.core.memory import BITS, USUAL, weights_gb
-from gateway.core.pricing import converted
+from gateway.core.money.pricing import converted
 from gateway.core.quantities import Invalid
-from gateway.core.rows import DIALECTS, Dialect
-from gateway.core.thinking import MEMBERS
+from gateway.core.request.thinking import MEMBERS
+from gateway.core.servers.credentials import Credential
+from gateway.core.servers.dialects import takes
+from gateway.core.servers.rows import DIALECTS, Dialect
 from gateway.core.types import Backend, Endpoint, Fleet, Model, Price, Secret, Target, ThinkingSupport, Timeouts
 from gateway.fields import price
 from gateway.problems import suggest

@@ -13,9 +13,9 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from gateway.core import quantities
-from gateway.core.overload import Steps
-from gateway.core.peers import Network
 from gateway.core.quantities import Invalid
+from gateway.core.request.peers import Network
+from gateway.core.resilience.overload import Steps
 from gateway.fields import Bytes, Seconds, Strict
 
 _VALID = "a share such as 85%, above 0% and at most 100%"

@@ -1,4 +1,4 @@
-"""Dialects that people write in pointsman.yaml: an OpenAI-compatible provider that has no row in `core.rows` yet.
+"""Dialects that people write in pointsman.yaml: OpenAI-compatible providers without a row in `core.servers.rows` yet.
 
 What may stand under `dialects:`, and the row it becomes. What a row means is core's business; what a backend adds to
 it (headers, body) is checked here too, by the same rules.
@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, JsonValue
 
-from gateway.core.dialects import joined
 from gateway.core.quantities import Invalid
-from gateway.core.rows import DIALECTS, Dialect
-from gateway.core.thinking import Spelling
+from gateway.core.request.thinking import Spelling
+from gateway.core.servers.dialects import joined
+from gateway.core.servers.rows import DIALECTS, Dialect
 from gateway.core.types import Outcome
 from gateway.fields import Strict
 

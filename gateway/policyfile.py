@@ -19,14 +19,14 @@ from gateway.catalog.catalogue import Catalogue
 from gateway.config import ConfigDoc, FleetDoc
 from gateway.core.analyse.imagined import Imagined, imagine
 from gateway.core.analyse.ways import Way
+from gateway.core.clauses.findings import Finding
 from gateway.core.errors import ConfigError, Problem
-from gateway.core.findings import Finding
-from gateway.core.lexicon import Lexicon
 from gateway.core.parts import PartDoc
 from gateway.core.policy import Policy, PolicyDoc, compile_policy
-from gateway.core.policytest import MOST_TRACED, Result, run_tests
-from gateway.core.signals import REQUEST_TASKS
-from gateway.core.testrequest import Reader
+from gateway.core.proving.policytest import MOST_TRACED, Result, run_tests
+from gateway.core.proving.testrequest import Reader
+from gateway.core.reading.lexicon import Lexicon
+from gateway.core.reading.signals import REQUEST_TASKS
 from gateway.core.types import Fleet, Model, Timeouts
 from gateway.fleet import FleetBuilder
 from gateway.includes import SUFFIX, Part, is_part, put_in, read_overlays, read_parts

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from gateway.core.entries import ID_PATTERN
+from gateway.core.clauses.entries import ID_PATTERN
+from gateway.core.clauses.matchers import MOST_PROBLEMS
 from gateway.core.errors import ConfigError, Problem
-from gateway.core.matchers import MOST_PROBLEMS
 from gateway.core.quantities import Invalid
 from gateway.yamlfile import Document, dotted
 

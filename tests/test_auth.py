@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from gateway.addresses import endpoint
 from gateway.auth import AuthDoc, credential
 from gateway.clouds import check_addresses, region_of
-from gateway.core.credentials import AwsKeys, ClientSecret, MetadataServer, ServiceAccount
-from gateway.core.dialects import prepare
 from gateway.core.errors import ConfigError
 from gateway.core.quantities import Invalid
+from gateway.core.servers.credentials import AwsKeys, ClientSecret, MetadataServer, ServiceAccount
+from gateway.core.servers.dialects import prepare
 from gateway.site import load_site
 
 RUNTIME = endpoint("https://bedrock-runtime.eu-west-1.amazonaws.com/openai/v1")

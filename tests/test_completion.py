@@ -19,7 +19,7 @@ from gateway import bundled
 from gateway.arguments import commands_of, valued
 from gateway.cli import parser
 from gateway.completion import MOST_BYTES, OFFERS, SHELLS, Here, _Completer, offers
-from gateway.core.rows import DIALECTS
+from gateway.core.servers.rows import DIALECTS
 from gateway.policyfile import load_catalogue
 
 ROOT = Path(__file__).parent.parent

@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from gateway.core.errors import ConfigError
-from gateway.core.rows import DIALECTS
+from gateway.core.servers.rows import DIALECTS
 from gateway.core.types import Secret
 from gateway.demo import model as demo_model
 from gateway.ledger.directory import PostgresSettings
@@ -178,7 +178,7 @@ def test_the_readme_says_of_every_dialect_whether_it_was_seen_live() -> None:
 
 
 def test_the_table_of_dialects_lists_those_that_exist_as_they_are() -> None:
-    """Whoever adds a dialect adds its row, and says there no more than tests/wire and `core.rows` do."""
+    """Whoever adds a dialect adds its row, and says there no more than tests/wire and `core.servers.rows` do."""
     text = (DOCS / "backends.md").read_text(encoding="utf-8")
     table = text[text.index("| Dialect |") : text.index("`live`: recorded")]
     rows = [[cell.strip() for cell in row.split(" | ")] for row in table.splitlines()[2:] if row.startswith("| `")]

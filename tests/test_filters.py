@@ -17,7 +17,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from gateway.core.errors import GatewayError
-from gateway.core.tokens import Tokenizers
+from gateway.core.text.tokens import Tokenizers
 from gateway.core.types import Target
 from gateway.explain.request import explain
 from gateway.site import Site, load_lexicon, load_site

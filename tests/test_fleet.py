@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from gateway.config import FleetDoc
-from gateway.core.dialects import prepare, request_body
 from gateway.core.errors import ConfigError
-from gateway.core.pricing import cost
+from gateway.core.money.pricing import cost
+from gateway.core.request.wire import parse
+from gateway.core.servers.dialects import prepare, request_body
 from gateway.core.types import NANO_PER_USD, Target, Thinking, Timeouts, Usage
-from gateway.core.wire import parse
 from gateway.fleet import FleetBuilder
 from gateway.policyfile import load_catalogue
 from gateway.problems import validated

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.cli import main
 from gateway.core.decide import decide
-from gateway.core.signals import Signals
+from gateway.core.reading.signals import Signals
 from gateway.core.types import Snapshot
 from gateway.init.litellmhosts import reach
 from gateway.init.providers import hosted

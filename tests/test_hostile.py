@@ -13,8 +13,8 @@ import pytest
 
 from gateway import yamlfile
 from gateway.core.analyse import leaks
+from gateway.core.clauses.matchers import MOST_PROBLEMS
 from gateway.core.errors import ConfigError
-from gateway.core.matchers import MOST_PROBLEMS
 from gateway.core.policy import PolicyDoc
 from gateway.core.types import Fleet
 from gateway.policyfile import PolicyFile, reference_fleet

@@ -14,6 +14,7 @@ import sys
 import tomllib
 import warnings
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,31 @@ def test_imports_run_downwards_only(path: Path) -> None:
     for module, line in imports(path):
         if module.split(".")[0] == "gateway":
             assert layer(module) <= own, f"{of(path)}:{line} imports {module}, which is above it"
+
+
+def test_no_two_folders_of_core_need_each_other() -> None:
+    """What stands directly in core counts one by one: `types` is below all folders, `decide` above most of them."""
+    needs: dict[str, set[str]] = {path.relative_to(PACKAGE / "core").with_suffix("").parts[0]: set() for path in CORE}
+    for path in CORE:
+        own = path.relative_to(PACKAGE / "core").with_suffix("").parts[0]
+        blocks = [node for node in tree(path).body if isinstance(node, ast.If)]
+        for_types = {line for one in blocks if ast.unparse(one.test) == "TYPE_CHECKING" for line in spanned(one)}
+        for module, line in imports(path):
+            if module.startswith("gateway.core.") and line not in for_types:
+                needs[own] |= {module.split(".")[2]} & needs.keys() - {own}
+    assert {*TopologicalSorter(needs).static_order()} == needs.keys()  # a circle raises an error that names it
+
+
+def spanned(node: ast.stmt) -> range:
+    return range(node.lineno, (node.end_lineno or node.lineno) + 1)
+
+
+def test_tests_of_core_stand_where_their_modules_do() -> None:
+    modules = {path.relative_to(PACKAGE) for path in CORE}
+    for path in (ROOT / "tests" / "core").rglob("test_*.py"):
+        name = path.name.removeprefix("test_")
+        if name in {module.name for module in modules}:
+            assert path.parent.relative_to(ROOT / "tests") / name in modules, of(path)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=of)

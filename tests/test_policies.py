@@ -10,10 +10,12 @@ import pytest
 
 from gateway import includes, yamlfile
 from gateway.catalog.ways import ways_of
-from gateway.core import expectations, facts, matchers, policytest
+from gateway.core import facts
 from gateway.core.analyse import analyse, analyse_everywhere
+from gateway.core.clauses import matchers
 from gateway.core.parts import PartDoc
 from gateway.core.policy import RANKS, Policy, PolicyDoc, clock
+from gateway.core.proving import expectations, policytest
 from gateway.core.types import Fleet
 from gateway.policyfile import PolicyFile, load_catalogue, load_policy, policy_files, reference_fleet
 from gateway.problems import validated

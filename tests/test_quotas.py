@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import quotas
-from gateway.core.admission import Allowance, Cap
 from gateway.core.errors import ConfigError
+from gateway.core.money.admission import Allowance, Cap
 from gateway.site import Site, load_site
 
 SHA = "ab" * 32

@@ -197,10 +197,11 @@ def test_all_expressions_that_clients_and_upstreams_reach_are_among_them() -> No
     names = {f"{use.module}.{use.name}" for use in USES}
     assert names >= {
         "gateway.proxy.heads._FIELD", "gateway.proxy.heads._VALUE", "gateway.proxy.heads._POST",
-        "gateway.proxy.asked._KEY", "gateway.core.sse.EVENT_END", "gateway.core.chunk._LINE_END",
-        "gateway.core.respell._LINE", "gateway.core.refusals._ADDRESS", "gateway.core.redaction._SHAPES",
-        "gateway.core.tracecontext._PARENT", "gateway.core.tracecontext._MEMBER", "gateway.core.largebody._DIGITS",
-        "gateway.core.alike._TEXT", "gateway.core.answers._TAGGED",
+        "gateway.proxy.asked._KEY", "gateway.core.answer.sse.EVENT_END", "gateway.core.answer.chunk._LINE_END",
+        "gateway.core.answer.alike._TEXT", "gateway.core.answer.whole._TAGGED", "gateway.core.servers.respell._LINE",
+        "gateway.core.servers.refusals._ADDRESS", "gateway.core.recorded.redaction._SHAPES",
+        "gateway.core.request.tracecontext._PARENT", "gateway.core.request.tracecontext._MEMBER",
+        "gateway.core.request.largebody._DIGITS",
     }  # fmt: skip
 
 

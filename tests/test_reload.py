@@ -21,8 +21,8 @@ from ruamel.yaml import YAML
 
 from gateway import reload
 from gateway.core.errors import ConfigError, Problem
-from gateway.core.lexicon import Lexicon
-from gateway.core.tokens import Tokenizers
+from gateway.core.reading.lexicon import Lexicon
+from gateway.core.text.tokens import Tokenizers
 from gateway.proxy.runtime import Runtime
 from gateway.reload import Reloader
 from gateway.site import Site, load_site

@@ -17,10 +17,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from gateway.cli import main
-from gateway.core import records
 from gateway.core.policy import Policy
-from gateway.core.records import Copied, Decided, Recorded, Result, Spoken, World
-from gateway.core.replay import Replay
+from gateway.core.recorded import records
+from gateway.core.recorded.records import Copied, Decided, Recorded, Result, Spoken, World
+from gateway.core.recorded.replay import Replay
 from gateway.core.types import Usage
 from gateway.replay.command import count
 from gateway.replay.reading import Read, Wanted, read

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gateway import schemas
+from gateway.core.clauses.matchers import OPERATORS
 from gateway.core.errors import ConfigError
 from gateway.core.facts import FACTS, SIGNALS
-from gateway.core.matchers import OPERATORS
 from gateway.yamlfile import load, loads
 
 jsonschema = pytest.importorskip("jsonschema")

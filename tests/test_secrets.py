@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from ruamel.yaml import YAML
 
-from gateway.core.redaction import secrets_in
+from gateway.core.recorded.redaction import secrets_in
 from gateway.core.types import Endpoint, Secret
 from gateway.site import load_site
 from gateway.telemetry import logs

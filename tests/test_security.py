@@ -16,7 +16,7 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
-from gateway.core.dialects import DIALECTS, HOST_MEMBERS
+from gateway.core.servers.dialects import DIALECTS, HOST_MEMBERS
 from tests.harness import COMPLETION, KEY, Gateway, Received, Upstream, chat, config, plain, running
 
 SHORT = {"request_head": "1s", "keep_alive": "2s"}

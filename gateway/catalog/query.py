@@ -15,7 +15,7 @@ from typing import Any
 from gateway import bundled, yamlfile
 from gateway.catalog.catalogue import files_of
 from gateway.catalog.facts import Facts, Knowledge, Layer, OfferKey, merge
-from gateway.core.capabilities import lies_in
+from gateway.core.targets.capabilities import lies_in
 from gateway.problems import suggest
 
 _THINKING = ("switchable", "always", "never", "unknown")

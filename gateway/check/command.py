@@ -14,9 +14,9 @@ from gateway.check.report import Places, Report, Told
 from gateway.compiled import cache_dir
 from gateway.config import ConfigDoc
 from gateway.core.analyse import analyse, analyse_everywhere
+from gateway.core.clauses.findings import Finding
+from gateway.core.clauses.matchers import suggest
 from gateway.core.errors import ConfigError, Problem
-from gateway.core.findings import Finding
-from gateway.core.matchers import suggest
 from gateway.includes import is_part
 from gateway.policyfile import (
     PolicyFile,

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 
 from gateway.config import ConfigDoc, KeyDoc
 from gateway.core.analyse import accepted, tenants
-from gateway.core.capabilities import outside
-from gateway.core.findings import Finding, finding
+from gateway.core.clauses.findings import Finding, finding
 from gateway.core.policy import Policy
-from gateway.core.rank import bits
+from gateway.core.targets.capabilities import outside
+from gateway.core.targets.rank import bits
 from gateway.site import Site
 
 NOBODY: Mapping[str, Mapping[str, str]] = {"anonymous": {}}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.core.findings import SEVERITIES, Finding
+from gateway.core.clauses.findings import SEVERITIES, Finding
 from gateway.yamlfile import Document
 
 #: Of the JSON that is told; it grows by members, and is raised when one changes its meaning.

@@ -11,18 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.core.canary import drawn
-from gateway.core.capabilities import least
-from gateway.core.filters import last_straw
-from gateway.core.latency import slowness
-from gateway.core.rank import Costs, order
-from gateway.core.sticky import stay
+from gateway.core.clauses.canary import drawn
+from gateway.core.clauses.latency import slowness
+from gateway.core.clauses.sticky import stay
+from gateway.core.targets.capabilities import least
+from gateway.core.targets.filters import last_straw
+from gateway.core.targets.rank import Costs, order
 from gateway.core.types import Decision, Shadow, Snapshot, Target, Thinking
 
 if TYPE_CHECKING:
-    from gateway.core.capabilities import Capabilities
     from gateway.core.policy import Constraint, Policy, Rung
-    from gateway.core.signals import Signals
+    from gateway.core.reading.signals import Signals
+    from gateway.core.targets.capabilities import Capabilities
 
 PIN = "pin"
 CLIENT = Thinking("client")

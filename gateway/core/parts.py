@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from gateway.core import schema
-from gateway.core.entries import Day, Id, Includes, Strict, unique
+from gateway.core.clauses import schema
+from gateway.core.clauses.entries import Day, Id, Includes, Strict, unique
+from gateway.core.clauses.findings import AcceptDoc
 from gateway.core.facts import BUILT_IN_SETS
-from gateway.core.findings import AcceptDoc
 from gateway.core.policy import ConstraintDoc, PolicyDoc, TestDoc
 from gateway.core.quantities import Invalid
 

@@ -15,22 +15,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from gateway.core import schema, tenants
-from gateway.core.byfact import ByFact, ByFactDoc, read_by_fact
-from gateway.core.canary import Shares, read_weights
-from gateway.core.capabilities import Capabilities
-from gateway.core.conditions import Condition, Group, Scope, Test, compile_condition
-from gateway.core.entries import Day, Id, Includes, RungForm, Select, Strict, When, unique
+from gateway.core.clauses import schema, tenants
+from gateway.core.clauses.byfact import ByFact, ByFactDoc, read_by_fact
+from gateway.core.clauses.canary import Shares, read_weights
+from gateway.core.clauses.conditions import Condition, Group, Scope, Test, compile_condition
+from gateway.core.clauses.entries import Day, Id, Includes, RungForm, Select, Strict, When, unique
+from gateway.core.clauses.findings import AcceptDoc
+from gateway.core.clauses.latency import LatencyDoc, LatencyRule
+from gateway.core.clauses.matchers import Problems, suggest
+from gateway.core.clauses.selectors import Names, Selector, all_but, compile_selector, describe
+from gateway.core.clauses.shadow import ShadowDoc, ShadowRule
+from gateway.core.clauses.sticky import Sticky, StickyDoc
 from gateway.core.facts import SIGNALS, Kind
-from gateway.core.filters import Filter, acting
-from gateway.core.findings import AcceptDoc
-from gateway.core.latency import LatencyDoc, LatencyRule
-from gateway.core.matchers import Problems, suggest
 from gateway.core.quantities import Invalid, tokens
-from gateway.core.rank import AnyRank, Prices, RankName
-from gateway.core.selectors import Names, Selector, all_but, compile_selector, describe
-from gateway.core.shadow import ShadowDoc, ShadowRule
-from gateway.core.sticky import Sticky, StickyDoc
+from gateway.core.targets.capabilities import Capabilities
+from gateway.core.targets.filters import Filter, acting
+from gateway.core.targets.rank import AnyRank, Prices, RankName
 from gateway.core.types import Fleet, Thinking
 
 RANKS: tuple[RankName, ...] = ("listed", "cheapest", "fastest", "balanced", "weighted")

@@ -18,12 +18,12 @@ import msgspec
 from gateway.core.terms import NOTHING_KNOWN, Terms
 
 if TYPE_CHECKING:
-    from gateway.core.credentials import Credential
-    from gateway.core.hedging import Hedge
-    from gateway.core.overload import Priority
-    from gateway.core.rows import Dialect
-    from gateway.core.tracecontext import Traced
-    from gateway.core.usage import Spent
+    from gateway.core.money.usage import Spent
+    from gateway.core.request.tracecontext import Traced
+    from gateway.core.resilience.hedging import Hedge
+    from gateway.core.resilience.overload import Priority
+    from gateway.core.servers.credentials import Credential
+    from gateway.core.servers.rows import Dialect
 
 #: `other` is content, or an answer asked for, of a kind that nobody here knows.
 Modality = Literal["text", "image", "audio", "video", "file", "other"]
@@ -145,7 +145,7 @@ class Backend:
     """A kind of server somewhere: how it is spoken to, where it stands, and whose key opens it."""
 
     name: str
-    dialect: str  # a name in core.rows.DIALECTS, or that of `own_dialect`
+    dialect: str  # a name in core.servers.rows.DIALECTS, or that of `own_dialect`
     endpoints: tuple[Endpoint, ...]
     region: str | None = None
     processing: str | None = None  # where data may be processed: eu, us, global, ...

@@ -19,7 +19,7 @@ from gateway import bundled, yamlfile
 from gateway.compiled import cache_dir
 from gateway.config import ConfigDoc
 from gateway.core.errors import ConfigError, Problem
-from gateway.core.records import Recorded
+from gateway.core.recorded.records import Recorded
 from gateway.core.types import Fleet
 from gateway.diff.compare import PolicyChange, Version, compare, pair
 from gateway.diff.markdown import comment, problems

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from gateway.core.analyse import analyse
-from gateway.core.changes import DocChange, changes
+from gateway.core.clauses.findings import Finding
 from gateway.core.errors import ConfigError, Problem
-from gateway.core.findings import Finding
 from gateway.core.policy import Policy
-from gateway.core.policytest import Case, Result, run
+from gateway.core.proving.changes import DocChange, changes
+from gateway.core.proving.policytest import Case, Result, run
 from gateway.core.types import Decision, Fleet
 from gateway.diff.traffic import Traffic
 from gateway.policyfile import PolicyFile

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from gateway.core.changes import NOUNS, Detail, DocChange
+from gateway.core.clauses.findings import Finding
 from gateway.core.errors import Problem
-from gateway.core.findings import Finding
+from gateway.core.proving.changes import NOUNS, Detail, DocChange
 from gateway.core.types import NANO_PER_USD
 from gateway.diff.compare import PolicyChange, TestChange, Told
 from gateway.diff.traffic import Traffic

@@ -1,7 +1,7 @@
 """What another version of a policy does to recorded requests: both decide every record, differences are counted.
 
-Deciding records is `core.replay`'s business, pricing them `core.worth`'s, reading them `gateway.replay`'s. Comparing
-the two versions, and not the new one with what was once decided, shows this change alone.
+Deciding records is `core.recorded.replay`'s business, pricing them `core.recorded.worth`'s, reading them
+`gateway.replay`'s. Comparing the two versions, and not the new one with what was once decided, shows this change alone.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from gateway.core.policy import Policy
-from gateway.core.records import Recorded
-from gateway.core.replay import Replay, Undecided
+from gateway.core.recorded.records import Recorded
+from gateway.core.recorded.replay import Replay, Undecided
+from gateway.core.recorded.worth import Elsewhere
 from gateway.core.types import Decision
-from gateway.core.worth import Elsewhere
 
 
 @dataclass(slots=True)

@@ -73,8 +73,8 @@ def run(given: argparse.Namespace, default: Path | None, environ: Mapping[str, s
 
 def _explain(given: argparse.Namespace, config: Path | None, environ: Mapping[str, str]) -> int:
     from gateway.compiled import cache_dir  # noqa: PLC0415
+    from gateway.core.decisions.tracetext import render  # noqa: PLC0415
     from gateway.core.errors import GatewayError, to_openai  # noqa: PLC0415
-    from gateway.core.tracetext import render  # noqa: PLC0415
     from gateway.explain.request import explain  # noqa: PLC0415
     from gateway.problems import suggest  # noqa: PLC0415
     from gateway.site import load_lexicon  # noqa: PLC0415

@@ -11,17 +11,18 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from gateway.core import dialects, wire
-from gateway.core.conversations import conversation_of
-from gateway.core.hints import Hints
-from gateway.core.lexicon import Lexicon
+from gateway.core.decisions.trace import Trace, trace, under_budget
 from gateway.core.policy import Policy
-from gateway.core.rank import draw
-from gateway.core.signals import Signals
-from gateway.core.tokens import Tokenizers
-from gateway.core.trace import Trace, trace, under_budget
+from gateway.core.reading.lexicon import Lexicon
+from gateway.core.reading.signals import Signals
+from gateway.core.request import wire
+from gateway.core.request.hints import Hints
+from gateway.core.request.wire import Envelope
+from gateway.core.resilience.conversations import conversation_of
+from gateway.core.servers import dialects
+from gateway.core.targets.rank import draw
+from gateway.core.text.tokens import Tokenizers
 from gateway.core.types import Snapshot, Tenant
-from gateway.core.wire import Envelope
 from gateway.proxy.runtime import Remembered
 from gateway.site import Site
 

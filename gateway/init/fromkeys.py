@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 
 from gateway.catalog.catalogue import Catalogue, Offer
-from gateway.core.capabilities import Capabilities
 from gateway.core.decide import decide
 from gateway.core.policy import Policy, Rung
-from gateway.core.signals import Signals
+from gateway.core.reading.signals import Signals
+from gateway.core.targets.capabilities import Capabilities
 from gateway.core.types import NANO_PER_USD, Fleet, Snapshot, Target
 from gateway.init.draft import Draft, lay
 from gateway.init.providers import Hosted, hosted

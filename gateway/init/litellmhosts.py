@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from gateway.catalog.catalogue import Catalogue
 from gateway.core.quantities import Invalid
-from gateway.core.rows import DIALECTS
+from gateway.core.servers.rows import DIALECTS
 from gateway.init.providers import hosted
 
 #: LiteLLM's name of a provider -> the catalogue's.

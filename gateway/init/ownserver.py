@@ -18,8 +18,8 @@ from gateway import servers
 from gateway.addresses import endpoint
 from gateway.catalog.catalogue import Catalogue
 from gateway.core import quantities
-from gateway.core.dialects import DIALECTS
 from gateway.core.quantities import Invalid
+from gateway.core.servers.dialects import DIALECTS
 from gateway.core.types import Endpoint
 from gateway.init.draft import Draft
 from gateway.init.fromkeys import target_name

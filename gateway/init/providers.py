@@ -1,7 +1,7 @@
 """Hosted providers as `pointsman init` takes them up: the catalogue's, with the dialect that each is best spoken to in.
 
 Whose servers answer where, and which variable usually holds a key, are facts and stand in the catalogue; how a server
-is spoken to is a row of `core.rows`, found by the provider's name.
+is spoken to is a row of `core.servers.rows`, found by the provider's name.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.catalog.catalogue import Catalogue
-from gateway.core.rows import DIALECTS
+from gateway.core.servers.rows import DIALECTS
 
 #: Where an account may answer elsewhere: the variable that their own tools read the address from.
 _ELSEWHERE = {"dashscope-intl": "DASHSCOPE_API_BASE", "openai": "OPENAI_BASE_URL"}

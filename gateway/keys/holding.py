@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from gateway import quotas
 from gateway.config import KeyDoc
-from gateway.core.admission import Cap
-from gateway.core.overload import PRIORITIES, Priority
+from gateway.core.money.admission import Cap
 from gateway.core.quantities import nano_usd
+from gateway.core.resilience.overload import PRIORITIES, Priority
 from gateway.core.types import NANO_PER_USD
 from gateway.keys.file import MadeKeyDoc
 from gateway.naming import Grant, meet

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gateway.core.booking import Account, Booked, Open
+from gateway.core.money.booking import Account, Booked, Open
 from gateway.core.types import Usage
 
 #: Totals are kept by the quarter of an hour: every time zone's days consist of whole ones.

@@ -1,7 +1,7 @@
 """The journal: lines appended by one process, all entries of a turn of its event loop as one line.
 
 Here belong the file that grows, its rotation, and what happens while there is no room for it. What a line holds is
-`core.booking`'s business; who reads it, `keeping`'s.
+`core.money.booking`'s business; who reads it, `keeping`'s.
 
 The file is mapped into memory and lines are stored there: what was stored is the kernel's and survives the death of
 the process as if it had been written, without the system call that would be most of what a request pays for its books.
@@ -25,8 +25,8 @@ from zlib import crc32
 
 import msgspec
 
-from gateway.core import booking
-from gateway.core.booking import Account, Plain
+from gateway.core.money import booking
+from gateway.core.money.booking import Account, Plain
 from gateway.ledger.directory import SPARE, journal_path, journals
 from gateway.ledger.shield import Shield
 

@@ -1,8 +1,8 @@
 """From journals to books: reading on, line by line, and writing what follows, one transaction for each piece.
 
 Here belong the place up to which journals are read, what is done about a line that is torn or damaged, and which
-journals are no longer needed. What lines mean is `core.booking`'s business; the tables are `database`'s. Nothing here
-runs by itself: `ledger` has the thread.
+journals are no longer needed. What lines mean is `core.money.booking`'s business; the tables are `database`'s. Nothing
+here runs by itself: `ledger` has the thread.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.core import booking
-from gateway.core.booking import Account, Began, Booked, Books, Checkpoint, Entry, Expire, Reserve, Settle, Void
+from gateway.core.money import booking
+from gateway.core.money.booking import Account, Began, Booked, Books, Checkpoint, Entry, Expire, Reserve, Settle, Void
 from gateway.ledger.database import Database, Position
 from gateway.ledger.directory import LedgerError, journal_path, journals
 

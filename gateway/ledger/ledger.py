@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gateway.core.booking import CRASH, Account, Plain
+from gateway.core.money.booking import CRASH, Account, Plain
 from gateway.core.types import Price
 from gateway.ledger import postgres
 from gateway.ledger.database import Database

@@ -1,7 +1,7 @@
 """What opens a backend for the command line's own requests: its key's header, AWS signatures, or an access token.
 
-The nouns and what is sent stand in `core.credentials` and `core.sigv4`; serving does the same on its event loop, in
-`proxy.doors` and `proxy.tokens`.
+The nouns and what is sent stand in `core.servers.credentials` and `core.servers.sigv4`; serving does the same on its
+event loop, in `proxy.doors` and `proxy.tokens`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,17 @@ from collections.abc import Generator
 
 import httpx
 
-from gateway.core import dialects
-from gateway.core.credentials import AwsKeys, Grant, MetadataServer, NoToken, ServiceAccount, read_token, token_request
-from gateway.core.sigv4 import sign
+from gateway.core.servers import dialects
+from gateway.core.servers.credentials import (
+    AwsKeys,
+    Grant,
+    MetadataServer,
+    NoToken,
+    ServiceAccount,
+    read_token,
+    token_request,
+)
+from gateway.core.servers.sigv4 import sign
 from gateway.core.types import Backend, Secret
 from gateway.rsa import signer
 

@@ -22,8 +22,8 @@ import httpx
 from gateway import yamlfile
 from gateway.admin import key_of, url_of
 from gateway.config import ConfigDoc
-from gateway.core import dialects
 from gateway.core.errors import ConfigError, Problem
+from gateway.core.servers import dialects
 from gateway.core.types import Target
 from gateway.printing import BROKEN, NO, OK, broken, failed, print_json
 from gateway.probe.auth import client, opened, revealed

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway import servers
-from gateway.core.chunk import load
+from gateway.core.answer.chunk import load
 from gateway.core.types import Outcome, Usage
 
 TOOL = {

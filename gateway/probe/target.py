@@ -17,7 +17,8 @@ from typing import Any, Literal
 import httpx
 
 from gateway import servers
-from gateway.core import dialects, wire
+from gateway.core.request import wire
+from gateway.core.servers import dialects
 from gateway.core.types import Outcome, Target, Thinking
 from gateway.probe.reply import (
     PARAMETERS,

@@ -1,7 +1,8 @@
 """Where a request meets its limits: admitted before anything is sent, charged for what it used, let go at its end.
 
 A key's and its team's limits are asked once for each request, a target's once for each attempt. What limits are is in
-`core.admission`, what a request can cost at most in `core.quotes`; who has none comes here only to find that out.
+`core.money.admission`, what a request can cost at most in `core.money.quotes`; who has none comes here only to find
+that out.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import time
 
 import msgspec
 
-from gateway.core import quotes, wire
-from gateway.core.admission import Budget, Gate, Hold, Rate, Refused, refused
 from gateway.core.errors import GatewayError, RateLimited, Unavailable
-from gateway.core.quotes import Quote
+from gateway.core.money import quotes
+from gateway.core.money.admission import Budget, Gate, Hold, Rate, Refused, refused
+from gateway.core.money.quotes import Quote
+from gateway.core.money.usage import BYTES_PER_TOKEN
+from gateway.core.request import wire
 from gateway.core.types import Attempt, Outcome
-from gateway.core.usage import BYTES_PER_TOKEN
 from gateway.proxy.route import Route
 from gateway.proxy.routing import routing_of
 from gateway.proxy.settling import Settling

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.core.errors import Denied, GatewayError, RateLimited, Unauthenticated, Unavailable, UnsupportedEncoding
-from gateway.core.hints import NO_HINTS, Hints
-from gateway.core.overload import rank_of
-from gateway.core.peers import client_of
+from gateway.core.request.hints import NO_HINTS, Hints
+from gateway.core.request.peers import client_of
+from gateway.core.resilience.overload import rank_of
 from gateway.core.types import Tenant
 from gateway.proxy.clocks import NEVER
 from gateway.proxy.heads import Headers, RequestHead, parse_request
@@ -52,7 +52,7 @@ class Asked(msgspec.Struct, frozen=True):
     tenant: Tenant = _ANONYMOUS
     expires_at: float = NEVER  # Unix time at which its key does
     hints: Hints = NO_HINTS
-    rank: int = 1  # of its priority, see `core.overload`
+    rank: int = 1  # of its priority, see `core.resilience.overload`
     error: GatewayError | None = None  # answered once the message has been read
 
 

@@ -1,7 +1,7 @@
 """A request's attempts: one target after the other is sent it until one answers, or nothing may follow.
 
-It performs and does not decide: `core.failover` says what follows a failed attempt, `route` to which endpoint it goes.
-What an attempt's answer does is in `relaying`; when a request begins and ends is `exchange`'s.
+It performs and does not decide: `core.resilience.failover` says what follows a failed attempt, `route` to which
+endpoint it goes. What an attempt's answer does is in `relaying`; when a request begins and ends is `exchange`'s.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from gateway.core import dialects, wire
 from gateway.core.errors import GatewayError, InternalError
-from gateway.core.failover import TABLE, Ended, Follow, failover
-from gateway.core.hedging import Pace
+from gateway.core.money.usage import BYTES_PER_TOKEN
+from gateway.core.request import wire
+from gateway.core.resilience.failover import TABLE, Ended, Follow, failover
+from gateway.core.resilience.hedging import Pace
+from gateway.core.servers import dialects
 from gateway.core.types import Attempt, Outcome
-from gateway.core.usage import BYTES_PER_TOKEN
 from gateway.proxy import bulk
 from gateway.proxy.accounts import account_of
 from gateway.proxy.clocks import NEVER
@@ -28,7 +29,7 @@ from gateway.proxy.upstream import UpstreamConnection
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from gateway.core.booking import Plain
+    from gateway.core.money.booking import Plain
 
     Tries = Generator[Attempt, Outcome | Ended, GatewayError | None]
 

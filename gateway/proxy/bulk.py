@@ -1,7 +1,7 @@
 """Large bodies on the event loop: read in several of its turns, and sent on in pieces as fast as they are taken.
 
 Here belongs only what keeps one large request from holding up all others, and from lying in memory twice. What a body
-means is `core.wire`'s business, and what follows from it `exchange`'s.
+means is `core.request.wire`'s business, and what follows from it `exchange`'s.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from gateway.core.largetree import Steps
+from gateway.core.request.largetree import Steps
 
 #: How long the steps of reading one body may hold the loop before it turns; the last step begun may take longer.
 SLICE_S = 0.005

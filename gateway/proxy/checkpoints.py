@@ -1,6 +1,7 @@
 """How far answers under way have come, told to the journal now and then, for what a crash must book of them.
 
-Sampled from outside: a chunk on its way pays nothing for it. What becomes of a checkpoint is `core.booking`'s business.
+Sampled from outside: a chunk on its way pays nothing for it. What becomes of a checkpoint is `core.money.booking`'s
+business.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from gateway.core.booking import SHADOW
-from gateway.core.usage import BYTES_PER_TOKEN
+from gateway.core.money.booking import SHADOW
+from gateway.core.money.usage import BYTES_PER_TOKEN
 
 if TYPE_CHECKING:
     from gateway.proxy.exchange import Exchange

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
-from gateway.core import dialects
-from gateway.core.credentials import AwsKeys
-from gateway.core.sigv4 import sign
+from gateway.core.servers import dialects
+from gateway.core.servers.credentials import AwsKeys
+from gateway.core.servers.sigv4 import sign
 from gateway.core.types import Endpoint
 from gateway.proxy.tokens import TokenSource
 

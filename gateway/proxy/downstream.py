@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 
 from gateway.core import errors
 from gateway.core.errors import BadRequest, GatewayError, TooLarge, TooSlow
-from gateway.core.wire import WHOLE_BYTES
+from gateway.core.request.wire import WHOLE_BYTES
 from gateway.proxy import asked as asking
 from gateway.proxy.asked import Asked
 from gateway.proxy.clocks import NEVER, Timed

@@ -10,20 +10,21 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gateway.core import quotes, wire
-from gateway.core.conversations import conversation_of
 from gateway.core.decide import decide
+from gateway.core.decisions.memo import Key, Memo
+from gateway.core.decisions.trace import Trace, trace
 from gateway.core.errors import GatewayError, Unavailable, UpstreamTimeout, of_code
-from gateway.core.failover import LEAST_S
-from gateway.core.largetree import Steps
-from gateway.core.memo import Key, Memo
+from gateway.core.money import quotes
 from gateway.core.policy import Policy
-from gateway.core.rank import draw
-from gateway.core.signals import Signals
-from gateway.core.sizes import NeedsCount
-from gateway.core.trace import Trace, trace
+from gateway.core.reading.signals import Signals
+from gateway.core.reading.sizes import NeedsCount
+from gateway.core.request import wire
+from gateway.core.request.largetree import Steps
+from gateway.core.request.wire import Envelope
+from gateway.core.resilience.conversations import conversation_of
+from gateway.core.resilience.failover import LEAST_S
+from gateway.core.targets.rank import draw
 from gateway.core.types import Decision, Outcome, Routing, Snapshot
-from gateway.core.wire import Envelope
 from gateway.proxy import bulk
 from gateway.proxy.attempting import Attempting
 from gateway.proxy.outside import look

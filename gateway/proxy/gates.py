@@ -1,7 +1,7 @@
 """The living limits of a process: made from configurations, fed from the books, kept through reloads.
 
-What a limit is, and how requests are admitted, is in `core.admission`; when they are is in `admitting`. A limit that
-two configurations have goes on where it was; a budget that is new takes up what the books say of its period.
+What a limit is, and how requests are admitted, is in `core.money.admission`; when they are is in `admitting`. A limit
+that two configurations have goes on where it was; a budget that is new takes up what the books say of its period.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
-from gateway.core.admission import Budget, Cap, Gate, Limit, Quota, Rate, Scope, Slots
+from gateway.core.money.admission import Budget, Cap, Gate, Limit, Quota, Rate, Scope, Slots
 from gateway.core.types import NANO_PER_USD
 from gateway.ledger import report, shared
 from gateway.ledger.directory import LedgerError, LedgerSettings

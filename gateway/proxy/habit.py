@@ -3,7 +3,7 @@
 A client's requests differ in their messages, perhaps in `user`, and seldom in anything else. What follows from all else
 (who may ask, what was decided, what is sent around the messages) is kept here with the conditions under which it holds;
 a request for which one of them does not hold goes the whole way. Nothing is decided here: a habit repeats what
-`core.memo` kept.
+`core.decisions.memo` kept.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.core import dialects
-from gateway.core.likeness import Likeness
-from gateway.core.memo import Memo, World
-from gateway.core.wire import Envelope
+from gateway.core.decisions.memo import Memo, World
+from gateway.core.request.likeness import Likeness
+from gateway.core.request.wire import Envelope
+from gateway.core.servers import dialects
 
 if TYPE_CHECKING:
-    from gateway.core.memo import Kept
+    from gateway.core.decisions.memo import Kept
     from gateway.proxy.asked import Asked
     from gateway.proxy.exchange import Exchange
 

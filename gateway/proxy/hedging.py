@@ -4,7 +4,7 @@ The exchange has one attempt in hand, as always; here is the other one, parked: 
 and the callbacks of its connection. When something comes for it the two change places, the exchange does what it does
 for any attempt, and they change back. So an attempt is begun, judged, relayed, given up and booked by the same code
 whether it has a rival or not, and a request that has none pays for one look at an attribute. When a hedge may come is
-`core.hedging`; whom it asks is the next in line of `core.failover`, bound by the same decision.
+`core.resilience.hedging`; whom it asks is the next in line of `core.resilience.failover`, bound by the same decision.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from gateway.core.failover import LEAST_S, Ended
+from gateway.core.resilience.failover import LEAST_S, Ended
 from gateway.core.types import Attempt, Outcome
 from gateway.proxy.clocks import NEVER, Timed
 from gateway.proxy.routing import routing_of

@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from gateway.core.booking import Plain
+from gateway.core.money.booking import Plain
 from gateway.core.types import Record
 from gateway.proxy.durable import Durable
 

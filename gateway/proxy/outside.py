@@ -1,7 +1,7 @@
 """What a policy is told of the world besides health: where a conversation was answered, who is slow, who is drawn.
 
 Only for policies that ask for it (`Policy.watches`): all others never come here. What is kept over requests stands in
-`core.conversations` and `core.latency`; what follows from it for a decision is `core.decide`'s.
+`core.resilience.conversations` and `core.clauses.latency`; what follows from it for a decision is `core.decide`'s.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gateway.core.conversations import conversation_of, prompt_cache_key_of
-from gateway.core.latency import Paces
-from gateway.core.memo import watched
-from gateway.core.rank import draw
+from gateway.core.clauses.latency import Paces
+from gateway.core.decisions.memo import watched
+from gateway.core.money.usage import used_by
+from gateway.core.resilience.conversations import conversation_of, prompt_cache_key_of
+from gateway.core.targets.rank import draw
 from gateway.core.types import Previous, Snapshot
-from gateway.core.usage import used_by
 
 if TYPE_CHECKING:
-    from gateway.core.conversations import Conversations
-    from gateway.core.hints import Hints
     from gateway.core.policy import Policy
-    from gateway.core.wire import Envelope
+    from gateway.core.request.hints import Hints
+    from gateway.core.request.wire import Envelope
+    from gateway.core.resilience.conversations import Conversations
     from gateway.proxy.relaying import Relaying
 
 

@@ -1,8 +1,8 @@
 """An attempt's answer on its way to the client.
 
-What an upstream says is checked, counted and relayed here; `core.sse` says what of a stream may be shown. How every
-request ends is in `settling`. Who is asked, and who next, is `exchange`'s business; bytes of the client's connection
-are `downstream`'s.
+What an upstream says is checked, counted and relayed here; `core.answer.sse` says what of a stream may be shown. How
+every request ends is in `settling`. Who is asked, and who next, is `exchange`'s business; bytes of the client's
+connection are `downstream`'s.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from gateway.core import dialects, sse
+from gateway.core.answer import sse
 from gateway.core.errors import GatewayError, StreamBroken
-from gateway.core.respell import respell_answer
+from gateway.core.servers import dialects
+from gateway.core.servers.respell import respell_answer
 from gateway.core.types import NANO_PER_USD, Outcome, Usage
 from gateway.proxy.admitting import Admitting, Limited
 from gateway.proxy.clocks import NEVER
@@ -21,7 +22,7 @@ from gateway.proxy.outside import answered, measured
 from gateway.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
-    from gateway.core.tracecontext import Traced
+    from gateway.core.request.tracecontext import Traced
     from gateway.proxy.pool import Pool
 
 #: A non-streamed answer, and an error body, may be this long; more is not an answer.

@@ -8,16 +8,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from gateway.core import dialects
-from gateway.core.affinity import Prefixes
-from gateway.core.health import Board
-from gateway.core.hedging import Pace
+from gateway.core.resilience.affinity import Prefixes
+from gateway.core.resilience.health import Board
+from gateway.core.resilience.hedging import Pace
+from gateway.core.servers import dialects
 from gateway.core.types import Attempt, Secret, Target
 from gateway.proxy.doors import Door, Opening, halves, host
 from gateway.proxy.pool import Pool
 
 if TYPE_CHECKING:
-    from gateway.core.admission import Gate
+    from gateway.core.money.admission import Gate
 
 #: Endpoints among which the one with the fewest requests is picked.
 CHOICES = 8

@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway.core.affinity import Prefixes
-from gateway.core.conversations import Conversations
-from gateway.core.credentials import AwsKeys, identity
+from gateway.core.clauses.latency import Paces
+from gateway.core.decisions.memo import Memo
 from gateway.core.errors import GatewayError
-from gateway.core.failover import RetryBudget
-from gateway.core.health import Board
-from gateway.core.hedging import HedgeBudget, Pace
-from gateway.core.latency import Paces
-from gateway.core.lexicon import Lexicon
-from gateway.core.memo import Memo
-from gateway.core.peers import Strangers
-from gateway.core.promises import Promises
-from gateway.core.tokens import Tokenizers
+from gateway.core.reading.lexicon import Lexicon
+from gateway.core.request.peers import Strangers
+from gateway.core.resilience.affinity import Prefixes
+from gateway.core.resilience.conversations import Conversations
+from gateway.core.resilience.failover import RetryBudget
+from gateway.core.resilience.health import Board
+from gateway.core.resilience.hedging import HedgeBudget, Pace
+from gateway.core.resilience.promises import Promises
+from gateway.core.servers.credentials import AwsKeys, identity
+from gateway.core.text.tokens import Tokenizers
 from gateway.core.types import (
     EMPTY,
     Backend,
@@ -63,8 +63,8 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.records import RecordLog
 
 if TYPE_CHECKING:
-    from gateway.core.admission import Gate
-    from gateway.core.tracecontext import Tracing
+    from gateway.core.money.admission import Gate
+    from gateway.core.request.tracecontext import Tracing
     from gateway.proxy.asked import Asked
     from gateway.proxy.exchange import Exchange
     from gateway.telemetry.otlp.exporting import Otlp

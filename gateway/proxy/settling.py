@@ -11,13 +11,14 @@ import time
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from gateway.core import booking, pricing, sse, usage
+from gateway.core.answer import sse
 from gateway.core.errors import GatewayError
-from gateway.core.failover import Ended
-from gateway.core.recording import Settled
-from gateway.core.signals import Signals
+from gateway.core.money import booking, pricing, usage
+from gateway.core.reading.signals import Signals
+from gateway.core.recorded.recording import Settled
+from gateway.core.request.wire import Envelope
+from gateway.core.resilience.failover import Ended
 from gateway.core.types import EMPTY, Attempt, Decision, Outcome, Record, Routing, Snapshot, Usage
-from gateway.core.wire import Envelope
 from gateway.proxy.accounts import THINKS
 from gateway.proxy.clocks import NEVER
 from gateway.proxy.heads import AnswerHead
@@ -28,7 +29,7 @@ from gateway.proxy.runtime import Remembered, Runtime
 from gateway.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
-    from gateway.core.admission import Hold
+    from gateway.core.money.admission import Hold
     from gateway.core.policy import Policy
     from gateway.proxy.asked import Asked
     from gateway.proxy.downstream import ClientConnection

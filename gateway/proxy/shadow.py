@@ -13,10 +13,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gateway.core import booking, dialects, pricing, quotes, usage, wire
-from gateway.core.admission import Gate, Hold, Refused
-from gateway.core.recording import copied
-from gateway.core.tracecontext import SHADOW, Copied
+from gateway.core.money import booking, pricing, quotes, usage
+from gateway.core.money.admission import Gate, Hold, Refused
+from gateway.core.recorded.recording import copied
+from gateway.core.request import wire
+from gateway.core.request.tracecontext import SHADOW, Copied
+from gateway.core.servers import dialects
 from gateway.core.types import Decision, Endpoint, Outcome, Record, Shadow, Shadowed, Usage
 from gateway.proxy import bulk
 from gateway.proxy.accounts import THINKS, account_of
@@ -26,8 +28,8 @@ from gateway.proxy.upstream import UpstreamConnection
 from gateway.telemetry.shadows import ShadowCounts
 
 if TYPE_CHECKING:
-    from gateway.core.sse import Relay
-    from gateway.core.wire import Envelope
+    from gateway.core.answer.sse import Relay
+    from gateway.core.request.wire import Envelope
     from gateway.proxy.pool import Pool, Waiting
     from gateway.proxy.route import Route
     from gateway.proxy.runtime import Runtime, Serving

@@ -1,8 +1,8 @@
 """Who is refused when the process is full, and what gives way before.
 
-The shares from which something is given up are in `core.overload`, how short memory is in `pressure`. A request pays
-one comparison for all this as long as there is room; the rest is worked out once a second and where a threshold is
-passed.
+The shares from which something is given up are in `core.resilience.overload`, how short memory is in `pressure`. A
+request pays one comparison for all this as long as there is room; the rest is worked out once a second and where a
+threshold is passed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from gateway.core.errors import Unavailable
-from gateway.core.overload import PRIORITIES, retry_after_s
+from gateway.core.resilience.overload import PRIORITIES, retry_after_s
 from gateway.proxy.pressure import FULL, LOW
 from gateway.telemetry import families
 from gateway.telemetry.series import Kept, Rows

@@ -1,7 +1,7 @@
 """Access tokens, fetched and kept fresh: one task for each grant, none for a request.
 
 A request only ever looks at the token that is there. Where there is none yet, or none any more, its target is passed
-over. What a token endpoint is sent and what its answer means is `core.credentials`.
+over. What a token endpoint is sent and what its answer means is `core.servers.credentials`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from gateway.core.credentials import (
+from gateway.core.servers.credentials import (
     MARGIN_S,
     AccessToken,
     Grant,

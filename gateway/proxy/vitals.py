@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from gateway.core.health import STATES
+from gateway.core.resilience.health import STATES
 from gateway.telemetry.names import EndpointNow, Vitals
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """What changes in the health of targets, told once a second to whoever reads the log.
 
-What holds a target back is `core.health`'s business. A state that came and went within a second is not told here; the
-metrics count every ejection.
+What holds a target back is `core.resilience.health`'s business. A state that came and went within a second is not told
+here; the metrics count every ejection.
 """
 
 from __future__ import annotations

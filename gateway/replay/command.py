@@ -23,7 +23,7 @@ from gateway.replay.reading import Read, Wanted, files_of, read
 
 if TYPE_CHECKING:
     from gateway.core.policy import Policy
-    from gateway.core.records import Recorded
+    from gateway.core.recorded.records import Recorded
     from gateway.includes import Part
     from gateway.replay.savings import Savings
     from gateway.site import Site
@@ -58,7 +58,7 @@ def replay(given: argparse.Namespace) -> int:
 
 def savings(given: argparse.Namespace) -> int:
     """Compare what was spent with baselines. Raises `ConfigError`."""
-    from gateway.core.replay import Replay  # noqa: PLC0415
+    from gateway.core.recorded.replay import Replay  # noqa: PLC0415
     from gateway.replay.savings import COMPARED, Savings, as_json, copy_lines, everything_to, lines  # noqa: PLC0415
     from gateway.replay.telling import assumptions  # noqa: PLC0415
 
@@ -105,7 +105,7 @@ def _csv(found: Sequence[Savings], told: Read) -> None:
 
 def count(add: Any, records: Iterable[Recorded], told: Read) -> None:
     """Hand every record to what counts it; one that cannot be true counts as damaged, in whatever way it shows."""
-    from gateway.core.records import Unreadable  # noqa: PLC0415
+    from gateway.core.recorded.records import Unreadable  # noqa: PLC0415
 
     for recorded in records:
         try:

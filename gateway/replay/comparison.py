@@ -1,6 +1,7 @@
 """What another policy changes about recorded requests, added up: by rule, target, model, key and team, with costs.
 
-Here belongs adding up and nothing else: deciding is `core.replay`'s, pricing `core.worth`'s, telling it `telling`'s.
+Here belongs adding up and nothing else: deciding is `core.recorded.replay`'s, pricing `core.recorded.worth`'s, telling
+it `telling`'s.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from statistics import median
 
+from gateway.core.decisions.trace import trace, under_budget
 from gateway.core.policy import Policy
-from gateway.core.records import Decided, Recorded, fleet_digest
-from gateway.core.replay import NotRecorded, RecordedSignals, Replay, Undecided
-from gateway.core.trace import trace, under_budget
+from gateway.core.recorded.records import Decided, Recorded, fleet_digest
+from gateway.core.recorded.replay import NotRecorded, RecordedSignals, Replay, Undecided
+from gateway.core.recorded.worth import Cost, Elsewhere
 from gateway.core.types import Decision
-from gateway.core.worth import Cost, Elsewhere
 
 #: Different changes that are told apart; more are added up as one.
 MOST_CHANGES = 500

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.core.records import Copied
+from gateway.core.recorded.records import Copied
 from gateway.core.types import Outcome
 
 

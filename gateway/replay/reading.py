@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
-from gateway.core import records
 from gateway.core.errors import ConfigError, Problem
-from gateway.core.records import Copied, Recorded, Unreadable
+from gateway.core.recorded import records
+from gateway.core.recorded.records import Copied, Recorded, Unreadable
 from gateway.replay.copies import Copies
 from gateway.telemetry.records import SUFFIXES
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.policy import Policy, PolicyDoc, compile_policy
-from gateway.core.records import Recorded
-from gateway.core.replay import Replay, Undecided
+from gateway.core.recorded.records import Recorded
+from gateway.core.recorded.replay import Replay, Undecided
+from gateway.core.recorded.worth import ASSUMPTIONS, Elsewhere
 from gateway.core.types import Decision, Fleet
-from gateway.core.worth import ASSUMPTIONS, Elsewhere
 from gateway.problems import suggest
 from gateway.replay.comparison import Money
 from gateway.replay.copies import Copies

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from gateway.core.records import Decided
+from gateway.core.recorded.records import Decided
+from gateway.core.recorded.worth import ASSUMPTIONS
 from gateway.core.types import NANO_PER_USD
-from gateway.core.worth import ASSUMPTIONS
 from gateway.replay.comparison import ROWS, Change, Comparison, Money, usual_s
 from gateway.replay.reading import Read
 from gateway.telemetry.logs import printable

@@ -19,7 +19,7 @@ import msgspec
 from gateway.config import BackendDoc, ConfigDoc
 from gateway.core.errors import Problem
 from gateway.core.quantities import Invalid
-from gateway.core.rows import DIALECTS
+from gateway.core.servers.rows import DIALECTS
 from gateway.core.types import Secret, Timeouts
 from gateway.secretref import SecretRef, read_secret
 from gateway.yamlfile import Document

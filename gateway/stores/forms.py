@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gateway.core.admission import Budget, Gate, Limit, Rate, Slots
+from gateway.core.money.admission import Budget, Gate, Limit, Rate, Slots
 from gateway.stores.resp import argument
 
 #: Numbers at the front of an answer: what it says, which limit, how long, the limits in shadow, the server's time.

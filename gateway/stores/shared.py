@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-from gateway.core.admission import Budget, Cap, Gate, Hold, Limit, Rate, Refused, Slots, refused
+from gateway.core.money.admission import Budget, Cap, Gate, Hold, Limit, Rate, Refused, Slots, refused
 from gateway.stores.breaker import Breaker
 from gateway.stores.forms import Form, Session
 from gateway.stores.link import Gone, Link

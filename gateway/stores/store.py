@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from gateway.core.admission import Gate, Hold, Refused
+from gateway.core.money.admission import Gate, Hold, Refused
 
 Told = Callable[[Hold | Refused], None]
 

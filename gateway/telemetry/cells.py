@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.core.errors import CODES
+from gateway.core.money.usage import used_by
 from gateway.core.types import Outcome, Record
-from gateway.core.usage import used_by
 from gateway.telemetry import families
 from gateway.telemetry.series import Count, Family, Histogram
 

@@ -25,7 +25,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal
 
-from gateway.core.redaction import redacted
+from gateway.core.recorded.redaction import redacted
 
 Form = Literal["json", "text"]
 Level = Literal["info", "warning", "error"]

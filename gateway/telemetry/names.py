@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
-from gateway.core import pricing
+from gateway.core.money import pricing
 from gateway.core.types import NANO_PER_USD, Price, Usage
 
 #: How `Routing.thinking` begins where a model was told to think.
@@ -60,7 +60,7 @@ class EndpointNow(NamedTuple):
 
     target: str
     endpoint: str  # its URL, as configured
-    state: str  # one of core.health.STATES
+    state: str  # one of core.resilience.health.STATES
     inflight: int  # requests of this target under way there
     limit: int  # how many of all targets may be under way there
 

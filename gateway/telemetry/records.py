@@ -1,8 +1,8 @@
 """Decision records on disk: a queue that requests are dropped into, and the thread that turns them into lines.
 
 Here belong files: their names, rotation, compression, retention, and what happens when the disk is full. What a line
-holds is `core.recording`'s business; who hands requests over is the proxy's. A record must not cost a request anything:
-handing over is an append, and where the thread cannot keep up or write, records are lost and counted.
+holds is `core.recorded.recording`'s business; who hands requests over is the proxy's. A record must not cost a request
+anything: handing over is an append, and where the thread cannot keep up or write, records are lost and counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gateway.core.recording import Settled, lightened
+from gateway.core.recorded.recording import Settled, lightened
 
 logger = logging.getLogger("pointsman")
 

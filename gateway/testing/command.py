@@ -15,9 +15,9 @@ from typing import Any
 
 from gateway import bundled
 from gateway.compiled import cache_dir
-from gateway.core.coverage import Coverage, coverage
 from gateway.core.errors import ConfigError, Problem
-from gateway.core.policytest import run_all
+from gateway.core.proving.coverage import Coverage, coverage
+from gateway.core.proving.policytest import run_all
 from gateway.core.types import Fleet
 from gateway.policyfile import PolicyFile, fleet_of_tests, load_policy, policy_files
 from gateway.printing import BROKEN, NO, OK, print_json

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from gateway.core.decide import decide
 from gateway.core.errors import ConfigError
-from gateway.core.mutate import Mutant, Slip, Survey, effect, mutants
 from gateway.core.policy import Policy, TestDoc
-from gateway.core.policytest import Case, noticed_by, prepare
-from gateway.core.signals import Signals
+from gateway.core.proving.mutate import Mutant, Slip, Survey, effect, mutants
+from gateway.core.proving.policytest import Case, noticed_by, prepare
+from gateway.core.reading.signals import Signals
 from gateway.core.types import Fleet
 from gateway.policyfile import PolicyFile, placed
 

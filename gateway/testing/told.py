@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from gateway.check.report import flow
-from gateway.core.coverage import Coverage, Item
-from gateway.core.expectations import Mismatch
-from gateway.core.mutate import Mutant, Slip, Survey
-from gateway.core.policytest import MOST_TRACED, Result
-from gateway.core.trace import TargetTrace, Trace
+from gateway.core.decisions.trace import TargetTrace, Trace
+from gateway.core.proving.coverage import Coverage, Item
+from gateway.core.proving.expectations import Mismatch
+from gateway.core.proving.mutate import Mutant, Slip, Survey
+from gateway.core.proving.policytest import MOST_TRACED, Result
 from gateway.policyfile import PolicyFile
 
 _MOST = 6  # candidates, and targets that were hoped for, that one failure shows

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from zlib import crc32
 
-from gateway.core.affinity import Prefixes
+from gateway.core.resilience.affinity import Prefixes
 
 BLOCK = 64  # bytes of prompt that a server caches as one
 READ_BLOCKS_S = 500.0  # blocks a second: 8,000 tokens of 4 bytes

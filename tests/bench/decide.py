@@ -28,15 +28,15 @@ from benchparts import REPOSITORY
 sys.path.insert(0, str(REPOSITORY))
 
 from gateway.core.decide import decide
-from gateway.core.hints import Hints
-from gateway.core.lexicon import Lexicon
-from gateway.core.memo import Memo
+from gateway.core.decisions.memo import Memo
+from gateway.core.decisions.trace import trace
 from gateway.core.policy import Policy, PolicyDoc, compile_policy
-from gateway.core.signals import Signals
-from gateway.core.tokens import Tokenizers
-from gateway.core.trace import trace
+from gateway.core.reading.lexicon import Lexicon
+from gateway.core.reading.signals import Signals
+from gateway.core.request.hints import Hints
+from gateway.core.request.wire import parse
+from gateway.core.text.tokens import Tokenizers
 from gateway.core.types import Backend, Decision, Fleet, Model, Price, PriceTier, Snapshot, Target, Tenant
-from gateway.core.wire import parse
 
 NOW = 1_795_262_400.0  # 2026-11-21, 12:00 UTC
 GOAL_US = 25.0

@@ -18,7 +18,7 @@ from benchparts import REPOSITORY, interpreter
 
 sys.path.insert(0, str(REPOSITORY))
 
-from gateway.core.sse import Relay
+from gateway.core.answer.sse import Relay
 from gateway.proxy.framing import Chunked
 
 EVENTS, STREAMS = 2_000, 400

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from gateway.core.tracecontext import Traced, Tracing, threshold
+from gateway.core.request.tracecontext import Traced, Tracing, threshold
 from gateway.core.types import Attempt, Endpoint, Record, Routing, Usage
 from gateway.telemetry.otlp import spans
 from gateway.telemetry.otlp.exporting import Otlp

@@ -20,15 +20,16 @@ from typing import Any
 
 from benchlines import write_config, write_inputs
 
-from gateway.core import language, translation
 from gateway.core.decide import decide
-from gateway.core.hints import NO_HINTS
-from gateway.core.lexicon import Excerpt
-from gateway.core.memo import Memo
-from gateway.core.signals import Signals
-from gateway.core.tokens import Tokenizers
+from gateway.core.decisions.memo import Memo
+from gateway.core.reading import translation
+from gateway.core.reading.lexicon import Excerpt
+from gateway.core.reading.signals import Signals
+from gateway.core.request.hints import NO_HINTS
+from gateway.core.request.wire import Envelope, parse
+from gateway.core.text import language
+from gateway.core.text.tokens import Tokenizers
 from gateway.core.types import Snapshot, Tenant
-from gateway.core.wire import Envelope, parse
 from gateway.proxy.routing import asking_of, routing_of
 from gateway.proxy.runtime import Serving
 from gateway.site import load_lexicon, load_site

@@ -18,14 +18,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from gateway.core import language
-from gateway.core.hints import Hints
-from gateway.core.language import Language
-from gateway.core.lexicon import Lexicon
-from gateway.core.signals import Signals
-from gateway.core.tokens import Tokenizers
+from gateway.core.reading.lexicon import Lexicon
+from gateway.core.reading.signals import Signals
+from gateway.core.request.hints import Hints
+from gateway.core.request.wire import parse
+from gateway.core.text import language
+from gateway.core.text.language import Language
+from gateway.core.text.tokens import Tokenizers
 from gateway.core.types import Tenant
-from gateway.core.wire import parse
 
 LLAMA_4 = "ar,en,fr,de,hi,id,it,pt,es,tl,th,vi"
 MUST_NOT_FIRE = (

@@ -16,12 +16,12 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from gateway.core.hints import Hints
-from gateway.core.lexicon import Excerpt, Lexicon
-from gateway.core.signals import Signals
-from gateway.core.tokens import Tokenizers
+from gateway.core.reading.lexicon import Excerpt, Lexicon
+from gateway.core.reading.signals import Signals
+from gateway.core.request.hints import Hints
+from gateway.core.request.wire import parse
+from gateway.core.text.tokens import Tokenizers
 from gateway.core.types import Tenant
-from gateway.core.wire import parse
 from gateway.site import load_lexicon
 
 

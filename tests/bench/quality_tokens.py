@@ -18,13 +18,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from gateway.core.hints import Hints
-from gateway.core.lexicon import Lexicon
-from gateway.core.signals import Signals
-from gateway.core.sizes import NeedsCount
-from gateway.core.tokens import Tokenizers
+from gateway.core.reading.lexicon import Lexicon
+from gateway.core.reading.signals import Signals
+from gateway.core.reading.sizes import NeedsCount
+from gateway.core.request.hints import Hints
+from gateway.core.request.wire import Envelope, parse
+from gateway.core.text.tokens import Tokenizers
 from gateway.core.types import Tenant
-from gateway.core.wire import Envelope, parse
 from gateway.vocab import open_tokenizers
 
 THRESHOLDS = (32_000, 128_000, 256_000, 1_000_000)

@@ -19,12 +19,12 @@ from pathlib import Path
 import msgspec
 
 from gateway import bundled
-from gateway.core import records
 from gateway.core.policy import compile_policy
-from gateway.core.rank import coarse
-from gateway.core.records import Decided, Recorded, Result, Spoken, World
-from gateway.core.replay import Replay, Undecided
-from gateway.core.signals import EXPECTED
+from gateway.core.reading.signals import EXPECTED
+from gateway.core.recorded import records
+from gateway.core.recorded.records import Decided, Recorded, Result, Spoken, World
+from gateway.core.recorded.replay import Replay, Undecided
+from gateway.core.targets.rank import coarse
 from gateway.core.types import Usage
 from gateway.policyfile import load_policy, reference_fleet
 from gateway.replay.comparison import Comparison

@@ -5,7 +5,7 @@ from __future__ import annotations
 import decide as bench
 import pytest
 
-from gateway.core.signals import EXPECTED
+from gateway.core.reading.signals import EXPECTED
 
 
 @pytest.mark.parametrize("shape", bench.SHAPES, ids=lambda shape: shape.name)

@@ -40,7 +40,7 @@ def test_a_repeated_head_is_read_by_its_likeness_to_the_last_one(found: dict[str
 
 
 def test_functions_are_back_in_place_afterwards(found: dict[str, dict[str, float]]) -> None:
-    from gateway.core import wire
+    from gateway.core.request import wire
     from gateway.proxy import downstream
 
     assert not hasattr(wire.parse, "__wrapped__")

@@ -13,9 +13,9 @@ from gateway import bundled, yamlfile
 from gateway.check.report import FORMAT, flow
 from gateway.cli import main
 from gateway.core.analyse import analyse
-from gateway.core.findings import CODES
+from gateway.core.clauses.findings import CODES
 from gateway.core.policy import PolicyDoc
-from gateway.core.policytest import run_tests
+from gateway.core.proving.policytest import run_tests
 from gateway.policyfile import PolicyFile, load_policy, reference_fleet
 from gateway.problems import validated
 

@@ -18,8 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core import wire
-from gateway.core.dialects import (
+from gateway.core.answer.sse import DONE_EVENT, Relay
+from gateway.core.money.usage import settle
+from gateway.core.request import wire
+from gateway.core.servers.dialects import (
     DIALECTS,
     classify,
     classify_answer,
@@ -28,10 +30,8 @@ from gateway.core.dialects import (
     relayed_error,
     request_body,
 )
-from gateway.core.respell import OTHER
-from gateway.core.sse import DONE_EVENT, Relay
+from gateway.core.servers.respell import OTHER
 from gateway.core.types import Backend, Endpoint, Model, Outcome, Target, Thinking
-from gateway.core.usage import settle
 
 WIRE = Path(__file__).parent.parent / "wire"
 

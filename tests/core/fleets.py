@@ -8,8 +8,8 @@ from datetime import date
 from typing import Any
 
 from gateway.core.policy import Policy, PolicyDoc, compile_policy
-from gateway.core.signals import Signals
-from gateway.core.tokens import Bounds
+from gateway.core.reading.signals import Signals
+from gateway.core.text.tokens import Bounds
 from gateway.core.types import Backend, Fleet, Model, Price, PriceTier, Snapshot, Target
 
 LLAMA4 = frozenset(["ar", "en", "fr", "de", "hi", "id", "it", "pt", "es", "tl", "th", "vi"])

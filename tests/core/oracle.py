@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 from gateway.core.facts import BUILT_IN_SETS
-from gateway.core.language import Language
+from gateway.core.text.language import Language
 from gateway.core.types import Fleet, Price, Snapshot, Target
 
 SET_SIGNALS = {"target_language", "modality", "parameters"}

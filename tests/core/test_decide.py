@@ -9,9 +9,9 @@ import pytest
 from fleets import FLEET, Watched, fleet, given, mask, policy, snapshot, target
 
 from gateway.core.decide import decide, fits, holds
+from gateway.core.decisions.trace import trace
 from gateway.core.policy import Policy
-from gateway.core.sizes import NeedsCount
-from gateway.core.trace import trace
+from gateway.core.reading.sizes import NeedsCount
 from gateway.core.types import Decision, Price, PriceTier, Thinking
 
 

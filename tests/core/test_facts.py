@@ -8,7 +8,7 @@ import pytest
 from fleets import FLEET, fleet, policy
 
 from gateway.core.facts import FACTS, fact_named, value_of
-from gateway.core.rank import bits
+from gateway.core.targets.rank import bits
 from gateway.core.terms import Terms
 from gateway.core.types import Backend, Model, PriceTier, Target
 

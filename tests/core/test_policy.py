@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.policy import PolicyDoc, compile_policy
-from gateway.core.rank import bits
+from gateway.core.targets.rank import bits
 from gateway.core.types import Fleet, Thinking
 
 

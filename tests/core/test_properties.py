@@ -12,11 +12,11 @@ from hypothesis import given
 from oracle import Request, World, applies
 from worlds import Case, condition, drawn, for_every_case, more, request
 
-from gateway.core.conditions import Scope, compile_condition
+from gateway.core.clauses.conditions import Scope, compile_condition
+from gateway.core.clauses.matchers import Problems
 from gateway.core.decide import decide
-from gateway.core.matchers import Problems
-from gateway.core.signals import Signals
-from gateway.core.trace import trace
+from gateway.core.decisions.trace import trace
+from gateway.core.reading.signals import Signals
 from gateway.core.types import Decision
 
 

@@ -16,7 +16,7 @@ from worlds import NOON, SIGNALS, Case, Dice, compiled, condition, constraint, d
 from gateway.core.analyse import analyse
 from gateway.core.analyse.space import Effort
 from gateway.core.decide import decide
-from gateway.core.signals import Signals
+from gateway.core.reading.signals import Signals
 from gateway.core.types import Snapshot
 
 #: Requests that are tried on every policy.

@@ -31,15 +31,15 @@ from worlds import (
 )
 
 from gateway.core.decide import decide
-from gateway.core.language import Language
-from gateway.core.records import Decided, Recorded, Result, Spoken
-from gateway.core.records import Previous as WasRecorded
-from gateway.core.records import World as RecordedWorld
-from gateway.core.records import decided as as_recorded
-from gateway.core.records import read as read_record
-from gateway.core.records import write as write_record
-from gateway.core.replay import Replay, Undecided
-from gateway.core.signals import Signals
+from gateway.core.reading.signals import Signals
+from gateway.core.recorded.records import Decided, Recorded, Result, Spoken
+from gateway.core.recorded.records import Previous as WasRecorded
+from gateway.core.recorded.records import World as RecordedWorld
+from gateway.core.recorded.records import decided as as_recorded
+from gateway.core.recorded.records import read as read_record
+from gateway.core.recorded.records import write as write_record
+from gateway.core.recorded.replay import Replay, Undecided
+from gateway.core.text.language import Language
 from gateway.core.types import Decision
 from gateway.yamlfile import loads
 from gateway.yamltext import entry as as_yaml

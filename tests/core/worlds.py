@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.policy import Policy, PolicyDoc, compile_policy
-from gateway.core.signals import Signals
+from gateway.core.reading.signals import Signals
 from gateway.core.terms import Terms
 from gateway.core.types import (
     NOBODY_SLOW,

@@ -16,8 +16,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from gateway.cli import main
-from gateway.core.records import Decided, Recorded, Result, World
-from gateway.core.signals import NAMES
+from gateway.core.reading.signals import NAMES
+from gateway.core.recorded.records import Decided, Recorded, Result, World
 from gateway.diff.markdown import MARKER
 
 POLICY = """\

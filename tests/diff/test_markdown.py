@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.changes import Detail, DocChange
+from gateway.core.proving.changes import Detail, DocChange
 from gateway.diff.compare import PolicyChange, TestChange, Told
 from gateway.diff.markdown import LONGEST, comment, plain
 

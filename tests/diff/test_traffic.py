@@ -6,8 +6,8 @@ from typing import Any
 
 from fleets import policy
 
-from gateway.core.records import Decided, Recorded, Result, World
-from gateway.core.signals import NAMES
+from gateway.core.reading.signals import NAMES
+from gateway.core.recorded.records import Decided, Recorded, Result, World
 from gateway.core.types import Usage
 from gateway.diff.compare import PolicyChange
 from gateway.diff.markdown import comment

@@ -56,7 +56,7 @@ SECRETS = (CLIENT, POOR, WRONG, ADMIN, BACKEND, HEADER, LITERAL, QUERY, OTLP)
 #: A defect of ours, as the worst of them would be: its text quotes what was asked.
 DEFECT = """
 import sys
-from gateway.core import dialects
+from gateway.core.servers import dialects
 before = dialects.request_body
 def broken(envelope, plan, thinking):
     if b"case-defect" in before(envelope, plan, thinking):

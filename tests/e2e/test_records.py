@@ -12,9 +12,9 @@ import pytest
 
 from gateway import bundled
 from gateway.cli import main
-from gateway.core import records
-from gateway.core.records import Copied, Recorded
-from gateway.core.replay import Replay
+from gateway.core.recorded import records
+from gateway.core.recorded.records import Copied, Recorded
+from gateway.core.recorded.replay import Replay
 from gateway.site import load_site
 from tests.harness import KEY, Gateway, Upstream, chat, config, eventually, hang, plain, running, slam, stream
 

@@ -19,7 +19,7 @@ import httpx
 import pytest
 import uvloop
 
-from gateway.core import health
+from gateway.core.resilience import health
 from gateway.core.types import Backend, Endpoint, Outcome
 from gateway.proxy import descriptors
 from gateway.proxy.clocks import Wheel

@@ -13,15 +13,16 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gateway.core import ollamaanswers, wire
-from gateway.core.answers import parse_answer, parse_tagged
+from gateway.core.answer.sse import Relay
+from gateway.core.answer.whole import parse_answer, parse_tagged
 from gateway.core.errors import BadRequest, ConfigError
-from gateway.core.largetree import finish
-from gateway.core.redaction import redacted
-from gateway.core.refusals import MESSAGE_MAX, classify, relayed_error
-from gateway.core.respell import Respelling, respell_history
-from gateway.core.sse import Relay
-from gateway.core.tracecontext import parent_of
+from gateway.core.recorded.redaction import redacted
+from gateway.core.request import wire
+from gateway.core.request.largetree import finish
+from gateway.core.request.tracecontext import parent_of
+from gateway.core.servers import ollamaanswers
+from gateway.core.servers.refusals import MESSAGE_MAX, classify, relayed_error
+from gateway.core.servers.respell import Respelling, respell_history
 from gateway.core.types import Outcome
 from gateway.proxy import heads
 from gateway.proxy.framing import Chunked, FramingError

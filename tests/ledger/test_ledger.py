@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.booking import Account, Plain
+from gateway.core.money.booking import Account, Plain
 from gateway.core.types import Price, PriceTier
 from gateway.ledger.directory import DATABASE, LedgerError, LedgerSettings, default_directory, journal_path, journals
 from gateway.ledger.ledger import Ledger, open_ledger

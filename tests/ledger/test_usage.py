@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from gateway.cli import main
-from gateway.core.booking import Account, Booked
+from gateway.core.money.booking import Account, Booked
 from gateway.core.types import NANO_PER_USD, Price, PriceTier, Usage
 from gateway.ledger.command import asked_of
 from gateway.ledger.database import Database, Position

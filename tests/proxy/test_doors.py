@@ -13,8 +13,8 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from gateway.core.credentials import AwsKeys
-from gateway.core.sigv4 import sign
+from gateway.core.servers.credentials import AwsKeys
+from gateway.core.servers.sigv4 import sign
 from gateway.core.types import Secret
 from tests.harness import Gateway, Upstream, chat, config, eventually, plain, raw, running, stream
 

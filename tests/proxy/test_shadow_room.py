@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.dialects import CannotSay
+from gateway.core.servers.dialects import CannotSay
 from gateway.core.types import Decision, Shadow, Thinking
 from gateway.proxy import shadow as shadows
 from gateway.proxy.shadow import LARGEST_REQUEST, MOST, Shadows

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from gateway.core.credentials import MetadataServer
+from gateway.core.servers.credentials import MetadataServer
 from gateway.proxy import tokens
 from gateway.proxy.tokens import TokenSource
 from tests.harness import Script, Upstream, plain

@@ -5,8 +5,8 @@ import threading
 from types import SimpleNamespace
 from typing import Any, cast
 
-from gateway.core.lexicon import Lexicon
-from gateway.core.tokens import Count, Tokenizers
+from gateway.core.reading.lexicon import Lexicon
+from gateway.core.text.tokens import Count, Tokenizers
 from gateway.proxy.runtime import Runtime
 
 

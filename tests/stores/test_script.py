@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.core.admission import Allowance, Budget, Cap, Gate, Limit, Rate, Slots
+from gateway.core.money.admission import Allowance, Budget, Cap, Gate, Limit, Rate, Slots
 from gateway.stores.forms import Form, Session
 from gateway.stores.resp import Reader, argument
 from gateway.stores.script import REBUILDING, SOURCE

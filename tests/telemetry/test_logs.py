@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from gateway.config import LogDoc
-from gateway.core.tracecontext import Traced
+from gateway.core.request.tracecontext import Traced
 from gateway.core.types import Usage
 from gateway.telemetry import logs
 from gateway.telemetry.access import FAULTS, AccessLog

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.core.money.usage import Spent
 from gateway.core.types import Outcome, Price, PriceTier, Record, Routing, Usage
-from gateway.core.usage import Spent
 from gateway.telemetry.families import DURATION_BUCKETS_S
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.names import Baseline, EndpointNow, Names, TargetFacts, Vitals

@@ -22,9 +22,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from gateway.core.tracecontext import Copied, Traced, Tracing, threshold
+from gateway.core.money.usage import Spent
+from gateway.core.request.tracecontext import Copied, Traced, Tracing, threshold
 from gateway.core.types import Attempt, Endpoint, Outcome, Record, Routing, Secret, Shadowed, Usage
-from gateway.core.usage import Spent
 from gateway.telemetry.otlp import exporting, measures, sending, spans
 from gateway.telemetry.otlp.exporting import Otlp
 from gateway.telemetry.otlp.measures import INSTRUMENTS, Measures

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from gateway.core.recording import Settled
-from gateway.core.wire import parse
+from gateway.core.recorded.recording import Settled
+from gateway.core.request.wire import parse
 from gateway.telemetry import records
 from gateway.telemetry.records import RecordFiles, RecordLog, RecordSettings, compress
+from tests.core.decisions.test_memo import Asked
 from tests.core.fleets import policy
-from tests.core.test_memo import Asked
-from tests.core.test_replay import LINES, Serving
+from tests.core.recorded.test_replay import LINES, Serving
 
 
 class Clock:

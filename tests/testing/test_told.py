@@ -6,7 +6,7 @@ from typing import Any
 
 from fleets import policy
 
-from gateway.core.policytest import run_tests
+from gateway.core.proving.policytest import run_tests
 from gateway.testing.junit import junit
 from gateway.testing.told import FileResult, difference
 

@@ -26,8 +26,8 @@ from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from gateway.core import wire
-from gateway.core.dialects import prepare, request_body
+from gateway.core.request import wire
+from gateway.core.servers.dialects import prepare, request_body
 from gateway.core.types import Backend, Endpoint, Model, Target, Thinking
 
 HERE = Path(__file__).parent

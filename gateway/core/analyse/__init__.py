@@ -3,7 +3,7 @@
 Findings, not errors: a policy moves between fleets, and what a fleet lacks may come tomorrow. Only a hard constraint
 that targets slip past is an error, for it does not do what it says. Everything here is a pure function of the compiled
 policy; literals that mean nothing were refused when it was compiled. One module for each kind of judgement; how a claim
-is shown stands in `study` and `space`, the codes of findings in `core.findings`.
+is shown stands in `study` and `space`, the codes of findings in `core.clauses.findings`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gateway.core.analyse import constraints, copies, everywhere, names, order, 
 from gateway.core.analyse.imagined import Imagined
 from gateway.core.analyse.space import Effort
 from gateway.core.analyse.study import Study, Tenants
-from gateway.core.findings import CONFIGURED, EVERYWHERE, SEVERITIES, Finding, finding
+from gateway.core.clauses.findings import CONFIGURED, EVERYWHERE, SEVERITIES, Finding, finding
 from gateway.core.policy import Policy, clock
 
 __all__ = ["analyse", "analyse_everywhere", "leaks"]

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.core.analyse.domains import UNREAL, Undecided
 from gateway.core.analyse.formulas import ALWAYS, NEVER, Formula, Lies, every, some
+from gateway.core.clauses.matchers import Leaf
+from gateway.core.clauses.selectors import Selector
 from gateway.core.facts import residency, signal_named, value_of
-from gateway.core.matchers import Leaf
-from gateway.core.selectors import Selector
-from gateway.core.signals import Signals
+from gateway.core.reading.signals import Signals
 from gateway.core.types import Fleet, Target
 
 if TYPE_CHECKING:

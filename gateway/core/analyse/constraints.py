@@ -16,14 +16,14 @@ from gateway.core.analyse.able import hit
 from gateway.core.analyse.domains import Undecided
 from gateway.core.analyse.formulas import NEVER, Formula, every, some
 from gateway.core.analyse.ways import OPEN
-from gateway.core.conditions import members
+from gateway.core.clauses.conditions import members
+from gateway.core.clauses.findings import Finding, Severity, finding
+from gateway.core.clauses.matchers import Problems
+from gateway.core.clauses.selectors import Names, compile_selector
 from gateway.core.facts import value_of
-from gateway.core.findings import Finding, Severity, finding
-from gateway.core.matchers import Problems
 from gateway.core.policy import VARIABLES
-from gateway.core.rank import bits
-from gateway.core.selectors import Names, compile_selector
-from gateway.core.signals import Signals
+from gateway.core.reading.signals import Signals
+from gateway.core.targets.rank import bits
 from gateway.core.types import Decision, Target
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from gateway.core.analyse.able import abilities, hit, spared
 from gateway.core.analyse.domains import Undecided
 from gateway.core.analyse.formulas import NEVER, Formula, every, some
 from gateway.core.analyse.rungs import Admitted, ladder
-from gateway.core.capabilities import lies_in
+from gateway.core.clauses.findings import Finding, finding
+from gateway.core.clauses.shadow import ShadowRule, draw_for
 from gateway.core.facts import residency
-from gateway.core.findings import Finding, finding
-from gateway.core.shadow import ShadowRule, draw_for
-from gateway.core.signals import Signals
+from gateway.core.reading.signals import Signals
+from gateway.core.targets.capabilities import lies_in
 from gateway.core.types import Decision, Target
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from math import ceil, floor
 from typing import Any, NamedTuple
 
 from gateway.core.analyse.formulas import ALWAYS, NEVER, Every, Formula, Lies, Some, every, some
-from gateway.core.conditions import Condition, members, token_test
+from gateway.core.clauses.conditions import Condition, members, token_test
+from gateway.core.clauses.matchers import Leaf, compile_matcher, leaves
 from gateway.core.facts import Signal, signal_named
-from gateway.core.language import UNNAMED, Language
-from gateway.core.matchers import Leaf, compile_matcher, leaves
-from gateway.core.signals import Signals
+from gateway.core.reading.signals import Signals
+from gateway.core.text.language import UNNAMED, Language
 
 OTHER = "something-else"  # stands for every text that nothing names
 UNREAL = object()  # a class of which no value was found, though there may be one

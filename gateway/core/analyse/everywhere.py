@@ -14,12 +14,12 @@ from gateway.core.analyse.domains import leaves
 from gateway.core.analyse.imagined import BESIDE, Imagined
 from gateway.core.analyse.targets import SOON_DAYS
 from gateway.core.analyse.ways import OPEN, Way, weights
-from gateway.core.capabilities import retires_at
+from gateway.core.clauses.findings import Finding, finding
+from gateway.core.clauses.matchers import Problems, Spelling, parse, suggest
+from gateway.core.clauses.selectors import describe
 from gateway.core.facts import fact_named
-from gateway.core.findings import Finding, finding
-from gateway.core.matchers import Problems, Spelling, parse, suggest
-from gateway.core.rows import DIALECTS
-from gateway.core.selectors import describe
+from gateway.core.servers.rows import DIALECTS
+from gateway.core.targets.capabilities import retires_at
 
 if TYPE_CHECKING:
     from gateway.core.analyse.study import Study

@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gateway.core.analyse.ways import OPEN, Way, Wish, possible, reachable
+from gateway.core.clauses.matchers import Problems, Spelling, known, parse, variables
+from gateway.core.clauses.selectors import Names, Selector, compile_selector, describe, named
 from gateway.core.facts import fact_named
-from gateway.core.filters import acting
-from gateway.core.matchers import Problems, Spelling, known, parse, variables
 from gateway.core.policy import VARIABLES, Constraint, Policy, PolicyDoc, Rung, compile_policy
-from gateway.core.rank import bits
-from gateway.core.selectors import Names, Selector, compile_selector, describe, named
+from gateway.core.targets.filters import acting
+from gateway.core.targets.rank import bits
 from gateway.core.types import Fleet, Model
 
 if TYPE_CHECKING:
-    from gateway.core.signals import Signals
+    from gateway.core.reading.signals import Signals
 
 #: Members of a rung that do not select.
 BESIDE = frozenset({"rank", "weights"})

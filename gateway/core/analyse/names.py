@@ -8,12 +8,12 @@ from typing import Any
 
 from gateway.core.analyse.study import Study
 from gateway.core.analyse.ways import OPEN
-from gateway.core.conditions import members
+from gateway.core.clauses.conditions import members
+from gateway.core.clauses.findings import Finding, finding
+from gateway.core.clauses.matchers import Problems, Spelling, holds, leaves, parse, suggest
 from gateway.core.facts import fact_named
-from gateway.core.findings import Finding, finding
-from gateway.core.matchers import Problems, Spelling, holds, leaves, parse, suggest
 from gateway.core.policy import Policy, Rung
-from gateway.core.rank import bits
+from gateway.core.targets.rank import bits
 
 _ALIKE = 0.5  # names in a rung that another may have been meant for
 

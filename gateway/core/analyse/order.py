@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 
 from gateway.core.analyse.formulas import Formula
 from gateway.core.analyse.study import Study, Witness
-from gateway.core.conditions import Condition
-from gateway.core.findings import Finding, finding
-from gateway.core.matchers import Leaf
-from gateway.core.signals import Signals
+from gateway.core.clauses.conditions import Condition
+from gateway.core.clauses.findings import Finding, finding
+from gateway.core.clauses.matchers import Leaf
+from gateway.core.reading.signals import Signals
 from gateway.core.types import Decision
 
 _MOST_NAMED = 3

@@ -9,12 +9,12 @@ from gateway.core.analyse.able import abilities
 from gateway.core.analyse.domains import Undecided
 from gateway.core.analyse.formulas import Formula, Lies
 from gateway.core.analyse.study import Study
+from gateway.core.clauses.findings import Finding, finding
+from gateway.core.clauses.matchers import Leaf
 from gateway.core.decide import decide
-from gateway.core.findings import Finding, finding
-from gateway.core.matchers import Leaf
 from gateway.core.policy import Rule, Rung
-from gateway.core.rank import bits
-from gateway.core.signals import Signals
+from gateway.core.reading.signals import Signals
+from gateway.core.targets.rank import bits
 from gateway.core.types import Decision, Target
 
 _LACKS = {

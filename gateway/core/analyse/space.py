@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gateway.core.analyse.domains import Domains, Undecided
 from gateway.core.analyse.formulas import ALWAYS, NEVER, Every, Formula, Lies, Some, conjuncts, every, some
-from gateway.core.conditions import Condition, Member
-from gateway.core.matchers import Either, Matcher
+from gateway.core.clauses.conditions import Condition, Member
+from gateway.core.clauses.matchers import Either, Matcher
 
 MOST_STEPS = 40_000  # for one question
 MOST_STEPS_IN_ALL = 2_000_000  # for one policy: a few seconds

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gateway.core.findings import Finding, finding
-from gateway.core.matchers import Leaf
+from gateway.core.clauses.findings import Finding, finding
+from gateway.core.clauses.matchers import Leaf
 
 if TYPE_CHECKING:
     from gateway.core.analyse.study import Study

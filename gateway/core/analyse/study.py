@@ -13,13 +13,13 @@ from gateway.core.analyse import able
 from gateway.core.analyse.domains import Domains, Undecided
 from gateway.core.analyse.formulas import ALWAYS, NEVER, Formula, Lies, every, some, variables
 from gateway.core.analyse.space import Effort, Space
-from gateway.core.capabilities import retired
-from gateway.core.conditions import Condition, members
+from gateway.core.clauses.conditions import Condition, members
+from gateway.core.clauses.matchers import Leaf
 from gateway.core.decide import decide
-from gateway.core.matchers import Leaf
 from gateway.core.policy import Policy
-from gateway.core.rank import bits
-from gateway.core.signals import Signals
+from gateway.core.reading.signals import Signals
+from gateway.core.targets.capabilities import retired
+from gateway.core.targets.rank import bits
 from gateway.core.types import Decision, Snapshot, Target
 
 if TYPE_CHECKING:

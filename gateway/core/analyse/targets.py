@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from datetime import date
 
 from gateway.core.analyse.study import Study
-from gateway.core.capabilities import retired
-from gateway.core.findings import Finding, finding
-from gateway.core.rank import bits
+from gateway.core.clauses.findings import Finding, finding
+from gateway.core.targets.capabilities import retired
+from gateway.core.targets.rank import bits
 
 SOON_DAYS = 90
 _EPOCH_DAY = date(1970, 1, 1).toordinal()

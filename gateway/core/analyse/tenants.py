@@ -12,10 +12,10 @@ from difflib import SequenceMatcher, get_close_matches
 from gateway.core.analyse.able import spared
 from gateway.core.analyse.formulas import some
 from gateway.core.analyse.study import Study, Tenants
-from gateway.core.conditions import members
+from gateway.core.clauses.conditions import members
+from gateway.core.clauses.findings import Finding, finding
+from gateway.core.clauses.matchers import Leaf, leaves
 from gateway.core.facts import BUILT_IN_SETS
-from gateway.core.findings import Finding, finding
-from gateway.core.matchers import Leaf, leaves
 from gateway.core.policy import Constraint, Policy
 
 _PREFIX = "tenant."

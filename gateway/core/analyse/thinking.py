@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from gateway.core.analyse.formulas import Formula
 from gateway.core.analyse.study import Study, Witness
+from gateway.core.clauses.findings import Finding, finding
+from gateway.core.clauses.matchers import Leaf
 from gateway.core.decide import NO_THINKING
-from gateway.core.findings import Finding, finding
-from gateway.core.matchers import Leaf
-from gateway.core.rank import bits
-from gateway.core.signals import Signals
+from gateway.core.reading.signals import Signals
+from gateway.core.targets.rank import bits
 from gateway.core.types import Decision
 
 _MOST_NAMED = 4

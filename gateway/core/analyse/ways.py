@@ -14,8 +14,8 @@ from itertools import combinations
 from typing import Any
 
 from gateway.core.analyse.domains import OTHER, leaves
+from gateway.core.clauses.matchers import Matcher, Variable, compile_matcher
 from gateway.core.facts import fact_named
-from gateway.core.matchers import Matcher, Variable, compile_matcher
 from gateway.core.memory import BITS, weights_gb
 from gateway.core.types import Target
 

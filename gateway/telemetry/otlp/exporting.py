@@ -14,7 +14,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from gateway.core.tracecontext import Copied, Tracing, threshold
+from gateway.core.request.tracecontext import Copied, Tracing, threshold
 from gateway.core.types import Record
 from gateway.telemetry.otlp import spans
 from gateway.telemetry.otlp.measures import Measures

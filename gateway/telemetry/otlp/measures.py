@@ -21,16 +21,16 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 )
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Histogram as HistogramProto
 
-from gateway.core.tracecontext import Copied, span_id
+from gateway.core.money.usage import answering, used_by
+from gateway.core.request.tracecontext import Copied, span_id
 from gateway.core.types import Endpoint, Outcome, Record, Target, Usage
-from gateway.core.usage import answering, used_by
 from gateway.telemetry.otlp.spans import SCOPE, Value, attach, last_of, operation
 from gateway.telemetry.series import Histogram
 
 if TYPE_CHECKING:
     from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
-    from gateway.core.tracecontext import Tried
+    from gateway.core.request.tracecontext import Tried
 
 #: Seconds and tokens, as the conventions have them.
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)

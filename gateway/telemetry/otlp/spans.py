@@ -16,9 +16,9 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
 from gateway import __version__
-from gateway.core.tracecontext import SHADOW, Copied, Traced, Tried, span_id
+from gateway.core.money.usage import answering, used_by
+from gateway.core.request.tracecontext import SHADOW, Copied, Traced, Tried, span_id
 from gateway.core.types import NANO_PER_USD, Backend, Endpoint, Outcome, Record, Target, Usage
-from gateway.core.usage import answering, used_by
 from gateway.telemetry.logs import outside
 
 #: Requests whose spans are sent together.

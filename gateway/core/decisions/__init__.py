@@ -1,0 +1,1 @@
+"""Decisions that were made: explained, reasoned backwards, and remembered."""

@@ -1,0 +1,182 @@
+"""What an attempt can cost at most, before it is made, and how long an answer a sum of money can pay for.
+
+Never less than what the same tokens are then billed: every price a tier may be read at counts at its dearest. What
+tokens did cost is in `pricing`, balances are in `admission`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+from gateway.core.request.wire import Envelope
+from gateway.core.types import Decision, Price, Target
+
+_MILLION = 1_000_000
+#: The members that limit an answer, OpenAI's newer one first.
+OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens")
+#: Without an answer of at least so many tokens, or what was asked for if that is less, a request is not worth making.
+LEAST_OUTPUT = 256
+
+
+class Reach(NamedTuple):
+    """How far an attempt at a target can go: tokens of input and of output, all choices together."""
+
+    target: Target
+    input: int
+    output: int
+
+
+def _rates(price: Price, input_hi: int) -> Iterator[tuple[int, int]]:
+    """The dearest readings of the tiers that an input of up to so many tokens can fall in: input and output."""
+    for i, tier in enumerate(price.tiers):
+        if i and tier.above_input_tokens >= input_hi:
+            break
+        yield (
+            max(tier.input, tier.cached_input or 0, tier.cache_write or 0),
+            max(tier.output, tier.thinking_output or 0),
+        )
+
+
+def most(price: Price, input_hi: int, output_hi: int) -> int:
+    """The most that a request can cost with up to so many tokens, in nano-USD, rounded up.
+
+    >>> from gateway.core.types import PriceTier
+    >>> most(Price((PriceTier(0, 1_000_000_000, 2_000_000_000),), "list"), 1_000, 100)
+    1200000
+    """
+    dearest = max(entered * input_hi + produced * output_hi for entered, produced in _rates(price, input_hi))
+    return -(-dearest // _MILLION)
+
+
+def affordable_output(price: Price, input_hi: int, nano: int) -> int | None:
+    """The longest output, in tokens, with which a request of up to `input_hi` tokens costs at most this much.
+
+    Below 0 where the input alone may cost more; None where output costs nothing and the input can be paid for.
+    """
+    found: int | None = None
+    for entered, produced in _rates(price, input_hi):
+        left = nano * _MILLION - entered * input_hi
+        if left < 0:
+            return -1
+        if produced:
+            fits = left // produced
+            found = fits if found is None else min(found, fits)
+    return found
+
+
+def reaches(decision: Decision, input_hi: int | None, asked: int, choices: int) -> Iterator[Reach]:
+    """How far an attempt at each candidate can go.
+
+    `input_hi` is a bound of the prompt for any tokenizer, None where none is known; `asked` the output limit of the
+    request, 0 where it has none. A server whose limit does not count what a model thinks, and one that does not know
+    the limit, is bounded only by what it can write.
+    """
+    for target in decision.candidates:
+        room = target.max_input or target.window
+        entered = room if input_hi is None else min(input_hi, room)
+        longest = min(target.max_output or target.window, target.window)
+        if not obeys(target, decision.thinking.mode):
+            longest = target.window
+        elif asked:
+            longest = min(longest, asked)
+        yield Reach(target, entered, longest * choices)
+
+
+def priced(decision: Decision) -> Decision:
+    """The same without what has no price, for who may spend no more than a budget; refused where nothing is left."""
+    shadow = decision.shadow
+    if shadow is not None and shadow.target.price is None:
+        decision = replace(decision, shadow=None)
+    kept = tuple(one for one in decision.candidates if one.price is not None)
+    if kept == decision.candidates:
+        return decision
+    if kept:
+        return replace(decision, candidates=kept)
+    refusal = ("model_not_priced", "This key has a hard budget, and what may serve the request has no price.")
+    return replace(decision, candidates=(), refusal=refusal, shadow=None)
+
+
+#: Dialects whose output limit does not count what a model thinks before it answers.
+_THINKS_BESIDE = frozenset({"dashscope"})
+_LIMITS = frozenset(OUTPUT_LIMITS)
+
+
+def obeys(target: Target, thinking: str) -> bool:
+    """Whether an output limit bounds all that a target writes."""
+    if not _LIMITS.isdisjoint(target.unsupported) or not _LIMITS.isdisjoint(target.backend.members):
+        return False
+    beside = target.backend.dialect in _THINKS_BESIDE or target.backend.own_dialect is not None
+    return not beside or (thinking == "never" and target.thinking in ("never", "switchable"))
+
+
+def textual(envelope: Envelope) -> bool:
+    """Whether all content is text, so that the size of the body bounds the prompt."""
+    if envelope.messages is not None:
+        return True
+    return all(type(message.get("content")) is str for message in envelope.tree["messages"])
+
+
+def asked_output(envelope: Envelope) -> int:
+    """The output limit that a request states, the higher one where it states two; 0 where it states none."""
+    return max(envelope.get(name) or 0 for name in OUTPUT_LIMITS)
+
+
+class Quote(NamedTuple):
+    """What follows for the cost of requests that were decided alike, but for the length of their prompts."""
+
+    asked: int  # the output limit that they state, 0: none
+    #: Of each candidate the price of a token of input, the most tokens of those, and what the longest output costs, in
+    #: parts of a nano-USD; None where the price of a token depends on how many there are.
+    lines: tuple[tuple[int, int, int], ...] | None
+
+    def most(self, input_hi: int) -> int | None:
+        """What the dearest candidate can cost at most, in nano-USD, for one choice. None: look it up. HOT."""
+        if self.lines is None:
+            return None
+        if len(self.lines) == 1:
+            ((rate, room, longest),) = self.lines
+            return -(-(rate * (input_hi if input_hi < room else room) + longest) // _MILLION)
+        most = 0
+        for rate, room, longest in self.lines:
+            parts = rate * (input_hi if input_hi < room else room) + longest
+            if parts > most:
+                most = parts
+        return -(-most // _MILLION)
+
+
+def quote(decision: Decision, asked: int) -> Quote:
+    """The part of what a request can cost that does not depend on its prompt."""
+    lines = []
+    for one in reaches(decision, None, asked, 1):
+        price = one.target.price
+        if price is None:
+            continue
+        if len(price.tiers) > 1:
+            return Quote(asked, None)
+        entered, produced = next(_rates(price, 0))
+        lines.append((entered, one.input, produced * one.output))
+    return Quote(asked, tuple(dict.fromkeys(lines)))
+
+
+def dearest(found: Iterable[Reach]) -> int:
+    """The most that any of these attempts can cost, in nano-USD. Only for targets that have a price."""
+    return max((most(one.target.price, one.input, one.output) for one in found if one.target.price), default=0)
+
+
+def clamped(decision: Decision, found: Iterable[Reach], nano: int, choices: int) -> int | None:
+    """The output limit, in tokens, with which no candidate can cost more than this; None where there is none."""
+    least: int | None = None
+    for one in found:
+        price = one.target.price
+        if price is None:
+            continue
+        fits = affordable_output(price, one.input, nano)
+        if fits is None or one.output <= fits:
+            continue
+        if not obeys(one.target, decision.thinking.mode):
+            return None
+        fits //= choices
+        least = fits if least is None else min(least, fits)
+    return least

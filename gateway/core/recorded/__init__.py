@@ -1,0 +1,1 @@
+"""What is written down of requests, never a prompt, and deciding them again from it."""

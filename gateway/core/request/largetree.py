@@ -1,0 +1,220 @@
+"""The tree of a large body, grown in steps, with its long texts left where they are.
+
+Here belongs reading what is too large to be decoded in one piece: which parts are decoded, which stay views of the
+body, and where a caller who must not be held up may pause. How a short piece is decoded is `wire`'s and is handed in;
+what costs too much is refused by `largebody`. Every generator here yields at places where it may be left for a while:
+no step takes longer than one look at the whole body, about 1 ms per MB of hostile text, a quarter of that of any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from gateway.core.errors import BadRequest
+from gateway.core.request.largebody import check_names, check_numbers, item_places, places, skip_space
+from gateway.core.text.longtext import LongText
+
+T = TypeVar("T")
+Steps = Generator[None, None, T]
+
+_BATCH_BYTES = 65_536
+_UTF8_BYTES = 65_536  # decoded at once, to bound the memory that takes
+_UTF8_PIECES = 64  # per step
+_TURNS_PER_STEP = 2_000
+# Every level around a large value reads over it once more: bytes of the body times levels that may hold large values,
+# 8 of them at 64 MB, all at 8 MB.
+_MAX_WORK = 536_870_912
+_QUOTE, _OPEN_OBJECT, _OPEN_ARRAY = b'"{['
+
+
+def finish(steps: Steps[T]) -> T:
+    """Take all steps at once; what they come to."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            value: T = done.value
+            return value
+
+
+class _Turn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """What most messages are, in the order in which everybody writes it."""
+
+    role: str
+    content: msgspec.Raw
+
+
+@dataclass(frozen=True, slots=True)
+class Grower:
+    """How the tree of one body is grown.
+
+    `decode` turns a short piece of JSON into a tree of at most so many levels and proves it free of duplicate keys.
+    """
+
+    body: bytes | bytearray
+    whole_bytes: int  # a value of up to this many bytes is decoded
+    max_depth: int
+    decode: Callable[[bytes, int], Any]
+    too_deep: Callable[[], Any]  # raises
+
+    def tree(self, members: dict[str, Any]) -> Steps[dict[str, Any]]:
+        """The decoded tree of the body, whose top-level members are given as text."""
+        yield from check_utf8(self.body)
+        check_names(members)
+        yield
+        begin = skip_space(self.body, 0)
+        starts = yield from places(self.body, begin, len(self.body) - begin, members)
+        yield
+        values = yield from self._all(list(members.values()), starts, self.max_depth - 1)
+        return dict(zip(members, values, strict=True))
+
+    def _all(self, values: list[msgspec.Raw], starts: list[int], depth: int) -> Steps[list[Any]]:
+        """The trees of some values that start at `starts`: the short ones decoded in batches, as an array is cheaper.
+
+        A batch is small enough for the copies that are made of it to stay in the processor's cache.
+        """
+        trees: list[Any] = []
+        batch: list[msgspec.Raw] = []
+        held = 0
+        for value, at in zip(values, starts, strict=True):
+            size = len(memoryview(value))
+            if size <= self.whole_bytes:
+                batch.append(value)
+                held += size
+                if held <= _BATCH_BYTES:
+                    continue
+            if batch:
+                trees += self._batch(batch, depth)
+                batch, held = [], 0
+                yield
+            if size > self.whole_bytes:
+                trees.append((yield from self._one(at, value, depth)))
+        return trees + self._batch(batch, depth) if batch else trees
+
+    def _batch(self, values: list[msgspec.Raw], depth: int) -> list[Any]:
+        text = b"".join((b"[", b",".join(values), b"]"))
+        check_numbers(text)
+        trees: list[Any] = self.decode(text, depth + 1)
+        return trees
+
+    def _one(self, at: int, value: msgspec.Raw, depth: int) -> Steps[Any]:
+        """The tree of a value of more than `whole_bytes` that starts at `body[at]`."""
+        body = self.body
+        if depth <= 0 or (body[at] != _QUOTE and (self.max_depth - depth) * len(body) > _MAX_WORK):
+            self.too_deep()
+        kind = body[at]
+        if kind == _QUOTE:  # its escapes were validated when it was skipped, its UTF-8 with the whole body
+            return LongText(memoryview(value))
+        if kind == _OPEN_OBJECT:
+            members = _OBJECT.decode(value)
+            yield
+            check_names(members)
+            starts = yield from places(body, at, len(memoryview(value)), members)
+            yield
+            values = yield from self._all(list(members.values()), starts, depth - 1)
+            return dict(zip(members, values, strict=True))
+        if kind == _OPEN_ARRAY:
+            if body.startswith(b'{"role"', at + 1) and depth > 1:
+                turns = yield from self._turns(at, value)
+                if turns is not None:
+                    return turns
+            items = _ARRAY.decode(value)
+            yield
+            starts = yield from item_places(body, at, items)
+            yield
+            return (yield from self._all(items, starts, depth - 1))
+        raise BadRequest("invalid_json", "The request body holds a number that is out of range.")
+
+    def _turns(self, at: int, value: msgspec.Raw) -> Steps[list[Any] | None]:
+        """The tree of an array at `body[at]` that holds nothing but a role and a text in each item; None for any other.
+
+        The texts are not decoded. That no item holds more than was read of it is proved: of compact text by its length,
+        for a second `content` or a needless escape only makes it longer; of text with spaces where `json.dumps` puts
+        them by walking along it. Written otherwise, it is given up.
+        """
+        try:
+            turns = _TURNS.decode(value)
+        except msgspec.ValidationError:
+            return None
+        yield
+        views = [memoryview(turn.content) for turn in turns]
+        if not turns or any(view[0] != _QUOTE for view in views):
+            return None
+        space = b" " if self.body.startswith(b" ", at + len('[{"role":')) else b""
+        leads = {
+            role: b'{"role":%b%b,%b"content":%b' % (space, _ENCODER.encode(role), space, space)
+            for role in {turn.role for turn in turns}
+        }
+        yield
+        if space:
+            if not (yield from self._walks(at, [leads[turn.role] for turn in turns], views)):
+                return None
+        elif sum(map(len, views)) + sum(len(leads[turn.role]) + 2 for turn in turns) + 1 != len(memoryview(value)):
+            return None
+        trees: list[Any] = []
+        for first in range(0, len(turns), _TURNS_PER_STEP):
+            some = slice(first, first + _TURNS_PER_STEP)
+            pairs = zip(turns[some], views[some], strict=True)
+            trees += [{"role": turn.role, "content": LongText(view)} for turn, view in pairs]
+            yield
+        return trees
+
+    def _walks(self, at: int, leads: Sequence[bytes], views: Sequence[memoryview]) -> Steps[bool]:
+        """Whether the array at `body[at]` is exactly these beginnings and texts."""
+        body = self.body
+        at += 1
+        for left, lead, view in zip(range(len(views) - 1, -1, -1), leads, views, strict=True):
+            end = b"}, " if left else b"}]"
+            if not body.startswith(lead, at) or not body.startswith(view, at + len(lead)):
+                return False
+            at += len(lead) + len(view)
+            if not body.startswith(end, at):
+                return False
+            at += len(end)
+            if left % _TURNS_PER_STEP == 0:
+                yield
+        return True
+
+
+def check_utf8(body: bytes | bytearray) -> Steps[None]:
+    """Raise UnicodeDecodeError for what is no UTF-8: msgspec checks the escapes of strings it skips, but not that."""
+    if body.isascii():
+        return
+    view, at, pieces = memoryview(body), 0, 0
+    while at < len(body):
+        end = min(len(body), at + _UTF8_BYTES)
+        while end < len(body) and body[end] & 0xC0 == 0x80 and end > at + _UTF8_BYTES - 6:
+            end -= 1
+        str(view[at:end], "utf-8")
+        at = end
+        pieces += 1
+        if pieces % _UTF8_PIECES == 0:
+            yield
+
+
+def in_pieces(parts: Sequence[Any], longest: int) -> list[bytes | memoryview]:
+    """Some texts as few pieces: long ones as views of where they are, the short ones between joined."""
+    pieces: list[bytes | memoryview] = []
+    short: list[Any] = []
+    for part in parts:
+        view = memoryview(part)
+        if len(view) <= longest:
+            short.append(part)
+            continue
+        if short:
+            pieces.append(b"".join(short))
+            short = []
+        pieces.append(view)
+    if short:
+        pieces.append(b"".join(short))
+    return pieces
+
+
+_ENCODER = msgspec.json.Encoder()
+_OBJECT: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ARRAY: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
+_TURNS = msgspec.json.Decoder(list[_Turn])

@@ -1,0 +1,323 @@
+"""Limits and budgets: all or nothing, debts that carry over, balances that equal what was settled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+
+from gateway.core.money.admission import MINUTE_US, Allowance, Budget, Cap, Gate, Hold, Quota, Rate, Refused, Slots
+
+S = 1_000_000
+DAY_MS = 86_400_000
+
+
+def rate(limit: int, of: str = "rpm", *, shadow: bool = False) -> Rate:
+    return Rate("key", "k", of, Cap(limit, shadow))
+
+
+def budget(nano: int, mode: Any = "hard") -> Budget:
+    made = Budget("key", "k", Allowance(nano, "day", "UTC", mode))
+    made.begin(0, DAY_MS)
+    return made
+
+
+def passes(gate: Gate, now_us: int, *, tokens: int = 0, need: int = 0) -> Hold:
+    got = gate.admit(tokens, need, now_us, 0)
+    assert isinstance(got, Hold), got
+    return got
+
+
+def refuses(gate: Gate, now_us: int, *, tokens: int = 0, need: int = 0, now_ms: int = 0) -> Refused:
+    got = gate.admit(tokens, need, now_us, now_ms)
+    assert isinstance(got, Refused)
+    return got
+
+
+def test_as_many_requests_pass_at_once_as_a_minute_may_have_and_then_one_at_a_time() -> None:
+    gate = Gate(requests=(rate(60),))
+    for _ in range(60):
+        passes(gate, 5 * S)
+    assert refuses(gate, 5 * S).retry_after_s == 1
+    assert refuses(gate, 6 * S - 1).wait_us == 1
+    passes(gate, 6 * S)
+    refuses(gate, 6 * S)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 60, 1_000_003])
+def test_who_waits_as_long_as_told_passes_and_not_a_microsecond_before(limit: int) -> None:
+    gate = Gate(requests=(rate(limit),))
+    for _ in range(limit if limit < 100 else 0):
+        passes(gate, 0)
+    if limit >= 100:
+        gate.requests[0].wait(0, 0)
+        gate.requests[0].take(limit)
+    wait = refuses(gate, 0).wait_us
+    refuses(gate, wait - 1)
+    passes(gate, wait)
+
+
+def test_tokens_used_beyond_what_was_expected_are_a_debt_that_later_requests_wait_for() -> None:
+    gate = Gate(tokens=(rate(600, "tpm"),))
+    hold = passes(gate, 0, tokens=10)
+    hold.charge(1, 1_800, 0, 0)
+    hold.end(0)
+    refused = refuses(gate, 0, tokens=10)
+    assert refused.wait_us == (1_200 + 10) * MINUTE_US // 600
+    refuses(gate, refused.wait_us - 1, tokens=10)
+    passes(gate, refused.wait_us, tokens=10)
+
+
+def test_tokens_that_were_not_used_come_back() -> None:
+    gate = Gate(tokens=(rate(600, "tpm"),))
+    hold = passes(gate, 0, tokens=600)
+    refuses(gate, 0, tokens=1)
+    hold.charge(1, 100, 0, 0)
+    hold.end(0)
+    passes(gate, 0, tokens=500)
+    refuses(gate, 0, tokens=1)
+
+
+def test_a_request_larger_than_a_minute_passes_when_nothing_was_used_and_not_before() -> None:
+    gate = Gate(tokens=(rate(600, "tpm"),))
+    passes(gate, 0, tokens=5_000)
+    assert refuses(gate, 0, tokens=5_000).wait_us == 5_000 * MINUTE_US // 600
+
+
+def test_slots_come_back_when_a_request_ends_however_often_that_is_said() -> None:
+    gate = Gate(slots=(Slots("key", "k", Cap(2)),))
+    one, _ = passes(gate, 0), passes(gate, 0)
+    refuses(gate, 0)
+    one.end(0)
+    one.end(0)
+    passes(gate, 0)
+    refuses(gate, 0)
+
+
+def test_a_request_that_one_limit_refuses_takes_nothing_of_the_others() -> None:
+    requests, tokens, money, slots = rate(10), rate(1_000, "tpm"), budget(100), Slots("team", "t", Cap(5))
+    gate = Gate((requests,), (tokens,), (slots,), (money,))
+    assert refuses(gate, 0, tokens=10, need=101).limit is money
+    passes(Gate(tokens=(tokens,)), 0, tokens=1_000)
+    assert refuses(gate, 0, tokens=10, need=5).limit is tokens
+    assert (requests.left(), slots.used, money.reserved) == (10, 0, 0)
+
+
+def test_one_that_never_left_has_used_nothing() -> None:
+    gate = Gate((rate(1),), (rate(100, "tpm"),), (Slots("key", "k", Cap(1)),), (budget(50),))
+    for _ in range(3):
+        passes(gate, 0, tokens=100, need=50).end(0, sent=False)
+    passes(gate, 0, tokens=100, need=50).end(0)
+    assert refuses(gate, 0).limit.of == "rpm"
+
+
+def test_a_hard_budget_admits_as_many_as_it_can_pay_for_at_once() -> None:
+    gate = Gate(budgets=(budget(1_000),))
+    holds = [gate.admit(0, 100, 0, 0) for _ in range(40)]
+    assert [isinstance(one, Hold) for one in holds] == [True] * 10 + [False] * 30
+
+
+def test_what_is_only_set_aside_is_worth_waiting_for_and_what_is_spent_is_not() -> None:
+    gate = Gate(budgets=(budget(100),))
+    hold = passes(gate, 0, need=100)
+    soon = refuses(gate, 0, need=100)
+    assert (soon.spent, soon.retry_after_s) == (False, 2)
+    hold.charge(1, 0, 60, 0)
+    hold.end(0)
+    late = refuses(gate, 0, need=100, now_ms=DAY_MS - 1_500)
+    assert (late.spent, late.retry_after_s) == (True, 2)
+    assert refuses(gate, 0, need=100, now_ms=0).retry_after_s == 86_400
+
+
+def test_a_soft_budget_lets_pass_and_is_overspent() -> None:
+    soft = budget(100, "soft")
+    hold = passes(Gate(budgets=(soft,)), 0)
+    hold.charge(1, 0, 250, 0)
+    hold.end(0)
+    assert (soft.spent, soft.left) == (250, -150)
+    passes(Gate(budgets=(soft,)), 0)
+
+
+def test_what_attempts_have_cost_is_given_back_and_asked_for_anew_before_another_one() -> None:
+    money = budget(100)
+    gate = Gate(budgets=(money,))
+    hold = passes(gate, 0, need=60)
+    hold.charge(1, 0, 40, 0)
+    assert (money.spent, money.reserved, money.left) == (40, 60, 0)
+    assert hold.release(40) == 40
+    hold.take_over(passes(gate, 0, need=40))
+    assert (money.spent, money.reserved, hold.need) == (40, 60, 60)
+    hold.charge(2, 0, 1, 0)
+    assert hold.release(1) == 1
+    assert refuses(gate, 0, need=2).limit is money
+    hold.end(0)
+    assert (money.spent, money.reserved) == (41, 0)
+    assert hold.release(5) == 0
+
+
+def test_no_more_is_given_back_than_is_set_aside() -> None:
+    money = budget(100)
+    hold = passes(Gate(budgets=(money,)), 0, need=10)
+    hold.charge(1, 0, 70, 0)
+    assert hold.release(70) == 10
+    assert hold.release(1) == 0
+    hold.end(0)
+    assert (money.spent, money.reserved) == (70, 0)
+
+
+def test_a_cost_belongs_to_the_period_in_which_its_attempt_began() -> None:
+    money = budget(100)
+    hold = passes(Gate(budgets=(money,)), 0, need=50)
+    money.begin(DAY_MS, 2 * DAY_MS)
+    hold.charge(1, 0, 50, DAY_MS - 1)
+    assert (money.spent, money.reserved) == (0, 50)
+    hold.charge(2, 0, 20, DAY_MS)
+    hold.end(0)
+    assert (money.spent, money.reserved) == (20, 0)
+
+
+def test_limits_in_shadow_mode_let_pass_count_and_take_nothing_for_it() -> None:
+    requests, slots, money = rate(2, shadow=True), Slots("key", "k", Cap(1, shadow=True)), budget(10, "shadow")
+    gate = Gate((requests,), (), (slots,), (money,))
+    holds = [passes(gate, 0, need=10) for _ in range(5)]
+    assert (requests.shadowed, slots.shadowed, money.shadowed) == (3, 4, 4)
+    for hold in holds:
+        hold.charge(1, 0, 10, 0)
+        hold.end(0)
+    assert (slots.used, requests.left(), money.spent, money.reserved) == (0, 0, 50, 0)
+
+
+def test_limits_go_on_with_other_numbers_where_they_were() -> None:
+    requests = rate(100)
+    gate = Gate((requests,))
+    for _ in range(40):
+        passes(gate, 0)
+    requests.adopt(Cap(50))
+    assert requests.left() == 10
+    requests.adopt(Cap(30))
+    assert refuses(gate, 0).wait_us == 11 * MINUTE_US // 30
+
+
+def test_the_tightest_enforced_limit_is_told() -> None:
+    wide, narrow, dark = rate(100), rate(10), rate(1, shadow=True)
+    assert Gate((wide, narrow, dark)).tightest() == (narrow, None)
+    assert Gate((dark,)).tightest() == (None, None)
+
+
+def test_what_is_told_of_a_rate_is_what_it_lets_through() -> None:
+    one = rate(60)
+    gate = Gate((one,))
+    for _ in range(60):
+        passes(gate, 0)
+    assert one.told(0) == (0, 60_001)
+    assert one.told(30 * S) == (30, 30_001)
+    assert one.told(61 * S) == (60, 0)
+    for _ in range(30):
+        passes(gate, 30 * S)
+    refuses(gate, 30 * S)
+
+
+def test_no_limits_are_none() -> None:
+    assert not Quota()
+    assert Quota(rpm=Cap(1))
+
+
+class Admissions(RuleBasedStateMachine):
+    """Any order of admitting, settling, repeating and ending, over two periods."""
+
+    @initialize(limit=st.integers(0, 500), rpm=st.integers(1, 20), tpm=st.integers(1, 500), slots=st.integers(1, 5))
+    def start(self, limit: int, rpm: int, tpm: int, slots: int) -> None:
+        self.now_us = self.now_ms = 0
+        self.money, self.soft = budget(limit), budget(limit, "soft")
+        self.slots = Slots("key", "k", Cap(slots))
+        self.rates = (rate(rpm), rate(tpm, "tpm"))
+        self.gate = Gate((self.rates[0],), (self.rates[1],), (self.slots,), (self.money, self.soft))
+        self.settled: list[tuple[int, int]] = []  # when its attempt began, and what it cost
+        self.under_way: dict[int, tuple[int, frozenset[int]]] = {}  # hold -> what it asked for, attempts charged
+        self.owed: dict[int, int] = {}  # hold -> what its last attempt cost
+        self.kept: dict[int, Hold] = {}
+
+    holds = Bundle("holds")
+
+    @rule(target=holds, tokens=st.integers(0, 200), need=st.integers(0, 200))
+    def admit(self, tokens: int, need: int) -> Any:
+        before = self.money.left
+        got = self.gate.admit(tokens, need, self.now_us, self.now_ms)
+        if isinstance(got, Refused):
+            assert got.wait_us >= 0
+            return None
+        assert not need or need <= before
+        self.under_way[id(got)] = (need, frozenset())
+        self.kept[id(got)] = got
+        return (got, self.now_ms)
+
+    @rule(one=holds, attempt=st.integers(1, 3), tokens=st.integers(0, 400), share=st.floats(0, 1))
+    def charge(self, one: Any, attempt: int, tokens: int, share: float) -> None:
+        """An attempt that costs no more than is set aside, in any order; some are told twice."""
+        if one is None or id(one[0]) not in self.under_way:
+            return
+        hold, at_ms = one
+        need, charged = self.under_way[id(hold)]
+        nano = int(need * share)
+        if attempt not in charged and self.renewed(hold, need):
+            self.settled.append((at_ms, nano))
+            self.under_way[id(hold)] = (need, charged | {attempt})
+            self.owed[id(hold)] = nano
+            hold.charge(attempt, tokens, nano, at_ms)
+        for one_of_them in charged:
+            hold.charge(one_of_them, tokens, nano, at_ms)  # a repetition changes nothing
+
+    def renewed(self, hold: Hold, need: int) -> bool:
+        """Is as much set aside for another attempt as for the first one? What that cost is asked for anew."""
+        hold.release(self.owed.pop(id(hold), 0))
+        money = Gate(budgets=self.gate.budgets)
+        got = money.admit(0, need - hold.need, self.now_us, self.now_ms)
+        if isinstance(got, Hold):
+            hold.take_over(got)
+        return hold.need == need
+
+    @rule(one=consumes(holds), sent=st.booleans(), again=st.booleans())
+    def end(self, one: Any, sent: bool, again: bool) -> None:
+        if one is None:
+            return
+        hold = one[0]
+        hold.end(self.now_us, sent=sent or bool(self.under_way[id(hold)][1]))
+        if again:
+            hold.end(self.now_us)
+            hold.charge(9, 50, 50, self.now_ms)
+        del self.under_way[id(hold)], self.kept[id(hold)]
+        self.owed.pop(id(hold), None)
+
+    @rule(seconds=st.integers(0, 120))
+    def wait(self, seconds: int) -> None:
+        self.now_us += seconds * S
+        self.now_ms += seconds * 1000
+
+    @rule()
+    def next_period(self) -> None:
+        self.now_ms = self.money.ends_ms
+        for one in (self.money, self.soft):
+            one.begin(self.now_ms, self.now_ms + DAY_MS)
+
+    @invariant()
+    def balances_are_the_sums(self) -> None:
+        if not hasattr(self, "money"):
+            return
+        for one in (self.money, self.soft):
+            assert one.spent == sum(nano for at_ms, nano in self.settled if at_ms >= one.begins_ms)
+            assert one.reserved == sum(hold.need for hold in self.kept.values()) >= 0
+        assert self.slots.used == len(self.under_way) <= self.slots.limit
+        assert 0 <= self.rates[0].left() <= self.rates[0].limit
+        assert 0 <= self.rates[1].left() <= self.rates[1].limit
+
+    @invariant()
+    def a_hard_budget_is_never_exceeded(self) -> None:
+        if hasattr(self, "money"):
+            assert self.money.spent <= self.money.limit
+
+
+TestAdmissions = Admissions.TestCase
+TestAdmissions.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)

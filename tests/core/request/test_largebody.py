@@ -1,0 +1,243 @@
+"""What is found out about a large body before it is read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import FrameType
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.core.errors import BadRequest
+from gateway.core.request.largebody import MAX_LONG_DIGITS, MAX_VALUES, check_count, check_numbers, item_places, places
+from gateway.core.request.largetree import finish
+from gateway.core.request.wire import emit, emit_pieces, parse, parse_steps
+from gateway.core.text.longtext import LongText
+
+PROSE = 'Some words, {and} more of them [1], with a \\"quote\\", and \\\\ too. '
+
+
+def array(unit: str, count: int) -> bytes:
+    return ("[" + unit + ("," + unit) * (count - 1) + "]").encode()
+
+
+@pytest.mark.parametrize("unit", ["1", '"a"', '{"a":1}', '"\\\\"', '"\\""', '"[,{"', '"' + "x" * 300 + '"'])
+def test_values_are_counted_and_what_strings_hold_is_not(unit: str) -> None:
+    values = 2 if unit[0] == "{" else 1
+    for pad in ("", '"' + PROSE * 1_000 + '",', '"' + "\\\\" * 70_000 + '",', '"' + "x" * 99_999 + '\\\\",'):
+        few = b"[" + pad.encode() + array(unit, (MAX_VALUES - 10) // values) + b"]"
+        many = b"[" + pad.encode() + array(unit, MAX_VALUES * 13 // 10 // values) + b"]"
+        finish(check_count(few))
+        with pytest.raises(BadRequest, match="more than 100,000 values"):
+            finish(check_count(many))
+
+
+def test_a_long_text_is_no_crowd_of_values() -> None:
+    for text in (PROSE * 50_000, "," * 3_000_000, '\\",' * 500_000):
+        finish(check_count(b'["' + text.encode() + b'"]'))
+        finish(check_count(b'["' + text.encode()))
+
+
+def test_long_numbers_are_refused_unless_they_are_text() -> None:
+    number, few = b"9" * 1_000, MAX_LONG_DIGITS // 1_000 - 1
+    check_numbers(b"[" + b", ".join([number] * few) + b"," * MAX_LONG_DIGITS + b"]")
+    check_numbers(b'["' + number * 1_000 + b'"]')
+    check_numbers(b"[" + b",".join([b"1234567890" * 20] * 1_000) + b"]")
+    with pytest.raises(BadRequest, match="out of range"):
+        check_numbers(b'["a", ' + b", ".join([number] * 100) + b"]")
+
+
+SPACES = st.sampled_from(["", "", " ", "\n", "\r\n\t ", " " * 70, " " * 5_000])
+NAMES = st.text(max_size=6) | st.sampled_from(['"', "\\", '\\"', "/", "é", "\U0001f600", '"' * 40])
+
+
+@settings(deadline=None)
+@given(st.dictionaries(NAMES, st.integers(0, 99) | st.text(max_size=5), max_size=6), st.booleans(), st.data())
+def test_every_value_is_found_where_it_stands(members: dict[str, Any], plain: bool, data: st.DataObject) -> None:
+    def space() -> str:
+        return data.draw(SPACES)
+
+    text, starts = "{" + space(), []
+    for number, (name, value) in enumerate(members.items()):
+        text += ("," + space() if number else "") + json.dumps(name, ensure_ascii=plain) + space() + ":" + space()
+        starts.append(len(text.encode()))
+        text += json.dumps(value) + space()
+    body = b"[" + (text + "}").encode() + b"]"
+    found = msgspec.json.decode(body[1:-1], type=dict[str, msgspec.Raw])
+    assert finish(places(body, 1, len(body) - 2, found)) == [start + 1 for start in starts]
+
+    text, starts = "[" + space(), []
+    for number, value in enumerate(members.values()):
+        text += "," + space() if number else ""
+        starts.append(len(text.encode()))
+        text += json.dumps(value) + space()
+    body = (text + "]").encode() + b"\n"
+    assert finish(item_places(body, 0, msgspec.json.decode(body, type=list[msgspec.Raw]))) == starts
+
+
+def refused_after(body: bytes, most_lines: int) -> bool:
+    """Parse with every executed line of ours counted: work per byte shows there, on a machine of any speed."""
+    left = most_lines
+
+    def count(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal left
+        left -= 1
+        assert left > 0, "the body was looked at in small steps"
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        parse(body)
+    except BadRequest:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("hostile", "refused"),
+    [
+        (b'"z":1' + b" " * 3_000_000, True),
+        (b'"z":' + b" " * 3_000_000 + b"[1 ]", True),
+        (b'"z":[' + b",".join([b"9" * 4_000] * 500) + b"]", True),
+        (b'"' + b"k" * 3_000_000 + b'": 1', True),
+        (b'"' + b"\\/" * 1_500_000 + b'\\"": 1', True),
+        (b'"z":' + b'{"a": ' * 60 + b'"' + b"x" * 12_000_000 + b'"' + b"}" * 60, True),
+        (b'"z":[' + b"{}," * 3_000_000 + b"1]", True),
+        (b'"z":"' + b'\\",' * 3_000_000 + b'"', False),
+    ],
+    ids=["space", "space inside", "digits", "long key", "escaped key", "wrapped", "crowd", "quotes"],
+)
+def test_what_could_hold_the_server_for_seconds_takes_few_steps(hostile: bytes, refused: bool) -> None:
+    body = b'{"model":"a","messages":[{"role":"user","content":"hi"}],' + hostile + b"}"
+    assert refused_after(body, 30_000) is refused
+
+
+# -- messages whose texts are left where they are --
+
+
+def messages(count: int = 400, size: int = 500) -> list[dict[str, Any]]:
+    texts = ('Some "words"\n', "émigré ", "漢字😀", "\\u0041\\", "a" * 50, "")
+    return [{"role": ("user", "assistant")[n % 2], "content": texts[n % 6] * (size // 10)} for n in range(count)]
+
+
+def plainly(tree: Any) -> Any:
+    """A tree with its long texts decoded."""
+    if isinstance(tree, dict):
+        return {name: plainly(value) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [plainly(value) for value in tree]
+    return "".join(tree.pieces(65_536)) if isinstance(tree, LongText) else tree
+
+
+def body_of(messages: list[Any], **style: Any) -> bytes:
+    return json.dumps({"model": "a", "messages": messages, "n": 1}, **style).encode()
+
+
+COMPACT: dict[str, Any] = {"separators": (",", ":")}
+
+
+@pytest.mark.parametrize("style", [COMPACT, {}, {"indent": 1}, COMPACT | {"ensure_ascii": False}])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {},
+        {"role": "tool", "content": "x", "tool_call_id": "c"},
+        {"content": "x", "role": "user"},
+        {"role": "user", "content": [{"type": "text", "text": "x"}]},
+        {"role": "assistant", "content": None},
+        {"role": 'a"\\', "content": "x"},
+    ],
+    ids=["all alike", "another member", "another order", "parts", "null", "odd role"],
+)
+def test_messages_of_any_shape_read_as_any_parser_reads_them(style: dict[str, Any], odd: dict[str, Any]) -> None:
+    for at in (0, 200, 400):
+        some = messages()
+        if odd:
+            some.insert(at, odd)
+        body = body_of(some, **style)
+        assert plainly(parse(body).tree) == json.loads(body)
+        assert plainly(parse(bytearray(body)).tree) == json.loads(body)
+
+
+@pytest.mark.parametrize("style", [COMPACT, {}])
+def test_texts_of_usual_messages_are_not_copied(style: dict[str, Any]) -> None:
+    assert {type(message["content"]) for message in parse(body_of(messages(), **style)).tree["messages"]} == {LongText}
+
+
+@pytest.mark.parametrize("style", [COMPACT, {}])
+@pytest.mark.parametrize(
+    ("plain", "doubled"),
+    [
+        ('"content":"x"}', '"content":"y","content":"x"}'),
+        ('"content":"x"}', '"content":"x","content":"x"}'),
+        ('"content":"x"}', '"c\\u006fntent":"y","content":"x"}'),
+        ('"content":"x"}', '"content":"x","role":"user"}'),
+        ('{"role":"user","content":"x"}', '{"role":"tool","role":"user","content":"x"}'),
+    ],
+)
+def test_no_member_hides_in_a_message(style: dict[str, Any], plain: str, doubled: str) -> None:
+    for at in (0, 200, 400):
+        some = messages()
+        some.insert(at, {"role": "user", "content": "x"})
+        text = body_of(some, **style).decode()
+        if style is not COMPACT:
+            plain, doubled = (each.replace('":"', '": "').replace('","', '", "') for each in (plain, doubled))
+        assert plain in text
+        with pytest.raises(BadRequest, match="duplicate key"):
+            parse(text.replace(plain, doubled, 1).encode())
+
+
+def test_a_body_is_read_in_steps_none_of_which_looks_at_many_values() -> None:
+    many = [{"role": "user", "content": "x", "name": "y"} for _ in range(MAX_VALUES // 5)]
+    for body in (body_of(many), body_of(messages(20_000, 30)), body_of(messages(20_000, 30), **COMPACT)):
+        lines = taken = longest = 0
+
+        def count(frame: FrameType, event: str, arg: object) -> Any:
+            nonlocal lines
+            lines += 1
+            return count
+
+        steps = parse_steps(body)
+        before = sys.gettrace()
+        while True:
+            lines = 0
+            sys.settrace(count)
+            try:
+                next(steps)
+            except StopIteration:
+                break
+            finally:
+                sys.settrace(before)
+            longest, taken = max(longest, lines), taken + 1
+        assert taken > 10
+        assert 0 < longest < 6 * len(many), "a step takes more than a glance at each message"
+
+
+def test_pieces_to_send_are_the_body_and_its_long_members_are_not_copied() -> None:
+    body = body_of(messages(), **COMPACT)
+    envelope = parse(body)
+    for overrides in ({}, {"model": b'"m"', "n": None, "stream": b"true"}, {"messages": None}):
+        pieces = emit_pieces(envelope, overrides)
+        assert b"".join(pieces) == emit(envelope, overrides)
+        assert any(isinstance(piece, memoryview) for piece in pieces) is ("messages" not in overrides)
+        assert len(pieces) <= 3
+
+
+@pytest.mark.parametrize("unit", ["One, two, three. ", '"Quoted", she said, ', "1, 2, [3], {4} ", "\\", 'a\\"b,'])
+def test_a_text_full_of_commas_is_not_counted_byte_by_byte(unit: str) -> None:
+    text = json.dumps(unit * (6_000_000 // len(unit)))
+    assert len(list(check_count(b'{"a":' + text.encode() + b"}"))) == 0
+
+
+def test_values_are_counted_where_texts_stand_between() -> None:
+    text = json.dumps("One, two. " * 10)
+    for unit in (f"[1,2,{text}]", f'{{"a":1,"b":2,"c":{text}}}', f"[[],[],[],{text}]"):
+        with pytest.raises(BadRequest, match="more than 100,000 values"):
+            finish(check_count(b"[" + b",".join([unit.encode()] * 30_000) + b"]"))
