@@ -195,7 +195,7 @@ def _prose(line: str) -> tuple[str, int]:
         dots = line.count(".")
         if dots == 0 or dots == line.count(". ") + line.endswith("."):  # else it may be a name such as example.com
             return line.translate(_NO_MARKS).strip(), total
-    if '":' in line:
+    if '":' in line or '","' in line or ("':" in line and "{" in line):
         return "", total
     words, plain, numbers = line.split(), [], 0
     for word in words:
@@ -211,6 +211,8 @@ def _prose(line: str) -> tuple[str, int]:
         return "", total
     if len(words) <= 4 and plain[0].lower() in _CODE_STARTS and line.rstrip()[-1:] in ";:{}()":
         return "", total
+    if words[0][0] == "(" and len(words) <= 8 and line.count("(") > 1:
+        return "", total  # Lisp
     if len(words) <= 8 and " -" in line and any(word[0] == "-" and word[1:2].isalpha() for word in words):
         return "", total  # a command with its options
     return " ".join(plain), total
@@ -317,7 +319,7 @@ def judge(cleaned: Cleaned, identify: Identify) -> Language:
             if code and script != "Latin" and size * share >= max(6, letters / 100):
                 scripted.add(code)
     unknown = counts.pop("", 0.0)
-    if unknown >= 0.6 * letters and prose >= 0.5 and letters >= (40 if plain else 16):
+    if unknown >= 0.6 * letters and prose >= 0.5 and unknown >= (40 if plain or len(found) > 1 else 16):
         counts[UNNAMED], unknown = unknown, 0.0
     shares = {code: count / letters for code, count in counts.items()}
     return Language(
@@ -348,7 +350,7 @@ def _edges(lines: Sequence[str], identify: Identify, letters: int, prose: float)
         return
     least = 20 if prose >= 0.5 else 32
     for line in (lines[0], lines[-1]):
-        if least + 4 * line.isascii() <= len(line) < letters * 0.85:
+        if least + 4 * line.isascii() <= len(line) < letters * 0.85 and not line.istitle():  # which names are
             found = identify(line)
             if found and found[0][0] and found[0][1] >= 0.6:
                 code = corrected(found[0][0], line, len(line), sure=found[0][1] >= 0.8)

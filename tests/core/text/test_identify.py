@@ -29,6 +29,13 @@ pytestmark = pytest.mark.skipif(identify.pycld2 is None, reason="pycld2 has no w
         ("Los Angeles to San Francisco", "en"),
         ("What is a de facto standard?", "en"),
         ("per diem rates in Italy", "en"),
+        ("qual a capital da Austrália", "pt"),
+        ("Ciò è abbastanza normale essendo", "it"),
+        ("Ho na le ho fela", "st"),
+        ("El meu contenidor docker no arrenca, què faig?", "ca"),
+        ("Mwen te kraze bwat Kola a.", "ht"),
+        ("Er werden in totaal zeven", "nl"),
+        ("Hoekom is die lug blou?", "af"),
     ],
 )
 def test_a_short_sentence_is_told_by_its_small_words(text: str, code: str) -> None:
@@ -42,6 +49,8 @@ def test_a_short_sentence_is_told_by_its_small_words(text: str, code: str) -> No
         ("Pemerintah akan membentuk sebuah panitia karena keluhan itu.", "id"),
         ("Fakulti itu mempunyai banyak aktiviti", "ms"),
         ("Fakultas itu punya banyak aktivitas", "id"),
+        ("Apakah perbezaan antara saham dan bon?", "ms"),
+        ("Tak pernah ia lebih suka kopi daripada teh sore ini", "id"),
     ],
 )
 def test_malay_is_told_from_indonesian_by_words_and_endings(text: str, code: str) -> None:
@@ -50,6 +59,18 @@ def test_malay_is_told_from_indonesian_by_words_and_endings(text: str, code: str
 
 def test_a_letter_that_hindi_does_not_use_shows_marathi() -> None:
     assert corrected("hi", "साळसूदपणे वळला आहे", 16, sure=True) == "mr"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("अल्पसंख्यक मामलों के नए मंत्री", "hi"),
+        ("बाढ़, सुनामी, भूकम्प, दुर्घटनाएँ", "hi"),
+        ("मलाई निवेदन लेख्न मद्दत गर्न सक्नुहुन्छ?", "ne"),
+    ],
+)
+def test_short_hindi_is_told_from_its_neighbours_by_its_endings(text: str, code: str) -> None:
+    assert of([text]).main == code
 
 
 def test_small_words_decide_nothing_in_a_text_of_two_languages() -> None:

@@ -63,6 +63,14 @@ def test_a_prompt_is_in_the_language_it_is_written_in(text: str, code: str) -> N
         "   \n\n",
         "Tell me about the city of Łódź please.",
         "Who was Søren Kierkegaard and what did he write?",
+        "Meeting with Søren Kierkegaard fans in Aarhus",
+        "Juventus Napoli Lazio Milan Roma",
+        "Compare their careers in a table with one row for each player.\n\nAnna Kowalska, Jorge Ruiz Zafón",
+        "namaste meaning",
+        "Explain sisu",
+        "[{'vorname': 'Jan', 'nachname': 'de Vries', 'straat': 'Dorpsstraat'}]",
+        '["rouge","vert","bleu"]',
+        "(defun factorial (n)\n  (if (<= n 1)\n      1\n      (* n (factorial (- n 1)))))",
     ],
 )
 def test_what_is_english_or_no_language_is_never_called_foreign(text: str) -> None:
@@ -102,6 +110,10 @@ def test_official_lists_are_three_valued() -> None:
 def test_malay_is_told_from_indonesian_by_words_only_one_of_them_has() -> None:
     assert of(["Syarikat itu ditutup kerana kerajaan tidak bersetuju selepas mesyuarat."]).main == "ms"
     assert of(["Perusahaan itu ditutup karena pemerintah tidak setuju setelah rapat."]).main == "id"
+
+
+def test_a_name_in_latin_script_beside_another_script_is_no_language() -> None:
+    assert of(["Suresh Chiplunkar जी ने लिखा"]).outside(LLAMA_4) is not True
 
 
 def test_sentences_in_no_language_we_can_name_are_still_outside() -> None:
