@@ -3,25 +3,28 @@
 What ended since the last transaction, the totals that follow from it, what is still open, and the place in the journal
 up to which all that holds: they are written together or not at all. So a crash between two transactions neither misses
 nor doubles anything. Queries for people are in `report`; reading journals is in `keeping`.
+
+Attempts lie in blocks, each a row that holds what ended together as one array of JSON: a row of its own for each takes
+four times the time. Who asks sees the view `entries`.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from gateway.core.money.booking import Account, Booked, Open
+from gateway.core.money.booking import BY_VOID, Account, Booked, Ended, Open, Reserve
 from gateway.core.types import Usage
 
 #: Totals are kept by the quarter of an hour: every time zone's days consist of whole ones.
 QUARTER_MS = 900_000
-SCHEMA = 1
-_KIND = {"settle": 0, "void": 1, "expire": 2}
+SCHEMA = 2
+#: Attempts of a block, at most.
+BLOCK = 250
 
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -36,13 +39,16 @@ CREATE TABLE open (
   input INTEGER NOT NULL, reserved_nano INTEGER NOT NULL, output_bytes INTEGER NOT NULL, stated TEXT,
   PRIMARY KEY (request_id, attempt)
 ) WITHOUT ROWID;
-CREATE TABLE entries (
-  request_id TEXT NOT NULL, attempt INTEGER NOT NULL, account INTEGER NOT NULL, at_ms INTEGER NOT NULL,
-  ended_ms INTEGER NOT NULL, kind INTEGER NOT NULL, input INTEGER NOT NULL, cached INTEGER NOT NULL,
-  written INTEGER NOT NULL, output INTEGER NOT NULL, reasoning INTEGER NOT NULL, cost_nano INTEGER NOT NULL,
-  estimated INTEGER NOT NULL, cause TEXT NOT NULL,
-  PRIMARY KEY (request_id, attempt)
-) WITHOUT ROWID;
+CREATE TABLE blocks (
+  seq INTEGER PRIMARY KEY,      -- of its last attempt, of all that were ever booked here
+  attempts INTEGER NOT NULL,
+  first TEXT NOT NULL, last TEXT NOT NULL,           -- of their request ids
+  from_ms INTEGER NOT NULL, to_ms INTEGER NOT NULL,  -- when they began
+  ended_ms INTEGER NOT NULL,    -- when the earliest of them ended
+  rows TEXT NOT NULL            -- an array of arrays, see entries
+);
+CREATE INDEX blocks_by_time ON blocks (to_ms, attempts);
+CREATE INDEX blocks_by_request ON blocks (last, first);
 CREATE TABLE totals (
   quarter INTEGER NOT NULL, account INTEGER NOT NULL, estimated INTEGER NOT NULL,
   attempts INTEGER NOT NULL, answered INTEGER NOT NULL, void INTEGER NOT NULL, input INTEGER NOT NULL,
@@ -51,25 +57,19 @@ CREATE TABLE totals (
   PRIMARY KEY (quarter, account, estimated)
 ) WITHOUT ROWID;
 """
-#: The list of what is still to be shipped, see `unshipped`; empty where nothing is.
-_LIST = (
-    "CREATE TABLE IF NOT EXISTS unshipped (seq INTEGER PRIMARY KEY, request_id TEXT NOT NULL, attempt INTEGER NOT NULL)"
-)
+_COLUMNS = ", ".join(f"json_extract(value, '$[{at}]') AS {name}" for at, name in enumerate(Booked._fields))
+_VIEW = f"CREATE VIEW entries AS SELECT {_COLUMNS}, seq FROM blocks, json_each(blocks.rows);"  # noqa: S608 - of ours
 SUMS = ("attempts", "answered", "void", "input", "cached", "written", "output", "reasoning", "cost_nano")
-_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_ENTER = f"INSERT OR IGNORE INTO entries VALUES {_ROW}"  # noqa: S608 - of ours
-# Attempts that one statement enters: for each row of its own the interpreter would be let go of and asked for again,
-# which the event loop may have to wait for. Any library takes 999 values in a statement.
-_TOGETHER = 64
-_ENTER_MANY = ", ".join([_ENTER, *[_ROW] * (_TOGETHER - 1)])
+_ENTER = "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD = "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
 _ADD += ", ".join(f"{name} = {name} + excluded.{name}" for name in SUMS)
 _NAME = "INSERT INTO accounts VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _OPEN = "INSERT OR REPLACE INTO open VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-
-
-#: A row of `entries`.
-_Row = tuple[str, int, int, int, int, int, int, int, int, int, int, int, int, str]
+#: While journals are read again that may be in the books: what is in them.
+_KNOWN = (
+    "CREATE TEMP TABLE known (request_id TEXT, attempt INTEGER, PRIMARY KEY (request_id, attempt)) WITHOUT ROWID",
+    "INSERT OR IGNORE INTO known SELECT request_id, attempt FROM entries",
+)
 
 
 class Position(NamedTuple):
@@ -92,13 +92,18 @@ class Database:
         db.execute("PRAGMA synchronous = NORMAL")
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
-            db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
+            db.executescript(f"BEGIN; {_TABLES} {_VIEW} PRAGMA user_version = {SCHEMA}; COMMIT;")
         elif version != SCHEMA:
             raise sqlite3.DatabaseError(f"form {version} is not known to this version, which writes form {SCHEMA}")
-        db.execute(_LIST)
         self._ids = {content: number for number, content in db.execute("SELECT id, content FROM accounts")}
-        self._known: dict[int, tuple[Account, int]] = {}  # by identity, which is kept from being another's
+        self._booked = self._count()
+        self.again = False  # journals are read that may be in the books
         self.kept_since_ms: int = self._meta("kept_since_ms")
+
+    def _count(self) -> int:
+        """How many attempts were ever booked here, as far as that still matters."""
+        last = self._db.execute("SELECT max(seq) FROM blocks").fetchone()[0] or 0
+        return max(last, self._meta("shipped"))
 
     def check(self) -> str:
         """What is wrong with the file, or nothing."""
@@ -106,44 +111,71 @@ class Database:
         return "" if found == "ok" else str(found)
 
     def position(self) -> Position:
-        """Up to where the journals are in it."""
-        return Position(self._meta("journal"), self._meta("offset"), self._meta("checksum"))
+        """From where on journals are to be read: what is in the books already does not count twice."""
+        db = self._db
+        position = Position(self._meta("journal"), self._meta("offset"), self._meta("checksum"))
+        db.execute("DROP TABLE IF EXISTS temp.known")
+        self.again = bool(self._meta("again"))
+        if self.again or (not position.journal and db.execute("SELECT 1 FROM blocks LIMIT 1").fetchone()):
+            self.again = True
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('again', 1)")
+            for statement in _KNOWN:
+                db.execute(statement)
+        return position
+
+    def all_read(self) -> None:
+        """From here on, journals hold what is new."""
+        if self.again:
+            self._db.execute("DELETE FROM meta WHERE name = 'again'")
+            self._db.execute("DROP TABLE temp.known")
+            self.again = False
 
     def _meta(self, name: str) -> int:
         row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return 0 if row is None else int(row[0])
 
     def declared(self) -> dict[int, Account]:
-        """The accounts that the journal being read has named, by number."""
-        query = "SELECT number, content FROM declared JOIN accounts ON accounts.id = declared.account"
-        return {number: account_of(content, number) for number, content in self._db.execute(query)}
+        """The accounts that the journal being read has named, by their number there, each with its number here."""
+        query = "SELECT number, content, id FROM declared JOIN accounts ON accounts.id = declared.account"
+        return {number: account_of(content, one) for number, content, one in self._db.execute(query)}
 
     def open(self) -> dict[tuple[str, int], Open]:
         """The attempts that have not ended."""
         query = (
-            "SELECT request_id, attempt, content, at_ms, input, reserved_nano, output_bytes, stated "
+            "SELECT content, account, output_bytes, stated, request_id, attempt, at_ms, input, reserved_nano "
             "FROM open JOIN accounts ON accounts.id = open.account"
         )
-        return {
-            (request_id, attempt): Open(
-                account_of(content),
-                at_ms,
-                entered,
-                reserved,
-                output,
-                stated and msgspec.json.decode(stated, type=Usage),
-            )
-            for request_id, attempt, content, at_ms, entered, reserved, output, stated in self._db.execute(query)
-        }
+        found: dict[tuple[str, int], Open] = {}
+        for content, account, output_bytes, stated, *key in self._db.execute(query):
+            reserve = Reserve(key[0], key[1], account, *key[2:])
+            used = None if stated is None else msgspec.json.decode(stated, type=Usage)
+            found[reserve.request_id, reserve.attempt] = Open(account_of(content, account), reserve, output_bytes, used)
+        return found
 
     def has(self, key: tuple[str, int]) -> bool:
         """Whether an attempt is in the books as ended."""
-        query = "SELECT 1 FROM entries WHERE request_id = ? AND attempt = ?"
+        query = (
+            "SELECT 1 FROM blocks, json_each(rows) WHERE last >= ?1 AND first <= ?1 "
+            "AND json_extract(value, '$[0]') = ?1 AND json_extract(value, '$[1]') = ?2"
+        )
         return self._db.execute(query, key).fetchone() is not None
+
+    def number(self, account: Account) -> int:
+        """The number in the books of an account that a journal has named."""
+        content = account_content(account)
+        found = self._ids.get(content)
+        if found is None:
+            price = account.price
+            row = (
+                account.key, account.team, account.model, account.target, account.rule, account.policy, account.shadow,
+                int(account.thinks), None if price is None else price.version, content,
+            )  # fmt: skip
+            found = self._ids[content] = int(self._db.execute(_NAME, row).lastrowid or 0)
+        return found
 
     def take(
         self,
-        booked: Sequence[Booked],
+        booked: Sequence[Ended],
         opened: Iterable[tuple[tuple[str, int], Open]],
         closed: Iterable[tuple[str, int]],
         declared: dict[int, Account] | None,
@@ -160,10 +192,10 @@ class Database:
         try:
             self._enter(booked, pause)
             db.executemany("DELETE FROM open WHERE request_id = ? AND attempt = ?", closed)
-            db.executemany(_OPEN, [self._opened(key, one) for key, one in opened])
+            db.executemany(_OPEN, [_opened(key, one) for key, one in opened])
             if declared is not None:
                 db.execute("DELETE FROM declared")
-                rows = [(number, self._account(account)) for number, account in declared.items()]
+                rows = [(number, account.number) for number, account in declared.items()]
                 db.executemany("INSERT INTO declared VALUES (?, ?)", rows)
             pairs = zip(("journal", "offset", "checksum"), position, strict=True)
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", pairs)
@@ -171,72 +203,44 @@ class Database:
         except BaseException:
             if db.in_transaction:
                 db.execute("ROLLBACK")
-            self._ids = {content: number for number, content in db.execute("SELECT id, content FROM accounts")}
-            self._known.clear()
+            self._booked = self._count()
             raise
 
-    def _enter(self, booked: Sequence[Booked], pause: Callable[[], None]) -> None:
-        since, db = self.kept_since_ms, self._db
-        entered: list[_Row] = []
-        for at in range(0, len(booked), _TOGETHER):
-            rows = [self._row(one) for one in booked[at : at + _TOGETHER] if one.at_ms >= since]
-            if len(rows) == _TOGETHER:
-                db.execute("SAVEPOINT entering")
-                if db.execute(_ENTER_MANY, list(chain.from_iterable(rows))).rowcount == _TOGETHER:
-                    entered += rows
-                    rows = []
-                else:
-                    db.execute("ROLLBACK TO entering")  # some are there already: find out which
-                db.execute("RELEASE entering")
-            entered += [row for row in rows if db.execute(_ENTER, row).rowcount == 1]
+    def _enter(self, booked: Sequence[Ended], pause: Callable[[], None]) -> None:
+        if self.again:
+            booked = self._fresh(booked)
+        for at in range(0, len(booked), BLOCK):
+            rows = booked[at : at + BLOCK]
+            columns: list[Sequence[Any]] = list(zip(*rows, strict=True))
+            seq = self._booked + len(rows)
+            first, last, from_ms, to_ms = min(columns[0]), max(columns[0]), min(columns[3]), max(columns[3])
+            encoded = _JSON.encode(rows).decode()
+            self._db.execute(_ENTER, (seq, len(rows), first, last, from_ms, to_ms, min(columns[4]), encoded))
+            self._booked = seq
             pause()
-        db.executemany(_ADD, _sums(entered))
+        self._db.executemany(_ADD, _sums(booked))
 
-    def _row(self, one: Booked) -> _Row:
-        used = one.used
-        return (
-            one.request_id, one.attempt, self._account(one.account), one.at_ms, one.ended_ms, _KIND[one.kind],
-            used.input, used.cached, used.written, used.output, used.reasoning, one.cost_nano,
-            1 if used.estimated else 0, one.cause,
-        )  # fmt: skip
-
-    def _opened(self, key: tuple[str, int], one: Open) -> tuple[Any, ...]:
-        stated = None if one.stated is None else msgspec.json.encode(one.stated).decode()
-        return (
-            *key, self._account(one.account), one.at_ms, one.input, one.reserved_nano, one.output_bytes, stated
-        )  # fmt: skip
-
-    def _account(self, account: Account) -> int:
-        known = self._known.get(id(account))
-        if known is not None:
-            return known[1]
-        content = account_content(account)
-        found = self._ids.get(content)
-        if found is None:
-            price = account.price
-            row = (
-                account.key, account.team, account.model, account.target, account.rule, account.policy, account.shadow,
-                int(account.thinks), None if price is None else price.version, content,
-            )  # fmt: skip
-            made = self._db.execute(_NAME, row).lastrowid
-            found = self._ids[content] = int(made or 0)
-        if len(self._known) >= 4_096:
-            self._known.clear()
-        self._known[id(account)] = (account, found)
-        return found
+    def _fresh(self, booked: Sequence[Ended]) -> list[Ended]:
+        """Those that are not in the books, and not older than what is kept."""
+        since, db = self.kept_since_ms, self._db
+        return [
+            one
+            for one in booked
+            if one[3] >= since and db.execute("INSERT OR IGNORE INTO known VALUES (?, ?)", one[:2]).rowcount == 1
+        ]
 
     def retire(self, before_ms: int, totals_before_ms: int) -> int:
         """Delete single attempts and totals older than this; how many of the former. Raises sqlite3.Error.
 
-        Attempts that are not older than the oldest that was not shipped stay.
+        Attempts go by blocks, when all of a block are older; those that were not shipped stay.
         """
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
-            # Ids begin with the time at which their request came, which is not after that of its attempts.
-            unshipped = db.execute("SELECT min(request_id) FROM unshipped").fetchone()[0]
-            before = min(f"{before_ms:012x}", unshipped or "g")
-            gone = db.execute("DELETE FROM entries WHERE request_id < ?", (before,)).rowcount
+            shipped = db.execute("SELECT value FROM meta WHERE name = 'shipped'").fetchone()
+            gone = "FROM blocks WHERE to_ms < ? AND seq <= ?", (before_ms, shipped[0] if shipped else 1 << 62)
+            count = int(db.execute(f"SELECT total(attempts) {gone[0]}", gone[1]).fetchone()[0])
+            db.execute(f"DELETE {gone[0]}", gone[1])
             db.execute("DELETE FROM totals WHERE quarter < ?", (totals_before_ms // QUARTER_MS,))
             self.kept_since_ms = max(self.kept_since_ms, before_ms)
             db.execute("INSERT OR REPLACE INTO meta VALUES ('kept_since_ms', ?)", (self.kept_since_ms,))
@@ -245,11 +249,15 @@ class Database:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
-        return gone
+        return count
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        """Every attempt, for tests and repairs."""
+        """Every attempt, for tests."""
         yield from self._db.execute("SELECT * FROM entries")
+
+    def count(self) -> int:
+        """How many attempts are kept singly."""
+        return int(self._db.execute("SELECT total(attempts) FROM blocks").fetchone()[0])
 
     def settle_down(self) -> bool:
         """Bring everything from the write-ahead log into the file, and that to the disk. Raises sqlite3.Error.
@@ -264,9 +272,17 @@ class Database:
         self._db.close()
 
 
+def _opened(key: tuple[str, int], one: Open) -> tuple[Any, ...]:
+    reserve = one.reserve
+    stated = None if one.stated is None else _JSON.encode(one.stated).decode()
+    return (
+        *key, one.account.number, reserve.at_ms, reserve.input, reserve.reserved_nano, one.output_bytes, stated
+    )  # fmt: skip
+
+
 def account_content(account: Account) -> str:
     """An account as text, without its number: equal for equal ones."""
-    return _CONTENT.encode([getattr(account, name) for name in Account.__struct_fields__[1:]]).decode()
+    return _JSON.encode([getattr(account, name) for name in Account.__struct_fields__[1:]]).decode()
 
 
 def account_of(content: str, number: int = 0) -> Account:
@@ -274,19 +290,19 @@ def account_of(content: str, number: int = 0) -> Account:
     return _ACCOUNT.decode(b'["a",%d,%b' % (number, content.encode()[1:]))
 
 
-def _sums(rows: Iterable[_Row]) -> Iterator[tuple[int, ...]]:
+def _sums(booked: Iterable[Ended]) -> Iterator[tuple[int, ...]]:
     """What these add to `totals`."""
-    alike: dict[tuple[int, int, int], list[_Row]] = {}
-    for row in rows:
-        key = (row[3] // QUARTER_MS, row[2], row[12])
+    alike: dict[tuple[int, int, bool], list[Ended]] = {}
+    for one in booked:
+        key = (one[3] // QUARTER_MS, one[2], one[12])
         if key in alike:
-            alike[key].append(row)
+            alike[key].append(one)
         else:
-            alike[key] = [row]
+            alike[key] = [one]
     for key, some in alike.items():
         columns: list[tuple[Any, ...]] = list(zip(*some, strict=True))
-        yield (*key, len(some), columns[13].count("ok"), columns[5].count(1), *map(sum, columns[6:12]))
+        yield (*key, len(some), columns[13].count("ok"), columns[5].count(BY_VOID), *map(sum, columns[6:12]))
 
 
-_CONTENT = msgspec.json.Encoder()
+_JSON = msgspec.json.Encoder()
 _ACCOUNT = msgspec.json.Decoder(Account)

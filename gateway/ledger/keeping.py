@@ -15,7 +15,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.core.money import booking
-from gateway.core.money.booking import Account, Began, Booked, Books, Checkpoint, Entry, Expire, Reserve, Settle, Void
+from gateway.core.money.booking import (
+    BY_SETTLE,
+    Account,
+    Began,
+    Books,
+    Checkpoint,
+    Ended,
+    Entry,
+    Expire,
+    Reserve,
+    Settle,
+    Void,
+)
 from gateway.ledger.database import Database, Position
 from gateway.ledger.directory import LedgerError, journal_path, journals
 
@@ -24,6 +36,7 @@ logger = logging.getLogger("pointsman")
 #: Bytes that one transaction takes in, as long as no line is longer. With more, what is made of them leaves the caches.
 PIECE = 64 << 10
 LONGEST_LINE = 16 << 20
+_SLICE = 256  # entries between two pauses
 #: Journals that are in the books are kept this long, and so many bytes of them: books can be made again from them.
 KEEP_S = 2 * 86_400.0
 KEEP_BYTES = 512 << 20
@@ -46,13 +59,13 @@ class Keeping:
         self.entries = 0
         self.skipped = 0  # damaged lines that were passed over
         self.lost = 0  # ends of attempts whose reserve is nowhere
-        self.pause: Callable[[], None] = lambda: None  # called between two lines
+        self.pause: Callable[[], None] = lambda: None  # called now and then
         self._resume()
 
     def _resume(self) -> None:
         """Take up where the database is, whatever was read beyond it."""
         self._close()
-        self.books = Books()
+        self.books = Books(self._database.number)
         self.books.accounts = self._database.declared()
         self.books.open = self._database.open()
         self._stored = set(self.books.open)
@@ -93,6 +106,7 @@ class Keeping:
                 os.truncate(journal_path(self._directory, number), offset)  # a process that died leaves its room
             self._begin(later)
             return True
+        self._database.all_read()
         return False
 
     def _open(self) -> bool:
@@ -127,20 +141,15 @@ class Keeping:
 
     def _take(self, data: bytes, checksum: int) -> bool:
         """Take in the good lines that `data` begins with; False where there is none."""
-        size = 0
         books = self.books
-        booked: list[Booked] = []
-        read: list[Entry] = []
-        for line in booking.lines(data, checksum):
-            if line.entries is None:
-                break
-            booked += books.take(line.entries)
-            read += line.entries
-            size += line.size
-            checksum = line.checksum
-            self.pause()
+        read, size, checksum = booking.read(data, checksum)
         if not size:
             return False
+        self.pause()
+        booked: list[Ended] = []
+        for at in range(0, len(read), _SLICE):
+            booked += books.take(read[at : at + _SLICE])
+            self.pause()
         position = self.position._replace(offset=self.position.offset + size, checksum=checksum)
         kinds = Counter(map(type, read))
         under_way, stored = books.open.keys(), self._stored
@@ -156,13 +165,13 @@ class Keeping:
         self._strange()
         return True
 
-    def _count(self, kinds: Counter[type[Entry]], booked: list[Booked]) -> None:
+    def _count(self, kinds: Counter[type[Entry]], booked: list[Ended]) -> None:
         self.entries += kinds.total()
         for kind, count in kinds.items():
             name = _NAMES.get(kind)
             if name is not None:
                 self.counts[name] = self.counts.get(name, 0) + count
-        self.estimated += sum([one.used.estimated for one in booked if one.kind == "settle"])
+        self.estimated += sum([one[12] for one in booked if one[5] == BY_SETTLE])
 
     def _strange(self) -> None:
         """Ends of what was not open: repetitions of what is booked, or a loss that must be told."""

@@ -13,11 +13,14 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from gateway.core.money.booking import Ended
 from gateway.ledger.database import Database
 from gateway.ledger.directory import DATABASE, Held, LedgerError, LedgerSettings, journals
 from gateway.ledger.keeping import Keeping
 
-_TABLES = ("accounts", "entries", "totals")
+_TABLES = ("accounts", "blocks", "totals")
 
 
 def repair(settings: LedgerSettings) -> list[str]:
@@ -41,7 +44,7 @@ def repair(settings: LedgerSettings) -> list[str]:
                 said.append(f"{keeping.skipped} damaged lines of journals were passed over: what they said is missing")
             if keeping.lost:
                 said.append(f"{keeping.lost} attempts ended whose beginning is missing: they are not booked")
-            booked, read = sum(1 for _ in database.rows()), len(journals(settings.directory))
+            booked, read = database.count(), len(journals(settings.directory))
             said.append(f"{booked} attempts are in the books now; {read} journals were read")
     except (sqlite3.Error, OSError) as error:
         raise LedgerError(f"ledger: {settings.directory}: {error}") from error
@@ -66,12 +69,13 @@ def _salvage(old: Path, new: Path) -> list[str]:
     with closing(sqlite3.connect(new, isolation_level=None)) as db:
         db.execute("BEGIN")
         accounts = {row[0] for row in rows["accounts"]}
-        for name in _TABLES:
-            for row in rows[name]:
-                if name == "accounts" or row[2 if name == "entries" else 1] in accounts:
-                    marks = ", ".join("?" * len(row))
-                    db.execute(f"INSERT OR IGNORE INTO {name} VALUES ({marks})", row)  # noqa: S608 - names of ours
-        since = min((row[3] for row in rows["entries"]), default=1 << 62) // 900_000
+        blocks = [block for row in rows["blocks"] if (block := _readable(row, accounts))]
+        totals = [row for row in rows["totals"] if row[1] in accounts]
+        for name, some in (("accounts", rows["accounts"]), ("blocks", blocks), ("totals", totals)):
+            for row in some:
+                marks = ", ".join("?" * len(row))
+                db.execute(f"INSERT OR IGNORE INTO {name} VALUES ({marks})", row)  # noqa: S608 - names of ours
+        since = min((row[4] for row in blocks), default=1 << 62) // 900_000
         db.execute("DELETE FROM totals WHERE quarter >= ?", (since,))
         db.execute(
             "INSERT INTO totals SELECT at_ms / 900000, account, estimated, count(*), sum(cause = 'ok'), sum(kind = 1), "
@@ -79,14 +83,23 @@ def _salvage(old: Path, new: Path) -> list[str]:
             "GROUP BY 1, 2, 3"
         )
         db.execute("COMMIT")
-    return [f"{len(rows['entries'])} attempts and {len(rows['accounts'])} accounts could be read from it"]
+    return [f"{sum(row[1] for row in blocks)} attempts and {len(accounts)} accounts could be read from it"]
+
+
+def _readable(block: tuple[Any, ...], accounts: set[int]) -> tuple[Any, ...] | None:
+    """A block with those of its attempts whose account is known; None: there is none."""
+    with suppress(msgspec.MsgspecError, UnicodeError):
+        rows = [row for row in msgspec.json.decode(block[-1], type=list[Ended]) if row[2] in accounts]
+        if rows:
+            return (block[0], len(rows), *block[2:-1], msgspec.json.encode(rows).decode())
+    return None
 
 
 def _rows(path: Path, table: str) -> Iterator[tuple[Any, ...]]:
     """The rows that can be read, from both ends towards the damage."""
     seen: set[tuple[Any, ...]] = set()
     for order in ("", " DESC"):
-        key = {"accounts": "id", "entries": "request_id", "totals": "quarter"}[table]
+        key = {"accounts": "id", "blocks": "seq", "totals": "quarter"}[table]
         with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
             for row in db.execute(f"SELECT * FROM {table} ORDER BY {key}{order}"):  # noqa: S608 - names of ours
                 if row not in seen:

@@ -156,7 +156,7 @@ def _accounts(db: Books, of: str) -> str:
     return f"{joins} JOIN replicas r ON r.number = {of}.replica" if db.replicas else joins
 
 
-def _chosen(db: Books, asked: Asked) -> tuple[list[str], list[str]]:
+def _chosen(db: Books, asked: Asked) -> tuple[list[str], list[Any]]:
     """Conditions that keep only what was asked for, and their values."""
     where = [f"{_group(db, name)} IN ({', '.join('?' * len(wanted))})" for name, wanted in asked.only.items()]
     return where, [value for wanted in asked.only.values() for value in wanted]
@@ -255,6 +255,13 @@ def exported(db: Books) -> list[str]:
 def attempts(db: Books, asked: Asked) -> Iterator[dict[str, Any]]:
     """Every attempt of a time that is still kept singly, in the order of request ids. Raises as the books do."""
     where, values = _chosen(db, asked)
+    if not db.replicas:  # blocks that cannot hold any of them are not taken apart
+        begins, ends = (
+            "(SELECT min(seq) FROM blocks WHERE to_ms >= ?)",
+            "(SELECT max(seq) FROM blocks WHERE from_ms < ?)",
+        )
+        where = [f"seq BETWEEN {begins} AND {ends}", *where]
+        values = [asked.since_ms, asked.until_ms, *values]
     columns = exported(db)
     query = (
         "SELECT request_id, attempt, at_ms, ended_ms, key, team, model, target, rule, policy, shadow, price_version, "  # noqa: S608

@@ -1,7 +1,7 @@
 """Shipping: a thread that sends every entry of the local books to PostgreSQL, at least once, and each counts once.
 
-Nothing waits for it. While PostgreSQL is away or refuses, entries stay in the local file and on its list of what is
-unshipped, and none of them in memory. What the list is, is in `unshipped`; what is sent, in `postgres`.
+Nothing waits for it. While PostgreSQL is away or refuses, entries stay in the local file and none of them in memory.
+Which those are is in `unshipped`; what is sent, in `postgres`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Shipping:
     """Ships one ledger. All but its numbers and `close` belongs to its thread."""
 
     def __init__(self, settings: LedgerSettings, place: PostgresSettings) -> None:
-        """Put what is booked from now on, on the list. Raises sqlite3.Error, OSError."""
+        """See what is to be shipped. Raises sqlite3.Error, OSError."""
         self.replica_id = replica_id(settings.directory)
         self.shipped = 0  # entries that PostgreSQL has for good, repetitions included
         self.unshipped = 0
@@ -113,7 +113,6 @@ class Shipping:
     async def _turn(self, until: float | None = None) -> bool:
         """Ship what there is; False where that failed, which is told once."""
         try:
-            self._unshipped.fill()
             self._look()
             while batch := self._unshipped.next(BATCH):
                 await self._send(batch)

@@ -1,8 +1,8 @@
-"""What has not been shipped yet: a list of entries in the books' own file, kept by a trigger.
+"""What has not been shipped yet: a place among the blocks of the books' own file, behind which nothing was.
 
-An entry is put on the list in the transaction that books it and leaves it when PostgreSQL has it for good, so that a
-death at any moment ships some entry twice at most, and none never. `database` only spares what is on the list when it
-retires old entries; sending is `shipping`'s.
+Blocks are numbered as they are booked. The place moves on when PostgreSQL has a batch for good, so that a death at any
+moment ships some entries twice at most, and none never. Nothing is written for each entry, however long an outage
+lasts. `database` only spares what is behind the place when it retires old entries; sending is `shipping`'s.
 """
 
 from __future__ import annotations
@@ -13,110 +13,83 @@ import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from gateway.ledger.directory import DATABASE
 
 REPLICA = "replica"
-_FILL = 20_000  # entries that one transaction puts on the list
-_TRIGGER = (
-    "CREATE TRIGGER IF NOT EXISTS shipping AFTER INSERT ON entries "
-    "BEGIN INSERT INTO unshipped (request_id, attempt) VALUES (new.request_id, new.attempt); END"
-)
-_NEXT = (
-    "SELECT u.seq, e.request_id, e.attempt, e.at_ms, e.ended_ms, e.kind, e.input, e.cached, e.written, e.output, "
-    "e.reasoning, e.cost_nano, e.estimated, e.cause, a.key, a.team, a.model, a.target, a.rule, a.policy, a.shadow, "
-    "a.thinks, a.price_version FROM unshipped u JOIN entries e USING (request_id, attempt) "
-    "JOIN accounts a ON a.id = e.account WHERE u.seq > ? ORDER BY u.seq LIMIT ?"
-)
-#: Where an account begins in a row of the list.
-_NAMES = 14
+_NEXT = "SELECT seq, attempts, rows FROM blocks WHERE seq > ? ORDER BY seq"
+_ACCOUNT = "SELECT key, team, model, target, rule, policy, shadow, thinks, price_version FROM accounts WHERE id = ?"
+_PLACE = "SELECT value FROM meta WHERE name = 'shipped'"
 
 
 class Batch(NamedTuple):
     """Entries to be shipped together, as `postgres.ENTRY` and `postgres.ACCOUNT` have them."""
 
-    last: int  # place on the list
+    last: int  # place of the last
     entries: list[tuple[Any, ...]]
     accounts: list[tuple[Any, ...]]
 
 
 class Unshipped:
-    """The list of one ledger. One thread at a time, beside the one that keeps the books. Raises sqlite3.Error."""
+    """The place of one ledger. One thread at a time, beside the one that keeps the books. Raises sqlite3.Error."""
 
     def __init__(self, directory: Path) -> None:
         path = directory / DATABASE
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
-        self._accounts: dict[tuple[Any, ...], str] = {}
-        self._filled = False
+        self._accounts: dict[int, tuple[str, tuple[Any, ...]]] = {}
 
     def begin(self) -> None:
-        """From now on, put every entry on the list that is booked."""
-        self._db.execute(_TRIGGER)
-        self._filled = bool(self._db.execute("SELECT 1 FROM meta WHERE name = 'filled'").fetchone())
+        """From now on, keep every entry until it is shipped: those first that are kept already."""
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES ('shipped', 0)")
 
     def end(self) -> None:
-        """Forget the list: nothing is shipped from here any more. Who begins again ships all that is kept."""
-        if self._db.execute("SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND name = 'shipping'").fetchone():
-            self._db.executescript(
-                "BEGIN; DROP TRIGGER shipping; DELETE FROM unshipped; DELETE FROM meta WHERE name = 'filled'; COMMIT;"
-            )
+        """Forget the place: nothing is shipped from here any more. Who begins again ships all that is kept."""
+        if self._place() is not None:
+            self._db.execute("DELETE FROM meta WHERE name = 'shipped'")
 
-    def fill(self) -> None:
-        """Put on the list what was booked before it was begun. Doubles do no harm: they are shipped for nothing."""
-        after: tuple[str, int] = ("", -1)
-        while not self._filled:
-            found = self._db.execute(
-                "SELECT request_id, attempt FROM entries WHERE (request_id, attempt) > (?, ?) "
-                "ORDER BY request_id, attempt LIMIT ?",
-                (*after, _FILL),
-            ).fetchall()
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany("INSERT INTO unshipped (request_id, attempt) VALUES (?, ?)", found)
-            if len(found) < _FILL:
-                self._db.execute("INSERT OR REPLACE INTO meta VALUES ('filled', 1)")
-                self._filled = True
-            self._db.execute("COMMIT")
-            after = found[-1] if found else after
+    def _place(self) -> int | None:
+        found = self._db.execute(_PLACE).fetchone()
+        return None if found is None else int(found[0])
 
-    def next(self, most: int, after: int = 0) -> Batch | None:
-        """The oldest on the list, behind a place on it; None: there is nothing."""
-        rows = self._db.execute(_NEXT, (after, most)).fetchall()
-        if not rows:
-            return None
+    def next(self, most: int) -> Batch | None:
+        """The oldest that are not shipped, whole blocks: one at least, with more no more than `most` entries."""
+        entries: list[tuple[Any, ...]] = []
         accounts: dict[str, tuple[Any, ...]] = {}
-        entries = []
-        for row in rows:
-            names = row[_NAMES:]
-            account = self._accounts.get(names)
-            if account is None:
-                if len(self._accounts) >= 4_096:
-                    self._accounts.clear()
-                account = self._accounts[names] = str(uuid.uuid5(_NAMED, repr(names)))
-            accounts[account] = names
-            entries.append((row[1], row[2], account, *row[3:_NAMES]))
-        return Batch(rows[-1][0], entries, [(account, *map(_clean, names)) for account, names in accounts.items()])
+        place = 0
+        for seq, attempts, rows in self._db.execute(_NEXT, (self._place() or 0,)):
+            if entries and len(entries) + attempts > most:
+                break
+            place = seq
+            for row in msgspec.json.decode(rows):
+                account, names = self._accounts.get(row[2]) or self._account(row[2])
+                accounts[account] = names
+                row[2] = account
+                row[12] = int(row[12])
+                entries.append(tuple(row))
+        if not entries:
+            return None
+        return Batch(place, entries, [(account, *names) for account, names in accounts.items()])
+
+    def _account(self, number: int) -> tuple[str, tuple[Any, ...]]:
+        """The account of a number in the books: its id, made of all that it is, and that."""
+        names = self._db.execute(_ACCOUNT, (number,)).fetchone()
+        found = self._accounts[number] = str(uuid.uuid5(_NAMED, repr(names))), tuple(map(_clean, names))
+        return found
 
     def done(self, last: int) -> None:
-        """Take off the list all up to this place."""
-        self._db.execute("DELETE FROM unshipped WHERE seq <= ?", (last,))
+        """All up to this place are shipped."""
+        self._db.execute("UPDATE meta SET value = ? WHERE name = 'shipped'", (last,))
 
     def left(self) -> tuple[int, int]:
-        """How many are on the list, at most, and when the oldest ended, in Unix milliseconds; 0 where none is."""
-        first, last = self._db.execute("SELECT min(seq), max(seq) FROM unshipped").fetchone()
+        """How many are not shipped, and when the oldest ended, in Unix milliseconds; 0 where none is."""
+        place = self._place() or 0
+        first = self._db.execute(
+            "SELECT seq - attempts, ended_ms FROM blocks WHERE seq > ? ORDER BY seq LIMIT 1", (place,)
+        ).fetchone()
         if first is None:
             return 0, 0
-        oldest = self._db.execute(
-            "SELECT ended_ms FROM unshipped JOIN entries USING (request_id, attempt) WHERE seq = ?", (first,)
-        ).fetchone()
-        return last - first + 1, 0 if oldest is None else oldest[0]
-
-    def spent(self, since_ms: int, until_ms: int) -> dict[tuple[str, str], int]:
-        """What (key, team) spent by the entries on the list, in nano-USD, of attempts that began in a time."""
-        query = (
-            "SELECT key, team, sum(cost_nano) FROM (SELECT DISTINCT request_id, attempt FROM unshipped) "
-            "JOIN entries USING (request_id, attempt) JOIN accounts a ON a.id = account "
-            "WHERE at_ms >= ? AND at_ms < ? GROUP BY key, team"
-        )
-        return {(key, team): nano for key, team, nano in self._db.execute(query, (since_ms, until_ms))}
+        return self._db.execute("SELECT max(seq) FROM blocks").fetchone()[0] - first[0], first[1]
 
     def close(self) -> None:
         """Close the file."""

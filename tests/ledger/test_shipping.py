@@ -130,10 +130,7 @@ def test_entries_that_are_shipped_again_change_nothing(database: Postgres, tmp_p
     assert counted(database) == (300, 2_100)
 
 
-def test_books_from_before_shipping_began_are_shipped_too(
-    database: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gateway.ledger.unshipped._FILL", 90)
+def test_books_from_before_shipping_began_are_shipped_too(database: Postgres, tmp_path: Path) -> None:
     ledger = started(settings(tmp_path, None))
     book(ledger, 0, 270)
     ledger.close()

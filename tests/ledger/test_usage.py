@@ -16,8 +16,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from gateway.cli import main
-from gateway.core.money.booking import Account, Booked
-from gateway.core.types import NANO_PER_USD, Price, PriceTier, Usage
+from gateway.core.money.booking import BY_EXPIRE, BY_SETTLE, BY_VOID, Account, Booked
+from gateway.core.types import NANO_PER_USD, Price, PriceTier
 from gateway.ledger.command import asked_of
 from gateway.ledger.database import Database, Position
 from gateway.ledger.directory import DATABASE, LedgerSettings, journal_path, journals
@@ -30,25 +30,29 @@ PRICE = Price((PriceTier(0, 1_000_000_000, 2_000_000_000),), "list")
 MARCH = int(datetime(2026, 3, 28, tzinfo=UTC).timestamp()) * 1000
 
 
+ACCOUNTS = [
+    Account(0, key, team, model, target, rule, f"p{rule}@{digest}", False, price, shadow)
+    for key, team in (("a", "red"), ("b", "red"), ("c", ""))
+    for model, target, price in (("m1", "t1", PRICE), ("m1", "t2", None), ("m2", "t3", PRICE))
+    for rule, digest in (("r1", "x"), ("r1", "y"), ("r2", "x"))
+    for shadow in ("", "half")
+]
+
+
+def account(one: Booked) -> Account:
+    return ACCOUNTS[one.account - 1]
+
+
 def attempts(count: int) -> list[Booked]:
     dice = random.Random(7)
-    accounts = [
-        Account(0, key, team, model, target, rule, f"p{rule}@{digest}", False, price, shadow)
-        for key, team in (("a", "red"), ("b", "red"), ("c", ""))
-        for model, target, price in (("m1", "t1", PRICE), ("m1", "t2", None), ("m2", "t3", PRICE))
-        for rule, digest in (("r1", "x"), ("r1", "y"), ("r2", "x"))
-        for shadow in ("", "half")
-    ]
     made = []
     for number in range(count):
         at_ms = MARCH + dice.randrange(4 * 86_400_000)
-        kind = dice.choice(["settle", "settle", "settle", "void", "expire"])
-        used = Usage(dice.randrange(1, 2_000), dice.randrange(900), estimated=kind == "expire")
-        used = Usage(used.input, used.output, used.input // 3, used.output // 2, used.estimated, used.input // 9)
-        used, cost = (Usage(), 0) if kind == "void" else (used, dice.randrange(10**9))
-        cause = {"settle": "ok", "void": "refused", "expire": "crash"}[kind]
-        key = (f"{at_ms:012x}{number:020x}", 1)
-        made.append(Booked(*key, dice.choice(accounts), at_ms, at_ms + 10, kind, used, cost, 0, cause))
+        kind, cause = dice.choice([*[(BY_SETTLE, "ok")] * 3, (BY_VOID, "refused"), (BY_EXPIRE, "crash")])
+        entered, output, cost = dice.randrange(1, 2_000), dice.randrange(900), dice.randrange(10**9)
+        used = (entered, entered // 3, entered // 9, output, output // 2, cost) if kind != BY_VOID else (0,) * 6
+        key = (f"{at_ms:012x}{number:020x}", 1, dice.randrange(len(ACCOUNTS)) + 1)
+        made.append(Booked(*key, at_ms, at_ms + 10, kind, *used, kind == BY_EXPIRE, cause))
     return made
 
 
@@ -57,33 +61,34 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Booked]]
     directory = tmp_path_factory.mktemp("books")
     made = attempts(3_000)
     database = Database(directory / DATABASE)
+    assert [database.number(one) for one in [*ACCOUNTS, *ACCOUNTS]] == [*range(1, len(ACCOUNTS) + 1)] * 2
     for at in range(0, len(made), 500):  # a hundred of each are in the books already
+        assert database.position() == Position()
         database.take(made[max(0, at - 100) : at + 500], [], [], None, Position())
     database.close()
     return directory, made
 
 
 def groups_of(one: Booked, zone: ZoneInfo) -> dict[str, str]:
-    account = one.account
     day = datetime.fromtimestamp(one.at_ms / 1000, zone).date().isoformat()
-    named = {name: getattr(account, name) for name in GROUPS if name not in ("day", "replica")}
-    return named | {"policy": account.policy.partition("@")[0], "day": day}
+    named = {name: getattr(account(one), name) for name in GROUPS if name not in ("day", "replica")}
+    return named | {"policy": account(one).policy.partition("@")[0], "day": day}
 
 
 def sums_of(one: Booked) -> dict[str, int]:
-    used, void = one.used, one.kind == "void"
+    void = one.kind == BY_VOID
     return {
         "attempts": 1,
         "answered": int(one.cause == "ok"),
         "failed": int(void),
-        "input": used.input - used.cached,
-        "cached": used.cached,
-        "written": used.written,
-        "output": used.output - used.reasoning,
-        "reasoning": used.reasoning,
+        "input": one.input - one.cached,
+        "cached": one.cached,
+        "written": one.written,
+        "output": one.output - one.reasoning,
+        "reasoning": one.reasoning,
         "cost_nano": one.cost_nano,
-        "estimated_nano": one.cost_nano if used.estimated else 0,
-        "unpriced": int(one.account.price is None and not void),
+        "estimated_nano": one.cost_nano if one.estimated else 0,
+        "unpriced": int(account(one).price is None and not void),
     }
 
 
@@ -115,7 +120,7 @@ def test_only_what_is_asked_for_counts(books: tuple[Path, list[Booked]]) -> None
     directory, made = books
     with reading(directory) as db:
         found = report(db, Asked(("target",), only={"team": ("red",), "policy": ("pr2",)}))
-    wanted = [one for one in made if one.account.team == "red" and one.account.policy.startswith("pr2@")]
+    wanted = [one for one in made if account(one).team == "red" and account(one).policy.startswith("pr2@")]
     assert found.total["cost_nano"] == sum(one.cost_nano for one in wanted)
     assert [row["cost_nano"] for row in found.rows] == sorted((row["cost_nano"] for row in found.rows), reverse=True)
 
@@ -126,7 +131,7 @@ def test_balances_begin_with_what_was_spent_in_their_period(books: tuple[Path, l
     expected: Counter[tuple[str, str]] = Counter()
     for one in made:
         if since <= one.at_ms < until:
-            expected[one.account.key, one.account.team] += one.cost_nano
+            expected[account(one).key, account(one).team] += one.cost_nano
     with reading(directory) as db:
         assert spent(db, since, until) == dict(expected)
 
@@ -139,7 +144,7 @@ def test_the_command_prints_the_same_numbers_in_every_form(
     how = [] if form == "table" else [f"--{form}"]
     assert main(["usage", "--dir", str(directory), "--by", "team", "--since", "2026-03-01", *how]) == 0
     out = capsys.readouterr().out
-    nano = sum(one.cost_nano for one in made if one.account.team == "red")
+    nano = sum(one.cost_nano for one in made if account(one).team == "red")
     if form == "json":
         told = json.loads(out)
         (row,) = [row for row in told["rows"] if row["team"] == "red"]
@@ -166,9 +171,9 @@ def test_every_attempt_can_be_exported(
     rows = (
         [json.loads(line) for line in out.splitlines()] if form == "jsonl" else list(csv.DictReader(io.StringIO(out)))
     )
-    wanted = sorted((one for one in made if one.account.key == "a"), key=lambda one: one.request_id)
+    wanted = sorted((one for one in made if account(one).key == "a"), key=lambda one: one.request_id)
     assert [row["request_id"] for row in rows] == [one.request_id for one in wanted]
-    assert [int(row["output"]) for row in rows] == [one.used.output for one in wanted]
+    assert [int(row["output"]) for row in rows] == [one.output for one in wanted]
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
+
+import msgspec
 import pytest
 
 from gateway.core.money import booking
 from gateway.core.money.booking import (
+    BY_SETTLE,
+    BY_VOID,
     Account,
     Began,
     Booked,
@@ -28,18 +33,18 @@ OPENING: list[Entry] = [Began(1, 0), ACCOUNT, Reserve("0a", 1, 1, 1_000, 500)]
 def booked(*entries: Entry, account: Account = ACCOUNT) -> list[Booked]:
     books = Books()
     opening = [Began(1, 0), account, OPENING[2]]
-    return books.take([*opening, *entries])
+    return [Booked(*one) for one in books.take([*opening, *entries])]
 
 
 def test_a_settled_attempt_is_booked_as_its_settlement_says_at_the_time_of_its_reserve() -> None:
     used = Usage(400, 20, 100, 5, written=7)
     (one,) = booked(Settle.of(("0a", 1), 2_000, used, 1_234, "ok"))
-    assert one == Booked("0a", 1, ACCOUNT, 1_000, 2_000, "settle", used, 1_234, 0, "ok")
+    assert one == Booked("0a", 1, 1, 1_000, 2_000, BY_SETTLE, 400, 100, 7, 20, 5, 1_234, False, "ok")
 
 
 def test_a_void_attempt_costs_nothing() -> None:
     (one,) = booked(Void("0a", 1, 2_000, "refused"))
-    assert (one.kind, one.used, one.cost_nano, one.cause) == ("void", Usage(), 0, "refused")
+    assert one == Booked("0a", 1, 1, 1_000, 2_000, BY_VOID, 0, 0, 0, 0, 0, 0, False, "refused")
 
 
 @pytest.mark.parametrize(
@@ -55,8 +60,8 @@ def test_what_expires_is_settled_by_what_was_known_last_and_never_as_nothing(
     before: list[Entry], tokens: tuple[int, int], cost_nano: int
 ) -> None:
     (one,) = booked(*before, Expire("0a", 1, 2_000, "crash"))
-    assert ((one.used.input, one.used.output), one.cost_nano) == (tokens, cost_nano)
-    assert one.used.estimated
+    assert ((one.input, one.output), one.cost_nano) == (tokens, cost_nano)
+    assert one.estimated
     assert one.cause == "crash"
 
 
@@ -74,6 +79,15 @@ def test_an_attempt_ends_once_whatever_follows() -> None:
         assert not books.take([late])
     assert books.strange == [("0a", 1), ("0a", 1)]
     assert not books.open
+
+
+def test_accounts_go_by_their_number_in_the_books_whatever_it_is_in_the_file() -> None:
+    numbers = {"mine@1": 70, "mine@2": 80}
+    books = Books(lambda account: numbers[account.policy])
+    books.take([Began(1, 0), ACCOUNT, Reserve("0a", 1, 1, 1_000, 500)])
+    books.take([Began(1, 0), msgspec.structs.replace(ACCOUNT, policy="mine@2"), Reserve("0b", 1, 1, 1_000, 500)])
+    ended = books.take([Void("0a", 1, 2, "refused"), Void("0b", 1, 2, "refused")])
+    assert [one[2] for one in ended] == [70, 80]
 
 
 def test_a_reserve_that_is_read_twice_is_one() -> None:
@@ -108,7 +122,13 @@ def test_what_was_torn_changed_or_left_out_is_seen_and_costs_one_line() -> None:
         data += line
 
     def good(found: bytes) -> list[bool]:
-        return [line.entries is not None for line in booking.lines(found, 0)]
+        lines = list(booking.lines(found, 0))
+        told = [line.entries is not None for line in lines]
+        first = lines[: told.index(False) if False in told else len(lines)]
+        size, checksum = sum(line.size for line in first), first[-1].checksum if first else 0
+        expected = booking.Read([one for line in first for one in line.entries or ()], size, checksum)
+        assert booking.read(found, 0) == expected, "all at once, the same"
+        return told
 
     assert good(data) == [True] * 4
     assert good(data[:-1]) == [True] * 3, "a line without its end is not there yet"
@@ -119,6 +139,14 @@ def test_what_was_torn_changed_or_left_out_is_seen_and_costs_one_line() -> None:
         assert found[-1], at
     assert good(data[: starts[1]] + data[starts[2] :]) == [True, False, True]
     assert good(b"\0" * 40 + b"\n" + data) == [False, True, True, True, True]
+
+
+def test_a_line_that_is_whole_and_means_nothing_is_damaged_and_those_before_it_are_not() -> None:
+    first, checksum = booking.seal([Void("0a", 1, 5, "refused")], 0)
+    for nothing in (b"[", b"", b"[7]", b'[["v","0a",-1,5,"x"]]', b'[["?"]]', b"[]],[[]", b'["\xff"]'):
+        following = zlib.crc32(nothing, checksum)
+        data = first + b"%08x %b\n" % (following, nothing) + booking.seal([Void("0b", 1, 5, "x")], following)[0]
+        assert booking.read(data, 0) == ([Void("0a", 1, 5, "refused")], len(first), checksum), nothing
 
 
 def test_what_brought_no_answer_costs_its_prompt_only_where_an_upstream_was_at_work() -> None:
