@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import random
 import socket
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -12,16 +16,19 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from tests.faults.replicas import ANSWER, NANO, USED, codes, key, replicas
-from tests.harness import DONE, ROLE, SSE_HEAD, Received, chunk, eventually, framed
+from tests.faults.replicas import ANSWER, NANO, USED, codes, key, replicas, secret
+from tests.harness import DONE, ROLE, SSE_HEAD, Received, chat, chunk, eventually, framed, plain, reset
+from tests.ledger.test_kill import booked
 from tests.valkey import Valkey, valkey
 
 #: What the first target bills of an answer that it then fails to give.
 BILLED = 60_000
 REPORT = chunk(usage={"prompt_tokens": 10, "completion_tokens": BILLED // 2_000, "total_tokens": 40})
+STORM = 40 * NANO
 KEYS = [
     key("tight", budget={"usd": (2 * NANO + BILLED - 10_000) / 1e9, "per": "day"}),
     key("roomy", budget={"usd": 0.001, "per": "day"}),
+    key("storm", budget={"usd": STORM / 1e9, "per": "day"}, rpm=100_000, max_concurrent=16),
 ]
 
 
@@ -31,8 +38,11 @@ class First:
     def __init__(self) -> None:
         self.fail, self.answer = threading.Event(), threading.Event()
         self.waiting = 0
+        self.dice = random.Random(7)
 
     def __call__(self, conn: socket.socket, request: Received) -> bool:
+        if b"Storm." in request.body:
+            return self.storm(conn, request)
         if b"Fail." not in request.body:
             self.waiting += 1
             assert self.answer.wait(60)
@@ -41,6 +51,24 @@ class First:
         self.waiting += 1
         assert self.fail.wait(60)
         conn.sendall(framed(b'data: {"error": {"message": "oh"}}\n\n') + b"0\r\n\r\n")
+        return True
+
+    def storm(self, conn: socket.socket, request: Received) -> bool:
+        """What can become of an attempt: a failure, one that is billed, an answer that is cut, an answer."""
+        drawn = self.dice.random()
+        if drawn < 0.15:
+            return plain(500)(conn, request)
+        conn.sendall(SSE_HEAD + framed(ROLE))
+        if drawn < 0.5:
+            conn.sendall(framed(REPORT) + framed(b'data: {"error": {"message": "oh"}}\n\n') + b"0\r\n\r\n")
+            return True
+        for _ in range(10):
+            conn.sendall(framed(chunk("twenty characters...")))
+            time.sleep(0.004)
+        if drawn < 0.6:
+            reset(conn)
+            return False
+        conn.sendall(framed(chunk(finish="stop")) + framed(chunk(usage=USED)) + framed(DONE) + b"0\r\n\r\n")
         return True
 
 
@@ -58,7 +86,7 @@ def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     with (
         valkey(where / "valkey") as server,
         replicas(where, 3, server.url, KEYS, first, second, timeout="10s") as all_,
-        ThreadPoolExecutor(8) as pool,
+        ThreadPoolExecutor(20) as pool,
     ):
         assert eventually(lambda: all_.up() == [True] * 3, 10)
         yield SimpleNamespace(server=server, all=all_, first=first, pool=pool)
@@ -74,7 +102,7 @@ def state(server: Valkey, name: str) -> dict[str, int]:
 
 
 def begun(trio: SimpleNamespace, at: int, name: str, text: str) -> Future[httpx.Response]:
-    """A request that has reached the first target. A key is known after 3 s."""
+    """A request that has reached the first target."""
     before = trio.first.waiting
     asked: list[Future[httpx.Response]] = []
 
@@ -106,3 +134,51 @@ def test_where_they_can_it_is_made_and_nothing_stays_set_aside(trio: SimpleNames
     answer = begun(trio, 2, "roomy", "Fail.").result(30)
     assert (answer.status_code, answer.headers["x-pointsman-attempts"]) == (200, "2")
     assert eventually(lambda: state(trio.server, "roomy") == {"spent": BILLED + NANO, "aside": 0})
+
+
+def test_a_budget_holds_through_failures_that_cost_something_and_streams_that_are_cut(trio: SimpleNamespace) -> None:
+    """Sixteen clients at three replicas, until it is spent: what is booked is what the store says, and not more."""
+    every, server = trio.all, trio.server
+    ended = threading.Event()
+    found: Counter[object] = Counter()
+    most: list[int] = []
+
+    def client(at: int) -> None:
+        dice = random.Random(at)
+        while not ended.is_set():
+            body = chat(text="Storm.", stream=True, max_tokens=50)
+            sent = {"authorization": f"Bearer {secret('storm')}"}
+            address = every.gateways[at % 3].public + "/v1/chat/completions"
+            with httpx.stream("POST", address, json=body, headers=sent, timeout=30) as answer:
+                if answer.status_code != 200:
+                    code = json.loads(answer.read())["error"]["code"]
+                    found[code] += 1
+                    if code == "budget_exceeded" and int(answer.headers["retry-after"]) > 2:
+                        ended.set()
+                    time.sleep(0.05)
+                    continue
+                found[answer.headers["x-pointsman-attempts"]] += 1
+                if dice.random() < 0.4:
+                    next(answer.iter_raw())
+                    found["cut"] += 1
+                    continue
+                answer.read()
+
+    asking = [trio.pool.submit(client, at) for at in range(16)]
+    while not ended.is_set() and not any(one.done() for one in asking):
+        most.append(state(server, "storm")["spent"])
+        time.sleep(0.01)
+    ended.set()
+    for one in asking:
+        one.result(60)
+    assert min(found["1"], found["2"], found["cut"]) > 0
+
+    def in_books() -> int:
+        rows = [row for one in every.gateways for row in booked(one.directory / "books") if row["key"] == "storm"]
+        return sum(row["cost_nano"] for row in rows)
+
+    assert eventually(lambda: in_books() == state(server, "storm")["spent"], 10)
+    assert STORM * 0.9 < in_books() <= STORM
+    assert max(most) <= STORM
+    assert eventually(lambda: state(server, "storm")["aside"] == 0)
+    assert server.hash("pointsman:{storm}:key:storm")["s"] == "0"
