@@ -6,13 +6,13 @@ facts. Windows are the exception: only a served window counts, so a model card n
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
+from gateway import trust
 from gateway.addresses import egress_proxy, endpoint
 from gateway.auth import credential, references
 from gateway.catalog.catalogue import Catalogue, Offer
@@ -135,8 +135,8 @@ class FleetBuilder:
             file = self.directory / doc.ca_file
             ca_file = str(file)
             self.files.append(file)
-            if wrong := _no_certificates(file):
-                self._note(f"{path}.ca_file", wrong, "a PEM file with the certificates to trust")
+            if wrong := trust.no_certificates(file):
+                self._note(f"{path}.ca_file", wrong, trust.VALID)
         timeouts = doc.timeouts.over(self.timeouts)
         if timeouts.total_s < max(timeouts.connect_s, timeouts.headers_s, timeouts.first_event_s):
             self._warn(path, "its total timeout ends before its shorter clocks can")
@@ -401,14 +401,3 @@ def _unheard(dialect: Dialect, thinking: ThinkingSupport) -> frozenset[str]:
 
 def _first(*values: bool | None) -> bool:
     return next((value for value in values if value is not None), False)
-
-
-def _no_certificates(file: Path) -> str:
-    """What is wrong with a file that certificates to trust are to be read from, or nothing."""
-    if not file.is_file():
-        return f"no file {file}"
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
-    except (ssl.SSLError, OSError):
-        return f"there is no certificate in {file}, or it cannot be read"
-    return ""

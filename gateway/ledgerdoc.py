@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from gateway import trust
 from gateway.addresses import Address
 from gateway.core.quantities import Invalid
 from gateway.core.types import Secret
@@ -66,9 +67,8 @@ class PostgresDoc(Strict):
         if tls == "off" and self.ca_file is not None:
             raise Invalid("is for nothing: tls is off", "tls: verify, or no ca_file", at=("ca_file",))
         ca_file = None if self.ca_file is None else directory / self.ca_file
-        if ca_file is not None and not ca_file.is_file():
-            valid = "a PEM file with the certificates to trust"
-            raise Invalid(f"no file {ca_file}", valid, at=("ca_file",))
+        if ca_file is not None and (wrong := trust.no_certificates(ca_file)):
+            raise Invalid(wrong, trust.VALID, at=("ca_file",))
         password = None
         if self.password is not None and secrets:
             try:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from gateway import trust
 from gateway.addresses import Address, Url, endpoint
 from gateway.core.quantities import Invalid, share
 from gateway.core.types import Secret
@@ -126,8 +127,8 @@ class OtlpReader:
         if doc.ca_file is not None:
             file = self._directory / doc.ca_file
             self.files.append(file)
-            if not file.is_file():
-                self.found.append(("otlp.ca_file", f"no file {file}", "a PEM file with the certificates to trust"))
+            if wrong := trust.no_certificates(file):
+                self.found.append(("otlp.ca_file", wrong, trust.VALID))
         where = endpoint(doc.endpoint)
         secret = any(isinstance(value, SecretRef) for value in doc.headers.values())
         if secret and where.scheme == "http" and not Address(where.host, where.port).loopback:

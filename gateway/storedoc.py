@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
+from gateway import trust
 from gateway.addresses import Address
 from gateway.core.quantities import Invalid, share
 from gateway.core.types import Secret
@@ -110,8 +111,8 @@ def read(doc: StoreDoc, reading: Reading) -> StoreSettings:
     if doc.ca_file is not None:
         file = base / doc.ca_file
         reading.files.append(file)
-        if not file.is_file():
-            reading.wrong("store.ca_file", f"no file {file}", "a PEM file with the certificates to trust")
+        if wrong := trust.no_certificates(file):
+            reading.wrong("store.ca_file", wrong, trust.VALID)
     if doc.password is not None and reading.secrets:
         if doc.password.file is not None:
             reading.files.append(base / doc.password.file)

@@ -14,6 +14,7 @@ from gateway.core.types import Secret
 from gateway.ledger.directory import LedgerSettings, PostgresSettings
 from gateway.site import load_site
 from tests.harness import config
+from tests.tls import certificate
 
 ENVIRON = {"PGPW": "pw-canary-1", "UPSTREAM_KEY": "sk-1"}
 
@@ -28,7 +29,7 @@ def read(directory: Path, ledger: Any, *, secrets: bool = True) -> LedgerSetting
 
 
 def test_what_is_written_becomes_settings(tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").touch()
+    (tmp_path / "ca.pem").write_bytes(certificate(tmp_path / "tls").authority.read_bytes())
     written = {"host": "db.example.org", "password": {"env": "PGPW"}, "ca_file": "ca.pem", "user": "books"}
     found = read(tmp_path, {"dir": "books", "postgres": written, "replica": "eu-1"})
     expected = PostgresSettings(
@@ -71,6 +72,7 @@ def test_no_secret_is_needed_to_judge_a_file(tmp_path: Path) -> None:
         ({"postgres": {"password": "pw-canary-2"}}, "ledger.postgres.password"),
         ({"postgres": {"password": {"file": "nowhere"}}}, "nowhere cannot be read"),
         ({"postgres": {"ca_file": "nowhere.pem"}}, "ledger.postgres.ca_file: no file"),
+        ({"postgres": {"ca_file": "pointsman.yaml"}}, "ledger.postgres.ca_file: there is no certificate in"),
         ({"postgres": {"host": "postgres://u:pw-canary-3@h/db"}}, "ledger.postgres.host"),
         ({"postgres": {"port": 0}}, "ledger.postgres.port"),
         ({"postgres": {"user": "a\nb"}}, "ledger.postgres.user"),

@@ -14,6 +14,7 @@ from gateway.otlpdoc import MetricsDoc, OtlpDoc, TracesDoc
 from gateway.site import Site, load_site
 from gateway.telemetry.otlp.settings import OtlpSettings
 from tests.harness import ROOT, config
+from tests.tls import certificate
 
 HERE = "http://127.0.0.1:4318"
 ENVIRON = {"UPSTREAM_KEY": "sk-1", "OTLP_AUTH": "Basic dXNlcjpwYXNz"}
@@ -36,7 +37,7 @@ def test_left_out_there_is_none_and_an_address_is_enough(tmp_path: Path) -> None
 
 
 def test_everything_can_be_said(tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").write_text("")
+    (tmp_path / "ca.pem").write_bytes(certificate(tmp_path / "tls").authority.read_bytes())
     (tmp_path / "token").write_text("abc\n")
     site = load(
         tmp_path,

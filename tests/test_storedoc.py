@@ -10,6 +10,7 @@ from gateway.core.errors import ConfigError
 from gateway.core.types import Secret
 from gateway.site import Site, load_site
 from gateway.stores.settings import StoreSettings
+from tests.tls import certificate
 
 FILE = """\
 backends:
@@ -38,7 +39,7 @@ def test_a_url_says_where_it_is(tmp_path: Path) -> None:
 
 
 def test_all_of_it(tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").write_text("x")
+    (tmp_path / "ca.pem").write_bytes(certificate(tmp_path / "tls").authority.read_bytes())
     site = load(
         tmp_path,
         "{url: 'rediss://valkey.internal:6380', username: me, password: {env: VALKEY}, ca_file: ca.pem,"
@@ -77,6 +78,7 @@ def test_a_password_that_travels_unencrypted_is_told(tmp_path: Path) -> None:
         ("{url: 'redis://host', username: me}", "store: has username without password"),
         ("{url: 'redis://host', ca_file: ca.pem}", "store: has ca_file, and no TLS"),
         ("{url: 'rediss://host', ca_file: ca.pem}", "store.ca_file: no file"),
+        ("{url: 'rediss://host', ca_file: p.yaml}", "store.ca_file: there is no certificate in"),
         ("{url: 'redis://host', prefix: 'a{b}'}", "store.prefix: "),
         ("{url: 'redis://host', slice: 90%}", "store.slice: would leave other replicas little"),
         ("{url: 'redis://host', slice: 5}", "store.slice: "),

@@ -173,6 +173,10 @@ class Breaker:
 
     def _unusable(self, error: Exception) -> None:
         why = _text(error)
+        if why == "timeout" and self.settings.tls:  # as a Valkey without TLS, which waits for more of what it was sent
+            why = "timeout: is it there, and does it speak TLS?"
+        elif why in ("protocol", "connection lost") and not self.settings.tls:
+            why += ": is it a Valkey or Redis, and is it rediss:// that it speaks?"
         self._user.failed("connect")
         if not self._said or (isinstance(error, Unfit) and self._said != why):
             logger.warning("store %s cannot be used (%s): limits are kept by this process alone", self.settings, why)

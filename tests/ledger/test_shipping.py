@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-import socket
-import ssl
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -27,6 +23,7 @@ from gateway.ledger.ledger import Ledger, open_ledger
 from gateway.ledger.report import Asked, attempts, reading, report
 from tests.harness import config
 from tests.postgres import PASSWORD, Postgres, postgres
+from tests.tls import Front, certificate
 
 PRICE = Price((PriceTier(0, 1_000_000_000, 2_000_000_000),), "list")
 NOW = int(time.time() * 1000)
@@ -374,46 +371,33 @@ def test_books_that_cannot_be_read_say_why(database: Postgres) -> None:
         assert "canary" not in str(caught.value)
 
 
-def test_tls_is_verified(cluster: Postgres, tmp_path: Path) -> None:
-    """Against a server that speaks PostgreSQL's way into TLS, with a certificate that nobody vouches for."""
-    made = subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-         "-subj", "/CN=db", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "server.key", "-out", "server.crt"],
-        cwd=tmp_path, capture_output=True,
-    )  # fmt: skip
-    assert made.returncode == 0
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
-    listener = socket.create_server(("127.0.0.1", 0))
-    seen: list[str] = []
-
-    def serve() -> None:
-        while True:
-            try:
-                conn, _ = listener.accept()
-            except OSError:
-                return
-            with conn:
-                conn.recv(8)  # SSLRequest
-                conn.sendall(b"S")
-                try:
-                    with context.wrap_socket(conn, server_side=True) as secured:
-                        seen.append("handshake")
-                        secured.recv(100)
-                except OSError:
-                    seen.append("refused")
-
-    threading.Thread(target=serve, daemon=True).start()
-    port = listener.getsockname()[1]
-    where = PostgresSettings("127.0.0.1", port, "pointsman", "pointsman", Secret(PASSWORD), tls=True)
-    with pytest.raises(LedgerError, match=r"\(tls\)"), shared.reading(where):
-        pytest.fail("it was read")
-    wait(lambda: seen == ["refused"])
-    trusted = replace(where, ca_file=tmp_path / "server.crt")
-    with pytest.raises(LedgerError), shared.reading(trusted):
-        pytest.fail("it was read")
-    assert seen == ["refused", "handshake"]
-    listener.close()
+@pytest.mark.parametrize("fault", ["none", "nobody vouches for it", "it is for somebody else"])
+def test_tls_is_verified(database: Postgres, tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: str) -> None:
+    """The real server behind what ends TLS, as the wheel's is built without: shipped to, or left with the reason."""
+    shown = certificate(tmp_path / "tls", "DNS:db.example" if fault == "it is for somebody else" else "IP:127.0.0.1")
+    front = Front(database.port, shown, asked=True)
+    where = replace(place(database), port=front.port, tls=True, ca_file=shown.authority)
+    if fault == "nobody vouches for it":
+        where = replace(where, ca_file=None)
+    ledger = started(settings(tmp_path / "books", where))
+    book(ledger, 0, 3)
+    if fault == "none":
+        wait(arrived(ledger, 3))
+        with shared.reading(where) as db:
+            assert report(db, Asked(())).total["attempts"] == 3
+        assert front.handshakes >= 2
+    else:
+        assert ledger.shipping is not None
+        shipper = ledger.shipping
+        wait(lambda: shipper.errors["tls"] >= 2)
+        with pytest.raises(LedgerError, match=r"\(tls\)"), shared.reading(where):
+            pytest.fail("it was read")
+        assert front.handshakes == 0
+        said = [one.message for one in caplog.records if "cannot be shipped" in one.message]
+        assert len(said) == 1
+        assert "certificate must be for this host" in said[0]
+    ledger.close()
+    front.close()
 
 
 def test_without_the_driver_the_start_says_what_to_install(
