@@ -326,11 +326,7 @@ def _export(settings: OtlpSettings, runtime: Runtime) -> bool:
             raise
         logger.error("otlp: needs a package that is not installed: pip install 'pointsman[otlp]'")
         return False
-    try:
-        runtime.otlp = Otlp(settings)
-    except OSError as error:  # of which ssl.SSLError is one
-        logger.error("otlp.ca_file: cannot use %s: %s", settings.ca_file, error.strerror or type(error).__name__)
-        return False
+    runtime.otlp = Otlp(settings)
     runtime.tracing = runtime.otlp.tracing
     runtime.metrics.otlp = runtime.otlp.tally
     runtime.otlp.start()

@@ -27,6 +27,7 @@ from gateway.demo import model as demo_model
 from gateway.ledger.directory import PostgresSettings
 from gateway.site import load_site
 from gateway.telemetry.families import FAMILIES
+from tests.tls import certificate
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -206,7 +207,7 @@ def test_the_ledger_of_many_replicas_loads_as_written(tmp_path: Path) -> None:
     fleet = "backends: {a: {dialect: vllm, base_url: http://127.0.0.1:1/v1}}\n"
     fleet += "targets: {a: {model: llama-3.1-8b, backend: a, window: 8k}}\n"
     (tmp_path / "pointsman.yaml").write_text(fleet + the("ledger"), encoding="utf-8")
-    (tmp_path / "db-ca.pem").touch()
+    (tmp_path / "db-ca.pem").write_bytes(certificate(tmp_path / "tls").authority.read_bytes())
     found = load_site(tmp_path / "pointsman.yaml", {"POINTSMAN_POSTGRES_PASSWORD": "pw"}).ledger
     assert found is not None
     assert found.postgres == PostgresSettings(
