@@ -260,6 +260,7 @@ OFFERS: Mapping[str, Offer] = {
     "priority": _words("low", "normal", "high", "critical"),
     "by": _every_key,
     "name": _made_keys,
+    "keys show name": _every_key,
     "overlap": _words("0", "1h", "24h", "7d"),
     "unset": _words(
         "allow", "budget", "expires", "explain", "max-concurrent", "may-create", "policy", "priority", "rpm", "tenant",
@@ -297,9 +298,9 @@ OFFERS: Mapping[str, Offer] = {
     # what only the person knows
     **dict.fromkeys(
         (
-            "admin", "admin_port", "budget", "day_zone", "diff", "fits", "interval", "k", "language", "last", "limit",
-            "listen", "max_concurrent", "min_coverage", "over", "port", "public", "region", "replica", "retiring",
-            "rows", "rpm", "rule", "shadow", "since", "text", "time_limit", "timeout", "tpm", "until",
+            "above", "admin", "admin_port", "budget", "day_zone", "diff", "fits", "interval", "k", "language", "last",
+            "limit", "listen", "max_concurrent", "min_coverage", "over", "port", "public", "region", "replica",
+            "retiring", "rows", "rpm", "rule", "shadow", "since", "text", "time_limit", "timeout", "tpm", "until",
             "upstream_id", "url", "window",
         ),
         _nothing,

@@ -36,8 +36,9 @@ from gateway.front import admits, alive, headers_of, readiness, targets
 from gateway.keys.api import Keys
 from gateway.ledger.command import usage_told
 from gateway.listing import listing
-from gateway.proxy.asked import ELSEWHERE, authenticate
+from gateway.proxy.asked import ELSEWHERE, authenticate, authenticated
 from gateway.proxy.heads import Headers
+from gateway.proxy.left import of_key, rows
 from gateway.proxy.outside import peek
 from gateway.proxy.runtime import Runtime
 from gateway.reload import Reloader
@@ -193,6 +194,13 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
             raise NotFound("not_found", "No recent request of this key has that id.")
         return _json(explain_record(entry))
 
+    @keyed.get("/v1/key", responses=shapes.answers("object", "name", "expires", "policies", "models", "limits"))
+    async def own_key(request: Request) -> Response:
+        """What the key that asks may use, until when, and what is left of it; nothing of others."""
+        tenant, ends_at = authenticated(runtime.serving, headers_of(request.scope), time.time())
+        await _up_to_date(runtime)
+        return _json(of_key(runtime.serving, runtime.gates, tenant, ends_at, _now_us()))
+
     own = Keys(lambda: runtime.serving.site.ring, lambda: reloader.rekey())
 
     async def maker(tenant: Annotated[Tenant, Depends(tenant_of)]) -> str:
@@ -202,7 +210,7 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
         return tenant.key
 
     app.include_router(keyed)
-    app.include_router(_key_routes(own, maker))
+    app.include_router(_key_routes(runtime, own, maker))
     return app
 
 
@@ -215,7 +223,17 @@ async def _json_body(request: Request) -> bytes:
     return body
 
 
-def _key_routes(keys: Keys, asks: Callable[..., Awaitable[str | None]]) -> APIRouter:
+def _now_us() -> int:
+    return int(time.monotonic() * 1_000_000)
+
+
+async def _up_to_date(runtime: Runtime) -> None:
+    """Have the limits say what is so now: periods that have come, and what other replicas have used."""
+    runtime.gates.look(time.time())
+    await runtime.gates.store.refresh()
+
+
+def _key_routes(runtime: Runtime, keys: Keys, asks: Callable[..., Awaitable[str | None]]) -> APIRouter:
     """The calls that make and take back keys; `asks` refuses who may not, and says as which key others do."""
     router = APIRouter(dependencies=[Depends(asks)])
     By = Annotated[str | None, Depends(asks)]
@@ -224,6 +242,13 @@ def _key_routes(keys: Keys, asks: Callable[..., Awaitable[str | None]]) -> APIRo
     async def listed(by: By) -> Response:
         """Keys with what each may use; never a key."""
         return _json(await keys.listed(by))
+
+    @router.get("/v1/keys/{name}")
+    async def shown(name: str, by: By) -> Response:
+        """One key, with what is left of all limits that bind it."""
+        told, own = await keys.shown(name, by)
+        await _up_to_date(runtime)
+        return _json({**told, "binds": rows(runtime.gates.limits(name), _now_us(), own)})
 
     @router.post("/v1/keys")
     async def create(request: Request, by: By) -> Response:
@@ -256,7 +281,8 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     app = _app(
         runtime,
         "Pointsman admin",
-        "this is the admin listener, with /metrics, /v1/usage, /v1/targets, /v1/decisions, /v1/keys and /v1/reload",
+        "this is the admin listener, with /metrics, /v1/usage, /v1/limits, /v1/targets, /v1/decisions, /v1/keys and "
+        "/v1/reload",
     )
 
     async def admin(request: Request) -> None:
@@ -303,6 +329,22 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
         """`front.targets`. `front` answers it to those who may ask, even before this app is there."""
         return _json(targets(runtime))
 
+    @guarded.get("/v1/limits", responses=shapes.answers("object", "data", "store"))
+    async def limits(request: Request) -> Response:
+        """What is left of every limit; with `key` of those that bind it, with `team` of its own and its keys'."""
+        asked = request.query_params
+        if asked.keys() - {"key", "team"} or len(asked) > 1:
+            raise BadRequest("bad_request", "One of key and team chooses; nothing else means anything here.")
+        gates, quotas = runtime.gates, runtime.serving.site.quotas
+        if "key" in asked and asked["key"] not in runtime.serving.site.holdings:
+            raise NotFound("not_found", "There is no key of that name.")
+        if "team" in asked and asked["team"] not in {*quotas.team_of.values(), *quotas.teams}:
+            raise NotFound("not_found", "No key is of that team.")
+        await _up_to_date(runtime)
+        found = gates.of_team(asked["team"]) if "team" in asked else gates.limits(asked.get("key"))
+        store = "memory" if not gates.store.remote else "away" if gates.store.degraded else "shared"
+        return _json({"object": "list", "store": store, "data": rows(found, _now_us())})
+
     @guarded.get("/v1/usage", responses=shapes.answers("by", "rows", "total", "open"))
     async def usage(request: Request) -> Response:
         """What was used and what it cost: `by`, `since`, `until`, `last`, `day_zone`, `own` as in `pointsman usage`."""
@@ -339,5 +381,5 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
         return _json(await keys.reload())
 
     app.include_router(guarded)
-    app.include_router(_key_routes(keys, operator))
+    app.include_router(_key_routes(runtime, keys, operator))
     return app

@@ -41,6 +41,8 @@ REPORTS = {
     "keys revoke": ["shop"],
     "keys rotate": ["shop"],
     "keys update": ["shop", "--rpm", "5"],
+    "keys show": ["shop"],
+    "keys limits": [],
     "top": ["--once"],
     "init": ["--backend", "vllm=nonsense"],
 }

@@ -46,6 +46,16 @@ class Keys:
         mine = None if by is None else set(making.below(made.entries if made is not None else (), by))
         return {"object": "list", "data": [one for one in rows if mine is None or one["name"] in mine]}
 
+    async def shown(self, name: str, by: str | None) -> tuple[dict[str, Any], set[str] | None]:
+        """One key, and the names of keys of whose limits all may be told to who asks; None: of all."""
+        ring = self._ring()
+        made = await self._done(file.read, ring.place.path)
+        mine = None if by is None else {by, *making.below(made.entries if made is not None else (), by)}
+        for one in telling.rows(ring.doc, made, time.time()):
+            if one["name"] == name and (mine is None or name in mine):
+                return {"object": "key", **one}, mine
+        raise NotFound("not_found", f"There is no key {name!r:.80}.")
+
     async def create(self, body: bytes, by: str | None) -> dict[str, Any]:
         """Make a key as the body says; its secret is in this answer and nowhere else."""
         wish = _object(body)

@@ -46,7 +46,23 @@ def commands(one: argparse.ArgumentParser) -> None:
     revoke.add_argument("name", metavar="NAME")
     listed = command("list", "List keys: what each may use, until when, who made it. Never the keys.")
     listed.add_argument("--all", action="store_true", help="also those that were revoked")
-    for made in (create, update, rotate, revoke, listed):
+    show = command("show", "Say what one key may, and what is left of all limits that bind it, of a running gateway.")
+    show.add_argument("name", metavar="NAME")
+    limits = command("limits", "Say what is left of all limits and budgets of a running gateway, most used first.")
+    chosen = limits.add_mutually_exclusive_group()
+    chosen.add_argument("--key", metavar="NAME", help="only those that bind this key: its own, its maker's, its team's")
+    chosen.add_argument("--team", metavar="NAME", help="only those of this team and its keys")
+    limits.add_argument(
+        "--above",
+        type=arguments.percent,
+        metavar="N",
+        default=0,
+        help="only those of which N percent are used, or more",
+    )
+    for made in (show, limits):
+        made.add_argument("--url", metavar="URL", help="its admin listener (default: the configuration's)")
+        made.epilog = "Exit codes: 0 it was told; 1 the running gateway cannot be asked; 2 there is no such name."
+    for made in (create, update, rotate, revoke, listed, show, limits):
         arguments.config(made)
         arguments.as_json(made)
     for made in (create, update, rotate, revoke):

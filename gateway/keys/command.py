@@ -12,30 +12,29 @@ import os
 import pwd
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gateway import yamlfile
-from gateway.admin import KEY_VARIABLE, key_of, url_of
+from gateway.admin import key_of, url_of
 from gateway.compiled import cache_dir
 from gateway.config import ConfigDoc
 from gateway.core.errors import ConfigError
 from gateway.core.quantities import Invalid
 from gateway.keys import file, making, telling
+from gateway.keys.asking import NotTold, ask, follow, table, used_most
 from gateway.keys.audit import Asker
 from gateway.keys.file import FileBusy, Place
 from gateway.keys.making import Issued, NoSuchKey
 from gateway.keys.ring import Ring
 from gateway.keys.secret import SHORT
 from gateway.printing import NO, OK, broken, failed, print_json
-from gateway.problems import validated
+from gateway.problems import suggest, validated
 from gateway.terminal import safe
 
 #: Seconds in which a running gateway reads the file by itself: it looks once a second.
 FOLLOWS_S = 2
-#: Seconds to wait for one that is asked to.
-_ANSWER_S = 10.0
 #: Characters of a user's name that are noted.
 _LONGEST_USER = 64
 
@@ -48,6 +47,8 @@ def run(given: argparse.Namespace, config: Path, environ: Mapping[str, str]) -> 
         place = Place.of(doc, config)
         if given.what == "list":
             return _list(given, doc, place)
+        if given.what in ("show", "limits"):
+            return _ask(given, doc, place, key_of(doc, environ, config.parent))
         told = _changed(given, config, place, environ)
     except ConfigError as error:
         return broken(error, as_json=given.json)
@@ -69,7 +70,7 @@ def run(given: argparse.Namespace, config: Path, environ: Mapping[str, str]) -> 
     asked: dict[str, str] = {}
     if given.now and not idle:
         key = key_of(doc, environ, config.parent)
-        asked = {url: _follow(url, key) for url in dict.fromkeys(given.url or [url_of(doc.listen.admin)])}
+        asked = {url: follow(url, key) for url in dict.fromkeys(given.url or [url_of(doc.listen.admin)])}
     _print(given, told, asked)
     return NO if any(asked.values()) else OK
 
@@ -179,23 +180,55 @@ def _budget(said: str) -> Any:
 # --- what follows ---
 
 
-def _follow(url: str, key: str | None) -> str:
-    """Have the gateway whose admin listener this is read its keys now. Why it did not, or ""."""
-    import httpx  # noqa: PLC0415 - only with --now
-
-    headers = {} if key is None else {"authorization": f"Bearer {key}"}
-    try:
-        answer = httpx.post(f"{url}/v1/keys/reload", headers=headers, timeout=_ANSWER_S, trust_env=False)
-    except (httpx.HTTPError, httpx.InvalidURL):
-        return f"no gateway answers at {url}"
-    if answer.status_code == 401:
-        return f"the gateway at {url} wants its admin key: {KEY_VARIABLE}"
-    if answer.status_code != 200:
+def _ask(given: argparse.Namespace, doc: ConfigDoc, place: Place, key: str | None) -> int:
+    """Tell what is left of limits."""
+    url = given.url or url_of(doc.listen.admin)
+    if given.what == "limits":
+        chosen = {name: said for name in ("key", "team") if (said := getattr(given, name)) is not None}
         try:
-            return f"the gateway at {url} does not follow: {answer.json()['error']['message']}"
-        except (ValueError, LookupError, TypeError):
-            return f"what answers at {url} is no gateway's admin listener"
-    return ""
+            told = ask(url, key, "GET", "/v1/limits", **chosen)
+        except NotTold as why:
+            return failed("keys limits", why, as_json=given.json, code=NO)
+        except LookupError as error:
+            return failed("keys limits", error, as_json=given.json)
+        found = used_most(told["data"], given.above)
+        if given.json:
+            print_json({"ok": True, "store": told["store"], "limits": found})
+        else:
+            _print_left(found, told["store"])
+        return OK
+    rows = {one["name"]: one for one in telling.rows(doc, file.read(place.path), time.time())}
+    row = rows.get(given.name)
+    if row is None:
+        raise NoSuchKey(f"there is no key {given.name!r:.80}", suggest(given.name, rows))
+    told, wrong = {"data": [], "store": "memory"}, ""
+    try:
+        told = ask(url, key, "GET", "/v1/limits", key=given.name)
+    except LookupError:
+        wrong = "the running gateway does not know it yet"
+    except NotTold as why:
+        wrong = str(why)
+    if given.json:
+        print_json({"ok": not wrong, "key": row, "binds": told["data"]} | ({"why": wrong} if wrong else {}))
+    else:
+        for name, value in row.items():
+            if value not in (None, [], {}) and name != "limits":
+                print(f"{name + ':':<12} {safe(value if isinstance(value, str) else json.dumps(value))}")
+        if wrong:
+            print(f"pointsman keys: what is left of its limits is not known: {wrong}", file=sys.stderr)
+        else:
+            print()
+            _print_left(told["data"], told["store"])
+    return NO if wrong else OK
+
+
+def _print_left(found: Sequence[Mapping[str, Any]], store: str) -> None:
+    for line in table(found) if found else ():
+        print(line)
+    if not found:
+        print("no limits", file=sys.stderr)
+    elif store == "away":
+        print("the shared store is away: this is what that gateway may do by itself", file=sys.stderr)
 
 
 def _print(given: argparse.Namespace, told: dict[str, Any], asked: Mapping[str, str]) -> None:

@@ -62,7 +62,7 @@ def authenticate(serving: Serving, headers: dict[bytes, bytes], now: float) -> T
     Only who has the whole of a key that did work is told that it has expired. Raises Denied where no key is asked for
     and the request is from elsewhere.
     """
-    return _key(serving, headers, now)[0]
+    return authenticated(serving, headers, now)[0]
 
 
 def local(headers: Mapping[bytes, bytes]) -> bool:
@@ -78,7 +78,8 @@ def local(headers: Mapping[bytes, bytes]) -> bool:
     return origin is None or origin.lower() == b"http://" + (host or b"").lower()
 
 
-def _key(serving: Serving, headers: dict[bytes, bytes], now: float) -> tuple[Tenant, float]:
+def authenticated(serving: Serving, headers: dict[bytes, bytes], now: float) -> tuple[Tenant, float]:
+    """As `authenticate`, with the first second (Unix) at which this very key is refused."""
     site = serving.site
     if site.open:
         if not local(headers):
@@ -118,7 +119,7 @@ def uninvited(raw: bytes, runtime: Runtime, peer: str) -> RateLimited | None:
     if _path(head.url) in _OPEN:
         return None
     try:
-        _key(serving, head.headers, runtime.wall())
+        authenticated(serving, head.headers, runtime.wall())
     except Unauthenticated:
         limits = serving.site.limits
         address = client_of(peer, head.headers.get(b"x-forwarded-for", b"").decode("latin-1"), limits.trusted_proxies)
@@ -139,7 +140,7 @@ def read(head: RequestHead, serving: Serving, now: float, *, refusing: bool) -> 
         limit = SMALL_BODY
         if path in LARGE_PATHS:
             try:
-                _key(serving, head.headers, now)
+                authenticated(serving, head.headers, now)
             except GatewayError:
                 pass  # the app answers it; a small body may come along
             else:
@@ -156,7 +157,7 @@ def read(head: RequestHead, serving: Serving, now: float, *, refusing: bool) -> 
     raw = head.headers
     tenant, expires_at, hints, error = _ANONYMOUS, NEVER, NO_HINTS, None
     try:
-        tenant, expires_at = _key(serving, raw, now)
+        tenant, expires_at = authenticated(serving, raw, now)
         if b"\n".join(raw).find(b"x-pointsman-") >= 0:
             hints = Hints.parse(Headers(raw))
         if raw.get(b"content-encoding", b"identity").lower() != b"identity":

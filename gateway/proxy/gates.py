@@ -178,6 +178,25 @@ class Gates:
         self._limits[scope, name, "max_concurrent"] = kept
         return (kept,)
 
+    def limits(self, key: str | None = None) -> list[Limit]:
+        """All limits, or those that bind the requests of a key: its own, those of who made it, its team's."""
+        if key is None:
+            return list(self._limits.values())
+        quotas = self._quotas
+        owners = [("key", one) for one in (key, *quotas.above.get(key, ()))] + [("team", quotas.team_of.get(key, ""))]
+        places = {owner: place for place, owner in enumerate(owners)}
+        found = [one for one in self._limits.values() if (one.scope, one.name) in places]
+        return sorted(found, key=lambda one: places[one.scope, one.name])
+
+    def of_team(self, team: str) -> list[Limit]:
+        """The limits of a team and of its keys."""
+        keys = {key for key, one in self._quotas.team_of.items() if one == team}
+        return [
+            one
+            for one in self._limits.values()
+            if (one.scope == "team" and one.name == team) or (one.scope == "key" and one.name in keys)
+        ]
+
     def _budgets(self) -> Iterator[Budget]:
         return (one for one in self._limits.values() if isinstance(one, Budget))
 

@@ -9,16 +9,17 @@ budgets what was leased ahead. Everything this replica holds and has spent is kn
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 from gateway.core.money.admission import Budget, Cap, Gate, Hold, Limit, Rate, Refused, Slots, refused
 from gateway.stores.breaker import Breaker
 from gateway.stores.forms import Form, Session
 from gateway.stores.link import Gone, Link
-from gateway.stores.resp import Reply, argument
+from gateway.stores.resp import Reply, Said, argument
 from gateway.stores.script import ADMITTED, OUTDATED, REBUILDING, REFUSED, UNKNOWN
 from gateway.stores.settings import StoreSettings
 from gateway.stores.store import Told
@@ -194,13 +195,24 @@ class Shared:
     async def introduce(self, link: Link) -> None:
         """Tell what this replica knows and holds. Raises Gone or Said."""
         await self._breaker.ask(link, *self._register(b"count"), done=self._count)
-        known = [gate for gate in self._owners.values() if gate.budgets or any(one.used for one in gate.slots)]
-        for at in range(0, len(known), AT_ONCE):
+        await self._tell(
+            link, [gate for gate in self._owners.values() if gate.budgets or any(one.used for one in gate.slots)]
+        )
+
+    async def _tell(self, link: Link, gates: Sequence[Gate]) -> None:
+        for at in range(0, len(gates), AT_ONCE):
             asked = []
-            for gate in known[at : at + AT_ONCE]:
+            for gate in gates[at : at + AT_ONCE]:
                 form = self.form(gate)
                 asked.append(self._breaker.ask(link, *form.sync(self.replicas), done=partial(self._entered, form)))
             await asyncio.gather(*asked)
+
+    async def refresh(self) -> None:
+        """Tell all that this replica knows, which is answered with what others have used."""
+        link = self._breaker.link
+        if self.up and link is not None:
+            with contextlib.suppress(Gone, Said):  # what is known is shown, and the breaker has seen to the rest
+                await self._tell(link, list(self._owners.values()))
 
     def back(self, link: Link) -> None:
         """The store can be used from now on."""
@@ -217,7 +229,7 @@ class Shared:
                 form = self.form(self._owners[owner])
                 link.call(*form.sync(self.replicas, anew=True), partial(self._synced, form))
                 self._busy[owner] = self._loop.time()
-        logger.info("store %s is there: limits are shared by %d replicas", self.settings, self.replicas)
+        logger.info("store %s is there: limits are shared, replicas: %d", self.settings, self.replicas)
 
     def away(self, why: str) -> None:
         """The store cannot be used for now."""

@@ -32,6 +32,9 @@ class Store(Protocol):
     def turned(self) -> None:
         """Periods have begun."""
 
+    async def refresh(self) -> None:
+        """Ask what others have used of all limits by now, for who looks at them; as far as that can be asked."""
+
     def released(self, hold: Hold, freed: int) -> None:
         """Attempts of a request were charged, and so much of the money it had set aside was given back for that."""
 
@@ -52,5 +55,8 @@ class Memory:
     def turned(self) -> None:
         """The same."""
 
+    async def refresh(self) -> None:
+        """There are no others."""
+
     def released(self, hold: Hold, freed: int) -> None:
-        """The same."""
+        """Nobody else is to be told."""

@@ -386,3 +386,110 @@ def test_the_command_without_a_running_gateway_says_so(tmp_path: Path, up: Upstr
     assert told.returncode == 1
     assert told.stdout.startswith("sk-pm-")
     assert "no gateway answers at http://127.0.0.1:1; the file is changed" in told.stderr
+
+
+# --- what is left ---
+
+
+def test_the_holder_of_a_key_is_told_what_it_may_and_what_is_left_and_nothing_of_others(
+    tmp_path: Path, up: Upstream
+) -> None:
+    settings = config({"a": up}, ledger={"dir": "books"}, teams={"shop": {"rpm": 1000}})
+    settings["targets"]["a"]["price"] = {"input": 1.0, "output": 2.0}
+    settings["keys"].append({"name": "fixed", "sha256": "0" * 64, "tenant": {"team": "shop"}})
+    with running(tmp_path, settings) as gateway:
+        pool = {"name": "pool", "may_create": True, "allow": ["a", "auto"], "rpm": 60, "tenant": {"team": "shop"}}
+        pool["budget"] = {"usd": 1, "per": "day", "mode": "soft"}
+        maker = call(gateway, "POST", "/v1/keys", pool, None).json()["key"]
+        wish = {"name": "kid", "rpm": 3, "max_concurrent": 3, "budget": {"usd": 0.5, "per": "month"}, "expires": "30d"}
+        kid = call(gateway, "POST", "/v1/keys", wish, maker, public=True).json()
+        for key in (kid["key"], kid["key"], maker):
+            assert gateway.post(chat("a"), key=key).status_code == 200
+        told = call(gateway, "GET", "/v1/key", None, kid["key"], public=True).json()
+        assert (told["name"], told["expires"], told["policies"]) == ("kid", kid["expires"], ["default"])
+        assert told["may_create"] is False
+        assert {"a", "llama-3.3-70b"} <= {*told["models"]}
+        own = {one["limit"]: one for one in told["limits"] if one["scope"] == "key"}
+        assert {name: one["name"] for name, one in own.items()} == dict.fromkeys(
+            ("rpm", "max_concurrent", "budget"), "kid"
+        )
+        assert (own["rpm"]["most"], own["max_concurrent"]["left"]) == (3, 3)
+        assert own["rpm"]["left"] in (1, 2)  # one comes back every 20 seconds
+        assert own["rpm"]["resets_s"] > 0
+        assert own["budget"]["spent_usd"] > 0
+        assert own["budget"]["left_usd"] == pytest.approx(0.5 - own["budget"]["spent_usd"])
+        assert own["budget"]["resets"].endswith("-01T00:00:00Z")
+        others = [one for one in told["limits"] if one["scope"] != "key"]
+        assert {(one["scope"], one["limit"], one["exhausted"]) for one in others} == {
+            ("maker", "rpm", False), ("maker", "budget", False), ("team", "rpm", False),
+        }  # fmt: skip
+        for one in others:
+            assert not {"name", "left", "most", "used", "spent_usd", "left_usd", "usd"} & one.keys()
+        assert "pool" not in json.dumps(told)
+        # its maker is told all of both, and of its team's limit only that much is left
+        seen = call(gateway, "GET", "/v1/keys/kid", None, maker, public=True).json()
+        assert {(one["scope"], one.get("name"), one["limit"]) for one in seen["binds"]} >= {
+            ("key", "kid", "rpm"), ("key", "pool", "rpm"), ("key", "pool", "budget"), ("team", None, "rpm"),
+        }  # fmt: skip
+        for name in ("fixed", "nobody"):
+            assert code(call(gateway, "GET", f"/v1/keys/{name}", None, maker, public=True)) == (404, "not_found")
+        # an operator is told all of all
+        every = call(gateway, "GET", "/v1/limits", None, None).json()
+        assert {(one["scope"], one["name"]) for one in every["data"]} == {
+            ("key", "pool"),
+            ("key", "kid"),
+            ("team", "shop"),
+        }
+        (team,) = (one for one in every["data"] if one["scope"] == "team")
+        assert (team["most"], team["used"]) == (1000, round(1 - team["left"] / 1000, 4))
+        shown = call(gateway, "GET", "/v1/limits?key=kid", None, None).json()["data"]
+        assert {(one["scope"], one["name"]) for one in shown} == {("key", "kid"), ("key", "pool"), ("team", "shop")}
+        assert len(call(gateway, "GET", "/v1/limits?team=shop", None, None).json()["data"]) == 6
+        by_command(gateway)
+
+
+def by_command(gateway: Gateway) -> None:
+    """The same on the command line."""
+    url = ("--url", gateway.admin)
+    shown = command(gateway, "show", "kid", *url)
+    assert shown.returncode == 0
+    assert "name:        kid" in shown.stdout
+    rows = {
+        tuple(line.split()[:3]): line.split()[3:]
+        for line in shown.stdout.splitlines()
+        if line.startswith(("key", "team"))
+    }
+    assert rows["key", "kid", "rpm"][0] == "3"
+    assert rows["team", "shop", "rpm"][0] == "1,000"
+    every = json.loads(command(gateway, "limits", "--team", "shop", "--above", "1%", "--json", *url).stdout)
+    used = [one["used"] for one in every["limits"]]
+    assert used == sorted(used, reverse=True)
+    assert used[-1] >= 0.01
+    table = command(gateway, "limits", "--key", "kid", *url).stdout
+    assert table.splitlines()[0].split() == ["OF", "NAME", "LIMIT", "MOST", "LEFT", "USED", "RESETS"]
+    for words, says in (
+        (("limits", "--key", "nobody", *url), "There is no key of that name"),
+        (("limits", "--team", "nobody", *url), "No key is of that team"),
+        (("show", "ki", *url), "there is no key 'ki' in"),
+    ):
+        told = command(gateway, *words)
+        assert (told.returncode, says in told.stderr) == (2, True)
+    alone = command(gateway, "show", "kid", "--url", "http://127.0.0.1:1")
+    assert (alone.returncode, "name:        kid" in alone.stdout) == (1, True)
+    assert "what is left of its limits is not known: no gateway answers at http://127.0.0.1:1" in alone.stderr
+    assert command(gateway, "limits", "--url", "http://127.0.0.1:1").returncode == 1
+
+
+def test_an_old_key_in_its_overlap_is_told_when_it_ends_and_nobody_without_a_key_anything(gateway: Gateway) -> None:
+    first = call(gateway, "POST", "/v1/keys", {"name": "turns"}).json()["key"]
+    new = call(gateway, "POST", "/v1/keys/turns/rotate", {"overlap": "1h"}).json()
+    old = call(gateway, "GET", "/v1/key", None, first, public=True).json()
+    assert (old["expires"], old["limits"]) == (new["replaced"][0]["until"], [])
+    assert call(gateway, "GET", "/v1/key", None, new["key"], public=True).json()["expires"] is None
+    for key in (None, "sk-wrong-wrong"):
+        assert code(call(gateway, "GET", "/v1/key", None, key, public=True)) == (401, "invalid_api_key")
+    assert code(call(gateway, "GET", "/v1/limits", None, KEY)) == (401, "invalid_api_key")
+    for query in ("?key=a&team=b", "?name=a"):
+        assert code(call(gateway, "GET", f"/v1/limits{query}")) == (400, "bad_request")
+    for query in ("?key=nobody", "?team=nobody"):
+        assert code(call(gateway, "GET", f"/v1/limits{query}")) == (404, "not_found")
