@@ -16,9 +16,11 @@ from uvicorn.server import ServerState
 
 from gateway.core import errors
 from gateway.core.errors import BadRequest, GatewayError, TooLarge, TooSlow
+from gateway.core.request.largebody import Body
 from gateway.core.request.wire import WHOLE_BYTES
 from gateway.proxy import asked as asking
 from gateway.proxy.asked import Asked
+from gateway.proxy.bulk import OWN_PAGES_BYTES, Pages
 from gateway.proxy.clocks import NEVER, Timed
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.framing import Chunked, FramingError
@@ -57,7 +59,9 @@ class ClientConnection(Timed, HttpToolsProtocol):
         self._begun = False  # part of a head has come
         self._head = b""  # raw head of the message being assembled
         self._asked: Asked = None  # type: ignore[assignment]  # until a head was read
-        self._body = bytearray()  # of one that comes in several reads; grows in place, so it is never there twice
+        self._body: bytearray | Pages = (
+            bytearray()
+        )  # of one that comes in several reads; grows in place, so it is never there twice
         self._held = 0  # body bytes of this message counted in runtime.buffered
         self._left = 0
         self._chunked: Chunked | None = None
@@ -285,11 +289,20 @@ class ClientConnection(Timed, HttpToolsProtocol):
             done = chunked.done
             self._pending = chunked.rest
         if data:
-            self._body += data
             if not self._may_hold(len(data)):
                 return
+            body = self._body
+            if self._held > OWN_PAGES_BYTES and isinstance(body, bytearray):
+                whole = self._held + self._left if chunked is None else self._asked.limit
+                self._body = body = Pages.begun(body, whole)
+            if isinstance(body, Pages):
+                body.add(data)
+            else:
+                body += data
         if done:
             body, self._body = self._body, bytearray()
+            if isinstance(body, Pages):
+                body.end()
             self._serve(body if len(body) > WHOLE_BYTES else bytes(body))  # never changed from here on
 
     def _too_large(self) -> None:
@@ -316,7 +329,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
 
     # -- serving a message --
 
-    def _serve(self, body: bytes | bytearray) -> None:
+    def _serve(self, body: Body) -> None:
         asked = self._asked
         if not asked.hot:
             self.due = NEVER
@@ -336,7 +349,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
             return
         self._exchange = exchange = Exchange(self.runtime, self, asked)
         if len(body) <= WHOLE_BYTES:
-            exchange.begin(body)
+            exchange.begin(cast("bytes", body))
         else:
             self.due = NEVER
             exchange.begin_large(body)
@@ -345,7 +358,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
         """Why who comes too often without a valid key is turned away."""
         return asking.uninvited(self._head, self.runtime, self.client[0] if self.client else "")
 
-    def _serve_cold(self, asked: Asked, body: bytes | bytearray) -> None:
+    def _serve_cold(self, asked: Asked, body: Body) -> None:
         """Hand one complete message to uvicorn, which hands it to the FastAPI app."""
         uninvited = self._uninvited()
         if uninvited is not None:

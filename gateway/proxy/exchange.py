@@ -19,6 +19,7 @@ from gateway.core.policy import Policy
 from gateway.core.reading.signals import Signals
 from gateway.core.reading.sizes import NeedsCount
 from gateway.core.request import wire
+from gateway.core.request.largebody import Body
 from gateway.core.request.largetree import Steps
 from gateway.core.request.wire import Envelope
 from gateway.core.resilience.conversations import conversation_of
@@ -45,7 +46,7 @@ class Exchange(Attempting):
 
     # -- deciding --
 
-    def begin_large(self, body: bytes | bytearray) -> None:
+    def begin_large(self, body: Body) -> None:
         """`begin` with a body that takes several turns of the loop to read, so that others are served in between."""
         self.runtime.exchanges.add(self)
         try:

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import msgspec
 
 from gateway.core.errors import BadRequest
+
+if TYPE_CHECKING:
+    from mmap import mmap
+
+#: A body as it came: in one read, in several, or in so many that it got memory of its own.
+Body: TypeAlias = "bytes | bytearray | mmap"
 
 #: Values (strings, numbers, arrays, objects) a body may hold: about 100 ms of reading. 10,000 turns with tools have
 #: fewer, and an array of token ids or a table belongs into a text.
@@ -28,6 +34,7 @@ _SEPARATORS = (b",", b"{", b"[")  # a body holds no more values than these and o
 _OUTSIDE = b"0123456789+-.eE,[]{}: \t\r\ntruefalsn"  # the bytes of JSON outside strings
 _PIECE = 65_536
 _PIECES_PER_STEP = 16
+_COMPARED = 1 << 20  # bytes compared at once where that takes a copy
 _PLACES_PER_STEP = 1_000
 _STEP = 128
 _DIGITS = re.compile(rb"[0-9]{2,}")
@@ -36,7 +43,7 @@ _SPACE = 32  # no byte of JSON outside strings is lower, but for white space
 _ENCODER = msgspec.json.Encoder()
 
 
-def check_count(body: bytes | bytearray) -> Generator[None, None, None]:
+def check_count(body: Body) -> Generator[None, None, None]:
     """Refuse a body that would become more than `MAX_VALUES` Python objects: 64 MB of `{},` would take 3 GB.
 
     In steps, as everything here that may take more than a few milliseconds.
@@ -113,7 +120,7 @@ def check_names(members: Mapping[str, Any]) -> None:
         raise BadRequest("invalid_json", f"The request body holds a key of more than {MAX_NAME:,} characters.")
 
 
-def places(body: bytes | bytearray, at: int, size: int, members: Mapping[str, Any]) -> Generator[None, None, list[int]]:
+def places(body: Body, at: int, size: int, members: Mapping[str, Any]) -> Generator[None, None, list[int]]:
     """Where in `body` each member's value starts, of the object of `size` bytes at `at`.
 
     Refuses an object whose text holds more members than its dict. Compact text is proved by its length. Otherwise the
@@ -125,7 +132,7 @@ def places(body: bytes | bytearray, at: int, size: int, members: Mapping[str, An
     at += 1
     for name, value in members.items():
         at += len(_ENCODER.encode(name)) + 1
-        if not found and not body.startswith(memoryview(value), at):
+        if not found and not stands(body, memoryview(value), at):
             break  # not compact from the start
         found.append(at)
         at += len(memoryview(value)) + 1
@@ -139,7 +146,7 @@ def places(body: bytes | bytearray, at: int, size: int, members: Mapping[str, An
         if body[at] <= _SPACE:
             at = skip_space(body, at)
         key = _ENCODER.encode(name)
-        at = at + len(key) if body.startswith(key, at) else _key_end(body, at, len(name))
+        at = at + len(key) if body[at : at + len(key)] == key else _key_end(body, at, len(name))
         if body[at] != _COLON:
             at = skip_space(body, at)
         at += 1
@@ -147,7 +154,7 @@ def places(body: bytes | bytearray, at: int, size: int, members: Mapping[str, An
             at = skip_space(body, at)
         found.append(at)
         view = memoryview(value)
-        if not body.startswith(view, at):
+        if not stands(body, view, at):
             duplicate()
         at += len(view)
         if body[at] <= _SPACE:
@@ -162,7 +169,7 @@ def places(body: bytes | bytearray, at: int, size: int, members: Mapping[str, An
     return found
 
 
-def item_places(body: bytes | bytearray, at: int, items: Sequence[Any]) -> Generator[None, None, list[int]]:
+def item_places(body: Body, at: int, items: Sequence[Any]) -> Generator[None, None, list[int]]:
     """Where in `body` each item starts, of the array at `at`."""
     found = []
     at = skip_space(body, at + 1)
@@ -179,7 +186,17 @@ def item_places(body: bytes | bytearray, at: int, items: Sequence[Any]) -> Gener
     return found
 
 
-def skip_space(text: bytes | bytearray, at: int) -> int:
+def stands(body: Body, text: memoryview, at: int) -> bool:
+    """Whether `text` stands at `body[at]`."""
+    if isinstance(body, bytes | bytearray):
+        return body.startswith(text, at)
+    return all(
+        body[at + start : at + start + _COMPARED].startswith(text[start : start + _COMPARED])
+        for start in range(0, len(text), _COMPARED)
+    )
+
+
+def skip_space(text: Body, at: int) -> int:
     """The place of the first byte from `at` on that is no white space, of text that is known to be JSON."""
     size, stop = 1024, at + MAX_SPACE
     while at < len(text) and text[at] <= _SPACE:
@@ -193,7 +210,7 @@ def skip_space(text: bytes | bytearray, at: int) -> int:
     return at
 
 
-def _key_end(text: bytes | bytearray, at: int, length: int) -> int:
+def _key_end(text: Body, at: int, length: int) -> int:
     """The place after the closing quote of a key of `length` characters that starts at `at`, however it is escaped."""
     end = text.find(b'"', at + 1)
     if text[end - 1] != _BACKSLASH:  # the usual case: no backslash before it

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from gateway.core.errors import BadRequest
-from gateway.core.request.largebody import check_names, check_numbers, item_places, places, skip_space
+from gateway.core.request.largebody import Body, check_names, check_numbers, item_places, places, skip_space, stands
 from gateway.core.text.longtext import LongText
 
 T = TypeVar("T")
@@ -25,10 +25,12 @@ _BATCH_BYTES = 65_536
 _UTF8_BYTES = 65_536  # decoded at once, to bound the memory that takes
 _UTF8_PIECES = 64  # per step
 _TURNS_PER_STEP = 2_000
+_MESSAGES = b'"messages":'
+_AROUND_BYTES = 65_536  # before them, and behind them, of a usual body
 # Every level around a large value reads over it once more: bytes of the body times levels that may hold large values,
 # 8 of them at 64 MB, all at 8 MB.
 _MAX_WORK = 536_870_912
-_QUOTE, _OPEN_OBJECT, _OPEN_ARRAY = b'"{['
+_SPACE, _QUOTE, _OPEN_OBJECT, _OPEN_ARRAY = b' "{['
 
 
 def finish(steps: Steps[T]) -> T:
@@ -44,8 +46,14 @@ def finish(steps: Steps[T]) -> T:
 class _Turn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """What most messages are, in the order in which everybody writes it."""
 
-    role: str
+    role: Annotated[str, msgspec.Meta(min_length=1)]
     content: msgspec.Raw
+
+
+class _Chat(msgspec.Struct, gc=False):
+    """What most bodies are: such messages, and members that are only read over."""
+
+    messages: Annotated[list[_Turn], msgspec.Meta(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +63,55 @@ class Grower:
     `decode` turns a short piece of JSON into a tree of at most so many levels and proves it free of duplicate keys.
     """
 
-    body: bytes | bytearray
+    body: Body
     whole_bytes: int  # a value of up to this many bytes is decoded
     max_depth: int
     decode: Callable[[bytes, int], Any]
     too_deep: Callable[[], Any]  # raises
 
+    def chat(self) -> Steps[tuple[dict[str, Any], dict[str, Any]] | None]:
+        """The tree of a body and the texts of its members, from one look at it; None where it is not of the usual kind.
+
+        That is: messages of a role and a text each, and around them no more than what is decoded in one piece. The
+        decoder proves the whole to be JSON and tells what each message ends up as, but not where they stand. So that
+        is guessed: from the first `"messages":` on, for as many bytes as such messages take that hold nothing else.
+        Then everything around them is read with a 0 in their place. That cannot be JSON if they go on behind the
+        guess: what is read as text here is structure there, or a bracket is closed that was never opened.
+        """
+        body = self.body
+        head = bytes(body[:_AROUND_BYTES])
+        at = head.find(_MESSAGES) + len(_MESSAGES)
+        space = b" " if head.startswith(b" ", at) else b""
+        at += len(space)
+        if at < len(_MESSAGES) or not head.startswith(b'[{"role":' + space, at):
+            return None
+        try:
+            turns = _CHAT.decode(body).messages
+        except _UNREADABLE:
+            return None  # what is no JSON at all is told so by who reads any
+        yield
+        views = [memoryview(turn.content) for turn in turns]
+        size = yield from self._size(at, turns, views)
+        if size is None or len(body) - at - size > _AROUND_BYTES:
+            return None
+        around = b"0".join((head[:at], body[at + size :]))
+        try:
+            members = _OBJECT.decode(around)
+        except _UNREADABLE:
+            return None
+        if bytes(members.get("messages", b"")) != b"0":
+            return None  # it was a member of another object
+        check_names(members)
+        check_numbers(around)
+        tree: dict[str, Any] = self.decode(around, self.max_depth)
+        yield
+        yield from check_utf8(body)
+        members["messages"] = msgspec.Raw(memoryview(body)[at : at + size])
+        tree["messages"] = yield from _texts(turns, views)
+        return tree, members
+
     def tree(self, members: dict[str, Any]) -> Steps[dict[str, Any]]:
-        """The decoded tree of the body, whose top-level members are given as text."""
+        """The decoded tree of any body, whose top-level members are given as text."""
         yield from check_utf8(self.body)
         check_names(members)
         yield
@@ -118,7 +167,7 @@ class Grower:
             values = yield from self._all(list(members.values()), starts, depth - 1)
             return dict(zip(members, values, strict=True))
         if kind == _OPEN_ARRAY:
-            if body.startswith(b'{"role"', at + 1) and depth > 1:
+            if depth > 1 and body[at + 1 : at + 8] == b'{"role"':
                 turns = yield from self._turns(at, value)
                 if turns is not None:
                     return turns
@@ -142,48 +191,60 @@ class Grower:
             return None
         yield
         views = [memoryview(turn.content) for turn in turns]
-        if not turns or any(view[0] != _QUOTE for view in views):
+        size = yield from self._size(at, turns, views)
+        if size != len(memoryview(value)):
             return None
-        space = b" " if self.body.startswith(b" ", at + len('[{"role":')) else b""
+        return (yield from _texts(turns, views))
+
+    def _size(self, at: int, turns: Sequence[_Turn], views: Sequence[memoryview]) -> Steps[int | None]:
+        """The bytes of an array at `body[at]` that is read as these turns, if each holds just a role and a text.
+
+        Of compact text the least it can have: a second `content` or a needless escape takes room. Text with spaces
+        where `json.dumps` puts them is walked along. None where a content is no text, and where spaces are elsewhere.
+        """
+        if any(view[0] != _QUOTE for view in views):
+            return None
+        space = b" " if self.body[at + len('[{"role":')] == _SPACE else b""
         leads = {
             role: b'{"role":%b%b,%b"content":%b' % (space, _ENCODER.encode(role), space, space)
             for role in {turn.role for turn in turns}
         }
         yield
-        if space:
-            if not (yield from self._walks(at, [leads[turn.role] for turn in turns], views)):
-                return None
-        elif sum(map(len, views)) + sum(len(leads[turn.role]) + 2 for turn in turns) + 1 != len(memoryview(value)):
-            return None
-        trees: list[Any] = []
-        for first in range(0, len(turns), _TURNS_PER_STEP):
-            some = slice(first, first + _TURNS_PER_STEP)
-            pairs = zip(turns[some], views[some], strict=True)
-            trees += [{"role": turn.role, "content": LongText(view)} for turn, view in pairs]
-            yield
-        return trees
+        if not space:
+            return sum(map(len, views)) + sum(len(leads[turn.role]) + 2 for turn in turns) + 1
+        return (yield from self._walked(at, [leads[turn.role] for turn in turns], views))
 
-    def _walks(self, at: int, leads: Sequence[bytes], views: Sequence[memoryview]) -> Steps[bool]:
-        """Whether the array at `body[at]` is exactly these beginnings and texts."""
+    def _walked(self, at: int, leads: Sequence[bytes], views: Sequence[memoryview]) -> Steps[int | None]:
+        """The bytes of the array at `body[at]` if it is exactly these beginnings and texts."""
         body = self.body
-        at += 1
+        begin, at = at, at + 1
         for left, lead, view in zip(range(len(views) - 1, -1, -1), leads, views, strict=True):
+            text = at + len(lead)
+            if body[at:text] != lead or not stands(body, view, text):
+                return None
+            at = text + len(view)
             end = b"}, " if left else b"}]"
-            if not body.startswith(lead, at) or not body.startswith(view, at + len(lead)):
-                return False
-            at += len(lead) + len(view)
-            if not body.startswith(end, at):
-                return False
+            if body[at : at + len(end)] != end:
+                return None
             at += len(end)
             if left % _TURNS_PER_STEP == 0:
                 yield
-        return True
+        return at - begin
 
 
-def check_utf8(body: bytes | bytearray) -> Steps[None]:
+def _texts(turns: Sequence[_Turn], views: Sequence[memoryview]) -> Steps[list[Any]]:
+    """The tree of messages whose texts are left where they are."""
+    trees: list[Any] = []
+    for first in range(0, len(turns), _TURNS_PER_STEP):
+        some = slice(first, first + _TURNS_PER_STEP)
+        pairs = zip(turns[some], views[some], strict=True)
+        trees += [{"role": turn.role, "content": LongText(view)} for turn, view in pairs]
+        yield
+    return trees
+
+
+def check_utf8(body: Body) -> Steps[None]:
     """Raise UnicodeDecodeError for what is no UTF-8: msgspec checks the escapes of strings it skips, but not that."""
-    if body.isascii():
-        return
     view, at, pieces = memoryview(body), 0, 0
     while at < len(body):
         end = min(len(body), at + _UTF8_BYTES)
@@ -214,7 +275,9 @@ def in_pieces(parts: Sequence[Any], longest: int) -> list[bytes | memoryview]:
     return pieces
 
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _ENCODER = msgspec.json.Encoder()
 _OBJECT: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ARRAY: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
+_CHAT = msgspec.json.Decoder(_Chat)
 _TURNS = msgspec.json.Decoder(list[_Turn])

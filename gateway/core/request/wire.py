@@ -18,7 +18,7 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 
 from gateway.core.errors import BadRequest
-from gateway.core.request.largebody import check_count, duplicate
+from gateway.core.request.largebody import Body, check_count, duplicate
 from gateway.core.request.largetree import Grower, Steps, finish, in_pieces
 from gateway.core.text.longtext import LongText
 
@@ -44,7 +44,7 @@ class Envelope(msgspec.Struct, eq=False, gc=False):
     stream: bool
     include_usage: bool
     choices: int  # `n`
-    body: bytes | bytearray
+    body: Body
     size: int  # bytes
     messages: bytes | None = None  # their text, where the body was read by its likeness to another, see `likeness`
     user: bytes | None = None  # the text of that member, where it may be another than in the other body
@@ -52,7 +52,7 @@ class Envelope(msgspec.Struct, eq=False, gc=False):
     cut: dict[str, Member] | None = None
 
     @staticmethod
-    def of(tree: dict[str, Any], body: bytes | bytearray, members: dict[str, Member] | None = None) -> Envelope:
+    def of(tree: dict[str, Any], body: Body, members: dict[str, Member] | None = None) -> Envelope:
         """The Envelope of a body whose decoded members are `tree`."""
         options = tree.get("stream_options")
         return Envelope(
@@ -138,14 +138,19 @@ def parse(body: bytes | bytearray) -> Envelope:
     return Envelope.of(tree, body)
 
 
-def parse_steps(body: bytes | bytearray) -> Steps[Envelope]:
+def parse_steps(body: Body) -> Steps[Envelope]:
     """`parse` for a large body, in steps between which a caller may do something else."""
     try:
         yield from check_count(body)
         yield
-        members = _OBJECT.decode(body)
-        yield
-        tree = yield from Grower(body, WHOLE_BYTES, MAX_DEPTH, _whole, _too_deep).tree(members)
+        grower = Grower(body, WHOLE_BYTES, MAX_DEPTH, _whole, _too_deep)
+        chat = yield from grower.chat()
+        if chat is not None:
+            tree, members = chat
+        else:
+            members = _OBJECT.decode(body)
+            yield
+            tree = yield from grower.tree(members)
     except _UNREADABLE as error:
         raise _refused(error) from None
     yield
@@ -192,7 +197,8 @@ def _edited(envelope: Envelope, overrides: Mapping[str, bytes | None]) -> bytes 
 
     SDKs write `model` first. The text was proven to have one meaning, so what is left of it keeps that.
     """
-    body, model = envelope.body, overrides.get("model")
+    body: Any = envelope.body  # bytes or a bytearray, as it is no large one
+    model = overrides.get("model")
     asked = b'{"model":' + _ENCODER.encode(envelope.model_asked)
     if model is None or not body.startswith(asked) or not body.endswith(b"}"):
         return None

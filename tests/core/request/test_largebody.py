@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import sys
 from types import FrameType
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from gateway.core.errors import BadRequest
 from gateway.core.request.largebody import MAX_LONG_DIGITS, MAX_VALUES, check_count, check_numbers, item_places, places
-from gateway.core.request.largetree import finish
+from gateway.core.request.largetree import Grower, finish
 from gateway.core.request.wire import emit, emit_pieces, parse, parse_steps
 from gateway.core.text.longtext import LongText
 
@@ -140,6 +141,13 @@ def body_of(messages: list[Any], **style: Any) -> bytes:
     return json.dumps({"model": "a", "messages": messages, "n": 1}, **style).encode()
 
 
+def mapped(body: bytes) -> mmap.mmap:
+    """A body in memory of its own."""
+    pages = mmap.mmap(-1, len(body))
+    pages[:] = body
+    return pages
+
+
 COMPACT: dict[str, Any] = {"separators": (",", ":")}
 
 
@@ -163,12 +171,81 @@ def test_messages_of_any_shape_read_as_any_parser_reads_them(style: dict[str, An
             some.insert(at, odd)
         body = body_of(some, **style)
         assert plainly(parse(body).tree) == json.loads(body)
-        assert plainly(parse(bytearray(body)).tree) == json.loads(body)
+        for kind in (bytearray, mapped):
+            envelope = finish(parse_steps(kind(body)))
+            assert plainly(envelope.tree) == json.loads(body)
+            assert emit(envelope, {}) == emit(parse(body), {})
 
 
 @pytest.mark.parametrize("style", [COMPACT, {}])
 def test_texts_of_usual_messages_are_not_copied(style: dict[str, Any]) -> None:
     assert {type(message["content"]) for message in parse(body_of(messages(), **style)).tree["messages"]} == {LongText}
+
+
+@pytest.mark.parametrize("style", [COMPACT, {}, COMPACT | {"ensure_ascii": False}])
+def test_a_usual_body_is_looked_at_once(style: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    body = body_of([*messages(), {"role": "user", "content": "A long document. " * 10_000}], **style)
+    monkeypatch.delattr(Grower, "tree")
+    assert plainly(parse(body).tree) == json.loads(body)
+
+
+TURN = b'{"role":"user","content":"%b"}'
+LONG = b",".join([TURN % (b"x" * 5_000)] * 40)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"x":{"messages":[%b]},"messages":[%b],"model":"a"}' % (LONG, TURN % b"y"),
+        b'{"x":{"messages":[%b]},"model":"a","messages":[%b]}' % (TURN % b"y", LONG),
+        b'{"x\\"messages":[%b],"messages":[%b],"model":"a"}' % (LONG, TURN % b"y"),
+        b'{"\\u006dessages":[%b],"x":{"messages":[%b]},"model":"a"}' % (TURN % b"y", LONG),
+        b'{"model":"a","messages":[%b],"x":[{"role":"user"}]}' % LONG,
+        b'{"model":"a","messages":[%b]  }  ' % LONG,
+        b'{"model":"a","messages":[%b ],"n":1}' % LONG,
+        b'{"model":"a","messages":[%b],"x":"%b"}' % (LONG, b"z" * 70_000),
+        b'{"x":"%b","model":"a","messages":[%b]}' % (b"z" * 70_000, LONG),
+        b'{"model":"a","messages":[%b,%b]}' % (LONG, TURN.replace(b'"user"', b'"us\\u0065r"') % b'],\\"n\\":1'),
+        b'{"model":"a","messages":[%b,%b],"n":1}' % (LONG, TURN.replace(b'"user"', b'"us\\u0065r"') % b"abcd]"),
+    ],
+)
+def test_messages_are_found_where_any_parser_finds_them(body: bytes) -> None:
+    body = body.replace(b"\\\\", b"\\")
+    for kind in (bytes, bytearray, mapped):
+        envelope = finish(parse_steps(kind(body)))
+        assert plainly(envelope.tree) == json.loads(body)
+        assert json.loads(bytes(envelope.members["messages"])) == json.loads(body)["messages"]
+
+
+@pytest.mark.parametrize(
+    ("behind", "refusal"),
+    [
+        (b'"n":1,"n":2}', "duplicate key"),
+        (b'"model":"b"}', "duplicate key"),
+        (b'"messages":[{"role":"user","content":"hi"}]}', "duplicate key"),
+        (b'"messages":0}', "duplicate key"),
+        (b'"x":{"a":1,"a":1}}', "duplicate key"),
+        (b'"x":%b}' % (b"[" * 64 + b"]" * 64), "nested deeper"),
+        (b'"x":"\xff"}', "UTF-8"),
+        (b'"n":1', "not valid JSON"),
+        (b'"n":1}}', "not valid JSON"),
+        (b'"x":[%b]}' % (b"9" * 60_000), "out of range"),
+    ],
+)
+def test_what_stands_around_usual_messages_is_read_as_strictly(behind: bytes, refusal: str) -> None:
+    for content in (LONG, LONG.replace(b"xx", b"\xc3\xa9")):
+        body = b'{"model":"a","messages":[%b],%b' % (content, behind)
+        for kind in (bytes, bytearray, mapped):
+            with pytest.raises(BadRequest, match=refusal):
+                finish(parse_steps(kind(body)))
+
+
+def test_a_character_that_is_none_is_found_wherever_a_large_body_is_cut() -> None:
+    for at in (65_530, 65_534, 65_535, 65_536, 131_071, 199_990):
+        text = bytearray("é".encode() * 100_000)
+        text[at] = 0xFF
+        with pytest.raises(BadRequest, match="UTF-8"):
+            finish(parse_steps(mapped(b'{"model":"a","messages":[%b]}' % (TURN % bytes(text)))))
 
 
 @pytest.mark.parametrize("style", [COMPACT, {}])
