@@ -164,7 +164,7 @@ class Lexicon:
 
 #: Letters and the space, the rarest first; what is not among them is rarer still.
 _RARE_FIRST = "zxjqkvbpygfwmculdrhsnioate "
-_STRIP = "\"'`.,;:!?()[]{}<>*_~«»“”‘’„…、。，；：！？（）「」-–—#&|/\\"
+_STRIP = "\"'`.,;:!?()[]{}<>*_~«»“”‘’„…¿¡、。，；：！？（）「」-–—#&|/\\"
 _STRIP_RIGHT = _STRIP.replace("#", "")  # C# is a word
 
 

@@ -74,7 +74,7 @@ class _Word:
     ends_sentence: bool
 
 
-_STRIP = "\"'`.,;:!?()[]{}<>*_~«»“”‘’„…、。，；：！？（）「」-–—#&|/\\"
+_STRIP = "\"'`.,;:!?()[]{}<>*_~«»“”‘’„…¿¡、。，；：！？（）「」-–—#&|/\\"
 
 
 def wanted(excerpt: Excerpt) -> frozenset[str] | None:

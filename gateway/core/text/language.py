@@ -141,7 +141,7 @@ def windows(text: Text) -> list[str]:
 
 # --- cleaning ---------------------------------------------------------------------------------------------------------
 
-_EDGE = "\"'`.,;:!?()[]{}<>*_~«»“”‘’„…、。，；：！？（）「」『』【】《》|-–—#@&"
+_EDGE = "\"'`.,;:!?()[]{}<>*_~«»“”‘’„…¿¡、。，；：！？（）「」『』【】《》|-–—#@&"
 _SYMBOLS = frozenset("0123456789_/\\=<>{}[]()|#$%^*+~@&`")
 #: Most lines of English are nothing but words and these: seen to be prose at once, without looking at each word.
 _NO_MARKS = str.maketrans("\t", " ", ".,!?")

@@ -38,6 +38,7 @@ def document(**members: Any) -> dict[str, Any]:
         ("Translate to French: The train leaves at noon.", "translation", "easy"),
         ("Summarize the following article in three bullet points.", "summarise", "easy"),
         ("who wrote the first dictionary of english", "qa", "easy"),
+        ("What does HTTP stand for?", "qa", "easy"),
         ("Hello, how are you today?", "chitchat", "easy"),
         ("Write a poem about the sea in autumn", "creative", "easy"),
         ("Prove that $\\sqrt{2}$ is irrational.", "math", "hard"),
@@ -54,6 +55,25 @@ def test_words_tell_the_task_and_the_difficulty(
     assert verdict.task == task, verdict.hits
     if difficulty is not None:
         assert verdict.difficulty == difficulty, verdict.hits
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Is 1000003 prime?",
+        "What if the Roman Empire had never fallen?",
+        "¿Qué pasaría si desapareciera la Luna?",
+        "Was wäre, wenn der Mond verschwände?",
+        "如果所有的猫都怕水，而汤姆不怕水，汤姆是猫吗？",
+        "Should I rent or buy in Berlin?",
+        "Beweise, dass es unendlich viele Primzahlen gibt.",
+        "Entwirf ein Datenbankschema für einen Marktplatz.",
+        "设计一个高并发秒杀系统",
+    ],
+)
+def test_what_is_short_but_must_be_thought_out_is_not_called_easy(lexicon: Lexicon, text: str) -> None:
+    verdict = lexicon.judge(Excerpt(text))
+    assert verdict.difficulty != "easy", verdict.hits
 
 
 CONTRACT = """1. Definitions. In this agreement the following terms have the meanings set out below.
