@@ -60,7 +60,7 @@ class Attempting(Relaying):
         self.attempt = attempt
         self.route = route
         record = self.record
-        record.attempts = attempt.number
+        record.attempts = number = attempt.number
         routing = self.routings.get(route.name)
         if routing is None:
             routing = self.routings[route.name] = routing_of(self.asking(), self.decision, attempt.target)
@@ -68,8 +68,9 @@ class Attempting(Relaying):
         runtime = self.runtime
         if route.gate is not None and self.room is None and not self._enters(route, route.gate):
             return
-        if route.only is not None:
-            chosen = -1 if route.only.saturated else 0
+        only = route.only
+        if only is not None:
+            chosen = 0 if only.outstanding < only.most else -1  # not `saturated`: that would be a call
         elif route.prefixes is not None:
             envelope = self.envelope
             prompt = memoryview(envelope.members["messages"] if envelope.messages is None else envelope.messages)
@@ -93,10 +94,10 @@ class Attempting(Relaying):
             self._failed(Outcome.INEXPRESSIBLE)
             return
         pool = route.pools[chosen]
-        if route.only is None:
+        if only is None:
             self.endpoint = pool.endpoint.url
             self.tried = (*self.tried, chosen) if attempt.replica else (chosen,)
-        elif attempt.number > 1:
+        elif number > 1:
             self.endpoint, self.tried = "", ()
         if route.openings:
             head = route.openings[chosen].head(body, time.time())
@@ -115,7 +116,7 @@ class Attempting(Relaying):
             request = [b"%b%d\r\nX-Request-Id: %b\r\n\r\n" % (head, sum(map(len, pieces)), told), *pieces]
         if envelope.stream:
             self.relay = self._new_relay()
-        if attempt.number > 1:
+        if number > 1:
             self.status = 0
             self.received = 0
         if runtime.ledger is not None:
@@ -123,18 +124,18 @@ class Attempting(Relaying):
             account = routing.account
             if not account:
                 account = account_of(runtime, routing, attempt.target, self.decision.thinking.mode)
-            at_ms = int((record.wall if attempt.number == 1 else time.time()) * 1000)
+            at_ms = int((record.wall if number == 1 else time.time()) * 1000)
             size = envelope.size // BYTES_PER_TOKEN
             if self.hold is None:
-                entry: Plain = ("r", record.request_id, attempt.number, account, at_ms, size)
+                entry: Plain = ("r", record.request_id, number, account, at_ms, size)
             else:
                 self.began_ms = at_ms
-                entry = ("r", record.request_id, attempt.number, account, at_ms, size, self.hold.need)
+                entry = ("r", record.request_id, number, account, at_ms, size, self.hold.need)
             runtime.outbox.entries.append(entry)
             self.reserved = True
         self.pool = pool
         self.upstream = pool.send(self, request, connect_s=route.connect_s, fresh=attempt.fresh_connection)
-        if route.pace is not None and attempt.number == 1 and envelope.stream and self.serving.site.max_attempts > 1:
+        if route.pace is not None and number == 1 and envelope.stream and self.serving.site.max_attempts > 1:
             self._may_hedge(route.pace)
 
     def send(self, route: Route, attempt: Attempt) -> None:

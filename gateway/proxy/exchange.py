@@ -110,8 +110,11 @@ class Exchange(Attempting):
         self._clock(habit.total_s)
         kept = habit.kept
         self.values = kept.values
+        self.decision = kept.decision
+        self.routings = kept.routings
         self.around = habit.around
-        self._start(kept.decision, kept.routings)
+        if not self.asked.tenant.limited or self._admit():
+            self._send(habit.route, habit.route.first)
         return True
 
     def _place(self, envelope: Envelope) -> None:

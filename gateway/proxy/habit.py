@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gateway.core.decisions.memo import Kept
     from gateway.proxy.asked import Asked
     from gateway.proxy.exchange import Exchange
+    from gateway.proxy.route import Route
 
 #: How many likenesses a connection may get that led to nothing: some clients never repeat themselves.
 MOST_TRIES = 8
@@ -39,7 +40,8 @@ class Habit:
     kept: Kept
     pinned: int | None
     total_s: float
-    around: tuple[bytes, ...] | None  # the messages and `user`, as the first candidate gets them
+    route: Route  # of the first candidate
+    around: tuple[bytes, ...] | None  # the messages and `user`, as that gets them
 
     def read(self, asked: Asked, body: bytes | bytearray) -> Envelope | None:
         """The request, where it is one of these but for the world. HOT."""
@@ -80,7 +82,7 @@ class Habits:
         if likeness is None:
             return
         decision = kept.decision
-        plan = asked.serving.routes[decision.candidates[0].index].plan
+        route = asked.serving.routes[decision.candidates[0].index]
         self.present = Habit(
             asked,
             likeness,
@@ -89,5 +91,6 @@ class Habits:
             kept,
             exchange.pinned,
             total_s,
-            dialects.around(envelope, plan, decision.thinking, user),
+            route,
+            dialects.around(envelope, route.plan, decision.thinking, user),
         )

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import httptools
 
 MAX_HEAD = 65_536
+#: Kinds of answers that are no whole completion.
+NO_COMPLETION = ("text/html", "text/event-stream")
 MAX_HEADERS = 128
 _NO_BODY = (204, 304)
 # Credentials, which no policy may look at.
@@ -91,6 +93,7 @@ class AnswerHead:
     keep_alive: bool = True
     kind: str = ""  # Content-Type, in lower case
     encoded: bool = False  # a Content-Encoding other than identity, which we never asked for
+    promising: bool = False  # a 200 whose body may be a whole completion: neither a page, nor a stream, nor encoded
 
 
 class _Sink:
@@ -208,6 +211,8 @@ class Familiar:
 
     def same(self, data: bytes) -> tuple[int, int]:
         """Does `data` begin with this head, but for the digits of its length? (length, end of the head), or (0, 0)."""
+        if data.startswith(self.head):
+            return self._length, len(self.head)
         if data.startswith(self._before):
             at = len(self._before)
             end = data.find(b"\r", at, at + 16)
@@ -335,4 +340,5 @@ def parse_answer(head: bytes) -> AnswerHead:
     keep = sink.keep_alive and b"close" not in connection and (chunked or length is not None)
     kind = sink.headers.get(b"content-type", b"").decode("latin-1").lower()
     encoded = sink.headers.get(b"content-encoding", b"identity").lower() != b"identity"
-    return AnswerHead(status, sink.headers, length, chunked, keep, kind, encoded)
+    promising = status == 200 and not encoded and not kind.startswith(NO_COMPLETION)
+    return AnswerHead(status, sink.headers, length, chunked, keep, kind, encoded, promising)

@@ -95,7 +95,7 @@ class Pool:
             oldest = self.wheel.now - MAX_AGE_S
             while self._idle:
                 connection = self._idle.pop()
-                if connection.closed or connection.transport is None or connection.transport.is_closing():
+                if connection.closed or connection.transport.is_closing():
                     continue
                 if connection.born < oldest:
                     connection.abort()
@@ -118,7 +118,7 @@ class Pool:
         """Take back a connection whose answer is complete."""
         if connection.paused:
             connection.resume()
-        waiting = self._next_waiting()
+        waiting = self._next_waiting() if self._waiting else None
         if waiting is not None:
             connection.reused = True
             connection.start(*waiting)

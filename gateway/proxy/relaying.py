@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 #: A non-streamed answer, and an error body, may be this long; more is not an answer.
 MAX_ANSWER = 32 << 20
 MAX_ERROR = 65_536
-_NO_COMPLETION = ("text/html", "text/event-stream")
 _BROKEN = {
     Outcome.IDLE_TIMEOUT: ("upstream_timeout", "The upstream stopped sending."),
     Outcome.TOTAL_TIMEOUT: ("upstream_timeout", "The time for this request is used up."),
@@ -75,7 +74,7 @@ class Relaying(Admitting):
         """A complete answer that came in one read; its connection is back in the pool or closed."""
         self.upstream = None
         relay = self.relay
-        if head.status == 200 and relay is None and not head.encoded and not head.kind.startswith(_NO_COMPLETION):
+        if relay is None and head.promising:
             self._answer(body)
             return
         attempt = self.attempt
@@ -105,7 +104,7 @@ class Relaying(Admitting):
                 self.link.clock(self.route.first_event_s, Outcome.FIRST_EVENT_TIMEOUT)
             else:
                 self._abandon(Outcome.INVALID)
-        elif head.kind.startswith(_NO_COMPLETION):
+        elif not head.promising:
             self._abandon(Outcome.INVALID)
         else:
             self.link.clock(self.route.idle_s, Outcome.RESET)
@@ -243,12 +242,12 @@ class Relaying(Admitting):
         self._release()
         self._succeeded(facts.usage, facts.output_chars, facts.reasoned)
         self.committed = True
-        headers = b"content-type: application/json\r\n%bx-pointsman-overhead-ms: %.3f\r\n" % (
+        cost = b"x-pointsman-cost-usd: %.9f\r\n" % (self.cost_nano / NANO_PER_USD) if self.priced else b""
+        headers = b"content-type: application/json\r\n%bx-pointsman-overhead-ms: %.3f\r\n%b" % (
             self._headers(),
             (record.sent_at - record.started_at + time.monotonic() - received) * 1000,
+            cost,
         )
-        if self.priced:
-            headers += b"x-pointsman-cost-usd: %.9f\r\n" % (self.cost_nano / NANO_PER_USD)
         self._settle(200, "ok")
         answer = body if facts.body is None else facts.body
         spelling = self.asked.tenant.reasoning

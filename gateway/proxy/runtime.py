@@ -156,8 +156,8 @@ class Runtime:
         self.sidecar: Sidecar | None = None  # set by who can start processes
         self.tls_public: ssl.SSLContext | None = None
         self._secrets: tuple[_Held, _Held] = ((None, set()), (None, set()))
-        self._random = ""
-        self._random_at = 0
+        self._random: list[str] = []  # for ids of requests
+        self._millisecond, self._arrived = 0, ""  # of the last id, and its text
         self.serving: Serving
 
     def adopt(self, site: Site, balances: Balances = EMPTY) -> None:  # type: ignore[assignment]
@@ -267,12 +267,14 @@ class Runtime:
 
     def request_id(self, wall: float) -> str:
         """32 hex digits: 48 bits of time in milliseconds, so that ids sort, and 80 random ones against guessing."""
-        at = self._random_at
-        if at >= len(self._random):
-            self._random = os.urandom(4000).hex()
-            at = 0
-        self._random_at = at + 20
-        return f"{int(wall * 1000):012x}{self._random[at : at + 20]}"
+        random = self._random
+        if not random:
+            text = os.urandom(4000).hex()
+            random += [text[at : at + 20] for at in range(0, len(text), 20)]
+        millisecond = int(wall * 1000)
+        if millisecond != self._millisecond:
+            self._millisecond, self._arrived = millisecond, f"{millisecond:012x}"
+        return self._arrived + random.pop()
 
     def keep(self, ledger: Ledger) -> None:
         """Book every attempt from the next request on."""

@@ -40,7 +40,6 @@ LARGEST_REQUEST = 1_000_000
 LARGEST_ANSWER = 8 << 20
 #: How late the last tick of the wheel may be before the loop counts as having too much to do.
 LATE_S = 3 * TICK_S
-_NO_COMPLETION = ("text/html", "text/event-stream")
 logger = logging.getLogger("pointsman")
 
 
@@ -306,9 +305,7 @@ class Copy(Timed):
     def _reads(self, head: AnswerHead) -> bool:
         self.request = None
         self.status = self.told.status = head.status
-        wrong = (
-            head.kind.startswith(_NO_COMPLETION) if self.relay is None else not head.kind.startswith(self.relay.kind)
-        )
+        wrong = not head.promising if self.relay is None else not head.kind.startswith(self.relay.kind)
         if head.status == 200 and (head.encoded or wrong):
             self.end(Outcome.INVALID)
             return False

@@ -29,6 +29,10 @@ FAULTS = frozenset(
 #: Codes of what nobody has to look at. A client that leaves is nobody's fault.
 GOOD = frozenset({"ok", "client_gone"})
 BECAUSE_MAX = 512
+_USUAL = (
+    b'{"time":"%b.%03dZ","level":"info","request_id":"%b","status":200,"code":"ok",%b,"duration_ms":%.3f,"attempts":1,'
+    b'"overhead_ms":%.3f,"first_event_ms":%.3f,"input_tokens":%d,"output_tokens":%d%b}\n'
+)
 
 
 class _Shared(msgspec.Struct, omit_defaults=True):
@@ -92,7 +96,8 @@ class AccessLog:
         sampling.saw(len(records), records[-1].ended_at)
         if self._least or sampling.one_of != 1:
             records = self._chosen(records)
-        lines = b"".join(map(self._line, records))
+        line = self._line
+        lines = b"".join([line(record) for record in records])
         self.written += len(records)
         try:
             while lines and (written := self._write(lines)) is not None:
@@ -132,6 +137,13 @@ class AccessLog:
         second = int(wall)
         if second != self._second:
             self._take(second)
+        tail = b',"cost_usd":%.9f' % (record.cost_nano / NANO_PER_USD) if record.priced and record.sent_at else b""
+        if usage is not None and (usage.cached or usage.reasoning or usage.estimated):
+            tail = _unusual(usage) + tail
+        if record.trace is not None and record.trace.trace_id:
+            tail = b',"trace_id":"%b"%b' % (record.trace.trace_id.encode(), tail)
+        if self._sampling.one_of != 1 and self.level(record) == "info":
+            tail += b',"stands_for":%d' % self._sampling.one_of
         if (  # nearly always; one long form costs less than many short ones
             record.attempts == 1
             and usage is not None
@@ -139,32 +151,19 @@ class AccessLog:
             and first - begun <= self._slow_s
             and not record.thought_unasked
         ):
-            line = (
-                b'{"time":"%b.%03dZ","level":"info","request_id":"%b","status":200,"code":"ok",%b,"duration_ms":%.3f,'
-                b'"attempts":1,"overhead_ms":%.3f,"first_event_ms":%.3f,"input_tokens":%d,"output_tokens":%d'
-                % (
-                    self._second_bytes,
-                    (wall - second) * 1000,
-                    record.request_id.encode(),
-                    shared,
-                    (record.ended_at - begun) * 1000,
-                    (record.sent_at - begun) * 1000,
-                    (first - begun) * 1000,
-                    usage.input,
-                    usage.output,
-                )
+            return _USUAL % (
+                self._second_bytes,
+                (wall - second) * 1000,
+                record.request_id.encode(),
+                shared,
+                (record.ended_at - begun) * 1000,
+                (record.sent_at - begun) * 1000,
+                (first - begun) * 1000,
+                usage.input,
+                usage.output,
+                tail,
             )
-        else:
-            line = self._remarkable(record, shared, usage)
-        if record.trace is not None and record.trace.trace_id:
-            line += b',"trace_id":"%b"' % record.trace.trace_id.encode()
-        if usage is not None and (usage.cached or usage.reasoning or usage.estimated):
-            line += _unusual(usage)
-        if record.priced and record.sent_at:
-            line += b',"cost_usd":%.9f' % (record.cost_nano / NANO_PER_USD)
-        if self._sampling.one_of != 1 and self.level(record) == "info":
-            line += b',"stands_for":%d' % self._sampling.one_of
-        return line + b"}\n"
+        return self._remarkable(record, shared, usage) + tail + b"}\n"
 
     def _remarkable(self, record: Record, shared: bytes, usage: Usage | None) -> bytes:
         """The line of any request, up to its tokens."""

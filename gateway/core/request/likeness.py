@@ -76,7 +76,7 @@ class Likeness:
 
         HOT.
         """
-        before, behind = self._before, self._behind
+        before, behind, known = self._before, self._behind, self._known
         size = stop = len(body)
         user = None
         if self.user is not None:
@@ -88,8 +88,9 @@ class Likeness:
             stop = quote
         if not (body.startswith(before) and body.endswith(behind, 0, stop)):
             return None
-        text = bytes(body[len(before) : stop - len(behind)])
-        known = self._known
+        text = body[len(before) : stop - len(behind)]
+        if type(text) is not bytes:
+            text = bytes(text)
         begins = known != b"" and text.startswith(known)
         new = b"[" + text[len(known) :] if begins else text
         try:
