@@ -166,6 +166,7 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     async def explain_request(request: Request, tenant: Annotated[Tenant, Depends(may_explain)]) -> Response:
         """What would happen to this chat request, and why; nothing is sent upstream."""
         site, board, now = runtime.serving.site, runtime.board, time.monotonic()
+        gate = runtime.serving.gates.get(tenant.key)
         headers = Headers(headers_of(request.scope))
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise UnsupportedEncoding("unsupported_encoding", "Send the request body without Content-Encoding.")
@@ -182,6 +183,7 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
             last_resort=board.last_resort(site.fleet, now),
             latency_s=board.latency_s,
             doubted=runtime.serving.doubted,
+            left=None if gate is None else gate.affordable(),
             outside=partial(peek, runtime.conversations, runtime.paces, tenant.key),
         )
         return _json(told.to_dict())

@@ -75,6 +75,7 @@ def _explain(given: argparse.Namespace, config: Path | None, environ: Mapping[st
     from gateway.compiled import cache_dir  # noqa: PLC0415
     from gateway.core.decisions.tracetext import render  # noqa: PLC0415
     from gateway.core.errors import GatewayError, to_openai  # noqa: PLC0415
+    from gateway.explain import money  # noqa: PLC0415
     from gateway.explain.request import explain  # noqa: PLC0415
     from gateway.problems import suggest  # noqa: PLC0415
     from gateway.site import load_lexicon  # noqa: PLC0415
@@ -115,6 +116,8 @@ def _explain(given: argparse.Namespace, config: Path | None, environ: Mapping[st
         print_json({"ok": told.trace.decision.refusal is None, **told.to_dict()})
     else:
         print(render(told.trace), end="")
+        if told.budget is not None:
+            print(f"\n{money.text(told.budget)}")
         if told.wire_body is not None:
             print(f"\nwould be sent to {told.trace.decision.candidates[0].name}\n  {told.wire_body}")
     return OK if told.trace.decision.refusal is None else NO

@@ -15,6 +15,8 @@ from gateway.core.decisions.trace import Trace, trace, under_budget
 from gateway.core.policy import Policy
 from gateway.core.reading.lexicon import Lexicon
 from gateway.core.reading.signals import Signals
+from gateway.core.reading.sizes import RequestSizes
+from gateway.core.reading.walk import Request
 from gateway.core.request import wire
 from gateway.core.request.hints import Hints
 from gateway.core.request.wire import Envelope
@@ -23,6 +25,7 @@ from gateway.core.servers import dialects
 from gateway.core.targets.rank import draw
 from gateway.core.text.tokens import Tokenizers
 from gateway.core.types import Snapshot, Tenant
+from gateway.explain import money
 from gateway.proxy.runtime import Remembered
 from gateway.site import Site
 
@@ -38,10 +41,12 @@ class Explanation:
 
     trace: Trace
     wire_body: str | None
+    budget: Mapping[str, Any] | None = None  # what it may cost, of keys under a hard budget: see `money`
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**self.trace.to_dict(), "wire_body": self.wire_body}
+        told = {**self.trace.to_dict(), "wire_body": self.wire_body}
+        return told if self.budget is None else told | {"budget": dict(self.budget)}
 
 
 def explain(
@@ -58,12 +63,14 @@ def explain(
     latency_s: Mapping[str, float] = MappingProxyType({}),
     doubted: int = 0,
     outside: Callable[[Policy, Hints, Envelope], Mapping[str, Any]] = lambda policy, hints, envelope: {},
+    left: int | None = None,
 ) -> Explanation:
     """What would become of a chat request. Raises GatewayError for one that would be refused before any decision.
 
     `headers` have lower-case names and no credentials. `last_resort` is what health would have tried when nothing else
     is left, as serving does; None: then the request is refused. `doubted` is that of a `Serving`, `outside` says other
-    fields of the snapshot. May take long and block: exact token counts are made on the spot.
+    fields of the snapshot. `left` is what hard budgets leave this key, in nano-USD, if known.
+    May take long and block: exact token counts are made on the spot.
     """
     envelope = wire.parse(body)
     hints = Hints.parse(headers)
@@ -85,17 +92,20 @@ def explain(
     refusal = told.decision.refusal
     if refusal is not None and refusal[0] == "no_target_available" and last_resort is not None:
         told = trace(policy, signals, replace(snapshot, available=last_resort), pinned=pinned, flips=True)
+    budget = None
     if tenant.limited and tenant.key in site.quotas.capped():
         told = under_budget(told)
+        request = Request(envelope, tenant, hints, headers, lexicon, now)
+        budget = money.bounds(envelope, RequestSizes(request, tokenizers), told.decision, left)
     shown = None
     if told.decision.candidates:
         plan = dialects.prepare(told.decision.candidates[0])
         try:
             sent = dialects.request_body(envelope, plan, told.decision.thinking)
         except dialects.CannotSay as reason:
-            return Explanation(told, f"nothing, the next candidate is asked instead: {reason}")
+            return Explanation(told, f"nothing, the next candidate is asked instead: {reason}", budget)
         shown = sent[:SHOWN_BODY].decode("utf-8", "replace") + (" ..." if len(sent) > SHOWN_BODY else "")
-    return Explanation(told, shown)
+    return Explanation(told, shown, budget)
 
 
 def explain_record(entry: Remembered) -> dict[str, Any]:

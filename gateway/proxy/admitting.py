@@ -13,11 +13,13 @@ import msgspec
 
 from gateway.core.errors import GatewayError, RateLimited, Unavailable
 from gateway.core.money import quotes
-from gateway.core.money.admission import Budget, Gate, Hold, Rate, Refused, refused
+from gateway.core.money.admission import SOON_S, Budget, Gate, Hold, Rate, Refused, refused
 from gateway.core.money.quotes import Quote
 from gateway.core.money.usage import BYTES_PER_TOKEN
 from gateway.core.request import wire
 from gateway.core.types import Attempt, Outcome
+from gateway.proxy import bounding
+from gateway.proxy.bounding import Bound
 from gateway.proxy.route import Route
 from gateway.proxy.routing import routing_of
 from gateway.proxy.settling import Settling
@@ -43,6 +45,8 @@ class Limited(RateLimited):
 
 class Admitting(Settling):
     """What a request takes of limits, and when."""
+
+    bound: Bound | None = None  # of the prompt, where the size of the body alone did not fit into a budget
 
     def _admit(self) -> bool:
         """Pass all limits of the key and its team, or raise why not; False where that is told later.
@@ -75,7 +79,7 @@ class Admitting(Settling):
             return False
         if type(got) is Refused:
             self.clamped = 0  # nobody gets an answer, so none is shortened
-            raise _error(got)
+            raise self._refused(got)
         self.hold = got  # type: ignore[assignment]
         return True
 
@@ -101,7 +105,7 @@ class Admitting(Settling):
                 if self._less(got):
                     return
                 self.clamped = 0
-                raise _error(got)
+                raise self._refused(got)
             self.hold = got
             self._depart()
         except GatewayError as error:
@@ -154,8 +158,15 @@ class Admitting(Settling):
         need = quotes.dearest(found)
         if left is None or need <= left:
             return need
+        least = bounding.least_of(asked)
+        self.bound = bounding.closer(self, entered, left, least)
+        if self.bound.tokens < entered:
+            entered = self.bound.tokens
+            found = list(quotes.reaches(decision, entered, asked, choices))
+            need = quotes.dearest(found)
+            if need <= left:
+                return need
         limit = quotes.clamped(decision, found, left, choices)
-        least = min(asked, quotes.LEAST_OUTPUT) if asked else quotes.LEAST_OUTPUT
         if limit is None or limit < least:
             if self.runtime.gates.store.remote:
                 return need
@@ -163,6 +174,18 @@ class Admitting(Settling):
             return max(left + 1, quotes.dearest(quotes.reaches(decision, entered, least, choices)))
         self._clamp(limit)
         return quotes.dearest(quotes.reaches(decision, entered, limit, choices))
+
+    def _refused(self, refused: Refused) -> GatewayError:
+        """What a client is told, with what its request may cost where that is what is too much."""
+        error = _error(refused)
+        limit = refused.limit
+        if isinstance(limit, Budget) and not refused.unknown and refused.spent and limit.gone < limit.limit:
+            bound = self.bound or bounding.Bound(self._longest_input())
+            asked = quotes.asked_output(self.envelope)
+            error.message += bounding.told(bound, self.decision, asked, self.envelope.choices)
+            if bound.loading and isinstance(error, Limited):
+                error.lasting, error.retry_after_s = False, SOON_S
+        return error
 
     def _clamp(self, limit: int) -> None:
         """Go on with a request that asks for no longer answer than this."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 import socket
 import threading
 import time
@@ -185,6 +186,34 @@ def test_a_refusal_after_the_decision_says_whose_it_is_and_when_it_may_pass(up: 
             assert told.status_code == 200
             assert told.json()["record"]["key"] == name
             assert told.json()["record"]["target"] == "", "nobody answered"
+
+
+def test_a_prompt_is_counted_before_a_small_budget_refuses_it_by_its_size(up: Up, tmp_path: Path) -> None:
+    answers = iter([used(20, 1)])
+    ups = up(a=lambda conn, asked: next(answers, used(600, 1))(conn, asked))
+    made = settings(ups, key(budget={"usd": 0.001, "per": "month"}), price={"input": 1.0, "output": 2.0}, **policies())
+    made["targets"]["a"]["model"] = "qwen3.5-9b"  # by its size 1,150 tokens and more, which cost more than there is
+    with running(tmp_path, made) as gateway:
+        long = chat(text="word " * 600, max_tokens=5)  # 3,000 bytes, some 600 tokens
+        first = gateway.post(long)  # nothing was counted by its vocabulary yet
+        assert "at most 3,0" in first.json()["error"]["message"]
+        assert (first.headers["retry-after"], "x-should-retry" in first.headers) == ("2", False)
+        told = gateway.post(chat(text="Hi.", max_tokens=5), path="/v1/explain").json()["budget"]
+        assert told["set_aside"]["prompt_tokens"] > 1_000
+        assert told["set_aside"]["prompt_rests_on"] == "by the size of the request"
+        assert (told["at_least"]["prompt_tokens"] < 60, told["fits"]) == (True, "counted or shortened")
+        long = chat(text="word " * 600, max_tokens=5)  # 3,000 bytes, some 600 tokens
+        assert gateway.post(chat(text="Hi.", max_tokens=5)).status_code == 200
+        assert eventually(lambda: gateway.post(long).status_code == 200, 20)
+        refused = gateway.post(long)
+        assert (refused.status_code, _said(refused)) == (429, ("insufficient_quota", "budget_exceeded"))
+        assert refused.headers["x-should-retry"] == "false"
+        assert re.fullmatch(
+            r"This may cost more than is left of the budget of this key\. It may cost up to \$0\.0006\d\d "
+            r"for the prompt \(at most 6\d\d tokens, counted\) and \$0\.000010 for an answer of 5 tokens\.",
+            refused.json()["error"]["message"],
+        )
+        assert gateway.post(long, path="/v1/explain").json()["budget"]["fits"] == "not now"
 
 
 def test_without_a_price_nothing_is_sent_on_a_hard_budget_and_all_on_a_soft_one(up: Up, tmp_path: Path) -> None:

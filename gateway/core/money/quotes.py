@@ -180,3 +180,26 @@ def clamped(decision: Decision, found: Iterable[Reach], nano: int, choices: int)
         fits //= choices
         least = fits if least is None else min(least, fits)
     return least
+
+
+class Share(NamedTuple):
+    """What the dearest attempt can cost at most, in nano-USD: of that its prompt, and its answer, by so many tokens."""
+
+    target: Target
+    input: int
+    output: int
+    prompt_nano: int
+    answer_nano: int
+
+
+def share(found: Iterable[Reach]) -> Share | None:
+    """The dearest of these attempts, taken apart; None where none has a price."""
+    most_parts, dear = -1, None
+    for one in found:
+        if one.target.price is not None:
+            for entered, produced in _rates(one.target.price, one.input):
+                parts = entered * one.input, produced * one.output
+                if sum(parts) > most_parts:
+                    prompt, answer = (-(-part // _MILLION) for part in parts)
+                    most_parts, dear = sum(parts), Share(one.target, one.input, one.output, prompt, answer)
+    return dear

@@ -1,0 +1,98 @@
+"""How long a prompt can be at most, where that decides whether a hard budget refuses a request or shortens its answer.
+
+The size of the body bounds it for nothing, for a short prompt many times over. So where that bound does not fit into
+what is left, and a closer one could, the prompt is counted as far as that can be done at once: under a millisecond for
+small texts, a few for others. Requests that fit never come here. What follows for money is `core.money.quotes`'s.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from gateway.core.money import quotes
+from gateway.core.money.quotes import LEAST_OUTPUT, Share
+from gateway.core.reading.sizes import RequestSizes
+from gateway.core.reading.walk import Request
+from gateway.core.types import NANO_PER_USD, Decision
+
+if TYPE_CHECKING:
+    from gateway.proxy.admitting import Admitting
+
+#: Bodies of more bytes are not looked through for this: a bound that was found for the decision is used.
+_MOST_BYTES = 1 << 20
+BY_SIZE = "by the size of the request"
+
+
+class Bound(NamedTuple):
+    """So many tokens a prompt has at most, whoever counts, and what that rests on in words."""
+
+    tokens: int
+    basis: str = BY_SIZE
+    loading: bool = False  # a vocabulary by which the next one like it can be counted
+
+
+def closer(asks: Admitting, entered: int, left: int, least: int) -> Bound:
+    """A closer bound than `entered`, if one may help. `least` is the shortest answer worth having.
+
+    It cannot where even no prompt at all would not fit; and where the answer would only be shortened, it helps little
+    unless the prompt takes much of what is left.
+    """
+    decision, choices = asks.decision, asks.envelope.choices
+    whole = _dearest(decision, entered, least, choices)
+    without = _dearest(decision, 0, least, choices)
+    if without > left or (whole <= left and (whole - without) * 4 < left):
+        return Bound(entered)
+    if asks.envelope.size > _MOST_BYTES:
+        if asks.signals is None:
+            return Bound(entered)
+        told = [(asks.signals.tokens(name).hi, asks.signals.basis(name)) for name in _tokenizers(decision)]
+    else:
+        envelope, runtime = asks.envelope, asks.runtime
+        asked = asks.asked
+        request = Request(envelope, asked.tenant, asked.hints, {}, runtime.lexicon, asks.record.wall)
+        sizes = RequestSizes(request, runtime.tokenizers)
+        told = [counted(sizes, name) for name in _tokenizers(decision)]
+    tokens, basis = max(told)
+    vocabularies = asks.runtime.tokenizers
+    loading = any(vocabularies.usable(name) and not vocabularies.ready(name) for name in _tokenizers(decision))
+    return Bound(min(tokens, entered), basis if tokens < entered else BY_SIZE, loading)
+
+
+def counted(sizes: RequestSizes, tokenizer: str | None) -> tuple[int, str]:
+    """The most tokens of a prompt, counted as far as that can be done at once, and what that rests on."""
+    if tokenizer is not None:
+        sizes.prompt.tokenizers.want(tokenizer)  # for the next one, where it is not loaded yet
+        sizes.prompt.counted_now(tokenizer)
+    bounds, basis = sizes.known(tokenizer)
+    return bounds.hi, basis.partition(":")[0]
+
+
+def _tokenizers(decision: Decision) -> set[str | None]:
+    return {one.model.tokenizer for one in decision.candidates}
+
+
+def _dearest(decision: Decision, entered: int, least: int, choices: int) -> int:
+    return quotes.dearest(quotes.reaches(decision, entered, least, choices))
+
+
+def least_of(asked: int) -> int:
+    """The shortest answer worth having, of a request that asks for so many tokens at most (0: it does not say)."""
+    return min(asked, LEAST_OUTPUT) if asked else LEAST_OUTPUT
+
+
+def told(bound: Bound, decision: Decision, asked: int, choices: int) -> str:
+    """What a request may cost at the least that would do, for who is refused."""
+    share = quotes.share(quotes.reaches(decision, bound.tokens, least_of(asked), choices))
+    return "" if share is None else f" It may cost {in_words(share, bound.basis)}."
+
+
+def in_words(share: Share, basis: str) -> str:
+    """So much for the prompt, so much for the answer."""
+    return (
+        f"up to {_usd(share.prompt_nano)} for the prompt (at most {share.input:,} tokens, {basis}) and "
+        f"{_usd(share.answer_nano)} for an answer of {share.output:,} tokens"
+    )
+
+
+def _usd(nano: int) -> str:
+    return f"${nano / NANO_PER_USD:.6f}" if nano >= 1_000 or not nano else f"${nano / NANO_PER_USD:.9f}"
