@@ -30,6 +30,7 @@ from gateway.core.servers.dialects import (
     relayed_error,
     request_body,
 )
+from gateway.core.servers.refusals import CODES
 from gateway.core.servers.respell import OTHER
 from gateway.core.types import Backend, Endpoint, Model, Outcome, Target, Thinking
 
@@ -375,10 +376,14 @@ MEANING = {
     "error-signature": Outcome.FORBIDDEN,
     "error-thinking-needs-stream": Outcome.CLIENT_ERROR,
     "error-too-long": Outcome.CONTEXT_LENGTH,
+    "error-too-long-cache": Outcome.CONTEXT_LENGTH,
+    "error-too-long-messages": Outcome.CONTEXT_LENGTH,
     "error-too-long-newer": Outcome.CONTEXT_LENGTH,
     "error-too-long-older": Outcome.CONTEXT_LENGTH,
     "error-too-long-output": Outcome.CONTEXT_LENGTH,
     "error-too-long-stream": Outcome.CONTEXT_LENGTH,
+    "error-too-long-tgi": Outcome.CONTEXT_LENGTH,
+    "error-too-long-tokens": Outcome.CONTEXT_LENGTH,
     "error-tool-use": Outcome.MISWRITTEN,
 }
 
@@ -388,6 +393,7 @@ IN_STREAM = {
     "error-in-stream-overloaded": Outcome.OVERLOADED,
     "error-in-stream-rate-limit": Outcome.RATE_LIMITED,
     "error-in-stream-too-long": Outcome.CONTEXT_LENGTH,
+    "error-in-stream-too-long-cache": Outcome.CONTEXT_LENGTH,
     "error-in-stream-tool-use": Outcome.MISWRITTEN,
 }
 
@@ -419,6 +425,24 @@ def test_a_refusal_means_the_same_whoever_says_it(one: Recorded) -> None:
             assert code == "context_length_exceeded"
         if isinstance(original.get("code"), str):
             assert told["code"] == original["code"]
+
+
+def test_the_page_says_with_which_statuses_each_dialect_refuses() -> None:
+    page = (WIRE.parent.parent / "docs" / "backends.md").read_text(encoding="utf-8")
+    table = page[page.index("| Dialect | A prompt too long") :]
+    rows = dict(re.findall(r"^\| `([^`]+)` \| (.*) \|$", table[: table.index("\n\n")], re.M))
+    assert rows.keys() == DIALECTS.keys()
+    columns = ([Outcome.CONTEXT_LENGTH], [Outcome.MODEL_GONE], [Outcome.OVERLOADED, Outcome.RATE_LIMITED])
+    for dialect, row in rows.items():
+        for outcomes, cell in zip(columns, row.split(" | "), strict=True):
+            kept = {one.status for one in ERRORS if one.dialect == dialect and MEANING[one.name] in outcomes}
+            assert {int(told) for told in re.findall(r"\b[45]\d\d\b", cell)} == kept, dialect
+            assert all(told in CODES or told in shown(dialect) for told in re.findall(r"`(\w+)`", cell)), dialect
+
+
+def shown(dialect: str) -> str:
+    """All that the refusals of a dialect say."""
+    return "".join(one.body.decode() for one in ERRORS if one.dialect == dialect)
 
 
 @pytest.mark.parametrize("one", [one for one in ALL if one.name.startswith("error-in-stream")], ids=str)

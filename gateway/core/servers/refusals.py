@@ -42,17 +42,31 @@ _REQUEST = frozenset({400, 404, 413, 422})
 WORDS: tuple[tuple[frozenset[int], str, Outcome], ...] = (
     (_REQUEST, "maximum context length", Outcome.CONTEXT_LENGTH),  # OpenAI, vLLM, SGLang
     (_REQUEST, "longer than the model's context length", Outcome.CONTEXT_LENGTH),  # SGLang
+    (_REQUEST, "tokens) exceeds the maximum allowed length", Outcome.CONTEXT_LENGTH),  # SGLang, of its cache
     (_REQUEST, "longer than the maximum model length", Outcome.CONTEXT_LENGTH),  # vLLM
     (_REQUEST, "cannot be greater than max_model_len", Outcome.CONTEXT_LENGTH),  # vLLM, of the output limit
     (_REQUEST, "exceeds the available context size", Outcome.CONTEXT_LENGTH),  # llama.cpp
     (_REQUEST, "range of input length should be", Outcome.CONTEXT_LENGTH),  # DashScope
+    (_REQUEST, "message token length exceed model limit", Outcome.CONTEXT_LENGTH),  # DashScope
     (_REQUEST, "input is too long", Outcome.CONTEXT_LENGTH),  # Bedrock
+    (_REQUEST, "too many input tokens", Outcome.CONTEXT_LENGTH),  # Bedrock
     (_REQUEST, "exceeds the maximum number of tokens", Outcome.CONTEXT_LENGTH),  # Vertex
+    (_REQUEST, "model only supports up to", Outcome.CONTEXT_LENGTH),  # Vertex
     (_REQUEST, "longer than the context length", Outcome.CONTEXT_LENGTH),  # Ollama
     (_REQUEST, "exceeds the context length", Outcome.CONTEXT_LENGTH),  # Ollama
     (_REQUEST, "prompt is too long", Outcome.CONTEXT_LENGTH),  # Fireworks
     (_REQUEST, "reduce the length of the messages", Outcome.CONTEXT_LENGTH),  # Groq, Cerebras
     (_REQUEST, "`max_new_tokens` must be", Outcome.CONTEXT_LENGTH),  # Together
+    (_REQUEST, "`inputs` must have less than", Outcome.CONTEXT_LENGTH),  # text-generation-inference
+    # Providers without a dialect, and what several of them pass on: OpenAI's newer models, xAI, Moonshot, LM Studio,
+    # MiniMax, Anthropic, GitHub.
+    (_REQUEST, "exceeds the context window", Outcome.CONTEXT_LENGTH),
+    (_REQUEST, "maximum prompt length is", Outcome.CONTEXT_LENGTH),
+    (_REQUEST, "exceeded model token limit", Outcome.CONTEXT_LENGTH),
+    (_REQUEST, "greater than the context length", Outcome.CONTEXT_LENGTH),
+    (_REQUEST, "context window exceeds limit", Outcome.CONTEXT_LENGTH),
+    (_REQUEST, "exceed context limit", Outcome.CONTEXT_LENGTH),
+    (_REQUEST, "prompt token count of ", Outcome.CONTEXT_LENGTH),
     (_REQUEST | {500}, "exceeds maximum input length", Outcome.CONTEXT_LENGTH),  # DeepInfra
     (frozenset({404}), "model", Outcome.MODEL_GONE),  # and not a wrong path
     # llama.cpp answers 500 to an image for a text model: the client's fault, though it looks as if a retry could help.

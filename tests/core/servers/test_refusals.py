@@ -94,6 +94,25 @@ def test_an_error_nested_thousands_of_levels_deep_raises_nothing(levels: int) ->
         assert relayed_error(400, body) is None
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Your input exceeds the context window of this model. Please adjust your input and try again.",  # OpenAI
+        "This model's maximum prompt length is 131072 but the request contains 537812 tokens.",  # xAI
+        "Prompt contains 40000 tokens, too large for model with 32768 maximum context length",  # Mistral
+        "Invalid request: Your request exceeded model token limit: 8192 (requested: 10000)",  # Moonshot
+        "The number of tokens to keep from the initial prompt is greater than the context length.",  # LM Studio
+        "invalid params, context window exceeds limit (2013)",  # MiniMax
+        "input length and `max_tokens` exceed context limit: 199000 + 4096 > 200000",  # Anthropic
+        "prompt is too long: 213462 tokens > 200000 maximum",  # Anthropic
+        "prompt token count of 130000 exceeds the limit of 128000",  # GitHub
+    ],
+)
+def test_an_overflow_is_known_by_the_words_of_providers_without_a_dialect(message: str) -> None:
+    body = json.dumps({"error": {"message": message, "type": "invalid_request_error"}}).encode()
+    assert classify(400, body) is Outcome.CONTEXT_LENGTH
+
+
 def test_no_words_that_a_client_could_have_written_hold_a_target_back() -> None:
     """Servers quote a request's values in their refusals of it."""
     for statuses, words, outcome in WORDS:
