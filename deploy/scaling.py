@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from gateway.core.money.admission import Cap, Rate
+from gateway.core.money.admission import Gate, Hold
+from gateway.core.money.limits import Cap, Rate
 
 REPLICAS = (10, 100, 1_000)
 #: Calls of the store for a request of one attempt: to admit it, when it has cost something, and at its end.
@@ -91,18 +92,14 @@ def admitted(replicas: int, limit: int, how: str, dice: random.Random) -> float:
 
     `how` requests reach replicas: at `random`, as a load balancer sends them, or all at `one`, as one connection does.
     """
-    parts = [Rate("key", "k", "rpm", Cap(limit)) for _ in range(replicas)]
+    parts = [Gate(tokens=(Rate("key", "k", "tpm", Cap(limit)),)) for _ in range(replicas)]
     for part in parts:
-        part.wait(0, 0)
-        part.take(limit)  # the minute before, together, they were at the limit
-        part.divide(Cap(limit), replicas)
+        part.admit(limit, 0, 0, 0)  # the minute before, together, they were at the limit
+        part.tokens[0].divide(Cap(limit), replicas, 0)
     passed, minutes = 0, 5
     for at in poisson(2 * limit / 60, minutes * 60, dice):
         part = parts[dice.randrange(replicas) if how == "random" else 0]
-        now_us = int(at * 1e6)
-        if not part.wait(1, now_us):
-            part.take(1)
-            passed += 1
+        passed += isinstance(part.admit(1, 0, int(at * 1e6), 0), Hold)
     return passed / (limit * minutes)
 
 

@@ -1,6 +1,6 @@
 """What `rpm`, `tpm`, `max_concurrent` and `budget` are written like at keys, teams and targets, and what they come to.
 
-Also when periods begin and end, which takes a calendar. How limits are kept is in `core.money.admission`.
+Also when periods begin and end, which takes a calendar. How limits are kept is in `core.money.limits`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from gateway.core.money.admission import Allowance, Cap, Period, Quota, Scope
+from gateway.core.money.limits import Allowance, Cap, Period, Quota, Scope
 from gateway.core.quantities import Invalid
 from gateway.fields import NanoUsd, Strict, Tokens
 from gateway.ledger.report import midnight

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway import quotas
 from gateway.core.errors import ConfigError
-from gateway.core.money.admission import Allowance, Cap
+from gateway.core.money.limits import Allowance, Cap
 from gateway.site import Site, load_site
 
 SHA = "ab" * 32

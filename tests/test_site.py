@@ -15,7 +15,7 @@ import pytest
 
 from gateway import bundled
 from gateway.core.errors import BadRequest, ConfigError, Denied, NotFound
-from gateway.core.money.admission import Allowance, Cap
+from gateway.core.money.limits import Allowance, Cap
 from gateway.core.types import NANO_PER_USD, Tenant
 from gateway.listing import listing
 from gateway.policyfile import reference_fleet

@@ -387,7 +387,6 @@ class Routing(msgspec.Struct, eq=False):
     cell: Any = None  # where metrics count the good answers among these requests
     account: int = 0  # that the ledger books its attempts on; 0: none was asked for yet
     line: Any = None  # what the log says of all of them
-    quote: Any = None  # what each of them can cost, see `quotes`; None: nobody has asked
 
 
 class Shadowed(msgspec.Struct, eq=False, gc=False):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from gateway import quotas
 from gateway.config import KeyDoc
-from gateway.core.money.admission import Cap
+from gateway.core.money.limits import Cap
 from gateway.core.quantities import nano_usd
 from gateway.core.resilience.overload import PRIORITIES, Priority
 from gateway.core.types import NANO_PER_USD

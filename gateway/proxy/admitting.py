@@ -11,9 +11,11 @@ import time
 
 import msgspec
 
+from gateway.core.decisions.memo import Kept
 from gateway.core.errors import GatewayError, RateLimited, Unavailable
 from gateway.core.money import quotes
-from gateway.core.money.admission import SOON_S, Budget, Gate, Hold, Rate, Refused, refused
+from gateway.core.money.admission import SOON_S, Gate, Hold, Refused, refused
+from gateway.core.money.limits import Budget
 from gateway.core.money.quotes import Quote
 from gateway.core.money.usage import BYTES_PER_TOKEN
 from gateway.core.request import wire
@@ -21,7 +23,6 @@ from gateway.core.types import Attempt, Outcome
 from gateway.proxy import bounding
 from gateway.proxy.bounding import Bound
 from gateway.proxy.route import Route
-from gateway.proxy.routing import routing_of
 from gateway.proxy.settling import Settling
 
 _WORDS = {
@@ -29,11 +30,10 @@ _WORDS = {
     "tpm": "The limit of {limit} tokens a minute of this {scope} is reached.",
     "max_concurrent": "This {scope} may have {limit} requests under way at one time, and has.",
 }
-_TOLD = {
-    of: b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%d.%%03ds\r\n"
-    % ((what,) * 3)
-    for of, what in (("rpm", b"requests"), ("tpm", b"tokens"))
-}
+_RATE = b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%dms\r\n"
+_OF_REQUESTS, _OF_TOKENS = _RATE % ((b"requests",) * 3), _RATE % ((b"tokens",) * 3)
+#: What is told of which rates.
+_TOLD = {(): b"", ("rpm",): _OF_REQUESTS, ("tpm",): _OF_TOKENS, ("rpm", "tpm"): _OF_REQUESTS + _OF_TOKENS}
 _WHOSE = {"key": "key", "team": "key's team", "target": "target"}
 
 
@@ -48,35 +48,37 @@ class Admitting(Settling):
 
     bound: Bound | None = None  # of the prompt, where the size of the body alone did not fit into a budget
 
-    def _admit(self) -> bool:
+    def _admit(self, kept: Kept) -> bool:
         """Pass all limits of the key and its team, or raise why not; False where that is told later.
 
         HOT for keys that have some.
         """
-        record = self.record
-        runtime = self.runtime
-        gate = self.serving.gates[self.asked.tenant.key]
-        if record.wall >= runtime.gates.turns_at:
-            runtime.gates.turn(record.wall)
-        self.began_ms = now_ms = int(record.wall * 1000)
-        tokens = need = 0
-        if gate.tokens or gate.budgets:
-            quote = self._quoted()
-            envelope = self.envelope
-            if gate.tokens:
-                usual = self.decision.candidates[0].typical_output_tokens
-                expected = usual if not quote.asked or usual < quote.asked else quote.asked
-                tokens = envelope.size // BYTES_PER_TOKEN + expected * envelope.choices
-            if gate.asks_cost:
-                if runtime.ledger is not None and runtime.ledger.failing and gate.hard:
-                    raise Unavailable(
-                        "store_unavailable", "What this would cost cannot be booked now.", retry_after_s=1
-                    )
-                need = self._need(gate, quote)
-        self.asked_for = tokens, need
-        got = runtime.gates.store.admit(gate, tokens, need, int(record.started_at * 1_000_000), now_ms, self._admitted)
-        if got is None:
-            return False
+        gate: Gate = self.asked.gate  # type: ignore[assignment]  # who has none does not come here
+        record, runtime, envelope = self.record, self.runtime, self.envelope
+        gates = runtime.gates
+        if record.wall >= gates.turns_at:
+            gates.turn(record.wall)
+        quote = kept.quote
+        if quote is None:
+            quote = kept.quote = quotes.quote(self.decision, quotes.asked_output(envelope))
+        tokens, need = envelope.size // BYTES_PER_TOKEN + quote.expected * envelope.choices, 0
+        if gate.asks_cost:
+            ledger = runtime.ledger
+            if ledger is not None and ledger.failing and gate.hard:
+                raise Unavailable("store_unavailable", "What this would cost cannot be booked now.", retry_after_s=1)
+            need = self._most(quote)
+        now_us, now_ms = int(record.started_at * 1_000_000), record.wall * 1000
+        got: Hold | Refused | None
+        if gates.store.remote:
+            self.quote, need = quote, self._fitting(quote, need)
+            self.asked_for = tokens, need
+            got = gates.store.admit(gate, tokens, need, now_us, now_ms, self._admitted)
+            if got is None:
+                return False
+        else:
+            got = gate.admit(tokens, need, now_us, now_ms)
+            if type(got) is Refused and got.limit.of == "budget":
+                got = gate.admit(tokens, self._fitting(quote, need), now_us, now_ms)
         if type(got) is Refused:
             self.clamped = 0  # nobody gets an answer, so none is shortened
             raise self._refused(got)
@@ -89,8 +91,8 @@ class Admitting(Settling):
         `size` is the body's, in bytes. So a flood over a limit costs no decisions. Takes nothing: `_admit` does.
         """
         runtime = self.runtime
-        gate = self.serving.gates[self.asked.tenant.key]
-        if not runtime.gates.store.remote:
+        gate = self.asked.gate
+        if gate is not None and not runtime.gates.store.remote:
             refused = gate.turns_away(size // BYTES_PER_TOKEN, int(self.record.started_at * 1_000_000))
             if refused is not None:
                 raise _error(refused)
@@ -115,31 +117,21 @@ class Admitting(Settling):
 
     def _less(self, refused: Refused) -> bool:
         """Ask once more, where by what is now known to be left a shorter answer may fit."""
-        tokens, need = self.asked_for
+        (tokens, need), gate, quote = self.asked_for, self.asked.gate, self.quote
         if not need or refused.limit.of != "budget" or refused.unknown or self.attempted:
             return False
+        if gate is None or quote is None:
+            return False
         self.attempted = True
-        gate = self.serving.gates[self.asked.tenant.key]
-        less = self._need(gate, self._quoted())
+        less = self._fitting(quote, self._most(quote))
         if less >= need:
             return False
         self.asked_for = tokens, less
-        now_us = int(time.monotonic() * 1_000_000)
-        got = self.runtime.gates.store.admit(gate, tokens, less, now_us, self.began_ms, self._admitted)
+        now_us, now_ms = int(time.monotonic() * 1_000_000), self.record.wall * 1000
+        got = self.runtime.gates.store.admit(gate, tokens, less, now_us, now_ms, self._admitted)
         if got is not None:
             self._admitted(got)
         return True
-
-    def _quoted(self) -> Quote:
-        """What the request can cost, but for its prompt. Remembered with the decision."""
-        first = self.decision.candidates[0]
-        routing = self.routings.get(first.name)
-        if routing is None:
-            routing = self.routings[first.name] = routing_of(self.asking(), self.decision, first)
-        quote = routing.quote
-        if quote is None:
-            quote = routing.quote = quotes.quote(self.decision, quotes.asked_output(self.envelope))
-        return quote  # type: ignore[no-any-return]
 
     def _longest_input(self) -> int:
         """A bound of the prompt in tokens, whoever counts."""
@@ -147,26 +139,31 @@ class Admitting(Settling):
             return self.envelope.quick_tokens
         return max(self.signals.tokens(one.model.tokenizer).hi for one in self.decision.candidates)
 
-    def _need(self, gate: Gate, quote: Quote) -> int:
-        """What the dearest candidate can cost, after the answer was shortened to what is left, if it had to be. HOT."""
-        decision, asked, choices = self.decision, quote.asked, self.envelope.choices
-        entered, left = self._longest_input(), gate.affordable()
-        need = quote.most(entered) if choices == 1 else None
-        if need is not None and (left is None or need <= left):
-            return need
-        found = list(quotes.reaches(decision, entered, asked, choices))
-        need = quotes.dearest(found)
+    def _most(self, quote: Quote) -> int:
+        """What the dearest candidate can cost. HOT."""
+        envelope = self.envelope
+        need = None
+        if envelope.choices == 1 and (self.signals is None or quotes.textual(envelope)):
+            need = quote.most(wire.quick_tokens(envelope.size))
+        if need is None:
+            found = quotes.reaches(self.decision, self._longest_input(), quote.asked, envelope.choices)
+            need = quotes.dearest(found)
+        return need
+
+    def _fitting(self, quote: Quote, need: int) -> int:
+        """The same after the answer was shortened to what is left, if it has to be."""
+        gate, decision, asked, choices = self.asked.gate, self.decision, quote.asked, self.envelope.choices
+        left = None if gate is None else gate.affordable()
         if left is None or need <= left:
             return need
-        least = bounding.least_of(asked)
+        entered, least = self._longest_input(), bounding.least_of(asked)
         self.bound = bounding.closer(self, entered, left, least)
         if self.bound.tokens < entered:
             entered = self.bound.tokens
-            found = list(quotes.reaches(decision, entered, asked, choices))
-            need = quotes.dearest(found)
+            need = quotes.dearest(quotes.reaches(decision, entered, asked, choices))
             if need <= left:
                 return need
-        limit = quotes.clamped(decision, found, left, choices)
+        limit = quotes.clamped(decision, quotes.reaches(decision, entered, asked, choices), left, choices)
         if limit is None or limit < least:
             if self.runtime.gates.store.remote:
                 return need
@@ -205,6 +202,7 @@ class Admitting(Settling):
         if hold is None or hold.gate is None or not cost:
             return True
         self.accounted_nano = self.cost_nano
+        self.asked_for = 0, hold.need
         store = self.runtime.gates.store
         freed = hold.release(cost)
         store.released(hold, freed)
@@ -269,11 +267,8 @@ class Admitting(Settling):
 
     def _limits_told(self) -> bytes:
         """Headers that say how much of the tightest limits is left. HOT for keys that have some."""
-        requests, tokens = self.serving.gates[self.asked.tenant.key].tightest()
-        now_us = int((self.record.first_event_at or time.monotonic()) * 1_000_000)
-        told = b"" if requests is None else _told(requests, now_us)
-        if tokens is not None:
-            told += _told(tokens, now_us)
+        gate: Gate = self.asked.gate  # type: ignore[assignment]
+        told = _TOLD[gate.tells] % gate.told(int((self.record.first_event_at or time.monotonic()) * 1_000_000))
         if self.clamped:
             told += b"x-pointsman-max-tokens: %d\r\n" % self.clamped
         return told if not self.runtime.gates.store.degraded else told + b"x-pointsman-degraded: store\r\n"
@@ -309,15 +304,10 @@ class Admitting(Settling):
         raise NotImplementedError
 
 
-def _told(rate: Rate, now_us: int) -> bytes:
-    left, full_ms = rate.told(now_us)
-    return _TOLD[rate.of] % (rate.limit, left, full_ms // 1000, full_ms % 1000)
-
-
 def _give_back(got: Hold | Refused) -> None:
     """Nobody waits any more for what a store has let through."""
     if isinstance(got, Hold):
-        got.end(int(time.monotonic() * 1_000_000), sent=False)
+        got.end(time.monotonic(), sent=False)
 
 
 def _error(refused: Refused) -> GatewayError:

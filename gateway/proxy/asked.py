@@ -18,6 +18,7 @@ from gateway.proxy.clocks import NEVER
 from gateway.proxy.heads import Headers, RequestHead, parse_request
 
 if TYPE_CHECKING:
+    from gateway.core.money.admission import Gate
     from gateway.proxy.runtime import Runtime, Serving
 
 HOT_PATHS = frozenset({b"/v1/chat/completions"})
@@ -52,6 +53,7 @@ class Asked(msgspec.Struct, frozen=True):
     tenant: Tenant = _ANONYMOUS
     expires_at: float = NEVER  # Unix time at which its key does
     hints: Hints = NO_HINTS
+    gate: Gate | None = None  # limits of its key
     rank: int = 1  # of its priority, see `core.resilience.overload`
     error: GatewayError | None = None  # answered once the message has been read
 
@@ -155,9 +157,11 @@ def read(head: RequestHead, serving: Serving, now: float, *, refusing: bool) -> 
             limits.keep_alive_s,
         )
     raw = head.headers
-    tenant, expires_at, hints, error = _ANONYMOUS, NEVER, NO_HINTS, None
+    tenant, expires_at, gate, hints, error = _ANONYMOUS, NEVER, None, NO_HINTS, None
     try:
         tenant, expires_at = authenticated(serving, raw, now)
+        if tenant.limited:
+            gate = serving.gates[tenant.key]
         if b"\n".join(raw).find(b"x-pointsman-") >= 0:
             hints = Hints.parse(Headers(raw))
         if raw.get(b"content-encoding", b"identity").lower() != b"identity":
@@ -177,6 +181,7 @@ def read(head: RequestHead, serving: Serving, now: float, *, refusing: bool) -> 
         tenant,
         expires_at,
         hints,
+        gate,
         rank_of(tenant.priority, hints.priority),
         error,
     )

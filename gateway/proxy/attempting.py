@@ -174,7 +174,7 @@ class Attempting(Relaying):
         if self.reserved and not self.committed:
             self._write_off(outcome)
         if self.room is not None and not self.committed:
-            self.room.end(int(now * 1_000_000), sent=outcome not in UNSENT)
+            self.room.end(now, sent=outcome not in UNSENT)
             self.room = None
         self.failures = (*self.failures, (name, outcome))
         if retry_after_s is not None and (self.soonest_s is None or retry_after_s < self.soonest_s):
@@ -249,7 +249,7 @@ class Attempting(Relaying):
         """End the attempt in hand, of which the client has seen nothing, because of its rival or with it."""
         self._cancel(outcome)
         if self.room is not None:
-            self.room.end(int(time.monotonic() * 1_000_000))
+            self.room.end(time.monotonic())
             self.room = None
         self.failures = (*self.failures, (self.route.name, outcome))
 

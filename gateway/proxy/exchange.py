@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gateway.core.decide import decide
-from gateway.core.decisions.memo import Key, Memo
+from gateway.core.decisions.memo import Kept, Key, Memo
 from gateway.core.decisions.trace import Trace, trace
 from gateway.core.errors import GatewayError, Unavailable, UpstreamTimeout, of_code
 from gateway.core.money import quotes
@@ -25,7 +25,7 @@ from gateway.core.request.wire import Envelope
 from gateway.core.resilience.conversations import conversation_of
 from gateway.core.resilience.failover import LEAST_S
 from gateway.core.targets.rank import draw
-from gateway.core.types import Decision, Outcome, Routing, Snapshot
+from gateway.core.types import Outcome, Snapshot
 from gateway.proxy import bulk
 from gateway.proxy.attempting import Attempting
 from gateway.proxy.outside import look
@@ -50,7 +50,7 @@ class Exchange(Attempting):
         """`begin` with a body that takes several turns of the loop to read, so that others are served in between."""
         self.runtime.exchanges.add(self)
         try:
-            if self.asked.tenant.limited:
+            if self.asked.gate is not None:
                 self._turn_away(len(body))
         except GatewayError as error:
             self._refuse(error)
@@ -89,7 +89,7 @@ class Exchange(Attempting):
                 if envelope is not None and self._repeat(habit, envelope):
                     return
             if envelope is None:
-                if self.asked.tenant.limited:
+                if self.asked.gate is not None:
                     self._turn_away(len(body))
                 envelope = wire.parse(body)
             self._place(envelope)
@@ -113,7 +113,7 @@ class Exchange(Attempting):
         self.decision = kept.decision
         self.routings = kept.routings
         self.around = habit.around
-        if not self.asked.tenant.limited or self._admit():
+        if self.asked.gate is None or self._admit(kept):
             self._send(habit.route, habit.route.first)
         return True
 
@@ -145,7 +145,7 @@ class Exchange(Attempting):
             kept = memo.get(key, envelope)
             if kept is not None:
                 self.values = kept.values
-                self._start(kept.decision, kept.routings)
+                self._start(kept)
                 if not policy.watches:
                     self.connection.habits.learn(self, kept, total_s)
                 return
@@ -181,7 +181,7 @@ class Exchange(Attempting):
             kept = None if key is None else self.serving.memo.follow(key, self.envelope, self.signals)
             if kept is not None:
                 self.values = kept.told(self.signals)
-                self._start(kept.decision, kept.routings)
+                self._start(kept)
                 return
         snapshot = self.snapshot or Snapshot(
             now=record.wall,
@@ -199,7 +199,7 @@ class Exchange(Attempting):
                 decision = decide(policy, self.signals, snapshot, pinned=self.pinned)
                 key = None
             self.snapshot = snapshot
-            if asked.tenant.limited and decision.refusal is None and self.serving.gates[asked.tenant.key].hard:
+            if asked.gate is not None and decision.refusal is None and asked.gate.hard:
                 decision = quotes.priced(decision)
             elif decision.refusal is not None and asked.tenant.explain:
                 told = trace(policy, self.signals, snapshot, pinned=self.pinned)
@@ -212,19 +212,19 @@ class Exchange(Attempting):
         kept = None if key is None else self.serving.memo.put(key, policy, decision, self.envelope, self.signals)
         if kept is not None:
             self.values = kept.values
-            self._start(decision, kept.routings)
+            self._start(kept)
             return
         self.values = self.signals.computed()
-        self._start(decision, {})
+        self._start(Kept(decision, 0, self.values))
 
-    def _start(self, decision: Decision, routings: dict[str, Routing]) -> None:
+    def _start(self, kept: Kept) -> None:
         """Begin with the first candidate; who comes after it is only worked out when it fails."""
-        self.decision = decision
-        self.routings = routings
+        self.decision = decision = kept.decision
+        self.routings = kept.routings
         if decision.refusal is not None:
             self.record.routing = routing_of(self.asking(), decision, None)
             raise of_code(*decision.refusal)
-        if not self.asked.tenant.limited or self._admit():
+        if self.asked.gate is None or self._admit(kept):
             self._depart()
 
     def _depart(self) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
-from gateway.core.money.admission import Budget, Cap, Gate, Limit, Quota, Rate, Scope, Slots
+from gateway.core.money.admission import Gate
+from gateway.core.money.limits import Budget, Cap, Limit, Quota, Rate, Scope, Slots
 from gateway.core.types import NANO_PER_USD
 from gateway.ledger import report, shared
 from gateway.ledger.directory import LedgerError, LedgerSettings
@@ -161,7 +163,7 @@ class Gates:
             return ()
         kept = before.get((scope, name, of))
         if isinstance(kept, Rate):
-            kept.adopt(cap)
+            kept.adopt(cap, int(time.monotonic() * 1_000_000))
         else:
             kept = Rate(scope, name, of, cap)
         self._limits[scope, name, of] = kept

@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
-from gateway.core.money.admission import Budget, Limit, Rate, Slots
+from gateway.core.money.limits import Budget, Limit, Rate, Slots
 from gateway.core.types import NANO_PER_USD, Tenant
 from gateway.keys.audit import moment
 from gateway.proxy.gates import Gates
@@ -46,7 +46,7 @@ def row(limit: Limit, now_us: int) -> dict[str, Any]:
             "resets": _moment(limit),
         }
     if isinstance(limit, Rate):
-        left, full_ms = limit.told(now_us)
+        _, left, full_ms = limit.told(now_us)
         return told | {
             "most": limit.limit,
             "left": left,
@@ -87,7 +87,7 @@ def _veiled(limit: Limit, now_us: int) -> dict[str, Any]:
     if isinstance(limit, Budget):
         return told | {"exhausted": limit.gone >= limit.limit, "per": limit.per, "resets": _moment(limit)}
     if isinstance(limit, Rate):
-        left, full_ms = limit.told(now_us)
+        _, left, full_ms = limit.told(now_us)
         return told | {"exhausted": not left} | ({} if left else {"resets_s": full_ms / 1000})
     return told | {"exhausted": isinstance(limit, Slots) and limit.used >= limit.limit}
 

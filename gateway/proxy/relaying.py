@@ -336,14 +336,14 @@ class Relaying(Admitting):
         decision = self.decision
         if decision is None:
             told = b"x-request-id: %b\r\nx-pointsman-origin: %b\r\n" % (record.request_id.encode(), origin)
-            return told + self._limits_told() if self.asked.tenant.limited else told
+            return told if self.asked.gate is None else told + self._limits_told()
         told = b"x-request-id: %b\r\nx-pointsman-origin: %b\r\nx-pointsman-attempts: %d\r\n%b" % (
             record.request_id.encode(),
             origin,
             record.attempts,
             record.routing.headers,
         )
-        return told + self._limits_told() if self.asked.tenant.limited else told
+        return told if self.asked.gate is None else told + self._limits_told()
 
 
 def _retry_after(value: bytes | None) -> float | None:

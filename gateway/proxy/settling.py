@@ -30,6 +30,7 @@ from gateway.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
     from gateway.core.money.admission import Hold
+    from gateway.core.money.quotes import Quote
     from gateway.core.policy import Policy
     from gateway.proxy.asked import Asked
     from gateway.proxy.downstream import ClientConnection
@@ -67,7 +68,8 @@ class Settling:
     conversation: str | None = None  # its name, where the policy is sticky
     resent_at = 0.0  # when the present attempt was sent, where it is not the first
     reserved = False  # the journal says that the present attempt is under way, and not yet how it ended
-    asked_for = (0, 0)  # tokens and nano-USD that its key's limits were asked for
+    asked_for = (0, 0)  # tokens and nano-USD that its key's limits were asked for, where that takes time
+    quote: Quote | None = None  # by which
     attempted = False  # to ask for less
     hold: Hold | None = None  # what it has taken of its key's limits
     accounted_nano = 0  # of what attempts have cost: its hold knows that it is spent
@@ -116,10 +118,9 @@ class Settling:
             if cost_nano > booking.MOST_NANO:
                 cost_nano = booking.MOST_NANO
             self.cost_nano += cost_nano
-        if self.hold is not None:
-            self.hold.charge(self.attempt.number, used.input + used.output, cost_nano, self.began_ms)
         if self.room is not None:
-            self.room.charge(self.attempt.number, used.input + used.output, 0, 0)
+            self.room.end(time.monotonic(), used.input + used.output)
+            self.room = None
         if cause != "ok" or record.usage is not used:
             self._spent(used, cost_nano)
         if self.reserved:
@@ -135,6 +136,8 @@ class Settling:
         target = self.attempt.target
         one = usage.Spent(self.attempt.number, target.name, target.model.id, used, cost_nano, target.price is not None)
         self.record.spent = (*self.record.spent, one)
+        if self.hold is not None:
+            self.hold.charge(self.cost_nano, self.began_ms or int(self.record.wall * 1000))
 
     def _write_off(self, outcome: Outcome, *, sent: bool = True) -> None:
         """Settle an attempt of which the client has seen nothing: for nothing, or for what it must have cost."""
@@ -163,9 +166,12 @@ class Settling:
         record.code = code
         record.ended_at = time.monotonic()
         if self.hold is not None:
-            self.hold.end(int(record.ended_at * 1_000_000), sent=bool(record.sent_at))
+            used = record.usage
+            tokens = 0 if used is None else used.input + used.output
+            at_ms = self.began_ms or int(record.wall * 1000)
+            self.hold.end(record.ended_at, tokens, self.cost_nano, at_ms, sent=record.sent_at > 0)
         if self.room is not None:
-            self.room.end(int(record.ended_at * 1_000_000))
+            self.room.end(record.ended_at)
         record.cost_nano = self.cost_nano
         record.priced = self.priced
         if record.routing is NOBODY:  # refused, or left, before anybody was to answer

@@ -131,7 +131,7 @@ class Shadows:
             try:
                 if isinstance(got, Refused):
                     for one in copy.holds:
-                        one.end(int(time.monotonic() * 1_000_000), sent=False)
+                        one.end(time.monotonic(), sent=False)
                     then(reason)
                     return
                 copy.holds = (*copy.holds, got)
@@ -415,10 +415,8 @@ class Copy(Timed):
         told = self.told
         used = told.usage
         tokens = 0 if used is None else used.input + used.output
-        now_us = int(time.monotonic() * 1_000_000)
         for hold in self.holds:
-            hold.charge(booking.SHADOW, tokens, told.cost_nano, int(self.record.wall * 1000))
-            hold.end(now_us)
+            hold.end(time.monotonic(), tokens, told.cost_nano, int(self.record.wall * 1000))
 
     def _settle(self) -> None:
         """Have the journal say what it used and cost, or that it cost nothing."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gateway.core.money.admission import Budget, Gate, Limit, Rate, Slots
+from gateway.core.money.admission import Gate
+from gateway.core.money.limits import Budget, Limit, Rate, Slots
 from gateway.stores.resp import argument
 
 #: Numbers at the front of an answer: what it says, which limit, how long, the limits in shadow, the server's time.
@@ -22,11 +23,6 @@ class Session:
     lease_us: int
     window_us: int
     share: float  # of what is left of a hard budget, as its slice
-
-
-def limits_of(gate: Gate) -> tuple[Limit, ...]:
-    """The limits of a gate in the order in which they are asked."""
-    return (*gate.slots, *gate.requests, *gate.tokens, *gate.budgets)
 
 
 def key_of(prefix: str, tag: str, limit: Limit) -> str:
@@ -62,7 +58,7 @@ class Form:
 
     def __init__(self, gate: Gate, session: Session) -> None:
         self.gate = gate
-        self.limits = limits_of(gate)
+        self.limits = gate.limits
         self.budgets = gate.budgets
         self.keys = tuple(dict.fromkeys(key_of(session.prefix, gate.tag, one) for one in self.limits))
         self.owners = tuple(dict.fromkeys((one.scope, one.name) for one in self.limits))
@@ -114,9 +110,7 @@ class Form:
         at = FRONT
         for limit in self.limits:
             if isinstance(limit, Budget):
-                limit.others = answer[at]
-                limit.elsewhere = answer[at] + answer[at + 1]
-                limit.leased = answer[at + 2]
+                limit.hear(answer[at], answer[at] + answer[at + 1], answer[at + 2])
                 at += 3
                 continue
             if isinstance(limit, Rate):

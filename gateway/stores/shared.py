@@ -15,7 +15,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
-from gateway.core.money.admission import Budget, Cap, Gate, Hold, Limit, Rate, Refused, Slots, refused
+from gateway.core.money.admission import Gate, Hold, Refused, refused
+from gateway.core.money.limits import Budget, Cap, Limit, Rate, Slots
 from gateway.stores.breaker import Breaker
 from gateway.stores.forms import Form, Session
 from gateway.stores.link import Gone, Link
@@ -52,13 +53,13 @@ class SharedHold(Hold):
         self.store = store
         self.alone = alone  # taken while the store was away: rates there were not drawn on
 
-    def end(self, now_us: int, *, sent: bool = True) -> None:
+    def end(self, now_s: float, used: int = 0, spent: int = 0, at_ms: int = 0, *, sent: bool = True) -> None:
         """The request is over: everybody is told. HOT where limits are shared."""
         gate = self.gate
         if gate is None:
             return
-        super().end(now_us, sent=sent)
-        by = 0 if self.alone else self.used - self.tokens
+        super().end(now_s, used, spent, at_ms, sent=sent)
+        by = 0 if self.alone else used - self.tokens
         self.store.settle(gate, 1, 0 if sent or self.alone else -1, by, self.need)
 
 
@@ -67,7 +68,7 @@ class _Asked:
 
     __slots__ = ("again", "gate", "need", "now_ms", "store", "tokens", "told")
 
-    def __init__(self, store: Shared, gate: Gate, amounts: tuple[int, int], now_ms: int, told: Told) -> None:
+    def __init__(self, store: Shared, gate: Gate, amounts: tuple[int, int], now_ms: float, told: Told) -> None:
         self.store = store
         self.gate = gate
         self.tokens, self.need = amounts
@@ -103,7 +104,7 @@ class _Asked:
             self.told(store.locally(gate, self.tokens, self.need, now_us, self.now_ms))
 
 
-def _refused(limit: Limit, wait_us: int, need: int, now_ms: int) -> Refused:
+def _refused(limit: Limit, wait_us: int, need: int, now_ms: float) -> Refused:
     return refused(limit, need, now_ms) if isinstance(limit, Budget) else Refused(limit, wait_us)
 
 
@@ -123,7 +124,7 @@ class Shared:
         self._breaker = Breaker(loop, settings, self)
         self._owners: dict[tuple[str, str], Gate] = {}
         self._forms: dict[Gate, Form] = {}
-        self._whole: dict[Limit, Cap] = {}  # of limits that are divided now
+        self._whole: dict[Rate | Slots, Cap] = {}  # of limits that are divided now
         self._busy: dict[tuple[str, str], float] = {}  # when it was last asked for, of what has something there
         self._touched: set[tuple[str, str]] = set()  # what changed here while it was being told
         self._heard: list[tuple[Form, list[int]]] = []  # before the store is in use
@@ -216,13 +217,13 @@ class Shared:
 
     def back(self, link: Link) -> None:
         """The store can be used from now on."""
+        now_us = int(time.monotonic() * 1_000_000)
         for limit, cap in self._whole.items():
-            if isinstance(limit, Rate | Slots):
-                limit.adopt(cap)
+            limit.adopt(cap, now_us)
         self._whole.clear()
         self.degraded = False
         for form, answer in self._heard:
-            form.see(answer, int(time.monotonic() * 1_000_000))
+            form.see(answer, now_us)
         self._heard.clear()
         for owner in self._touched:
             if owner in self._owners:
@@ -251,13 +252,12 @@ class Shared:
     # -- alone --
 
     def _divide(self) -> None:
+        now_us = int(time.monotonic() * 1_000_000)
         for gate in self._owners.values():
-            for limit in (*gate.requests, *gate.tokens):
+            limits: tuple[Rate | Slots, ...] = (*gate.requests, *gate.tokens, *gate.slots)
+            for limit in limits:
                 self._whole[limit] = cap = Cap(limit.limit, limit.shadow)
-                limit.divide(cap, self.replicas)
-            for slots in gate.slots:
-                self._whole[slots] = Cap(slots.limit, slots.shadow)
-                slots.limit = max(1, slots.limit // self.replicas)
+                limit.divide(cap, self.replicas, now_us)
         self._alone()
 
     def _alone(self) -> None:
@@ -266,7 +266,7 @@ class Shared:
                 if budget.mode == "hard":
                     budget.alone()
 
-    def locally(self, gate: Gate, tokens: int, need: int, now_us: int, now_ms: int) -> Hold | Refused:
+    def locally(self, gate: Gate, tokens: int, need: int, now_us: int, now_ms: float) -> Hold | Refused:
         """Admit by what this replica may do by itself."""
         hard = next((one for one in gate.budgets if one.mode == "hard"), None)
         if self.up and hard is not None and need:
@@ -282,7 +282,9 @@ class Shared:
 
     # -- together --
 
-    def admit(self, gate: Gate, tokens: int, need: int, now_us: int, now_ms: int, told: Told) -> Hold | Refused | None:
+    def admit(
+        self, gate: Gate, tokens: int, need: int, now_us: int, now_ms: float, told: Told
+    ) -> Hold | Refused | None:
         """Ask the store; at once where it is away. HOT where limits are shared."""
         if self.degraded:
             return self.locally(gate, tokens, need, now_us, now_ms)
@@ -304,9 +306,8 @@ class Shared:
             gate = gate.without([one for at, one in enumerate(form.limits) if over >> at & 1])
         for slots in gate.slots:
             slots.used += 1
-        if need:
-            for budget in gate.budgets:
-                budget.reserved += need
+        for budget in gate.budgets:
+            budget.left -= need
         now = self._loop.time()
         for owner in form.owners:
             self._busy[owner] = now
@@ -440,8 +441,8 @@ class Shared:
 
 
 def _owner(gate: Gate) -> tuple[str, str]:
-    limits: tuple[Limit, ...] = (*gate.slots, *gate.requests, *gate.tokens, *gate.budgets)
-    return limits[0].scope, limits[0].name
+    first = gate.limits[0]
+    return first.scope, first.name
 
 
 def _nobody(reply: Reply) -> None:

@@ -23,7 +23,9 @@ class Store(Protocol):
     degraded: bool
     remote: bool
 
-    def admit(self, gate: Gate, tokens: int, need: int, now_us: int, now_ms: int, told: Told) -> Hold | Refused | None:
+    def admit(
+        self, gate: Gate, tokens: int, need: int, now_us: int, now_ms: float, told: Told
+    ) -> Hold | Refused | None:
         """Let a request through all limits of a gate or none, see `Gate.admit`; None: `told` is called later."""
 
     def adopt(self, owners: Iterable[Gate]) -> None:
@@ -45,7 +47,9 @@ class Memory:
     degraded = False
     remote = False
 
-    def admit(self, gate: Gate, tokens: int, need: int, now_us: int, now_ms: int, told: Told) -> Hold | Refused | None:
+    def admit(
+        self, gate: Gate, tokens: int, need: int, now_us: int, now_ms: float, told: Told
+    ) -> Hold | Refused | None:
         """Answered at once. HOT for keys with limits."""
         return gate.admit(tokens, need, now_us, now_ms)
 

@@ -21,7 +21,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from gateway.core.money.admission import Allowance, Budget, Cap, Gate, Rate, Slots
+from gateway.core.money.admission import Gate
+from gateway.core.money.limits import Allowance, Budget, Cap, Rate, Slots
 from gateway.core.types import Secret
 from gateway.ledger import postgres as pg
 from gateway.ledger.directory import LedgerSettings, PostgresSettings

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.core.money.admission import Allowance, Quota
+from gateway.core.money.limits import Allowance, Quota
 from gateway.ledger.directory import DATABASE
 from gateway.proxy.gates import Gates
 from gateway.quotas import Quotas

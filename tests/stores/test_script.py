@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.core.money.admission import Allowance, Budget, Cap, Gate, Limit, Rate, Slots
+from gateway.core.money.admission import Gate
+from gateway.core.money.limits import Allowance, Budget, Cap, Limit, Rate, Slots
 from gateway.stores.forms import Form, Session
 from gateway.stores.resp import Reader, argument
 from gateway.stores.script import REBUILDING, SOURCE
@@ -80,7 +81,7 @@ class Replica:
         made = gate(self.key, self.limits)
         made.slots[0].used = sum(not over & 1 for _, _, over in self.holds)
         made.budgets[0].spent = self.spent
-        made.budgets[0].reserved = sum(need for _, need, _ in self.holds)
+        made.budgets[0].left -= self.spent + sum(need for _, need, _ in self.holds)
         return Form(made, Session("m", self.name, self.generation, self.lease_us, 0, share))
 
     @property

@@ -17,7 +17,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from gateway.core.errors import CODES
-from gateway.core.money.admission import Allowance, Cap, Quota
+from gateway.core.money.limits import Allowance, Cap, Quota
 from gateway.core.types import Outcome, Record, Routing, Shadowed, Usage
 from gateway.limits import Limits, LimitsDoc
 from gateway.proxy.clocks import Wheel

@@ -63,6 +63,7 @@ class Kept:
     limit: int  # tokens; a request whose quick bound is above may come out differently
     values: dict[str, Any]
     routings: dict[str, Routing] = field(default_factory=dict)  # by target, for the server's use
+    quote: Any = None  # what each of its requests can use and cost, see `quotes`; None: nobody has asked
 
     def told(self, signals: Signals) -> dict[str, Any]:
         """The signal values of a later request that this decision was kept for: its own, where they were looked at."""

@@ -124,9 +124,10 @@ def asked_output(envelope: Envelope) -> int:
 
 
 class Quote(NamedTuple):
-    """What follows for the cost of requests that were decided alike, but for the length of their prompts."""
+    """What follows for tokens and cost of requests that were decided alike, but for the length of their prompts."""
 
     asked: int  # the output limit that they state, 0: none
+    expected: int  # tokens of an answer, as the first candidate gives them and as far as they are asked for
     #: Of each candidate the price of a token of input, the most tokens of those, and what the longest output costs, in
     #: parts of a nano-USD; None where the price of a token depends on how many there are.
     lines: tuple[tuple[int, int, int], ...] | None
@@ -135,9 +136,6 @@ class Quote(NamedTuple):
         """What the dearest candidate can cost at most, in nano-USD, for one choice. None: look it up. HOT."""
         if self.lines is None:
             return None
-        if len(self.lines) == 1:
-            ((rate, room, longest),) = self.lines
-            return -(-(rate * (input_hi if input_hi < room else room) + longest) // _MILLION)
         most = 0
         for rate, room, longest in self.lines:
             parts = rate * (input_hi if input_hi < room else room) + longest
@@ -147,17 +145,26 @@ class Quote(NamedTuple):
 
 
 def quote(decision: Decision, asked: int) -> Quote:
-    """The part of what a request can cost that does not depend on its prompt."""
-    lines = []
+    """The part of what a request can use and cost that does not depend on its prompt."""
+    usual = decision.candidates[0].typical_output_tokens
+    expected = min(usual, asked or usual)
+    lines: list[tuple[int, int, int]] = []
     for one in reaches(decision, None, asked, 1):
         price = one.target.price
         if price is None:
             continue
         if len(price.tiers) > 1:
-            return Quote(asked, None)
+            return Quote(asked, expected, None)
         entered, produced = next(_rates(price, 0))
-        lines.append((entered, one.input, produced * one.output))
-    return Quote(asked, tuple(dict.fromkeys(lines)))
+        line = entered, one.input, produced * one.output
+        if not any(_covers(other, line) for other in lines):
+            lines = [line, *(other for other in lines if not _covers(line, other))]
+    return Quote(asked, expected, tuple(lines))
+
+
+def _covers(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether the first costs at least as much, whatever the prompt."""
+    return all(mine >= its for mine, its in zip(one, other, strict=True))
 
 
 def dearest(found: Iterable[Reach]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from gateway.core.money.admission import MINUTE_US, Allowance, Budget, Cap, Gate, Hold, Quota, Rate, Refused, Slots
+from gateway.core.money.admission import Gate, Hold, Refused
+from gateway.core.money.limits import MINUTE_US, Allowance, Budget, Cap, Quota, Rate, Slots
 
 S = 1_000_000
 DAY_MS = 86_400_000
@@ -49,22 +51,17 @@ def test_as_many_requests_pass_at_once_as_a_minute_may_have_and_then_one_at_a_ti
 
 @pytest.mark.parametrize("limit", [1, 7, 60, 1_000_003])
 def test_who_waits_as_long_as_told_passes_and_not_a_microsecond_before(limit: int) -> None:
-    gate = Gate(requests=(rate(limit),))
-    for _ in range(limit if limit < 100 else 0):
-        passes(gate, 0)
-    if limit >= 100:
-        gate.requests[0].wait(0, 0)
-        gate.requests[0].take(limit)
-    wait = refuses(gate, 0).wait_us
-    refuses(gate, wait - 1)
-    passes(gate, wait)
+    gate = Gate(tokens=(rate(limit, "tpm"),))
+    passes(gate, 0, tokens=limit)
+    wait = refuses(gate, 0, tokens=1).wait_us
+    refuses(gate, wait - 1, tokens=1)
+    passes(gate, wait, tokens=1)
 
 
 def test_tokens_used_beyond_what_was_expected_are_a_debt_that_later_requests_wait_for() -> None:
     gate = Gate(tokens=(rate(600, "tpm"),))
     hold = passes(gate, 0, tokens=10)
-    hold.charge(1, 1_800, 0, 0)
-    hold.end(0)
+    hold.end(0, used=1_800)
     refused = refuses(gate, 0, tokens=10)
     assert refused.wait_us == (1_200 + 10) * MINUTE_US // 600
     refuses(gate, refused.wait_us - 1, tokens=10)
@@ -75,8 +72,7 @@ def test_tokens_that_were_not_used_come_back() -> None:
     gate = Gate(tokens=(rate(600, "tpm"),))
     hold = passes(gate, 0, tokens=600)
     refuses(gate, 0, tokens=1)
-    hold.charge(1, 100, 0, 0)
-    hold.end(0)
+    hold.end(0, used=100)
     passes(gate, 0, tokens=500)
     refuses(gate, 0, tokens=1)
 
@@ -103,7 +99,7 @@ def test_a_request_that_one_limit_refuses_takes_nothing_of_the_others() -> None:
     assert refuses(gate, 0, tokens=10, need=101).limit is money
     passes(Gate(tokens=(tokens,)), 0, tokens=1_000)
     assert refuses(gate, 0, tokens=10, need=5).limit is tokens
-    assert (requests.left(), slots.used, money.reserved) == (10, 0, 0)
+    assert (requests.left(0), slots.used, money.reserved) == (10, 0, 0)
 
 
 def test_one_that_never_left_has_used_nothing() -> None:
@@ -125,8 +121,7 @@ def test_what_is_only_set_aside_is_worth_waiting_for_and_what_is_spent_is_not() 
     hold = passes(gate, 0, need=100)
     soon = refuses(gate, 0, need=100)
     assert (soon.spent, soon.retry_after_s) == (False, 2)
-    hold.charge(1, 0, 60, 0)
-    hold.end(0)
+    hold.end(0, spent=60)
     late = refuses(gate, 0, need=100, now_ms=DAY_MS - 1_500)
     assert (late.spent, late.retry_after_s) == (True, 2)
     assert refuses(gate, 0, need=100, now_ms=0).retry_after_s == 86_400
@@ -135,8 +130,7 @@ def test_what_is_only_set_aside_is_worth_waiting_for_and_what_is_spent_is_not() 
 def test_a_soft_budget_lets_pass_and_is_overspent() -> None:
     soft = budget(100, "soft")
     hold = passes(Gate(budgets=(soft,)), 0)
-    hold.charge(1, 0, 250, 0)
-    hold.end(0)
+    hold.end(0, spent=250)
     assert (soft.spent, soft.left) == (250, -150)
     passes(Gate(budgets=(soft,)), 0)
 
@@ -145,15 +139,15 @@ def test_what_attempts_have_cost_is_given_back_and_asked_for_anew_before_another
     money = budget(100)
     gate = Gate(budgets=(money,))
     hold = passes(gate, 0, need=60)
-    hold.charge(1, 0, 40, 0)
+    hold.charge(40, 0)
     assert (money.spent, money.reserved, money.left) == (40, 60, 0)
     assert hold.release(40) == 40
     hold.take_over(passes(gate, 0, need=40))
     assert (money.spent, money.reserved, hold.need) == (40, 60, 60)
-    hold.charge(2, 0, 1, 0)
+    hold.charge(41, 0)
     assert hold.release(1) == 1
     assert refuses(gate, 0, need=2).limit is money
-    hold.end(0)
+    hold.end(0, spent=41)
     assert (money.spent, money.reserved) == (41, 0)
     assert hold.release(5) == 0
 
@@ -161,10 +155,10 @@ def test_what_attempts_have_cost_is_given_back_and_asked_for_anew_before_another
 def test_no_more_is_given_back_than_is_set_aside() -> None:
     money = budget(100)
     hold = passes(Gate(budgets=(money,)), 0, need=10)
-    hold.charge(1, 0, 70, 0)
+    hold.charge(70, 0)
     assert hold.release(70) == 10
     assert hold.release(1) == 0
-    hold.end(0)
+    hold.end(0, spent=70)
     assert (money.spent, money.reserved) == (70, 0)
 
 
@@ -172,10 +166,9 @@ def test_a_cost_belongs_to_the_period_in_which_its_attempt_began() -> None:
     money = budget(100)
     hold = passes(Gate(budgets=(money,)), 0, need=50)
     money.begin(DAY_MS, 2 * DAY_MS)
-    hold.charge(1, 0, 50, DAY_MS - 1)
+    hold.charge(50, DAY_MS - 1)
     assert (money.spent, money.reserved) == (0, 50)
-    hold.charge(2, 0, 20, DAY_MS)
-    hold.end(0)
+    hold.end(0, spent=70, at_ms=DAY_MS)
     assert (money.spent, money.reserved) == (20, 0)
 
 
@@ -185,9 +178,8 @@ def test_limits_in_shadow_mode_let_pass_count_and_take_nothing_for_it() -> None:
     holds = [passes(gate, 0, need=10) for _ in range(5)]
     assert (requests.shadowed, slots.shadowed, money.shadowed) == (3, 4, 4)
     for hold in holds:
-        hold.charge(1, 0, 10, 0)
-        hold.end(0)
-    assert (slots.used, requests.left(), money.spent, money.reserved) == (0, 0, 50, 0)
+        hold.end(0, spent=10)
+    assert (slots.used, requests.left(0), money.spent, money.reserved) == (0, 0, 50, 0)
 
 
 def test_limits_go_on_with_other_numbers_where_they_were() -> None:
@@ -195,16 +187,21 @@ def test_limits_go_on_with_other_numbers_where_they_were() -> None:
     gate = Gate((requests,))
     for _ in range(40):
         passes(gate, 0)
-    requests.adopt(Cap(50))
-    assert requests.left() == 10
-    requests.adopt(Cap(30))
+    requests.adopt(Cap(50), 0)
+    assert requests.left(0) == 10
+    requests.adopt(Cap(30), 0)
     assert refuses(gate, 0).wait_us == 11 * MINUTE_US // 30
 
 
 def test_the_tightest_enforced_limit_is_told() -> None:
     wide, narrow, dark = rate(100), rate(10), rate(1, shadow=True)
-    assert Gate((wide, narrow, dark)).tightest() == (narrow, None)
-    assert Gate((dark,)).tightest() == (None, None)
+    gate = Gate((wide, narrow, dark), (rate(7, "tpm"),))
+    assert gate.tells == ("rpm", "tpm")
+    assert gate.told(0) == (10, 10, 0, 7, 7, 0)
+    for _ in range(95):
+        passes(Gate((wide,)), 0)
+    assert gate.told(0)[:2] == (100, 5)
+    assert (Gate((dark,)).tells, Gate((dark,)).told(0)) == ((), ())
 
 
 def test_what_is_told_of_a_rate_is_what_it_lets_through() -> None:
@@ -212,9 +209,9 @@ def test_what_is_told_of_a_rate_is_what_it_lets_through() -> None:
     gate = Gate((one,))
     for _ in range(60):
         passes(gate, 0)
-    assert one.told(0) == (0, 60_001)
-    assert one.told(30 * S) == (30, 30_001)
-    assert one.told(61 * S) == (60, 0)
+    assert gate.told(0) == (60, 0, 60_001)
+    assert gate.told(30 * S) == (60, 30, 30_001)
+    assert gate.told(61 * S) == (60, 60, 0)
     for _ in range(30):
         passes(gate, 30 * S)
     refuses(gate, 30 * S)
@@ -223,6 +220,23 @@ def test_what_is_told_of_a_rate_is_what_it_lets_through() -> None:
 def test_no_limits_are_none() -> None:
     assert not Quota()
     assert Quota(rpm=Cap(1))
+
+
+class Bucket:
+    """What a rate is meant to be: so many items, exactly, of which each is either there or not yet."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.left = Fraction(limit)
+
+    def wait(self, seconds: int) -> None:
+        self.left = min(Fraction(self.limit), self.left + Fraction(self.limit * seconds, 60))
+
+    def has(self, amount: int) -> bool:
+        return self.left >= min(amount, self.limit)
+
+    def draw(self, amount: int) -> None:
+        self.left = min(Fraction(self.limit), self.left - amount)
 
 
 class Admissions(RuleBasedStateMachine):
@@ -234,9 +248,11 @@ class Admissions(RuleBasedStateMachine):
         self.money, self.soft = budget(limit), budget(limit, "soft")
         self.slots = Slots("key", "k", Cap(slots))
         self.rates = (rate(rpm), rate(tpm, "tpm"))
+        self.buckets = (Bucket(rpm), Bucket(tpm))
         self.gate = Gate((self.rates[0],), (self.rates[1],), (self.slots,), (self.money, self.soft))
         self.settled: list[tuple[int, int]] = []  # when its attempt began, and what it cost
-        self.under_way: dict[int, tuple[int, frozenset[int]]] = {}  # hold -> what it asked for, attempts charged
+        self.under_way: dict[int, tuple[int, int]] = {}  # hold -> what it asked for, and was told that it cost in all
+        self.used: dict[int, int] = {}  # hold -> tokens of its attempts
         self.owed: dict[int, int] = {}  # hold -> what its last attempt cost
         self.kept: dict[int, Hold] = {}
 
@@ -245,30 +261,37 @@ class Admissions(RuleBasedStateMachine):
     @rule(target=holds, tokens=st.integers(0, 200), need=st.integers(0, 200))
     def admit(self, tokens: int, need: int) -> Any:
         before = self.money.left
+        room = self.slots.used < self.slots.limit
+        fits = room and (not need or need <= before) and self.buckets[0].has(1) and self.buckets[1].has(tokens)
         got = self.gate.admit(tokens, need, self.now_us, self.now_ms)
         if isinstance(got, Refused):
             assert got.wait_us >= 0
+            assert not fits
             return None
-        assert not need or need <= before
-        self.under_way[id(got)] = (need, frozenset())
+        assert fits
+        for bucket, amount in zip(self.buckets, (1, tokens), strict=True):
+            bucket.draw(amount)
+        self.under_way[id(got)] = (need, 0)
+        self.used[id(got)] = 0
         self.kept[id(got)] = got
         return (got, self.now_ms)
 
-    @rule(one=holds, attempt=st.integers(1, 3), tokens=st.integers(0, 400), share=st.floats(0, 1))
-    def charge(self, one: Any, attempt: int, tokens: int, share: float) -> None:
-        """An attempt that costs no more than is set aside, in any order; some are told twice."""
+    @rule(one=holds, tokens=st.integers(0, 400), share=st.floats(0, 1))
+    def charge(self, one: Any, tokens: int, share: float) -> None:
+        """An attempt that costs no more than is set aside; some are told twice."""
         if one is None or id(one[0]) not in self.under_way:
             return
         hold, at_ms = one
-        need, charged = self.under_way[id(hold)]
-        nano = int(need * share)
-        if attempt not in charged and self.renewed(hold, need):
+        need, spent = self.under_way[id(hold)]
+        if self.renewed(hold, need):
+            nano = int(need * share)
             self.settled.append((at_ms, nano))
-            self.under_way[id(hold)] = (need, charged | {attempt})
+            self.under_way[id(hold)] = (need, spent + nano)
+            self.used[id(hold)] += tokens
             self.owed[id(hold)] = nano
-            hold.charge(attempt, tokens, nano, at_ms)
-        for one_of_them in charged:
-            hold.charge(one_of_them, tokens, nano, at_ms)  # a repetition changes nothing
+            hold.charge(spent + nano, at_ms)
+        else:
+            hold.charge(spent, at_ms)  # a repetition changes nothing
 
     def renewed(self, hold: Hold, need: int) -> bool:
         """Is as much set aside for another attempt as for the first one? What that cost is asked for anew."""
@@ -279,20 +302,31 @@ class Admissions(RuleBasedStateMachine):
             hold.take_over(got)
         return hold.need == need
 
-    @rule(one=consumes(holds), sent=st.booleans(), again=st.booleans())
-    def end(self, one: Any, sent: bool, again: bool) -> None:
+    @rule(one=consumes(holds), last=st.none() | st.tuples(st.integers(0, 400), st.floats(0, 1)), again=st.booleans())
+    def end(self, one: Any, last: tuple[int, float] | None, again: bool) -> None:
+        """With an answer, be it that what it cost is told only now, or without; then perhaps nothing ever left."""
         if one is None:
             return
-        hold = one[0]
-        hold.end(self.now_us, sent=sent or bool(self.under_way[id(hold)][1]))
+        hold, at_ms = one
+        (need, spent), used = self.under_way[id(hold)], self.used.pop(id(hold))
+        if last is not None and self.renewed(hold, need):
+            nano = int(need * last[1])
+            self.settled.append((at_ms, nano))
+            used, spent = used + last[0], spent + nano
+        sent = last is not None or bool(used or spent)
+        hold.end(self.now_us / S, used, spent, at_ms, sent=sent)
+        self.buckets[0].draw(0 if sent else -1)
+        self.buckets[1].draw(used - hold.tokens)
         if again:
-            hold.end(self.now_us)
-            hold.charge(9, 50, 50, self.now_ms)
+            hold.end(self.now_us / S, 50, 50, at_ms)
+            hold.charge(spent + 50, self.now_ms)
         del self.under_way[id(hold)], self.kept[id(hold)]
         self.owed.pop(id(hold), None)
 
     @rule(seconds=st.integers(0, 120))
     def wait(self, seconds: int) -> None:
+        for bucket in self.buckets:
+            bucket.wait(seconds)
         self.now_us += seconds * S
         self.now_ms += seconds * 1000
 
@@ -310,8 +344,10 @@ class Admissions(RuleBasedStateMachine):
             assert one.spent == sum(nano for at_ms, nano in self.settled if at_ms >= one.begins_ms)
             assert one.reserved == sum(hold.need for hold in self.kept.values()) >= 0
         assert self.slots.used == len(self.under_way) <= self.slots.limit
-        assert 0 <= self.rates[0].left() <= self.rates[0].limit
-        assert 0 <= self.rates[1].left() <= self.rates[1].limit
+        for rate, bucket in zip(self.rates, self.buckets, strict=True):
+            assert rate.left(self.now_us) == max(0, bucket.left // 1)
+        requests, tokens = self.gate.told(self.now_us)[1::3]
+        assert (requests, tokens) == tuple(rate.left(self.now_us) for rate in self.rates)
 
     @invariant()
     def a_hard_budget_is_never_exceeded(self) -> None:

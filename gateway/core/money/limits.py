@@ -1,0 +1,212 @@
+"""What a key, a team or a target may use: requests and tokens a minute, requests at one time, money for a period.
+
+Each limit is a small living object, which knows what is left of it. Whole numbers throughout: microseconds of a
+monotonic clock, milliseconds of Unix time, nano-USD. How a request passes all that bind it is in `admission`. When
+periods begin and end, and what was spent before, is handed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+MINUTE_US = 60_000_000
+BudgetMode = Literal["hard", "soft", "shadow"]
+Period = Literal["hour", "day", "week", "month"]
+Scope = Literal["key", "team", "target"]
+
+
+class Cap(NamedTuple):
+    """A limit as it is configured."""
+
+    limit: int
+    shadow: bool = False
+
+
+class Allowance(NamedTuple):
+    """A budget as it is configured. `zone` is a name of the time zone database."""
+
+    nano_usd: int
+    per: Period
+    zone: str = "UTC"
+    mode: BudgetMode = "hard"
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """All that is configured for one key, team or target; None and () where there is no limit."""
+
+    rpm: Cap | None = None
+    tpm: Cap | None = None
+    max_concurrent: Cap | None = None
+    budgets: tuple[Allowance, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self != _NO_QUOTA
+
+
+_NO_QUOTA = Quota()
+
+
+class Limit:
+    """What all limits have: whose it is, what it is called, whether it only counts, and how often it only counted."""
+
+    __slots__ = ("name", "of", "scope", "shadow", "shadowed")
+
+    def __init__(self, scope: Scope, name: str, of: str) -> None:
+        self.scope = scope
+        self.name = name  # of the key, team or target
+        self.of = of  # rpm, tpm, max_concurrent or budget
+        self.shadow = False
+        self.shadowed = 0  # requests it would have refused
+
+
+class Rate(Limit):
+    """So many a minute: a bucket that holds one minute's worth and fills evenly.
+
+    It is known by when it will be full again. It may be drawn below nothing by what turns out to have been used; then
+    it first has to fill up to nothing again, so that over time no more is used than it lets through.
+    """
+
+    __slots__ = ("full_at", "limit", "room")
+
+    def __init__(self, scope: Scope, name: str, of: str, cap: Cap) -> None:
+        super().__init__(scope, name, of)
+        self.limit = cap.limit
+        self.shadow = cap.shadow
+        # In parts: an item has MINUTE_US of them, and `limit` come back in a microsecond.
+        self.room = cap.limit * MINUTE_US
+        self.full_at = 0  # `limit` parts for each microsecond of the clock
+
+    def _drawn(self, now_us: int) -> int:
+        return max(0, self.full_at - now_us * self.limit)
+
+    def adopt(self, cap: Cap, now_us: int) -> None:
+        """Go on with another limit. What was used in the last minute stays used."""
+        drawn = self._drawn(now_us)
+        self.limit = cap.limit
+        self.shadow = cap.shadow
+        self.room = cap.limit * MINUTE_US
+        self.full_at = now_us * cap.limit + drawn
+
+    def wait(self, amount: int, now_us: int) -> int:
+        """Microseconds until this amount may pass, 0: it may now. More than a minute's worth passes when it is full."""
+        lacks = self._drawn(now_us) + min(amount * MINUTE_US, self.room) - self.room
+        return 0 if lacks <= 0 else -(-lacks // self.limit)
+
+    def left(self, now_us: int) -> int:
+        """How many may still pass; not below 0."""
+        return max(0, self.room - self._drawn(now_us)) // MINUTE_US
+
+    def told(self, now_us: int) -> tuple[int, int, int]:
+        """The limit, how many may still pass, and milliseconds until as many may pass as ever. HOT."""
+        limit = self.limit
+        drawn = self.full_at - now_us * limit
+        if drawn <= 0:
+            return limit, limit, 0
+        left = self.room - drawn
+        return limit, left // MINUTE_US if left > 0 else 0, drawn // (limit * 1000) + 1
+
+    def see(self, used_millionths: int, now_us: int) -> None:
+        """Take over how much was used of it by everybody, from where that is kept. HOT where limits are shared."""
+        self.full_at = now_us * self.limit + used_millionths * (MINUTE_US // 1_000_000)
+
+    def divide(self, cap: Cap, parts: int, now_us: int) -> None:
+        """Go on with one of so many equal parts of a limit, and of what is left of it. A part is at least 1."""
+        left = (self.room - self._drawn(now_us)) // parts
+        self.limit = max(1, cap.limit // parts)
+        self.shadow = cap.shadow
+        self.room = self.limit * MINUTE_US
+        self.full_at = now_us * self.limit + self.room - min(self.room, left)
+
+
+class Slots(Limit):
+    """So many requests at one time."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, scope: Scope, name: str, cap: Cap) -> None:
+        super().__init__(scope, name, "max_concurrent")
+        self.used = 0
+        self.adopt(cap)
+
+    def adopt(self, cap: Cap, now_us: int = 0) -> None:
+        """Go on with another limit; requests under way keep their slots."""
+        self.limit = cap.limit
+        self.shadow = cap.shadow
+
+    def divide(self, cap: Cap, parts: int, now_us: int = 0) -> None:
+        """Go on with one of so many equal parts of a limit. A part is at least 1."""
+        self.adopt(Cap(max(1, cap.limit // parts), cap.shadow))
+
+
+class Budget(Limit):
+    """Money for a period: what is spent of it, and what is set aside for attempts under way. Nano-USD.
+
+    A cost belongs to the period in which its attempt began, as in the books. What is set aside is given back by who set
+    it aside, be that in the next period. Where replicas share it, `spent` and `reserved` are what this one did.
+    """
+
+    __slots__ = (
+        "begins_ms", "elsewhere", "ends_ms", "leased", "left", "limit", "mode", "others", "per", "spent", "told",
+        "zone",
+    )  # fmt: skip
+
+    def __init__(self, scope: Scope, name: str, allowance: Allowance) -> None:
+        super().__init__(scope, name, "budget")
+        self.spent = self.limit = 0
+        self.left = 0  # what is neither spent nor set aside; below 0 where more was spent
+        self.others = 0  # spent by other replicas, as last heard
+        self.elsewhere = 0  # of the limit, what is not for this one to spend, as last heard
+        self.leased = 0  # what this one may spend while nothing can be heard; -1: it does so now
+        self.begins_ms = self.ends_ms = 0
+        self.told = False  # that nothing is left in this period
+        self.adopt(allowance)
+
+    def adopt(self, allowance: Allowance) -> None:
+        """Go on with another amount or mode, of the same kind of period."""
+        more = allowance.nano_usd - self.limit
+        if self.leased < 0:
+            self.elsewhere += more
+        else:
+            self.left += more
+        self.limit = allowance.nano_usd
+        self.per = allowance.per
+        self.zone = allowance.zone
+        self.mode = allowance.mode
+        self.shadow = allowance.mode == "shadow"
+
+    def begin(self, begins_ms: int, ends_ms: int, spent: int = 0) -> None:
+        """A period begins, or is taken up by a process that starts. `spent` is what the books say of it."""
+        self.begins_ms, self.ends_ms = begins_ms, ends_ms
+        self.left = self.limit - spent - self.reserved
+        self.spent = spent
+        self.others = self.elsewhere = self.leased = 0
+        self.told = False
+
+    @property
+    def reserved(self) -> int:
+        """What is set aside."""
+        return self.limit - self.elsewhere - self.spent - self.left
+
+    def spend(self, nano: int, at_ms: int) -> None:
+        """An attempt that began then has cost this much."""
+        if at_ms >= self.begins_ms:
+            self.spent += nano
+            self.left -= nano
+
+    def hear(self, others: int, elsewhere: int, leased: int) -> None:
+        """What is known of it where replicas share it. HOT where limits are shared."""
+        self.left += self.elsewhere - elsewhere
+        self.others, self.elsewhere, self.leased = others, elsewhere, leased
+
+    def alone(self) -> None:
+        """Nothing can be heard of others: what is leased is all there is to spend, once."""
+        if self.leased >= 0:
+            self.elsewhere += self.left - self.leased
+            self.left, self.leased = self.leased, -1
+
+    @property
+    def gone(self) -> int:
+        """What is spent of it, by whomever."""
+        return self.spent + self.others
