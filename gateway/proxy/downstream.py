@@ -349,7 +349,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
             return
         self._exchange = exchange = Exchange(self.runtime, self, asked)
         if len(body) <= WHOLE_BYTES:
-            exchange.begin(cast("bytes", body))
+            exchange.begin(body)  # type: ignore[arg-type]  # of so few bytes it is no bytearray
         else:
             self.due = NEVER
             exchange.begin_large(body)

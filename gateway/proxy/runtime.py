@@ -74,8 +74,9 @@ logger = logging.getLogger("pointsman")
 #: A configuration and its secrets.
 _Held = tuple[Site | None, set[str]]
 
-#: How many finished requests `/v1/decisions/{id}` can still tell about.
-REMEMBERED = 512
+#: How many finished requests `/v1/decisions/{id}` can still tell about; and how many where so many more come that these
+#: are of less than a second, and what is kept of them would take the processor's caches from what serves requests.
+REMEMBERED, FEW_REMEMBERED = 512, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,8 @@ class Runtime:
         self.pools: dict[tuple[object, ...], Pool] = {}
         self._remembered: list[Remembered | None] = [None] * REMEMBERED
         self._remember_at = 0
+        self._places = REMEMBERED  # of these in use
+        self._round_at = 0.0  # when the first of them was used last, by the monotonic clock
         self._tokens: dict[tuple[object, ...], TokenSource] = {}
         self.hedges = HedgeBudget()
         self._hedged: dict[str, Pace] = {}  # by target
@@ -286,8 +289,16 @@ class Runtime:
 
     def remember(self, entry: Remembered) -> None:
         """Keep a finished request's decision inputs for `/v1/decisions`, in place of the oldest."""
-        self._remembered[self._remember_at] = entry
-        self._remember_at = (self._remember_at + 1) % REMEMBERED
+        at = self._remember_at
+        self._remembered[at] = entry
+        self._remember_at = at = at + 1
+        if at >= self._places:
+            now = entry.record.ended_at
+            quick = (now - self._round_at) * REMEMBERED < at  # more than all of them in a second
+            self._places = FEW_REMEMBERED if quick else REMEMBERED
+            if at >= self._places:
+                self._remember_at = 0
+                self._round_at = now
 
     def recall(self, request_id: str) -> Remembered | None:
         """What is kept of a recent request. Rarely asked, so it searches."""

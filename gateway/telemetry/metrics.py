@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 #: Records kept before they are counted; before those of one target, or of one rule, are taken down in its histograms;
 #: and cells that a scrape brings up to date in one go.
-MOST_WAITING = 64
+MOST_WAITING = 32
 MOST_TIMED = 32
 CELLS_AT_ONCE = 500
 
