@@ -74,9 +74,10 @@ logger = logging.getLogger("pointsman")
 #: A configuration and its secrets.
 _Held = tuple[Site | None, set[str]]
 
-#: How many finished requests `/v1/decisions/{id}` can still tell about; and how many where so many more come that these
-#: are of less than a second, and what is kept of them would take the processor's caches from what serves requests.
-REMEMBERED, FEW_REMEMBERED = 512, 64
+#: How many finished requests `/v1/decisions/{id}` can still tell about; and how many where they are forgotten within a
+#: tenth of a second all the same, before anybody who has an answer asks, and keeping them only takes the processor's
+#: caches from what serves requests.
+REMEMBERED, FEW_REMEMBERED, SOON_S = 512, 64, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +295,7 @@ class Runtime:
         self._remember_at = at = at + 1
         if at >= self._places:
             now = entry.record.ended_at
-            quick = (now - self._round_at) * REMEMBERED < at  # more than all of them in a second
+            quick = (now - self._round_at) * REMEMBERED < at * SOON_S
             self._places = FEW_REMEMBERED if quick else REMEMBERED
             if at >= self._places:
                 self._remember_at = 0

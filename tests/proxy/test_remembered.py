@@ -35,6 +35,11 @@ def test_the_last_requests_are_remembered(count: int) -> None:
     assert _recalled(*[0.01] * (count - 1)) == list(range(max(0, count - REMEMBERED), count))
 
 
+def test_a_thousand_a_second_are_not_too_fast_to_be_asked_for() -> None:
+    count = 2 * REMEMBERED + 7
+    assert _recalled(*[0.001] * (count - 1)) == list(range(count - REMEMBERED, count))
+
+
 @pytest.mark.parametrize("count", [REMEMBERED + 1, REMEMBERED + FEW_REMEMBERED, 2 * REMEMBERED + 7])
 def test_the_last_few_are_remembered_however_fast_they_come(count: int) -> None:
     recalled = _recalled(*[0.0001] * (count - 1))
