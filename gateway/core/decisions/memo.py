@@ -66,7 +66,10 @@ class Kept:
     quote: Any = None  # what each of its requests can use and cost, see `quotes`; None: nobody has asked
 
     def told(self, signals: Signals) -> dict[str, Any]:
-        """The signal values of a later request that this decision was kept for: its own, where they were looked at."""
+        """The signal values of a later request that this decision was kept for: its own, where they were looked at.
+
+        What is told of its text is no JSON yet: most of it is never asked for.
+        """
         return self.values | signals.read(_TEXTUAL) if _TEXTUAL & self.values.keys() else self.values
 
     @property

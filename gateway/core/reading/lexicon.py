@@ -64,7 +64,10 @@ UNDECIDED = Verdict(None, None)
 class Lexicon:
     """The compiled rules. An empty one decides nothing."""
 
-    __slots__ = ("_always", "_by_char", "_by_start", "_by_word", "_head", "_limits", "_tail", "rules", "tasks")
+    __slots__ = (
+        "_always", "_by_char", "_by_start", "_by_word", "_fitting", "_head", "_idle", "_known", "_limits", "_tail",
+        "rules", "tasks",
+    )  # fmt: skip
 
     def __init__(self, rules: Sequence[Rule], *, head: int, tail: int, limits: Mapping[str, int]) -> None:
         self.rules = tuple(rules)
@@ -85,6 +88,10 @@ class Lexicon:
                 self._by_start.setdefault(phrase.split()[0], []).append((phrase, number))
             for literal in rule.contains:
                 self._by_char.setdefault(min(literal, key=_RARE_FIRST.find), []).append((literal, number))
+        self._fitting: dict[frozenset[str], frozenset[int]] = {}
+        self._known = frozenset(self._by_word)
+        told_by = _TOLD_BY.union(self._by_char)
+        self._idle = bytes(code for code in range(128) if chr(code) not in told_by)
 
     @classmethod
     def empty(cls) -> Lexicon:
@@ -120,23 +127,33 @@ class Lexicon:
         if not self.rules:
             return UNDECIDED
         raw, words = excerpt.raw, excerpt.words
-        plain = f" {' '.join(words)} "
-        hits = set(self._always)
-        by_word, by_char = self._by_word, self._by_char
-        for word in set(words):
-            if word in by_word:
-                for phrase, number in by_word[word]:
-                    if number not in hits and phrase in plain:
+        # Most texts consist of letters by which nothing is told.
+        chars = set(raw.encode().translate(None, self._idle).decode() if raw.isascii() else raw)
+        hits, fitting = self._fit(_shape(raw, words, chars))
+        known = self._known.intersection(words)
+        starts = self._by_start.get(words[0], ()) if words else ()
+        if known or starts:
+            plain = f" {' '.join(words)} "
+            for word in known:
+                for phrase, number in self._by_word[word]:
+                    if number in fitting and number not in hits and phrase in plain:
                         hits.add(number)
-        for phrase, number in self._by_start.get(words[0], ()) if words else ():
-            if plain.startswith(phrase):
-                hits.add(number)
-        chars = set(raw)
-        for char in chars:
-            if char in by_char:
-                hits.update([number for literal, number in by_char[char] if literal in raw])
-        shape = _shape(raw, words, chars)
-        return self._weigh([number for number in hits if self.rules[number].shape <= shape])
+            for phrase, number in starts:
+                if number in fitting and plain.startswith(phrase):
+                    hits.add(number)
+        for char in chars & self._by_char.keys():
+            for literal, number in self._by_char[char]:
+                if literal in raw and number in fitting:
+                    hits.add(number)
+        return self._weigh(hits) if hits else UNDECIDED
+
+    def _fit(self, shape: frozenset[str]) -> tuple[set[int], frozenset[int]]:
+        """The rules that need no more than this shape, and all for which it is the right one."""
+        fitting = self._fitting.get(shape)
+        if fitting is None:  # there are few shapes
+            fitting = frozenset(number for number, rule in enumerate(self.rules) if rule.shape <= shape)
+            self._fitting[shape] = fitting
+        return set(self._always & fitting), fitting
 
     def _weigh(self, hits: Iterable[int]) -> Verdict:
         tasks: dict[str, int] = {}
@@ -199,6 +216,10 @@ _CODE_ENDS = (";", "{", "}", "):", "):", "};", ");", "->", "=>")
 _CODE_MARKS = (" = ", "()", "==", "!=", "+=", "->", "=>", "::", "</", "/>", "&&", "||", "self.", "this.")
 _FORMULA = ("$$", "\\frac", "\\sum", "\\int", "\\sqrt", "\\(", "\\[", "\\begin{", "^2", "^{", "\\le", "\\mathbb")
 _FORMULA_CHARS = frozenset("$\\^")
+_DIGITS = frozenset("0123456789")
+#: The characters in ASCII that `_shape` asks for.
+_TOLD_BY = _FORMULA_CHARS | _DIGITS | {"`", "~"}
+_CODE = frozenset({"fence", "code_lines"})
 
 #: How answers to choose from begin.
 _OPTIONS = frozenset(f"{letter}{end}" for letter in "ABCDabcd" for end in ".)")
@@ -206,29 +227,31 @@ _BRACKETED = frozenset(f"({letter})" for letter in "ABCDabcd")
 
 
 def _shape(text: str, words: Sequence[str], chars: Set[str]) -> frozenset[str]:
-    """What is seen of a text, which consists of these characters, without reading it."""
+    """What is seen of a text without reading it. `chars`: those in it, of ASCII only what is in `_TOLD_BY`, perhaps."""
     found = set()
     if ("`" in chars and "```" in text) or ("~" in chars and "~~~" in text):
         found.add("fence")
-    lines = [line for line in text.splitlines() if line and not line.isspace()]
-    if len(lines) >= 3:
-        code = sum(1 for line in lines if _looks_like_code(line))
-        if code >= 3 and code * 4 >= len(lines):
-            found.add("code_lines")
-    if not found and not _FORMULA_CHARS.isdisjoint(chars) and any(mark in text for mark in _FORMULA):
-        found.add("formula")  # in code the same marks are patterns
-    clauses = len(lines) >= 4 and sum(1 for line in lines if _is_clause(line)) >= 3
-    if not clauses and any(map(str.isdecimal, chars)) and sum(1 for word in words if word.isdecimal()) >= 2:
-        found.add("numbers")
+    lines = text.splitlines()
+    if len(lines) > 1:
+        lines = [line for line in lines if line and not line.isspace()]
+    clauses = False
     if len(lines) <= 1:
         found.add("one_line")
-    elif (
-        not clauses
-        and sum(1 for line in lines if line.lstrip()[:2] in _OPTIONS or line.lstrip()[:3] in _BRACKETED) >= 2
-    ):
-        found.add("options")
+    else:
+        code = sum(1 for line in lines if _looks_like_code(line)) if len(lines) >= 3 else 0
+        if code >= 3 and code * 4 >= len(lines):
+            found.add("code_lines")
+        clauses = len(lines) >= 4 and sum(1 for line in lines if _is_clause(line)) >= 3
+        if not clauses and sum(1 for line in lines if _is_option(line.lstrip())) >= 2:
+            found.add("options")
+    if not _FORMULA_CHARS.isdisjoint(chars) and found.isdisjoint(_CODE) and any(mark in text for mark in _FORMULA):
+        found.add("formula")  # in code the same marks are patterns
+    plain = text.isascii()
+    digits = not _DIGITS.isdisjoint(chars) if plain else any(map(str.isdecimal, chars))
+    if digits and not clauses and sum(1 for word in words if word.isdecimal()) >= 2:
+        found.add("numbers")
     # Where words are not set apart, two characters or so make one.
-    count = len(words) if text.isascii() else len(words) + sum(1 for char in text if char >= _CJK) // 2
+    count = len(words) if plain else len(words) + sum(1 for char in text if char >= _CJK) // 2
     if count <= 25 and len(text) <= 200 and all(len(word) <= 40 for word in words):  # no spaces, no words
         found.add("short")
         if count <= 12:
@@ -238,6 +261,10 @@ def _shape(text: str, words: Sequence[str], chars: Set[str]) -> frozenset[str]:
     if text.rstrip().endswith(("?", "？", "؟")):
         found.add("question")
     return frozenset(found)
+
+
+def _is_option(line: str) -> bool:
+    return line[:2] in _OPTIONS or line[:3] in _BRACKETED
 
 
 def _is_clause(line: str) -> bool:

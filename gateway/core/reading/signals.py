@@ -155,9 +155,9 @@ class Signals:
         return self._memo.keys()
 
     def read(self, names: Collection[str]) -> dict[str, Any]:
-        """Those of some signals that were asked for and are known, as JSON."""
+        """Those of some signals that were asked for and are known."""
         memo = self._memo
-        return {name: _plain(memo[name]) for name in names if memo.get(name) is not None}
+        return {name: value for name in names if (value := memo.get(name)) is not None}
 
     @property
     def quick_limit(self) -> int | None:

@@ -45,6 +45,7 @@ _TURN = _set("convert change switch turn put rewrite rephrase back")
 _LEARN = _set("learn learning study studying teach class course fluent speakers exam")
 #: After "tiếng", as these are words of every day.
 _VIETNAMESE = {"anh": "en", "pháp": "fr", "nhật": "ja", "đức": "de", "trung": "zh", "hàn": "ko", "nga": "ru"}
+_NAMES = frozenset(OTHERS)
 #: Verbs that ask for a translation or an answer, and what stands before the name, in other languages than English.
 _OTHER_VERBS = _set("""
     übersetze übersetzen übersetz übersetzt übersetzung antworte antworten antwort schreibe schreib verfasse
@@ -86,11 +87,12 @@ def wanted(excerpt: Excerpt) -> frozenset[str] | None:
     True
     """
     raw = excerpt.raw
+    plain = raw.isascii()
     found: frozenset[str] = frozenset()
-    if not OTHERS.keys().isdisjoint(excerpt.words) or not (raw.isascii() or _OTHER_VERBS.isdisjoint(excerpt.words)):
+    if not _NAMES.isdisjoint(excerpt.words) or not (plain or _OTHER_VERBS.isdisjoint(excerpt.words)):
         words = _words(raw)
         found = frozenset(_in_english(words)) or frozenset(_in_others(words))
-    if not found and max(raw, default="") >= "\u3040":
+    if not (found or plain) and max(raw) >= "\u3040":
         found = frozenset(_unspaced(raw))
     return found or None
 

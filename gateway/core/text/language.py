@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from html import unescape
 from itertools import pairwise
 from typing import Any
+
+import msgspec
 
 from gateway.core.text.identify import DEFAULT_IDENTIFY, SELDOM, Identify, corrected
 from gateway.core.text.longtext import LongText
@@ -27,8 +28,7 @@ BUDGET = 1_024
 FEW_LETTERS = 12
 
 
-@dataclass(frozen=True, slots=True)
-class Language:
+class Language(msgspec.Struct, frozen=True, gc=False):  # made for most requests, and part of no cycle
     """The languages of a text by share of its letters; the shares and `undetermined` add up to 1.
 
     `scripted`: languages told by a script other than Latin with at least 6 letters. `edges`: languages that the first
@@ -115,12 +115,13 @@ def of(texts: Sequence[Text], identify: Identify | None = None) -> Language:
 
     `identify` tells the language of a text in one of the scripts that many share: `cld2` where it is installed.
     """
-    found = Cleaned()
+    found: Cleaned | None = None
     for text in reversed(texts):
-        found = clean(windows(text)).followed_by(found)
+        cleaned = clean(windows(text))
+        found = cleaned if found is None else cleaned.followed_by(found)
         if found.kept >= FEW_LETTERS:
             break
-    return judge(found, identify or DEFAULT_IDENTIFY) if found.lines else NOTHING
+    return judge(found, identify or DEFAULT_IDENTIFY) if found is not None and found.lines else NOTHING
 
 
 def windows(text: Text) -> list[str]:
@@ -144,8 +145,9 @@ def windows(text: Text) -> list[str]:
 _EDGE = "\"'`.,;:!?()[]{}<>*_~«»“”‘’„…¿¡、。，；：！？（）「」『』【】《》|-–—#@&"
 _SYMBOLS = frozenset("0123456789_/\\=<>{}[]()|#$%^*+~@&`")
 #: Most lines of English are nothing but words and these: seen to be prose at once, without looking at each word.
-_NO_MARKS = str.maketrans("\t", " ", ".,!?")
-_NO_PROSE_MARKS = str.maketrans("", "", " \t.,!?'")
+_MARKS = b".,!?"
+_SPACES = bytes.maketrans(b"\t", b" ")
+_PROSE_MARKS = b" \t.,!?'"
 _KEYWORDS = """
     import from def class return if for while else elif try except public private protected static void const let
     var function func fn struct enum package using namespace include define select insert update delete create
@@ -154,8 +156,7 @@ _KEYWORDS = """
 _CODE_STARTS = frozenset(_KEYWORDS.split())
 
 
-@dataclass(frozen=True, slots=True)
-class Cleaned:
+class Cleaned(msgspec.Struct, frozen=True, gc=False):
     """The lines of prose in a text, each reduced to its plain words; how long they are, and how long all lines were."""
 
     lines: tuple[str, ...] = ()
@@ -191,10 +192,12 @@ def clean(parts: Sequence[str]) -> Cleaned:
 def _prose(line: str) -> tuple[str, int]:
     """The plain words of a line, nothing for a line of code, data or a URL; and how long it was without its numbers."""
     total = len(line)
-    if line.isascii() and line.translate(_NO_PROSE_MARKS).isalpha():
-        dots = line.count(".")
-        if dots == 0 or dots == line.count(". ") + line.endswith("."):  # else it may be a name such as example.com
-            return line.translate(_NO_MARKS).strip(), total
+    if line.isascii():
+        raw = line.encode()
+        if raw.translate(None, _PROSE_MARKS).isalpha():
+            dots = line.count(".")
+            if dots == 0 or dots == line.count(". ") + line.endswith("."):  # else it may be a name such as example.com
+                return raw.translate(_SPACES, _MARKS).decode().strip(), total
     if '":' in line or '","' in line or ("':" in line and "{" in line):
         return "", total
     words, plain, numbers = line.split(), [], 0
@@ -288,7 +291,7 @@ def scripts(text: str) -> dict[str, int]:
 def judge(cleaned: Cleaned, identify: Identify) -> Language:
     """The languages of a cleaned text."""
     lines = cleaned.lines
-    text = "\n".join(lines)
+    text = lines[0] if len(lines) == 1 else "\n".join(lines)
     found = scripts(text)
     letters = sum(found.values())
     if not letters:
@@ -327,7 +330,7 @@ def judge(cleaned: Cleaned, identify: Identify) -> Language:
         letters,
         (unknown + unread) / letters,
         frozenset(scripted),
-        frozenset(_edges(lines, identify, letters, prose)),
+        frozenset(_edges(lines, identify, letters, prose)) if len(lines) > 1 else frozenset(),
         prose,
     )
 
@@ -346,8 +349,6 @@ def _by_script(text: str) -> dict[str, str]:
 
 
 def _edges(lines: Sequence[str], identify: Identify, letters: int, prose: float) -> Iterator[str]:
-    if len(lines) < 2:
-        return
     least = 20 if prose >= 0.5 else 32
     for line in (lines[0], lines[-1]):
         if least + 4 * line.isascii() <= len(line) < letters * 0.85 and not line.istitle():  # which names are
