@@ -23,7 +23,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from gateway.ledger.directory import DATABASE
-from tests.harness import KEY, ROOT, SSE_HEAD, Received, Upstream, chat, chunk, config, framed
+from tests.harness import KEY, ROLE, ROOT, SSE_HEAD, Received, Upstream, chat, chunk, config, framed, plain
 
 #: Kills of one gateway that serves one client, and of one that serves several at once: 200 together.
 KILLS = {1: 80, 6: 120}
@@ -39,12 +39,28 @@ class Generated:
     seen: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
     steps: int = 0  # everything that it did
+    slow: bool = False  # to begin every fifth stream, so that a hedge comes
 
     def wait(self, steps: int, within_s: float = 10.0) -> None:
         """Until it has done so many more things."""
         until, ends_at = self.steps + steps, time.monotonic() + within_s
         while self.steps < until and time.monotonic() < ends_at:
             time.sleep(0.0005)
+
+    def fail(self, conn: socket.socket, request: Received) -> bool:
+        """Fail before a word is out: for nothing, or with a usage that is billed."""
+        request_id = request.header("x-request-id") or ""
+        with self.lock:
+            self.seen[request_id] += 1
+            self.steps += 1
+            count = len(self.seen)
+        if count % 2 or not request.json.get("stream"):
+            return plain(500)(conn, request)
+        self.usage[request_id] = 10 + count, 1_000 + count
+        usage = {"prompt_tokens": 10 + count, "completion_tokens": 1_000 + count, "total_tokens": 1_010 + 2 * count}
+        conn.sendall(SSE_HEAD + framed(ROLE) + framed(chunk(usage=usage)))
+        conn.sendall(framed(b'data: {"error": {"message": "Oh."}}\n\n') + b"0\r\n\r\n")
+        return True
 
     def answer(self, conn: socket.socket, request: Received) -> bool:
         """Answer with a usage that no other answer has, in one piece or as a stream, with its end or without usage."""
@@ -65,6 +81,8 @@ class Generated:
             conn.sendall(body)
             return True
         conn.sendall(SSE_HEAD)
+        if self.slow and not count % 5:
+            time.sleep(0.3)
         for _ in range(3 + count % 5):
             self.chunks[request_id] += 1
             self.steps += 1
@@ -78,13 +96,10 @@ class Generated:
         return True
 
 
-def fail(conn: socket.socket, _: Received) -> bool:
-    conn.sendall(b"HTTP/1.1 500 Oh\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
-    return True
-
-
 class Client(threading.Thread):
     """Asks until nobody answers; keeps the ids of requests whose answer it has seen to the end."""
+
+    models: tuple[str, ...] = ("good", "auto")
 
     def __init__(self, port: int, whole: list[str], dice: random.Random) -> None:
         super().__init__(daemon=True)
@@ -94,7 +109,7 @@ class Client(threading.Thread):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
             while True:
-                body = chat(self.dice.choice(["good", "auto"]), text=PROMPT, stream=self.dice.random() < 0.6)
+                body = chat(self.dice.choice(self.models), text=PROMPT, stream=self.dice.random() < 0.6)
                 connection.request("POST", "/v1/chat/completions", json.dumps(body), {"authorization": f"Bearer {KEY}"})
                 with connection.getresponse() as answer:
                     content = answer.read()
@@ -164,24 +179,33 @@ def booked(directory: Path) -> list[dict[str, Any]]:
     return found
 
 
+#: What is sent first to one that fails; what has a second target beside it where it is slow, and a copy of it a third.
+POLICIES = {
+    "default": "policy: default\nrank: listed\nrules: [{id: all, use: [{target.name: bad}, {target.name: good}]}]\n",
+    "both": "policy: both\nrank: listed\nrules: [{id: all, use: [{target.name: good}, {target.name: spare}]}]\n"
+    "shadow: [{id: copy, use: [{target.name: copied}], share: 100%}]\n",
+}
+
+
 @pytest.mark.parametrize("clients", KILLS)
 def test_nothing_that_the_upstream_generated_is_missing_or_doubled_after_kills_at_random_instants(
     tmp_path: Path, clients: int
 ) -> None:
-    truth = Generated()
-    good, bad = Upstream([truth.answer]), Upstream([fail])
+    truths = {"good": Generated(slow=True), "spare": Generated(), "copied": Generated(), "bad": Generated()}
+    good = truths["good"]
+    upstreams = {name: Upstream([one.fail if name == "bad" else one.answer]) for name, one in truths.items()}
     ports = free_ports(2)
     (tmp_path / "policies").mkdir()
-    (tmp_path / "policies" / "default.yaml").write_text(
-        "policy: default\nrank: listed\nrules:\n  - {id: all, use: [{target.name: bad}, {target.name: good}]}\n"
-    )
+    for name, text in POLICIES.items():
+        (tmp_path / "policies" / f"{name}.yaml").write_text(text)
     settings = config(
-        {"good": good, "bad": bad},
+        upstreams,
         listen={"public": f"127.0.0.1:{ports[0]}", "admin": f"127.0.0.1:{ports[1]}"},
         policies={"dir": "policies"},
         log={"requests": "none"},
         ledger={"dir": "ledger"},
     )
+    settings["backends"]["good"]["hedge"] = "100ms"
     with (tmp_path / "pointsman.yaml").open("w") as file:
         YAML().dump(settings, file)
     zygote = Zygote(tmp_path / "pointsman.yaml")
@@ -193,9 +217,10 @@ def test_nothing_that_the_upstream_generated_is_missing_or_doubled_after_kills_a
             assert listening(ports[0])
             asking = [Client(ports[0], whole, random.Random(dice.random())) for _ in range(clients)]
             for one in asking:
+                one.models = ("good", "auto", "auto/both", "auto/both")
                 one.start()
-            truth.wait(dice.randint(1, 24))
-            time.sleep(dice.random() * 0.003)
+            good.wait(dice.randint(1, 24))
+            time.sleep(dice.random() * (0.003 if dice.random() < 0.8 else 0.4))
             os.kill(pid, signal.SIGKILL)
             for one in asking:
                 one.join(30)
@@ -208,31 +233,42 @@ def test_nothing_that_the_upstream_generated_is_missing_or_doubled_after_kills_a
     os.kill(pid, signal.SIGTERM)
     zygote.wait()
     zygote.close()
-    good.close()
-    bad.close()
+    for upstream in upstreams.values():
+        upstream.close()
 
     found = booked(tmp_path / "ledger")
-    at_good = {one["request_id"]: one for one in found if one["target"] == "good"}
-    assert len(at_good) + sum(one["target"] == "bad" for one in found) == len(found)
-    assert set(truth.seen.values()) == {1}
-    assert truth.seen.keys() <= at_good.keys(), "the upstream was asked for something that is not in the books"
-    for request_id in at_good.keys() - truth.seen.keys():
-        assert at_good[request_id]["cause"] == "crash", (
-            "nobody was asked, and the gateway did not die before it could be"
-        )
-    for request_id in whole:
-        assert at_good[request_id]["cause"] == "ok", "a client saw the end of an answer that was not settled"
-    for request_id, one in at_good.items():
-        if one["cause"] == "ok":
-            assert (one["input"], one["output"], one["estimated"]) == (*truth.usage[request_id], 0)
-        else:
-            assert (one["cause"], one["estimated"], one["kind"]) == ("crash", 1, 2)
-            assert one["input"] > 20, "never nothing"
-            assert one["output"] <= max(truth.chunks[request_id], truth.usage.get(request_id, (0, 0))[1])
-        assert one["cost_nano"] == one["input"] * 1_000 + one["output"] * 2_000
-    for one in found:
-        if one["target"] == "bad":
-            assert (one["cause"], one["cost_nano"]) in {("server_error", 0), ("crash", one["input"] * 1_000)}
-    crashed = sum(one["cause"] == "crash" for one in at_good.values())
-    assert crashed >= KILLS[clients] // 4, "the kills hit nothing: the test proves little"
+    at = {name: {one["request_id"]: one for one in found if one["target"] == name} for name in truths}
+    assert sum(map(len, at.values())) == len(found), "nobody was asked twice for one request, and nothing doubled"
+    for name, truth in truths.items():
+        assert set(truth.seen.values()) == {1}
+        assert truth.seen.keys() <= at[name].keys(), "an upstream was asked for something that is not in the books"
+        for request_id, one in at[name].items():
+            _agrees(truth, request_id, one)
+    causes = {name: Counter(one["cause"] for one in rows.values()) for name, rows in at.items()}
+    answered = {
+        request_id for name in ("good", "spare") for request_id, one in at[name].items() if one["cause"] == "ok"
+    }
+    assert answered.issuperset(whole), "a client saw the end of an answer that was not settled"
+    assert {one["attempt"] for one in at["copied"].values()} == {0}
+    assert causes["good"]["crash"] >= KILLS[clients] // 4, "the kills hit nothing: the test proves little"
     assert len(whole) >= KILLS[clients] // 2
+    assert min(causes["good"]["outrun"], causes["bad"]["in_band_error"], causes["copied"]["crash"]) > 0
+
+
+def _agrees(truth: Generated, request_id: str, one: dict[str, Any]) -> None:
+    """What is booked of an attempt is what its upstream did, and where that cannot be known an estimate of it."""
+    stated, cause = truth.usage.get(request_id), one["cause"]
+    if request_id not in truth.seen:
+        assert cause in ("crash", "outrun"), "nobody was asked, and the gateway did not die before it could be"
+    if cause in ("ok", "in_band_error"):
+        assert (one["input"], one["output"], one["estimated"]) == (*(stated or (0, 0)), 0)
+    elif cause == "server_error":
+        assert (one["input"], one["output"], stated) == (0, 0, None)
+    elif cause == "outrun" and one["kind"] == 1:  # void
+        assert request_id not in truth.seen
+    else:
+        assert cause in ("crash", "outrun")
+        assert one["estimated"] == 1
+        assert one["input"] > 20, "never nothing"
+        assert one["output"] <= max(truth.chunks[request_id], (stated or (0, 0))[1])
+    assert one["cost_nano"] == one["input"] * 1_000 + one["output"] * 2_000

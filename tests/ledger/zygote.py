@@ -1,7 +1,7 @@
 """Starts gateways by the dozen: everything is imported once, and each gateway is a fork of this process.
 
 Reads a configuration's path per line and writes the process's number; a second line of the same, or an end of input,
-waits for it. Only for tests that kill hundreds of gateways.
+waits for it. Only for tests that kill hundreds of gateways: they live so shortly that every slow stream may be hedged.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 import gateway.app
+from gateway.core.resilience import hedging
 from gateway.proxy import exchange, shadow  # noqa: F401 - imported by nobody before the first request
 
 
 def main() -> None:
+    hedging.SHARE = 1.0
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
