@@ -91,11 +91,11 @@ class Form:
         values = [replicas, int(anew)]
         for limit in self.limits:
             if isinstance(limit, Slots):
-                values += (limit.used, 0, 0)
+                values += (limit.used, 0, 0, 0)
             elif isinstance(limit, Budget):
-                values += (limit.spent, limit.reserved, limit.others)
+                values += (limit.spent, limit.reserved, limit.others, limit.ahead)
             else:
-                values += (0, 0, 0)
+                values += (0, 0, 0, 0)
         return self.call(b"sync", *values)
 
     def settle(self, places: int, requests: int, tokens: int, need: int) -> tuple[int, bytes]:
@@ -105,14 +105,16 @@ class Form:
             values += (budget.begins_ms, budget.spent)
         return self.call(b"settle", *values)
 
-    def see(self, answer: Sequence[int], now_us: int) -> None:
-        """Take over what an answer says of every limit. HOT."""
-        at = FRONT
+    def see(self, answer: Sequence[int], now_us: int) -> bool:
+        """Take over what an answer says of every limit. Is less leased than before? The store waits to hear so. HOT."""
+        at, less = FRONT, False
         for limit in self.limits:
             if isinstance(limit, Budget):
+                less = less or answer[at + 2] < limit.leased
                 limit.hear(answer[at], answer[at] + answer[at + 1], answer[at + 2])
                 at += 3
                 continue
             if isinstance(limit, Rate):
                 limit.see(answer[at], now_us)
             at += 1
+        return less

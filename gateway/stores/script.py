@@ -15,10 +15,13 @@ budget's kind of period and zone. What `|R` ends in is the part of one replica; 
     B:p       when the period begins (Unix milliseconds)
     B:x       spent in it, of what replicas say of themselves; B:f at least that much, while it is rebuilt
     B:r B:s   set aside, and how much of that no request holds: the slice a replica may spend while the store is away
+    B:d B:h   the slice it was told to make do with, and when: less than B:s until it has heard of that
     B:w       until when slices are to be given back, because a request needs them
 
 A replica's own spending is told as a total, so telling it twice changes nothing. What is under way is told as changes
-by the connection that the replica has now; what an older one still has on its way is refused by its generation.
+by the connection that the replica has now; what an older one still has on its way is refused by its generation. A slice
+that is to be smaller stays set aside until a call says that the replica has heard an answer as late as that: one that
+never hears it, as the store hangs or is cut off, may be spending the larger one.
 """
 
 from __future__ import annotations
@@ -82,7 +85,7 @@ local function lose(key, known, who)
         add(key, id .. ':x', amount)
         add(key, id .. ':x|' .. who, amount)
       end
-      redis.call('HDEL', key, field, id .. ':s|' .. who)
+      redis.call('HDEL', key, field, id .. ':s|' .. who, id .. ':d|' .. who, id .. ':h|' .. who)
     end
   end
   return had
@@ -130,24 +133,34 @@ local function budget(one)
   turn(one)
   local id = one.id
   local v = redis.call('HMGET', one.key, id .. ':x', id .. ':r', id .. ':x|' .. me, id .. ':r|' .. me,
-    id .. ':s|' .. me, id .. ':w', id .. ':f')
+    id .. ':s|' .. me, id .. ':w', id .. ':f', id .. ':d|' .. me, id .. ':h|' .. me)
   return {
     spent = math.max(num(v[1]), num(v[7])), aside = num(v[2]), mine = num(v[3]), held = num(v[4]), slice = num(v[5]),
-    claimed = num(v[6]) > now,
+    claimed = num(v[6]) > now, less = v[8] and tonumber(v[8]), since = num(v[9]),
   }
 end
 
+local function set_slice(one, b, want)
+  local by = want - b.slice
+  add(one.key, one.id .. ':r', by)
+  add(one.key, one.id .. ':r|' .. me, by)
+  if by ~= 0 then redis.call('HSET', one.key, one.id .. ':s|' .. me, int(want)) end
+  if b.less then redis.call('HDEL', one.key, one.id .. ':d|' .. me, one.id .. ':h|' .. me) end
+  b.aside, b.held, b.slice, b.less = b.aside + by, b.held + by, want, nil
+end
+
 -- Set aside ahead what this replica may spend while the store is away, or give it back where a request needs it.
-local function slice(one, b)
+local function slice(one, b, heard)
   if one.mode ~= 'hard' then return end
+  if b.less and heard >= b.since then set_slice(one, b, b.less) end
   local left = one.limit - b.spent - b.aside
   local want = b.claimed and 0 or math.floor(math.max(0, left + b.slice) * share)
   if left < 0 or want == 0 or want < b.slice * 0.75 or want > b.slice * 1.25 then
-    local by = want - b.slice
-    add(one.key, one.id .. ':r', by)
-    add(one.key, one.id .. ':r|' .. me, by)
-    if by ~= 0 then redis.call('HSET', one.key, one.id .. ':s|' .. me, int(want)) end
-    b.aside, b.held, b.slice = b.aside + by, b.held + by, want
+    if want >= b.slice or share == 0 then
+      set_slice(one, b, want)
+    elseif not b.less or want < b.less then
+      redis.call('HSET', one.key, one.id .. ':d|' .. me, int(want), one.id .. ':h|' .. me, int(now))
+    end
   end
 end
 
@@ -176,7 +189,7 @@ local function tell(status, index, wait, over)
       local b = budget(one)
       told[#told + 1] = b.spent - b.mine
       told[#told + 1] = b.aside - b.held
-      told[#told + 1] = b.slice
+      told[#told + 1] = b.less or b.slice
     else
       told[#told + 1] = math.floor(used(one) * 1000000)
     end
@@ -219,16 +232,17 @@ if op == 'sync' then
   redis.call('EXPIRE', key, KEEP_S)
   local fresh = v[2] ~= gen or arg(1) == 1
   for i, one in ipairs(limits) do
-    local a, b, c = arg(3 * i - 1), arg(3 * i), arg(3 * i + 1)
+    local a, b, c, d = arg(4 * i - 2), arg(4 * i - 1), arg(4 * i), arg(4 * i + 1)
     if one.kind == 's' and fresh then
       take(one, a - get(key, 's|' .. me))
     elseif one.kind == 'b' then
       turn(one)
       if fresh then
-        local by = b - get(key, one.id .. ':r|' .. me)
+        local by = b + d - get(key, one.id .. ':r|' .. me)
         add(key, one.id .. ':r', by)
         add(key, one.id .. ':r|' .. me, by)
-        redis.call('HDEL', key, one.id .. ':s|' .. me)
+        redis.call('HDEL', key, one.id .. ':s|' .. me, one.id .. ':d|' .. me, one.id .. ':h|' .. me)
+        if d ~= 0 then redis.call('HSET', key, one.id .. ':s|' .. me, int(d)) end
       end
       if one.begins == get(key, one.id .. ':p') then
         local by = a - get(key, one.id .. ':x|' .. me)
@@ -259,7 +273,7 @@ end
 if op == 'beat' then
   redis.call('HSET', KEYS[1], 'l|' .. me, int(now + lease))
   redis.call('EXPIRE', KEYS[1], KEEP_S)
-  for _, one in ipairs(limits) do if one.kind == 'b' then slice(one, budget(one)) end end
+  for _, one in ipairs(limits) do if one.kind == 'b' then slice(one, budget(one), arg(0)) end end
   return tell(building and -3 or 1, 0, 0, 0)
 end
 
@@ -290,7 +304,7 @@ if op == 'settle' then
 end
 
 -- admit: all limits are asked before any is drawn on.
-local tokens, need = arg(0), arg(1)
+local tokens, need, heard = arg(0), arg(1), arg(2)
 local over, spared, asked = 0, {}, {}
 for i, one in ipairs(limits) do
   local wait = -1
@@ -328,7 +342,7 @@ for i, one in ipairs(limits) do
       add(one.key, one.id .. ':r', need)
       add(one.key, one.id .. ':r|' .. me, need)
       b.aside, b.held = b.aside + need, b.held + need
-      slice(one, b)
+      slice(one, b, heard)
     end
   elseif not spared[i] then
     if one.kind == 's' then take(one, 1) else set_used(one, asked[i] + (one.kind == 'q' and 1 or tokens)) end

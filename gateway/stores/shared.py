@@ -15,13 +15,14 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
-from gateway.core.money.admission import Gate, Hold, Refused, refused
-from gateway.core.money.limits import Budget, Cap, Limit, Rate, Slots
+from gateway.core.money.admission import Gate, Hold, Refused
+from gateway.core.money.limits import Budget, Cap, Rate, Slots
+from gateway.stores.asking import SOON_US, Asked, SharedHold
 from gateway.stores.breaker import Breaker
 from gateway.stores.forms import Form, Session
 from gateway.stores.link import Gone, Link
 from gateway.stores.resp import Reply, Said, argument
-from gateway.stores.script import ADMITTED, OUTDATED, REBUILDING, REFUSED, UNKNOWN
+from gateway.stores.script import OUTDATED, UNKNOWN
 from gateway.stores.settings import StoreSettings
 from gateway.stores.store import Told
 from gateway.telemetry import families
@@ -36,76 +37,10 @@ BEAT_S, IDLE_S = 2.0, 60.0
 SURE_S = 5.0
 #: Microseconds for which a new key with a hard budget waits for what others know of it. They notice within a tick.
 WINDOW_US = 3_000_000
-SOON_US = 1_000_000
 #: Keys, teams and targets that are told of in one go.
 AT_ONCE = 100
 #: What calls are named in metrics. `connect` is everything until the store can be used.
 OPS = ("connect", "admit", "settle", "sync", "beat", "count")
-
-
-class SharedHold(Hold):
-    """What a request holds of shared limits."""
-
-    __slots__ = ("alone", "store")
-
-    def __init__(self, store: Shared, gate: Gate, tokens: int, need: int, *, alone: bool = False) -> None:
-        super().__init__(gate, tokens, need)
-        self.store = store
-        self.alone = alone  # taken while the store was away: rates there were not drawn on
-
-    def end(self, now_s: float, used: int = 0, spent: int = 0, at_ms: int = 0, *, sent: bool = True) -> None:
-        """The request is over: everybody is told. HOT where limits are shared."""
-        gate = self.gate
-        if gate is None:
-            return
-        super().end(now_s, used, spent, at_ms, sent=sent)
-        by = 0 if self.alone else used - self.tokens
-        self.store.settle(gate, 1, 0 if sent or self.alone else -1, by, self.need)
-
-
-class _Asked:
-    """A request that waits for the store's answer."""
-
-    __slots__ = ("again", "gate", "need", "now_ms", "store", "tokens", "told")
-
-    def __init__(self, store: Shared, gate: Gate, amounts: tuple[int, int], now_ms: float, told: Told) -> None:
-        self.store = store
-        self.gate = gate
-        self.tokens, self.need = amounts
-        self.now_ms = now_ms
-        self.told = told
-        self.again = False
-
-    def answer(self, reply: Reply) -> None:
-        """Tell who asked. HOT where limits are shared."""
-        store, gate = self.store, self.gate
-        now_us = int(time.monotonic() * 1_000_000)
-        answer = store.numbers("admit", reply)
-        if answer is None:
-            self.told(store.locally(gate, self.tokens, self.need, now_us, self.now_ms))
-            return
-        form = store.form(gate)
-        status = answer[0]
-        if status == UNKNOWN and not self.again and store.up:
-            self.again = True
-            store.enter(form)
-            store.ask(form, self)
-            return
-        if status == ADMITTED:
-            form.see(answer, now_us)
-            self.told(store.hold(form, answer[3], self.tokens, self.need))
-        elif status == REFUSED:
-            form.see(answer, now_us)
-            limit = form.limits[answer[1] - 1]
-            self.told(_refused(limit, answer[2], self.need, self.now_ms))
-        elif status == REBUILDING:
-            self.told(Refused(form.limits[answer[1] - 1], SOON_US, unknown=True))
-        else:
-            self.told(store.locally(gate, self.tokens, self.need, now_us, self.now_ms))
-
-
-def _refused(limit: Limit, wait_us: int, need: int, now_ms: float) -> Refused:
-    return refused(limit, need, now_ms) if isinstance(limit, Budget) else Refused(limit, wait_us)
 
 
 class Shared:
@@ -128,6 +63,7 @@ class Shared:
         self._busy: dict[tuple[str, str], float] = {}  # when it was last asked for, of what has something there
         self._touched: set[tuple[str, str]] = set()  # what changed here while it was being told
         self._heard: list[tuple[Form, list[int]]] = []  # before the store is in use
+        self.heard_us = 0  # when the last answer on the present connection was given, by the clock of the server
         self._sure_at = 0.0  # when the number of replicas may be less than it was
         self._timer: asyncio.TimerHandle | None = None
         self._session = self._new_session(0)
@@ -152,7 +88,7 @@ class Shared:
         if self.up and link is not None:
             for owner in self._busy:
                 if owner in self._owners:
-                    link.call(*self.form(self._owners[owner]).call(b"yield"), _nobody)
+                    link.call(*self.form(self._owners[owner]).call(b"yield", 0), _nobody)
             link.call(*self._register(b"leave"), _nobody)
         await self._breaker.close()
 
@@ -189,6 +125,7 @@ class Shared:
     def begin(self, generation: int) -> None:
         """A new connection: what is told on it is told from the beginning."""
         self._session = self._new_session(generation)
+        self.heard_us = 0
         self._forms.clear()
         self._touched.clear()
         self._heard.clear()
@@ -223,7 +160,10 @@ class Shared:
         self._whole.clear()
         self.degraded = False
         for form, answer in self._heard:
+            ahead = [(one, one.ahead) for one in form.budgets]
             form.see(answer, now_us)
+            for one, most in ahead:  # some of what was told as leased may have been spent since
+                one.leased = min(one.leased, most)
         self._heard.clear()
         for owner in self._touched:
             if owner in self._owners:
@@ -288,16 +228,16 @@ class Shared:
         """Ask the store; at once where it is away. HOT where limits are shared."""
         if self.degraded:
             return self.locally(gate, tokens, need, now_us, now_ms)
-        self.ask(self.form(gate), _Asked(self, gate, (tokens, need), now_ms, told))
+        self.ask(self.form(gate), Asked(self, gate, (tokens, need), now_ms, told))
         return None
 
-    def ask(self, form: Form, asked: _Asked) -> None:
+    def ask(self, form: Form, asked: Asked) -> None:
         """Send the question of a request."""
         link = self._breaker.link
         if link is None:
             asked.answer(Gone("away"))
         else:
-            link.call(*form.call(b"admit", asked.tokens, asked.need), asked.answer)
+            link.call(*form.call(b"admit", asked.tokens, asked.need, self.heard_us), asked.answer)
 
     def hold(self, form: Form, over: int, tokens: int, need: int) -> SharedHold:
         """A request was admitted; `over` are the limits in shadow mode that would have refused it. HOT."""
@@ -351,6 +291,8 @@ class Shared:
     def numbers(self, op: str, reply: Reply) -> list[int] | None:
         """An answer of the script, None where there is none. An error that the server tells ends the connection."""
         if isinstance(reply, list) and reply:
+            if len(reply) > 4:
+                self.heard_us = reply[4]  # type: ignore[assignment]
             return reply  # type: ignore[return-value]
         self.errors[op] += 1
         if not isinstance(reply, Gone):
@@ -375,14 +317,23 @@ class Shared:
         if self.degraded:
             self._heard.append((form, answer))
         else:
-            form.see(answer, int(time.monotonic() * 1_000_000))
+            self.see(form, answer, int(time.monotonic() * 1_000_000))
 
     def _beaten(self, form: Form, reply: Reply) -> None:
         answer = self.numbers("beat", reply)
         if answer is not None and answer[0] == UNKNOWN:
             self.enter(form)
         elif answer is not None:
-            form.see(answer, int(time.monotonic() * 1_000_000))
+            self.see(form, answer, int(time.monotonic() * 1_000_000))
+
+    def see(self, form: Form, answer: list[int], now_us: int) -> None:
+        """Take over what an answer says. Who was told to make do with less says that it has heard. HOT."""
+        link = self._breaker.link
+        if form.see(answer, now_us) and link is not None:
+            self._beat(link, form)
+
+    def _beat(self, link: Link, form: Form) -> None:
+        link.call(*form.call(b"beat", self.heard_us), partial(self._beaten, form))
 
     def _register(self, op: bytes) -> tuple[int, bytes]:
         """About the registry of replicas. Its lease is shorter: who it has is who shares limits now."""
@@ -427,10 +378,11 @@ class Shared:
             held = any(one.used for one in gate.slots) or any(one.reserved for one in gate.budgets)
             if idle_s > IDLE_S and not held:
                 del self._busy[owner]
-                link.call(*self.form(gate).call(b"yield"), partial(self._beaten, self.form(gate)))
+                for one in gate.budgets:
+                    one.leased = 0
+                link.call(*self.form(gate).call(b"yield", 0), partial(self._beaten, self.form(gate)))
             elif idle_s > BEAT_S:
-                form = self.form(gate)
-                link.call(*form.call(b"beat"), partial(self._beaten, form))
+                self._beat(link, self.form(gate))
 
     # -- what is told --
 

@@ -36,6 +36,7 @@ class Model:
     spent: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     aside: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))  # with the slice
     slices: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    less: dict[str, tuple[int, int]] = field(default_factory=dict)  # what it was told to make do with, and when
     rates: dict[str, tuple[float, int]] = field(default_factory=dict)
     claimed_until: int = 0
 
@@ -45,6 +46,7 @@ class Model:
                 self.generation[who] = 0
             self.spent[who] += self.aside[who]
             self.places[who] = self.aside[who] = self.slices[who] = 0
+            self.less.pop(who, None)
 
     def _entered(self, who: str, generation: int, now: int) -> bool:
         if not self.made or self.generation.get(who) != generation:
@@ -59,12 +61,21 @@ class Model:
     def _left(self) -> int:
         return self.limits.budget - sum(self.spent.values()) - sum(self.aside.values())
 
-    def _slice(self, who: str, now: int) -> None:
+    def _set_slice(self, who: str, want: int) -> None:
+        self.aside[who] += want - self.slices[who]
+        self.slices[who] = want
+        self.less.pop(who, None)
+
+    def _slice(self, who: str, now: int, heard: int) -> None:
+        if who in self.less and heard >= self.less[who][1]:
+            self._set_slice(who, self.less[who][0])
         had, left = self.slices[who], self._left()
         want = 0 if self.claimed_until > now else math.floor(max(0, left + had) * self.share)
         if left < 0 or want == 0 or want < had * 0.75 or want > had * 1.25:
-            self.aside[who] += want - had
-            self.slices[who] = want
+            if want >= had:
+                self._set_slice(who, want)
+            elif who not in self.less or want < self.less[who][0]:
+                self.less[who] = want, now
 
     def _told(self, who: str, now: int, status: int, index: int = 0, wait: int = 0, over: int = 0) -> Answer:
         limits = self.limits
@@ -75,33 +86,35 @@ class Model:
             math.floor(self._used("t", limits.tokens, now) * 1_000_000),
             sum(self.spent.values()) - self.spent[who],
             sum(self.aside.values()) - self.aside[who],
-            self.slices[who],
+            self.less.get(who, (self.slices[who], 0))[0],
         ]  # fmt: skip
 
-    def sync(self, who: str, generation: int, now: int, held: tuple[int, int, int]) -> Answer:
-        """`held` are places, money spent and money set aside, as the replica knows them."""
-        places, spent, aside = held
+    def sync(self, who: str, generation: int, now: int, held: tuple[int, int, int, int]) -> Answer:
+        """`held` are places, money spent, money set aside and money leased ahead, as the replica knows them."""
+        places, spent, aside, ahead = held
         known = self.generation.get(who)
         if known is not None and known > generation:
             return [-2, known, 0, 0, now]
         self.made = True
         self.generation[who], self.lease[who] = generation, now + self.lease_us
         if known != generation:
-            self.places[who], self.aside[who], self.slices[who] = places, aside, 0
+            self.places[who], self.aside[who], self.slices[who] = places, aside + ahead, ahead
+            self.less.pop(who, None)
         self.spent[who] = spent
         self._sweep(now)
         return self._told(who, now, 1)
 
-    def admit(self, who: str, generation: int, now: int, tokens: int, need: int) -> Answer:
-        """All or nothing."""
+    def admit(self, who: str, generation: int, now: int, asked: tuple[int, int, int]) -> Answer:
+        """All or nothing: tokens and money. The third is when the last answer was given that the replica has heard."""
+        tokens, need, heard = asked
         if not self._entered(who, generation, now):
             return [-1, 0, 0, 0, now]
         limits, over = self.limits, 0
-        asked = [(0, 1 if sum(self.places.values()) >= limits.places else 0, 1_000_000)]
+        found = [(0, 1 if sum(self.places.values()) >= limits.places else 0, 1_000_000)]
         for at, (kind, amount, limit) in enumerate((("q", 1, limits.requests), ("t", tokens, limits.tokens)), 1):
             lacks = self._used(kind, limit, now) + min(amount, limit) - limit
-            asked.append((at, int(lacks > 1e-6), math.ceil(lacks * MINUTE_US / limit)))
-        for at, full, wait in asked:
+            found.append((at, int(lacks > 1e-6), math.ceil(lacks * MINUTE_US / limit)))
+        for at, full, wait in found:
             if full and not limits.shadow:
                 return self._told(who, now, 0, at + 1, wait)
             over += full << at
@@ -117,7 +130,7 @@ class Model:
                 self.rates[kind] = self._used(kind, limit, now) + amount, now
         if need:
             self.aside[who] += need
-            self._slice(who, now)
+            self._slice(who, now, heard)
         return self._told(who, now, 1, over=over)
 
     def settle(self, who: str, generation: int, now: int, changes: tuple[int, int, int, int], spent: int) -> Answer:
@@ -132,10 +145,10 @@ class Model:
             self.spent[who] = spent
         return [1, 0, 0, 0, now]
 
-    def beat(self, who: str, generation: int, now: int) -> Answer:
+    def beat(self, who: str, generation: int, now: int, heard: int) -> Answer:
         """Renew the lease."""
         if not self._entered(who, generation, now):
             return [-1, 0, 0, 0, now]
         self.lease[who] = now + self.lease_us
-        self._slice(who, now)
+        self._slice(who, now, heard)
         return self._told(who, now, 1)

@@ -76,17 +76,27 @@ class Replica:
     holds: list[tuple[int, int, int]] = field(default_factory=list)  # tokens, money, limits that it did not draw on
     spent: int = 0
     lease_us: int = LEASE_US
+    heard: int = 0  # when the last answer was given that it has heard
+    leased: int = 0  # what that said it has leased ahead
 
     def form(self, share: float = 0.1) -> Form:
         made = gate(self.key, self.limits)
         made.slots[0].used = sum(not over & 1 for _, _, over in self.holds)
         made.budgets[0].spent = self.spent
         made.budgets[0].left -= self.spent + sum(need for _, need, _ in self.holds)
+        made.budgets[0].leased = self.leased
         return Form(made, Session("m", self.name, self.generation, self.lease_us, 0, share))
 
     @property
-    def held(self) -> tuple[int, int, int]:
-        return sum(not over & 1 for _, _, over in self.holds), self.spent, sum(need for _, need, _ in self.holds)
+    def held(self) -> tuple[int, int, int, int]:
+        aside = sum(need for _, need, _ in self.holds)
+        return sum(not over & 1 for _, _, over in self.holds), self.spent, aside, self.leased
+
+    def hear(self, answer: Answer) -> None:
+        """What an answer says, where it arrives."""
+        self.heard = answer[4]
+        if len(answer) > 5:
+            self.leased = answer[10]
 
 
 who = st.integers(0, 2)
@@ -95,7 +105,8 @@ actions = st.one_of(
     st.tuples(st.just("admit"), who, st.integers(0, 150), st.sampled_from([0, 1, 60, 300])),
     st.tuples(st.just("settle"), who, st.integers(0, 200), st.integers(0, 100)),
     st.tuples(st.just("beat"), who, st.just(0), st.just(0)),
-    st.tuples(st.just("sync"), who, st.booleans(), st.just(0)),
+    st.tuples(st.just("beat"), who, st.just(0), st.just(1)),  # its answer is lost
+    st.tuples(st.just("sync"), who, st.booleans(), st.integers(0, 1)),  # the same
     st.tuples(st.just("restart"), who, st.just(0), st.just(0)),
     st.tuples(st.just("late"), who, st.just(0), st.just(0)),
     st.tuples(st.just("wait"), st.just(0), st.just(0), st.just(0)),
@@ -122,18 +133,22 @@ def test_the_script_does_what_the_model_says(conn: Server, server: Valkey, scrip
             parts = [int(value) for field_, value in found.items() if field_.startswith(part)]
             assert int(found.get(total, 0)) == sum(parts)
             assert min(parts, default=0) >= 0, "never below nothing"
+        for each in replicas:  # who goes on alone spends no more than what is set aside for it, or counts as spent
+            aside = int(found.get(f"day/UTC:r|{each.name}", 0)) + int(found.get(f"day/UTC:x|{each.name}", 0))
+            assert aside >= each.leased + each.held[1] + each.held[2]
 
 
 def _step(conn: Server, model: Model, one: Replica, action: str, first: int, second: int) -> None:
     form = one.form()
     if action == "late":  # what an older connection had on its way
         one.generation -= 1
-        answer = conn.run(one.form().call(b"admit", 10, 10))
-        assert answer == model.admit(one.name, one.generation, answer[4], 10, 10)
+        answer = conn.run(one.form().call(b"admit", 10, 10, one.heard))
+        assert answer == model.admit(one.name, one.generation, answer[4], (10, 10, one.heard))
         one.generation += 1
     elif action == "admit":
-        answer = conn.run(form.call(b"admit", first, second))
-        assert answer == model.admit(one.name, one.generation, answer[4], first, second)
+        answer = conn.run(form.call(b"admit", first, second, one.heard))
+        assert answer == model.admit(one.name, one.generation, answer[4], (first, second, one.heard))
+        one.hear(answer)
         if answer[0] == 1:
             one.holds.append((first, second, answer[3]))
     elif action == "settle" and one.holds:
@@ -143,15 +158,20 @@ def _step(conn: Server, model: Model, one: Replica, action: str, first: int, sec
         answer = conn.run(one.form().settle(*changes))
         assert answer == model.settle(one.name, one.generation, answer[4], changes, one.spent)
     elif action == "beat":
-        answer = conn.run(form.call(b"beat"))
-        assert answer == model.beat(one.name, one.generation, answer[4])
+        answer = conn.run(form.call(b"beat", one.heard))
+        assert answer == model.beat(one.name, one.generation, answer[4], one.heard)
+        if not second:
+            one.hear(answer)
     elif action in ("sync", "restart"):
         if action == "restart":  # the books know what was under way by its estimate
             one.spent += sum(need for _, need, _ in one.holds)
             one.holds.clear()
+            one.leased = one.heard = 0
         one.generation += action == "restart" or first
         answer = conn.run(one.form().sync(3))
         assert answer == model.sync(one.name, one.generation, answer[4], one.held)
+        if not second:
+            one.hear(answer)
 
 
 @pytest.fixture
@@ -169,11 +189,11 @@ def waiting(one: Replica, window_s: float = WINDOW_S) -> Form:
 def test_a_key_that_nobody_knows_waits_for_what_others_know(conn: Server, pair: tuple[Replica, Replica]) -> None:
     a, b = pair
     assert conn.run(waiting(a).sync(0))[0] == REBUILDING
-    assert conn.run(waiting(a).call(b"admit", 1, 10))[0] == REBUILDING
-    assert conn.run(waiting(a).call(b"admit", 1, 0))[0] == 1, "what costs nothing passes"
+    assert conn.run(waiting(a).call(b"admit", 1, 10, 0))[0] == REBUILDING
+    assert conn.run(waiting(a).call(b"admit", 1, 0, 0))[0] == 1, "what costs nothing passes"
     assert conn.run(waiting(b).sync(0))[0] == REBUILDING, "nobody knows how many there are"
     time.sleep(WINDOW_S)
-    assert conn.run(waiting(b).call(b"admit", 1, 10))[0] == 1
+    assert conn.run(waiting(b).call(b"admit", 1, 10, 0))[0] == 1
 
 
 def test_it_waits_no_longer_than_until_all_have_told(conn: Server, pair: tuple[Replica, Replica]) -> None:
@@ -183,8 +203,8 @@ def test_it_waits_no_longer_than_until_all_have_told(conn: Server, pair: tuple[R
     answer = conn.run(waiting(b, 600).sync(0))
     assert answer[0] == 1
     assert answer[8] == 300, "what others have spent"
-    assert conn.run(waiting(b).call(b"admit", 1, 201))[0] == 0
-    assert conn.run(waiting(b).call(b"admit", 1, 200))[0] == 1
+    assert conn.run(waiting(b).call(b"admit", 1, 201, 0))[0] == 0
+    assert conn.run(waiting(b).call(b"admit", 1, 200, 0))[0] == 1
 
 
 def test_what_was_seen_of_a_replica_that_is_gone_is_not_forgotten(conn: Server, pair: tuple[Replica, Replica]) -> None:
@@ -196,8 +216,8 @@ def test_what_was_seen_of_a_replica_that_is_gone_is_not_forgotten(conn: Server, 
     b.spent = 50  # is among what a has seen
     conn.run(waiting(b).sync(0))
     time.sleep(WINDOW_S)
-    assert conn.run(waiting(b).call(b"admit", 1, 101))[0] == 0
-    assert conn.run(waiting(b).call(b"admit", 1, 100))[0] == 1
+    assert conn.run(waiting(b).call(b"admit", 1, 101, 0))[0] == 0
+    assert conn.run(waiting(b).call(b"admit", 1, 100, 0))[0] == 1
 
 
 def test_a_period_that_begins_forgets_what_was_spent_and_keeps_what_is_set_aside(
@@ -206,7 +226,7 @@ def test_a_period_that_begins_forgets_what_was_spent_and_keeps_what_is_set_aside
     a, _ = pair
     a.spent = 700
     conn.run(a.form().sync(1))
-    assert conn.run(a.form().call(b"admit", 1, 200))[0] == 1
+    assert conn.run(a.form().call(b"admit", 1, 200, 0))[0] == 1
     a.holds.append((1, 200, 0))
 
     def later() -> Form:
@@ -214,9 +234,9 @@ def test_a_period_that_begins_forgets_what_was_spent_and_keeps_what_is_set_aside
         made.gate.budgets[0].begin(2_000, 3_000)
         return Form(made.gate, Session("m", "a", 1, LONG_US, 0, 0.0))
 
-    assert conn.run(later().call(b"admit", 1, 801))[0] == 0
-    assert conn.run(later().call(b"admit", 1, 800))[0] == 1
-    assert conn.run(a.form(0.0).call(b"admit", 1, 1))[0] == 0, "a clock that is behind spends of the period that is"
+    assert conn.run(later().call(b"admit", 1, 801, 0))[0] == 0
+    assert conn.run(later().call(b"admit", 1, 800, 0))[0] == 1
+    assert conn.run(a.form(0.0).call(b"admit", 1, 1, 0))[0] == 0, "a clock that is behind spends of the period that is"
 
 
 def test_two_keys_are_asked_at_once_and_neither_is_drawn_on_where_one_refuses(conn: Server, server: Valkey) -> None:
@@ -227,6 +247,30 @@ def test_two_keys_are_asked_at_once_and_neither_is_drawn_on_where_one_refuses(co
     for one in both.requests:
         conn.run(Form(Gate((one,), tag=name), session).sync(1))
     form = Form(both, session)
-    assert conn.run(form.call(b"admit", 0, 0))[:2] == [1, 0]
-    assert conn.run(form.call(b"admit", 0, 0))[:2] == [0, 2]
+    assert conn.run(form.call(b"admit", 0, 0, 0))[:2] == [1, 0]
+    assert conn.run(form.call(b"admit", 0, 0, 0))[:2] == [0, 2]
     assert server.hash(f"m:{{{name}}}:key:{name}")["q:u"] == "1"
+
+
+def test_what_is_leased_stays_set_aside_until_its_replica_has_heard_that_it_is_less(
+    conn: Server, server: Valkey, pair: tuple[Replica, Replica]
+) -> None:
+    """An answer may be lost: the replica goes on alone then, and spends what it last heard of."""
+    a, b = pair
+    conn.run(a.form().sync(2))
+    conn.run(b.form().sync(2))
+
+    def aside() -> int:
+        return int(server.hash(f"m:{{{a.key}}}:key:{a.key}")["day/UTC:r|a"])
+
+    a.hear(conn.run(a.form().call(b"beat", 0)))
+    assert (a.leased, aside()) == (100, 100)
+    assert conn.run(b.form(0.0).call(b"admit", 1, 700, 0))[0] == 1
+    for _ in range(2):
+        lost = conn.run(a.form().call(b"beat", a.heard))
+        assert (lost[10], aside()) == (30, 100), "it is told, and not yet done"
+    assert conn.run(b.form(0.0).call(b"admit", 1, 250, 0))[0] == 0
+    a.hear(lost)
+    conn.run(a.form().call(b"beat", a.heard))
+    assert aside() <= 30, "somebody asked for it meanwhile"
+    assert conn.run(b.form(0.0).call(b"admit", 1, 200, 0))[0] == 1

@@ -207,6 +207,11 @@ class Budget(Limit):
             self.left, self.leased = self.leased, -1
 
     @property
+    def ahead(self) -> int:
+        """What this one may still spend without hearing of others."""
+        return self.leased if self.leased >= 0 else max(0, self.left)
+
+    @property
     def gone(self) -> int:
         """What is spent of it, by whomever."""
         return self.spent + self.others
