@@ -352,7 +352,9 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
         """What was used and what it cost: `by`, `since`, `until`, `last`, `day_zone`, `own` as in `pointsman usage`."""
         if runtime.ledger is None:
             raise NotFound("not_found", "No books are kept: the configuration says ledger: none.")
-        return _json(await asyncio.to_thread(usage_told, runtime.ledger.settings, request.query_params))
+        shared_store = runtime.gates.store.remote
+        told = partial(usage_told, runtime.ledger.settings, request.query_params, shared_store=shared_store)
+        return _json(await asyncio.to_thread(told))
 
     @guarded.get("/v1/decisions/{request_id}", responses=shapes.answers("record"))
     async def decision(request_id: str) -> Response:

@@ -151,6 +151,8 @@ def readiness(runtime: Runtime, reloader: Reloader, *, detailed: bool = False) -
         body["ledger"] = told = runtime.ledger.state()
         if not detailed:
             told.pop("reason", None)
+    if detailed and (store := runtime.gates.store.state()) is not None:
+        body["store"] = store  # one that is away is no reason to send requests elsewhere: it is so for all
     sidecar = runtime.sidecar.state() if runtime.sidecar is not None else None
     if sidecar is not None:
         body["sidecar"] = sidecar["state"]

@@ -18,7 +18,6 @@ from gateway.core.money.limits import Allowance, Cap, Period, Quota, Scope
 from gateway.core.quantities import Invalid
 from gateway.fields import NanoUsd, Strict, Tokens
 from gateway.ledger.report import midnight
-from gateway.problems import suggest
 
 Mode = Literal["enforce", "shadow"]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
@@ -193,13 +192,6 @@ def read(
     keys = list(keys)
     wrong: list[Wrong] = []
     team_of = {name: team for name, team, _ in keys if team}
-    for name in teams:
-        if name not in team_of.values():
-            valid = (
-                suggest(name, set(team_of.values()))
-                or "tenant: {team: ...} at the keys it is of, or keys_file: for keys to come"
-            )
-            wrong.append((f"teams.{name}", "is a team that no key is of", valid))
     made = Quotas(
         keys=MappingProxyType({name: one for name, _, doc in keys if (one := quota(doc))}),
         teams=MappingProxyType({name: one for name, doc in teams.items() if (one := quota(doc))}),

@@ -75,7 +75,6 @@ def test_a_key_of_a_team_with_limits_is_limited_and_another_is_not(tmp_path: Pat
         (", budget: {usd: 1, per: day, zone: ../../etc/passwd}", "", "p.yaml:6: keys[0].budget"),
         (", budget: [{usd: 1, per: day}, {usd: 2, per: day}]", "", "p.yaml:6: keys[0].budget"),
         (", budget: []", "", "p.yaml:6: keys[0].budget"),
-        ("", "teams: {shpo: {rpm: 5}}\n", "p.yaml:7: teams.shpo: is a team that no key is of: did you mean shop?"),
         ("", "teams: {shop: {rpm: 5, rps: 1}}\n", "p.yaml:7: teams.shop.rps"),
         (
             ", budget: {usd: 1, per: day}",
@@ -89,6 +88,11 @@ def test_what_is_no_limit_does_not_load_and_says_where(tmp_path: Path, key: str,
     with pytest.raises(ConfigError) as told:
         load(tmp_path, key, rest)
     assert says in str(told.value)
+
+
+def test_a_team_that_is_mistyped_is_told_with_what_is_near(tmp_path: Path) -> None:
+    (told,) = (one for one in load(tmp_path, "", "teams: {shpo: {rpm: 5}}\n").warnings if "teams" in one)
+    assert told.endswith("p.yaml:7: teams.shpo: is a team that no key is of as yet: did you mean shop?")
 
 
 def test_a_soft_budget_needs_no_books(tmp_path: Path) -> None:

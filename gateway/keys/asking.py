@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gateway.admin import KEY_VARIABLE
+from gateway.core.money.pricing import dollars
+from gateway.core.types import NANO_PER_USD
 from gateway.terminal import safe
 
 #: Seconds to wait for an answer.
@@ -79,12 +81,5 @@ def table(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def money(usd: float) -> str:
-    """US dollars with as many digits as it takes to see them.
-
-    >>> money(50), money(0.0012), money(-0.5), money(0)
-    ('$50.00', '$0.001200', '-$0.50', '$0.00')
-    """
-    sign, usd = ("-", -usd) if usd < 0 else ("", usd)
-    if usd and round(usd, 2) != round(usd, 9):
-        return f"{sign}${usd:,.6f}" if usd >= 0.000_1 else f"{sign}${usd:.9f}"
-    return f"{sign}${usd:,.2f}"
+    """US dollars as JSON has them, for people."""
+    return dollars(round(usd * NANO_PER_USD))

@@ -92,6 +92,7 @@ class _Judging:
         own = {one.policy for one in self.docs if one.policy} | {default}
         self.tables = {one: routes(ring.fleet, ring.policies, one, ring.doc.models)[0] for one in own}
         self.found: list[Problem] = []
+        self.teamless: list[str] = []
 
     def judged(self) -> Keyed:
         ring, made = self.ring, self.made
@@ -102,6 +103,7 @@ class _Judging:
             what = "can be written to by others than its owner, who could make themselves keys"
             warnings.append(str(Problem(made.document.name, 0, "", what)))
         limits = self._limits(holdings)
+        warnings += [str(one) for one in self._awaited(limits)]
         if self.found:
             raise ConfigError(self.found)
         is_open = not self.docs and made is None and not ring.place.stated
@@ -158,6 +160,15 @@ class _Judging:
                 for path, what, _ in holdings[doc.name].excess:
                     yield self.document.problem(f"keys[{index}].{path}", f"{what}: that does not count")
 
+    def _awaited(self, limits: Quotas) -> Iterator[Problem]:
+        """Teams whose limits bind nobody: of keys that are yet to be made, or mistyped."""
+        there = sorted(set(limits.team_of.values()))
+        for name in self.teamless:
+            near = suggest(name, there)
+            if near.startswith("did you mean") or (self.made is None and not self.ring.place.stated and self.docs):
+                valid = near if near.startswith("did you mean") else "tenant: {team: ...} at the keys it is of"
+                yield self.document.problem(f"teams.{name}", "is a team that no key is of as yet", valid)
+
     def _limits(self, holdings: Mapping[str, Holding]) -> Quotas:
         ring = self.ring
         owners = [
@@ -165,9 +176,9 @@ class _Judging:
             for doc, has in ((doc, holdings[doc.name]) for doc in self.docs)
         ]
         teams = ring.doc.teams
-        if self.made is not None or ring.place.stated or not ring.doc.keys:  # keys of a team come and go, or are yet to
-            there = {team for _, team, _ in owners}
-            teams = {name: one for name, one in teams.items() if name in there}
+        there = {team for _, team, _ in owners}
+        self.teamless = [name for name in teams if name not in there]
+        teams = {name: one for name, one in teams.items() if name in there}  # keys of a team come and go
         above = {name: one.above for name, one in holdings.items() if one.above}
         limits, wrong = quotas.read(owners, teams, ring.doc.targets, books=ring.books, above=MappingProxyType(above))
         for one in wrong:

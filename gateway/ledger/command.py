@@ -65,7 +65,8 @@ def run(given: argparse.Namespace, config: Path | None, environ: Mapping[str, st
             if given.export:
                 _export(db, asked, given.export)
             else:
-                _print(report(db, asked), as_json=given.json, as_csv=given.csv)
+                alone = doc is not None and doc.store is not None and not db.replicas
+                _print(report(db, asked), as_json=given.json, as_csv=given.csv, alone=alone)
     except LedgerError as error:
         here = "; with --own, the books of this replica" if settings.postgres is not None and not given.own else ""
         return failed("usage", f"{error}{here}", as_json=given.json)
@@ -194,9 +195,15 @@ def _wrong(option: str, what: str, valid: str) -> ConfigError:
 # --- printing --------------------------------------------------------------------------------------------------------
 
 
-def _print(found: Report, *, as_json: bool, as_csv: bool) -> None:
+#: Where replicas share limits, and each keeps its books for itself.
+ALONE = "these are the books of one replica, and others share its store: ledger: {postgres: ...} has those of all"
+
+
+def _print(found: Report, *, as_json: bool, as_csv: bool, alone: bool) -> None:
+    if alone and not as_json:
+        print(ALONE, file=sys.stderr)
     if as_json:
-        print_json({"ok": True, **found.to_dict()})
+        print_json({"ok": True, **found.to_dict(), "one_replica": alone})
     elif as_csv:
         out = csv.writer(sys.stdout, lineterminator="\n")
         names = [*found.by, *SUMS]
@@ -255,7 +262,7 @@ def _export(db: Books, asked: Asked, form: str) -> None:
         out.writerow(_exact(value) if name == "cost_nano" else value for name, value in row.items())
 
 
-def usage_told(settings: LedgerSettings, parameters: Mapping[str, str]) -> dict[str, Any]:
+def usage_told(settings: LedgerSettings, parameters: Mapping[str, str], *, shared_store: bool) -> dict[str, Any]:
     """The same numbers for `/v1/usage`. Raises BadRequest for parameters that mean nothing, InternalError."""
     given: dict[str, Any] = {name: (value,) if name in GROUPS else value for name, value in parameters.items()}
     try:
@@ -264,7 +271,7 @@ def usage_told(settings: LedgerSettings, parameters: Mapping[str, str]) -> dict[
             raise _wrong("--own", "is said by its presence", "own=true, or nothing")
         with _books(settings, own="own" in given, catch_up=False) as db:
             _told_apart(asked, db)
-            return report(db, asked).to_dict()
+            return {**report(db, asked).to_dict(), "one_replica": shared_store and not db.replicas}
     except ConfigError as error:
         problem = error.problems[0]
         name = problem.path.removeprefix("--").replace("-", "_") or problem.file.removeprefix("--").replace("-", "_")

@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.core.money import quotes
+from gateway.core.money.pricing import dollars
 from gateway.core.money.quotes import LEAST_OUTPUT, Share
 from gateway.core.reading.sizes import RequestSizes
 from gateway.core.reading.walk import Request
-from gateway.core.types import NANO_PER_USD, Decision
+from gateway.core.types import Decision
 
 if TYPE_CHECKING:
     from gateway.proxy.admitting import Admitting
@@ -89,10 +90,6 @@ def told(bound: Bound, decision: Decision, asked: int, choices: int) -> str:
 def in_words(share: Share, basis: str) -> str:
     """So much for the prompt, so much for the answer."""
     return (
-        f"up to {_usd(share.prompt_nano)} for the prompt (at most {share.input:,} tokens, {basis}) and "
-        f"{_usd(share.answer_nano)} for an answer of {share.output:,} tokens"
+        f"up to {dollars(share.prompt_nano)} for the prompt (at most {share.input:,} tokens, {basis}) and "
+        f"{dollars(share.answer_nano)} for an answer of {share.output:,} tokens"
     )
-
-
-def _usd(nano: int) -> str:
-    return f"${nano / NANO_PER_USD:.6f}" if nano >= 1_000 or not nano else f"${nano / NANO_PER_USD:.9f}"

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from gateway.core.money.admission import Gate
 from gateway.core.money.limits import Budget, Cap, Limit, Quota, Rate, Scope, Slots
+from gateway.core.money.pricing import dollars
 from gateway.core.types import NANO_PER_USD
 from gateway.ledger import report, shared
 from gateway.ledger.directory import LedgerError, LedgerSettings
@@ -65,11 +66,19 @@ def _elsewhere(ledger: LedgerSettings, begins_ms: int, ends_ms: int) -> Mapping[
     return sums
 
 
+def _in_use(limit: Limit, now_us: int) -> bool:
+    """Would one that began anew let more through? What is spent of budgets, the books know."""
+    if isinstance(limit, Rate):
+        return limit.told(now_us)[1] > 0
+    return isinstance(limit, Slots) and limit.used > 0
+
+
 class Gates:
     """Every limit of the configuration being served. Belongs to the event loop, but for `balances`."""
 
     def __init__(self) -> None:
         self._limits: dict[_Key, Limit] = {}
+        self._gone: dict[_Key, Limit] = {}  # of who is not there now, as long as something of it is used
         self._quotas = Quotas()
         self.store: Store = Memory()
         self.turns_at = math.inf  # Unix seconds at which the first period ends
@@ -102,10 +111,14 @@ class Gates:
 
     def adopt(self, quotas: Quotas, balances: Balances, now_s: float) -> tuple[dict[str, Gate], dict[str, Gate]]:
         """Take the limits of a new configuration. Gates by key, and by target; who has no limits has none."""
-        before, self._limits = self._limits, {}
+        now_us = int(time.monotonic() * 1_000_000)
+        gone = {at: one for at, one in self._gone.items() if _in_use(one, now_us)}
+        before, self._limits = gone | self._limits, {}
         self._quotas = quotas
         own = {(scope, name): self._gate(scope, name, one, before, balances) for scope, name, one in quotas.all()}
         own = {(scope, name): replace(gate, tag=self._tag(scope, name)) for (scope, name), gate in own.items()}
+        # A key that is made anew under its name goes on with what its former one had used, as it does in a store.
+        self._gone = {at: one for at, one in before.items() if at not in self._limits and _in_use(one, now_us)}
         self.turn(now_s)
         self.store.adopt(own.values())
         keys: dict[str, Gate] = {}
@@ -222,12 +235,12 @@ class Gates:
             if budget.gone >= budget.limit and not budget.told:
                 budget.told = True
                 logger.warning(
-                    "the %s budget of %s %s is spent: %.2f USD of %.2f in this %s",
+                    "the %s budget of %s %s is spent: %s of %s in this %s",
                     budget.mode,
                     budget.scope,
                     budget.name,
-                    budget.gone / NANO_PER_USD,
-                    budget.limit / NANO_PER_USD,
+                    dollars(budget.gone),
+                    dollars(budget.limit),
                     budget.per,
                 )
 

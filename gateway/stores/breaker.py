@@ -23,6 +23,8 @@ from gateway.stores.settings import StoreSettings
 logger = logging.getLogger("pointsman")
 
 OPEN_S = 1.0
+#: How often one that is in use is asked whether it still may be.
+LOOK_S = 15.0
 #: A handshake of TLS takes more than one round trip, and no request waits for it.
 TLS_S = 2.0
 
@@ -61,6 +63,7 @@ class Breaker:
         self._generation = 0
         self._trying: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None
         self._closed = False
         self._said = ""  # why it could not be used, when that was last logged
         self._tls = ssl.create_default_context(cafile=settings.ca_file) if settings.tls else None
@@ -74,8 +77,9 @@ class Breaker:
     async def close(self) -> None:
         """Send what is waiting, and end. Takes no longer than one answer may."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._looking):
+            if timer is not None:
+                timer.cancel()
         if self._trying is not None:
             self._trying.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -170,6 +174,26 @@ class Breaker:
         self._said = ""
         self.link = link
         self._user.back(link)
+        self._looking = self._loop.call_later(LOOK_S, self._look, link)
+
+    def _look(self, link: Link) -> None:
+        """Has somebody changed what it may do with what it is told? It is not used then, as if it had been so."""
+
+        def told(reply: Reply) -> None:
+            try:
+                _fit(reply)
+            except Unfit as error:
+                self.fail(error)
+
+        if link is self.link:
+            link.say(command(b"INFO", b"memory"), told)
+            self._looking = self._loop.call_later(LOOK_S, self._look, link)
+
+    def state(self) -> dict[str, str]:
+        """Whether it is in use, and why not."""
+        if self.link is not None:
+            return {"state": "there"}
+        return {"state": "away", "reason": self._said or "not reached yet"}
 
     def _unusable(self, error: Exception) -> None:
         why = _text(error)
@@ -190,10 +214,14 @@ class Breaker:
             await self.ask(link, 0, command(b"AUTH", *user, settings.password.reveal().encode()))
         if settings.database:
             await self.ask(link, 0, command(b"SELECT", settings.database))
-        told = await self.ask(link, 0, command(b"INFO", b"memory"))
-        found = re.search(rb"^maxmemory_policy:(\S+)", told if isinstance(told, bytes) else b"", re.MULTILINE)
-        if found is not None and found[1] != b"noeviction":
-            raise Unfit(f"its maxmemory-policy is {found[1].decode('ascii', 'replace')}: it must be noeviction")
+        _fit(await self.ask(link, 0, command(b"INFO", b"memory")))
+
+
+def _fit(told: Reply) -> None:
+    """Raises Unfit where what is kept there may be thrown away."""
+    found = re.search(rb"^maxmemory_policy:(\S+)", told if isinstance(told, bytes) else b"", re.MULTILINE)
+    if found is not None and found[1] != b"noeviction":
+        raise Unfit(f"its maxmemory-policy is {found[1].decode('ascii', 'replace')}: it must be noeviction")
 
 
 def _text(error: Exception) -> str:

@@ -57,6 +57,7 @@ class Shared:
         self.degraded = True
         self._loop = loop
         self._breaker = Breaker(loop, settings, self)
+        self.state = self._breaker.state
         self._owners: dict[tuple[str, str], Gate] = {}
         self._forms: dict[Gate, Form] = {}
         self._whole: dict[Rate | Slots, Cap] = {}  # of limits that are divided now

@@ -34,6 +34,9 @@ class Store(Protocol):
     def turned(self) -> None:
         """Periods have begun."""
 
+    def state(self) -> dict[str, str] | None:
+        """Whether what others share can be reached, and why not; None where nothing is shared."""
+
     async def refresh(self) -> None:
         """Ask what others have used of all limits by now, for who looks at them; as far as that can be asked."""
 
@@ -58,6 +61,10 @@ class Memory:
 
     def turned(self) -> None:
         """The same."""
+
+    def state(self) -> dict[str, str] | None:
+        """Nothing is."""
+        return None
 
     async def refresh(self) -> None:
         """There are no others."""

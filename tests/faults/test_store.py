@@ -75,6 +75,10 @@ def serves_degraded(both: Replicas) -> None:
         assert both.errors(at, "admit") == before, "nobody asks a store that is away, so nobody waits"
         assert both.ask(at, "free").headers.get(DEGRADED) is None, "who has no limits is not concerned"
         assert both.ask(at, "soft").status_code == 200
+        ready = both.gateways[at].get("/readyz", admin=True)
+        assert (ready.status_code, ready.json()["store"]["state"]) == (200, "away")
+        assert ready.json()["store"]["reason"]
+        assert both.gateways[at].get("/v1/limits?key=rated", admin=True).json()["store"] == "away"
 
 
 def comes_back(both: Replicas) -> None:
@@ -82,6 +86,8 @@ def comes_back(both: Replicas) -> None:
     answer = both.ask(0, "rated")
     assert DEGRADED not in answer.headers
     assert answer.headers["x-ratelimit-limit-requests"] == "6000"
+    assert both.gateways[0].get("/readyz", admin=True).json()["store"] == {"state": "there"}
+    assert "store" not in both.gateways[0].get("/readyz").json()
 
 
 def total(server: Valkey, name: str) -> int:

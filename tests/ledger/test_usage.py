@@ -302,6 +302,27 @@ def test_who_is_configured_and_spent_nothing_is_no_mistake(
     assert problem["valid"] == "did you mean newcomers?"
 
 
+@pytest.mark.parametrize("form", [(), ("--json",), ("--csv",)])
+def test_books_of_one_replica_of_several_say_that_they_are(
+    books: tuple[Path, list[Booked]], tmp_path: Path, capsys: pytest.CaptureFixture[str], form: tuple[str, ...]
+) -> None:
+    config = tmp_path / "pointsman.yaml"
+    for store in ("", "store: {url: redis://127.0.0.1:1}\n"):
+        up = 'up: {dialect: openai, base_url: "http://127.0.0.1:9/v1"}'
+        targets = "a: {model: qwen3.5-9b, backend: up, window: 8k}"
+        config.write_text(
+            f"backends:\n  {up}\ntargets:\n  {targets}\nledger: {{dir: {books[0]}}}\n{store}", encoding="utf-8"
+        )
+        assert main(["usage", "--config", str(config), *form]) == 0
+        told = capsys.readouterr()
+        if form == ("--json",):
+            assert json.loads(told.out)["one_replica"] is bool(store)
+        else:
+            said = "the books of one replica, and others share its store: ledger: {postgres: ...} has those of all"
+            assert (said in told.err) is bool(store)
+            assert said not in told.out
+
+
 def test_days_may_be_said_by_what_they_are_called() -> None:
     now = datetime(2026, 3, 29, 22, 30, tzinfo=UTC).timestamp()  # half past midnight of the 30th in Berlin
     for zone, word, day in (

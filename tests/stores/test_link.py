@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -19,6 +20,7 @@ class User:
 
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.gone: Callable[[], object] = lambda: None
 
     def begin(self, generation: int) -> None:
         self.generation = generation
@@ -30,6 +32,7 @@ class User:
 
     def away(self, why: str) -> None:
         self.told.append(f"away: {why}")
+        self.gone()
 
     def failed(self, op: str) -> None:
         self.told.append(f"failed: {op}")
@@ -156,6 +159,33 @@ def test_a_server_that_may_evict_is_not_used(server: Valkey, caplog: pytest.LogC
     finally:
         server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
     assert "its maxmemory-policy is allkeys-lru: it must be noeviction" in caplog.text
+
+
+def test_a_server_that_may_evict_from_now_on_is_used_no_longer(
+    server: Valkey, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.stores.breaker.LOOK_S", 0.02)
+
+    async def run() -> tuple[list[str], object, object]:
+        user, gone = User(), asyncio.Event()
+        user.gone = gone.set
+        breaker = Breaker(asyncio.get_running_loop(), StoreSettings("127.0.0.1", server.port, timeout_s=5), user)
+        await breaker.start()
+        before = breaker.state()
+        server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        async with asyncio.timeout(20):
+            await gone.wait()
+        after = breaker.state()
+        await breaker.close()
+        return user.told, before, after
+
+    try:
+        told, before, after = asyncio.run(run())
+    finally:
+        server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    why = "its maxmemory-policy is allkeys-lru: it must be noeviction"
+    assert told[-1] == f"away: {why}"
+    assert (before, after) == ({"state": "there"}, {"state": "away", "reason": why})
 
 
 def test_a_password_is_given_and_a_wrong_one_is_an_error_that_is_told(

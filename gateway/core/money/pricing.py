@@ -143,3 +143,14 @@ def converted(listed: Price, nano_usd_per_unit: int, currency: str) -> Price:
 
 def _usd(amount: int, nano_usd_per_unit: int) -> int:
     return (amount * nano_usd_per_unit + NANO_PER_USD // 2) // NANO_PER_USD
+
+
+def dollars(nano: int) -> str:
+    """An amount for people, with as many places as it takes to see it.
+
+    >>> dollars(50_000_000_000), dollars(1_500), dollars(14_000), dollars(0), dollars(-2_000_000)
+    ('$50.00', '$0.000001500', '$0.000014', '$0.00', '-$0.002000')
+    """
+    usd = abs(nano) / NANO_PER_USD
+    places = 2 if nano % 10_000_000 == 0 else 6 if abs(nano) >= 100_000 or nano % 1_000 == 0 else 9
+    return f"{'-' if nano < 0 else ''}${usd:,.{places}f}"
