@@ -393,13 +393,14 @@ OPEN = {"/healthz", "/readyz", "/v1/chat/completions"}  # the last tells only th
 
 def test_the_routes_are_those_that_are_documented() -> None:
     assert sorted({path for _, path in PUBLIC}) == [
-        "/healthz", "/readyz", "/v1/chat/completions", "/v1/decisions/" + "0" * 32, "/v1/explain", "/v1/keys",
-        "/v1/keys/a", "/v1/keys/a/rotate", "/v1/models", "/v1/models/a",
+        "/healthz", "/readyz", "/v1/chat/completions", "/v1/decisions/" + "0" * 32, "/v1/explain", "/v1/key",
+        "/v1/keys", "/v1/keys/a", "/v1/keys/a/rotate", "/v1/models", "/v1/models/a",
     ]  # fmt: skip
     assert sorted(PRIVATE) == [
         ("DELETE", "/v1/keys/a"),
         ("GET", "/healthz"), ("GET", "/metrics"), ("GET", "/readyz"), ("GET", "/v1/decisions/" + "0" * 32),
-        ("GET", "/v1/keys"), ("GET", "/v1/targets"), ("GET", "/v1/usage"),
+        ("GET", "/v1/keys"), ("GET", "/v1/keys/a"), ("GET", "/v1/limits"), ("GET", "/v1/targets"), ("GET", "/v1/usage"),
+        ("PATCH", "/v1/keys/a"),
         ("POST", "/v1/keys"), ("POST", "/v1/keys/a/rotate"), ("POST", "/v1/keys/reload"),
         ("POST", "/v1/reload"), ("POST", "/v1/targets/a/probed"),
     ]  # fmt: skip
@@ -556,7 +557,9 @@ def test_an_admin_key_guards_every_admin_route_but_health(guarded: Gateway, meth
     admitted = httpx.request(method, guarded.admin + path, headers=headers, timeout=30)
     # Of a request and of a key that never were; and of no body at all.
     never = {"/v1/decisions/" + "0" * 32: 404, "/v1/keys/a": 404, "/v1/keys/a/rotate": 400}
-    assert admitted.status_code == (400 if (method, path) == ("POST", "/v1/keys") else never.get(path, 200))
+    assert admitted.status_code == (
+        400 if (method, path) in (("POST", "/v1/keys"), ("PATCH", "/v1/keys/a")) else never.get(path, 200)
+    )
     assert httpx.get(guarded.admin + "/healthz").status_code == 200
     assert httpx.get(guarded.admin + "/openapi.json").status_code == 404
 
