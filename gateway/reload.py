@@ -145,6 +145,8 @@ class Reloader:
         if site.tokenizers - old.tokenizers:
             runtime.tokenizers.learn(open_tokenizers(site.tokenizers, background=True))
         self.taken(site)
+        if runtime.ledger is not None and runtime.ledger.login(site.ledger):
+            self._running["ledger"] = site.ledger
         logger.info("reloaded: %s", site.digest)
         for warning in (*site.warnings, *_needs_restart(self._running, site)):
             logger.warning("%s", warning)

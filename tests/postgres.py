@@ -157,7 +157,7 @@ class Postgres:
 
         async def asking() -> list[tuple[Any, ...]]:
             db = await asyncpg.connect(
-                host="127.0.0.1", port=self.port, user="pointsman", password=PASSWORD, database=database, timeout=10
+                host="127.0.0.1", port=self.port, user=user, password=PASSWORD, database=database, timeout=10
             )
             try:
                 return [tuple(row) for row in await db.fetch(sql, *values)]

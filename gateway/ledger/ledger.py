@@ -11,6 +11,7 @@ import logging
 import sqlite3
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,17 @@ class Ledger:
         made, entry = self.journal.account(Account(0, *names, thinks, price, shadow))
         self._accounts[key] = made
         return made, entry
+
+    def login(self, settings: LedgerSettings | None) -> bool:
+        """Take over PostgreSQL's password, if these are the settings of this ledger but for that: whether they are."""
+        mine, new = self.settings.postgres, None if settings is None else settings.postgres
+        if settings is None or mine is None or new is None or self.shipping is None:
+            return False
+        if replace(settings, postgres=replace(new, password=mine.password)) != self.settings:
+            return False
+        self.settings = settings
+        self.shipping.login(new)
+        return True
 
     def tick(self) -> None:
         """Once a second: see whether the disk is well, try again if it was not, and make the next journal ready."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
+import threading
 from collections.abc import Awaitable, Sequence
 from importlib import resources
 from importlib.util import find_spec
@@ -31,6 +33,7 @@ Reason = Literal[
     "login",
     "permission",
     "schema",
+    "connections",
     "disk_full",
     "read_only",
     "entry",
@@ -39,9 +42,10 @@ Reason = Literal[
 ]
 #: Why entries cannot be shipped, by the beginning of PostgreSQL's code, longest first.
 _REASONS: tuple[tuple[str, Reason], ...] = (
-    ("57P", "unreachable"), ("53100", "disk_full"), ("25006", "read_only"), ("42501", "permission"),
-    ("23502", "schema"), ("42704", "schema"), ("53", "unreachable"), ("08", "unreachable"), ("28", "login"),
-    ("3D", "schema"), ("3F", "schema"), ("42", "schema"), ("22", "entry"), ("23", "entry"),
+    ("57014", "timeout"), ("55P03", "timeout"), ("53300", "connections"), ("53100", "disk_full"),
+    ("25006", "read_only"), ("42501", "permission"), ("23502", "schema"), ("42704", "schema"), ("57P", "unreachable"),
+    ("53", "unreachable"), ("08", "unreachable"), ("28", "login"), ("3D", "schema"), ("3F", "schema"),
+    ("42", "schema"), ("22", "entry"), ("23", "entry"),
 )  # fmt: skip
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
@@ -75,6 +79,39 @@ def require() -> None:
     """Raises LedgerError where the driver is not installed."""
     if find_spec("asyncpg") is None:
         raise LedgerError("ledger.postgres: needs a package that is not installed: pip install 'pointsman[postgres]'")
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """A loop that a name server which does not answer can neither hold up at its end nor fill with threads.
+
+    The loop's own way asks in threads of a pool, for which the end of the process waits.
+    """
+
+    _asking: threading.Thread | None = None
+
+    async def getaddrinfo(  # type: ignore[no-untyped-def]
+        self, host, port, *, family=0, type=0, proto=0, flags=0
+    ):
+        """As the loop's own, but for one question at a time. Raises TimeoutError while one is not answered."""
+        if self._asking is not None and self._asking.is_alive():
+            raise TimeoutError("the name server has not answered yet")
+        answer = self.create_future()
+
+        def tell(found: Any) -> None:
+            if not answer.done():
+                answer.set_exception(found) if isinstance(found, OSError) else answer.set_result(found)
+
+        def ask() -> None:
+            try:
+                found: Any = socket.getaddrinfo(host, port, family, type, proto, flags)
+            except OSError as error:
+                found = error
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self.call_soon_threadsafe(tell, found)
+
+        self._asking = threading.Thread(target=ask, name="names", daemon=True)
+        self._asking.start()
+        return await answer
 
 
 async def connect(settings: PostgresSettings) -> Connection[Any]:

@@ -15,9 +15,10 @@ from typing import Any
 
 import msgspec
 
-from gateway.core.money.booking import Ended
+from gateway.core.money import booking
+from gateway.core.money.booking import Began, Ended
 from gateway.ledger.database import Database
-from gateway.ledger.directory import DATABASE, Held, LedgerError, LedgerSettings, journals
+from gateway.ledger.directory import DATABASE, Held, LedgerError, LedgerSettings, journal_path, journals
 from gateway.ledger.keeping import Keeping
 
 _TABLES = ("accounts", "blocks", "totals")
@@ -75,7 +76,8 @@ def _salvage(old: Path, new: Path) -> list[str]:
             for row in some:
                 marks = ", ".join("?" * len(row))
                 db.execute(f"INSERT OR IGNORE INTO {name} VALUES ({marks})", row)  # noqa: S608 - names of ours
-        since = min((row[4] for row in blocks), default=1 << 62) // 900_000
+        # From there on single attempts are known, or read again from journals: their sums are made again.
+        since = min([row[4] for row in blocks] + _begun(new.parent), default=1 << 62) // 900_000
         db.execute("DELETE FROM totals WHERE quarter >= ?", (since,))
         db.execute(
             "INSERT INTO totals SELECT at_ms / 900000, account, estimated, count(*), sum(cause = 'ok'), sum(kind = 1), "
@@ -84,6 +86,14 @@ def _salvage(old: Path, new: Path) -> list[str]:
         )
         db.execute("COMMIT")
     return [f"{sum(row[1] for row in blocks)} attempts and {len(accounts)} accounts could be read from it"]
+
+
+def _begun(directory: Path) -> list[int]:
+    """When the oldest journal was begun, if it says so."""
+    for number in journals(directory)[:1]:
+        with journal_path(directory, number).open("rb") as file:
+            return [one.at_ms for one in booking.read(file.readline(), 0).entries if type(one) is Began]
+    return []
 
 
 def _readable(block: tuple[Any, ...], accounts: set[int]) -> tuple[Any, ...] | None:

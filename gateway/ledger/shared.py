@@ -72,7 +72,7 @@ def reading(settings: PostgresSettings) -> Iterator[Shared]:
     """The books of all replicas, opened for reading. Raises LedgerError where they cannot be read."""
     postgres.require()
     try:
-        with asyncio.Runner() as runner:
+        with asyncio.Runner(loop_factory=postgres.Loop) as runner:
             connection = runner.run(postgres.connect(settings))
             try:
                 books = Shared(runner, connection)

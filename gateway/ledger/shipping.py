@@ -40,6 +40,8 @@ _DO: dict[Reason, str] = {
     "permission": "the user must own the schema pointsman, or be allowed to create it",
     "schema": "the database must exist, with the tables of gateway/ledger/postgres.sql",
     "tls": "the server's certificate must be for this host, from an authority that ca_file or this machine trusts",
+    "connections": "the database takes no more: a larger max_connections, or a pooler before it",
+    "timeout": "it hangs, is overloaded, or somebody holds its tables; smaller batches are tried",
     "disk_full": "the database's disk needs room",
     "read_only": "this is a standby, or a database that takes nothing: name the primary",
 }
@@ -55,6 +57,8 @@ class Shipping:
         self.unshipped = 0
         self.errors: dict[str, int] = dict.fromkeys(REASONS, 0)
         self.failing: Reason | None = None
+        self._told: set[Reason] = set()  # of this outage
+        self._most = BATCH
         self._oldest_ms = 0
         self._settings = settings
         self._place = place
@@ -78,15 +82,22 @@ class Shipping:
 
     def state(self) -> dict[str, Any]:
         """For `/readyz`."""
-        told: dict[str, Any] = {"state": "degraded" if self.failing else "ok", "unshipped": self.unshipped}
+        state = "degraded" if self.failing else "ok"
+        told: dict[str, Any] = {"state": state, "unshipped": self.unshipped, "behind_s": round(self.lag_s)}
         if self.failing:
             told["reason"] = self.failing
         return told
 
+    def login(self, place: PostgresSettings) -> None:
+        """Use this password, at once where it was for want of it that nothing was sent. For any thread."""
+        self._place = place
+        if self._loop is not None and self.failing:
+            self._loop.call_soon_threadsafe(self._wake.set)
+
     # -- the thread --
 
     def _run(self) -> None:
-        with asyncio.Runner() as runner:
+        with asyncio.Runner(loop_factory=postgres.Loop) as runner:
             runner.run(self._work())
         self._unshipped.close()
 
@@ -99,10 +110,7 @@ class Shipping:
             else:
                 wait_s = again_s * (0.5 + random.random() / 2)  # noqa: S311 - nobody guesses
                 again_s = min(2 * again_s, _MOST_AGAIN_S)
-            try:
-                await asyncio.wait_for(self._wake.wait(), wait_s)
-            except TimeoutError:
-                continue
+            await self._rest(wait_s)
         last = asyncio.ensure_future(self._turn(time.monotonic() + _LAST_S))
         await asyncio.wait({last}, timeout=_LAST_S)
         last.cancel()
@@ -110,12 +118,21 @@ class Shipping:
             await last
         self._leave()
 
+    async def _rest(self, wait_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), wait_s)
+            if not self._closing.is_set():
+                self._wake.clear()
+
     async def _turn(self, until: float | None = None) -> bool:
         """Ship what there is; False where that failed, which is told once."""
         try:
             self._look()
-            while batch := self._unshipped.next(BATCH):
+            while batch := self._unshipped.next(self._most):
+                began = time.monotonic()
                 await self._send(batch)
+                if time.monotonic() - began < SEND_S / 4:
+                    self._most = min(2 * self._most, BATCH)
                 self._unshipped.done(batch.last)
                 self.shipped += len(batch.entries)
                 self._look()
@@ -182,7 +199,10 @@ class Shipping:
 
     def _fail(self, reason: Reason, error: Exception) -> None:
         self.errors[reason] += 1
-        if self.failing != reason:
+        if reason == "timeout":
+            self._most = max(1, self._most // 4)  # a server that is slow, not gone, must get on nevertheless
+        if reason not in self._told:
+            self._told.add(reason)
             do = f": {_DO[reason]}" if reason in _DO else ""
             logger.error(
                 "ledger: entries cannot be shipped to %s and wait on this disk (%s): %s%s",
@@ -193,6 +213,7 @@ class Shipping:
     def _well(self) -> None:
         if self.failing:
             logger.info("ledger: entries are shipped again: %d are left", self.unshipped)
+            self._told.clear()
         self.failing = None
 
     def close(self) -> None:

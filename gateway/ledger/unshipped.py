@@ -1,7 +1,7 @@
-"""What has not been shipped yet: a place among the blocks of the books' own file, behind which nothing was.
+"""What has not been shipped yet: a place among the attempts of the books' own file, behind which nothing was.
 
-Blocks are numbered as they are booked. The place moves on when PostgreSQL has a batch for good, so that a death at any
-moment ships some entries twice at most, and none never. Nothing is written for each entry, however long an outage
+Attempts are numbered as they are booked. The place moves on when PostgreSQL has a batch for good, so that a death at
+any moment ships some entries twice at most, and none never. Nothing is written for each entry, however long an outage
 lasts. `database` only spares what is behind the place when it retires old entries; sending is `shipping`'s.
 """
 
@@ -53,20 +53,23 @@ class Unshipped:
         return None if found is None else int(found[0])
 
     def next(self, most: int) -> Batch | None:
-        """The oldest that are not shipped, whole blocks: one at least, with more no more than `most` entries."""
+        """The oldest that are not shipped, no more than `most`; None: there is nothing."""
         entries: list[tuple[Any, ...]] = []
         accounts: dict[str, tuple[Any, ...]] = {}
-        place = 0
-        for seq, attempts, rows in self._db.execute(_NEXT, (self._place() or 0,)):
-            if entries and len(entries) + attempts > most:
-                break
-            place = seq
-            for row in msgspec.json.decode(rows):
+        place = self._place() or 0
+        for seq, attempts, rows in self._db.execute(_NEXT, (place,)):
+            before = seq - attempts
+            skip = max(0, place - before)
+            some = msgspec.json.decode(rows)[skip : skip + most - len(entries)]
+            for row in some:
                 account, names = self._accounts.get(row[2]) or self._account(row[2])
                 accounts[account] = names
                 row[2] = account
                 row[12] = int(row[12])
                 entries.append(tuple(row))
+            place = before + skip + len(some)
+            if len(entries) == most:
+                break
         if not entries:
             return None
         return Batch(place, entries, [(account, *names) for account, names in accounts.items()])
@@ -89,7 +92,8 @@ class Unshipped:
         ).fetchone()
         if first is None:
             return 0, 0
-        return self._db.execute("SELECT max(seq) FROM blocks").fetchone()[0] - first[0], first[1]
+        last = self._db.execute("SELECT max(seq) FROM blocks").fetchone()[0]
+        return last - max(place, first[0]), first[1]
 
     def close(self) -> None:
         """Close the file."""

@@ -6,7 +6,7 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,16 @@ import pytest
 from ruamel.yaml import YAML
 
 from gateway.cli import main
-from gateway.core.types import Price, PriceTier, Secret
+from gateway.core.types import Secret
 from gateway.ledger import postgres as pg
 from gateway.ledger import shared, shipping
-from gateway.ledger.directory import LedgerError, LedgerSettings, PostgresSettings
-from gateway.ledger.ledger import Ledger, open_ledger
+from gateway.ledger.directory import LedgerError, PostgresSettings
+from gateway.ledger.ledger import open_ledger
 from gateway.ledger.report import Asked, attempts, reading, report
 from tests.harness import config
+from tests.ledger.shipped import NOW, PRICE, arrived, book, counted, hurry, place, settings, started, wait
 from tests.postgres import PASSWORD, Postgres, postgres
 from tests.tls import Front, certificate
-
-PRICE = Price((PriceTier(0, 1_000_000_000, 2_000_000_000),), "list")
-NOW = int(time.time() * 1000)
 
 
 @pytest.fixture(scope="module")
@@ -41,59 +39,8 @@ def database(cluster: Postgres, monkeypatch: pytest.MonkeyPatch) -> Postgres:
     if not cluster.running:
         cluster.start()
     cluster.clear()
-    monkeypatch.setattr("gateway.ledger.ledger.EVERY_S", 0.02)
-    monkeypatch.setattr(shipping, "EVERY_S", 0.05)
-    monkeypatch.setattr(shipping, "_AGAIN_S", 0.05)
-    monkeypatch.setattr(shipping, "_MOST_AGAIN_S", 0.1)
+    hurry(monkeypatch)
     return cluster
-
-
-def place(database: Postgres, /, **over: Any) -> PostgresSettings:
-    return replace(PostgresSettings("127.0.0.1", database.port, "pointsman", "pointsman", Secret(PASSWORD)), **over)
-
-
-def settings(directory: Path, where: PostgresSettings | None, **over: Any) -> LedgerSettings:
-    return LedgerSettings(directory, postgres=where, replica=directory.name, **over)
-
-
-def book(ledger: Ledger, first: int, count: int, *, key: str = "k", cost: int = 7, at_ms: int = NOW) -> None:
-    """Attempts that were answered, numbered so that no two are the same."""
-    account, entry = ledger.account((key, "t", "m", "here", "r", "p@1"), PRICE, thinks=False)
-    if entry is not None:
-        ledger.journal.write([entry])
-    for number in range(first, first + count):
-        request_id = f"{at_ms:012x}{hash(key) & 0xFFFF:04x}{number:016x}"
-        ledger.journal.write([("r", request_id, 1, account.number, at_ms, 5, 0)])
-        ledger.journal.write([("s", request_id, 1, at_ms + 1, 5, 3, 1, 1, 0, cost, False, "ok")])
-
-
-def wait(until: Callable[[], bool], within_s: float = 30.0) -> None:
-    ends_at = time.monotonic() + within_s
-    while not until():
-        assert time.monotonic() < ends_at, "it did not come to that"
-        time.sleep(0.01)
-
-
-def started(config: LedgerSettings) -> Ledger:
-    ledger = open_ledger(config)
-    ledger.start()
-    return ledger
-
-
-def arrived(ledger: Ledger, count: int) -> Callable[[], bool]:
-    return lambda: ledger.shipping is not None and ledger.shipping.shipped >= count and not ledger.shipping.unshipped
-
-
-def counted(database: Postgres) -> tuple[int, int]:
-    """Entries and what they cost, as they stand singly and in totals, which agree."""
-    # In one statement: what is shipped between two would be in the second only.
-    [(single, spent, total, in_total)] = database.ask(
-        "SELECT count(*), coalesce(sum(cost_nano), 0)::bigint,"
-        " (SELECT coalesce(sum(attempts), 0)::bigint FROM pointsman.totals),"
-        " (SELECT coalesce(sum(cost_nano), 0)::bigint FROM pointsman.totals) FROM pointsman.entries"
-    )
-    assert (single, spent) == (total, in_total)
-    return single, spent
 
 
 def test_what_is_booked_arrives_once_and_reads_as_at_home(database: Postgres, tmp_path: Path) -> None:
@@ -155,7 +102,9 @@ def test_an_outage_loses_nothing_holds_nothing_in_memory_and_is_told_once(
     wait(lambda: shipper.unshipped == 2_000)
     assert shipper.lag_s > 50
     assert ledger.up, "the books are kept, and requests served"
-    assert ledger.state()["shipping"] == {"state": "degraded", "unshipped": 2_000, "reason": "unreachable"}
+    assert ledger.state()["shipping"] == {
+        "state": "degraded", "unshipped": 2_000, "behind_s": round(shipper.lag_s), "reason": "unreachable"
+    }  # fmt: skip
     assert ledger._database.retire(NOW, 0) == 10, "what was not shipped stays, however old it is"
     ledger.close()
     assert len([one for one in caplog.records if "cannot be shipped" in one.message]) == 1
@@ -281,7 +230,8 @@ def test_what_keeps_entries_from_being_shipped_is_told_once_with_what_to_do(
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("53100", "disk_full"), ("53300", "unreachable"), ("57P01", "unreachable"), ("57P03", "unreachable"),
+        ("53100", "disk_full"), ("53300", "connections"), ("57014", "timeout"), ("55P03", "timeout"),
+        ("57P01", "unreachable"), ("57P03", "unreachable"),
         ("08006", "unreachable"), ("25006", "read_only"), ("42501", "permission"), ("28P01", "login"),
         ("3D000", "schema"), ("42P01", "schema"), ("22P02", "entry"), ("23514", "entry"), ("XX000", "other"),
     ],

@@ -8,7 +8,10 @@ import json
 import os
 import random
 import signal
+import sqlite3
+import time
 from collections import Counter
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -282,6 +285,26 @@ def test_repair_keeps_what_is_damaged_and_books_what_can_be_read(
     total = json.loads(capsys.readouterr().out)["total"]
     assert total["attempts"] in (3_000, 3_000 - lost)
     assert total["cost_usd"] == pytest.approx(total["attempts"] * 700 / NANO_PER_USD, rel=0.1)
+
+
+def test_books_of_another_form_are_made_again_from_journals_without_doubling_a_sum(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = open_ledger(LedgerSettings(tmp_path))
+    account, entry = ledger.account(("k", "t", "m", "t", "r", "p@1"), PRICE, thinks=False)
+    assert entry is not None
+    now = int(time.time() * 1000)
+    ledger.journal.write([entry])
+    for number in range(1_000):
+        key = (f"{now:012x}{number:020x}", 1)
+        ledger.journal.write([("r", *key, account.number, now, 100), ("v", *key, now, "refused")])
+    ledger.close()
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as db:
+        db.executescript("ALTER TABLE blocks RENAME TO earlier; PRAGMA user_version = 1")
+    assert main(["usage", "--dir", str(tmp_path)]) == 2
+    assert "form 1 is not known" in capsys.readouterr().err
+    assert main(["usage", "--dir", str(tmp_path), "--repair", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["total"]["attempts"] == 1_000
 
 
 def test_who_is_configured_and_spent_nothing_is_no_mistake(

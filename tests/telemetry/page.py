@@ -67,7 +67,7 @@ OF_CONFIGURATION = {
     families.STORE_ERRORS: "6",
     families.LEDGER_ENTRIES: "10",
     families.LEDGER_ERRORS: "3",
-    families.SHIPPING_ERRORS: "11",
+    families.SHIPPING_ERRORS: "12",
     families.OTLP_EXPORTS: "6",
     families.OTLP_DROPPED: "8",
     families.ENDPOINT_INFLIGHT: "E",
