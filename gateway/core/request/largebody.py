@@ -190,10 +190,11 @@ def stands(body: Body, text: memoryview, at: int) -> bool:
     """Whether `text` stands at `body[at]`."""
     if isinstance(body, bytes | bytearray):
         return body.startswith(text, at)
-    return all(
-        body[at + start : at + start + _COMPARED].startswith(text[start : start + _COMPARED])
-        for start in range(0, len(text), _COMPARED)
-    )
+    for start in range(0, len(text), _COMPARED):
+        part = text[start : start + _COMPARED]
+        if not body[at + start : at + start + len(part)].startswith(part):
+            return False
+    return True
 
 
 def skip_space(text: Body, at: int) -> int:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from gateway.core.errors import BadRequest
-from gateway.core.request.largebody import Body, check_names, check_numbers, item_places, places, skip_space, stands
+from gateway.core.request.largebody import Body, check_names, check_numbers, item_places, places, skip_space
 from gateway.core.text.longtext import LongText
 
 T = TypeVar("T")
@@ -215,12 +215,17 @@ class Grower:
         return (yield from self._walked(at, [leads[turn.role] for turn in turns], views))
 
     def _walked(self, at: int, leads: Sequence[bytes], views: Sequence[memoryview]) -> Steps[int | None]:
-        """The bytes of the array at `body[at]` if it is exactly these beginnings and texts."""
+        """The bytes from `body[at]` on in which these beginnings stand, each behind the last by the length of its text.
+
+        A message that holds more than that leaves the walk behind: the text that it is read as is still ahead, as that
+        of every message after it will be, so that the walk cannot come to the end of the array. Nor does it go on
+        inside of a text, for there `"role"` would end it.
+        """
         body = self.body
         begin, at = at, at + 1
         for left, lead, view in zip(range(len(views) - 1, -1, -1), leads, views, strict=True):
             text = at + len(lead)
-            if body[at:text] != lead or not stands(body, view, text):
+            if body[at:text] != lead:
                 return None
             at = text + len(view)
             end = b"}, " if left else b"}]"

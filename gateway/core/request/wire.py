@@ -154,7 +154,7 @@ def parse_steps(body: Body) -> Steps[Envelope]:
     except _UNREADABLE as error:
         raise _refused(error) from None
     yield
-    _check(tree)
+    _check(tree, read_as_chat=chat is not None)
     return Envelope.of(tree, body, members)
 
 
@@ -328,12 +328,25 @@ def _is_usual(body: bytes | bytearray) -> bool:
     return True
 
 
-def _check(tree: dict[str, Any]) -> None:
-    """The members that routing reads have the types it relies on. Null counts as missing, as in OpenAI's API."""
+def _check(tree: dict[str, Any], *, read_as_chat: bool = False) -> None:
+    """The members that routing reads have the types it relies on. Null counts as missing, as in OpenAI's API.
+
+    `read_as_chat`: that the messages hold a role and a text each is known.
+    """
     model_asked = tree.get("model")
     if type(model_asked) is not str or not 0 < len(model_asked) <= MAX_MODEL_CHARS:
         _wrong("model", f"a string of 1 to {MAX_MODEL_CHARS} characters")
-    messages = tree.get("messages")
+    if not read_as_chat:
+        _check_messages(tree.get("messages"))
+    if len(tree) > 2:
+        for name, value in tree.items():
+            check = _CHECKS.get(name)
+            if check is not None and value is not None and not check[0](value):
+                _wrong(name, check[1])
+        _check_nested(tree)
+
+
+def _check_messages(messages: Any) -> None:
     if type(messages) is not list or not messages:
         _wrong("messages", "a non-empty array of objects")
     for index, message in enumerate(messages):
@@ -345,12 +358,6 @@ def _check(tree: dict[str, Any]) -> None:
         content = message.get("content")
         if type(content) is not str and content is not None:
             _check_content(content, index)
-    if len(tree) > 2:
-        for name, value in tree.items():
-            check = _CHECKS.get(name)
-            if check is not None and value is not None and not check[0](value):
-                _wrong(name, check[1])
-        _check_nested(tree)
 
 
 def _check_content(content: Any, index: int) -> None:

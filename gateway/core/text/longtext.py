@@ -22,15 +22,19 @@ class LongText:
     at once would take twice the time of the whole parse, and four times the memory where one emoji is among them.
     """
 
-    __slots__ = ("_text",)
+    __slots__ = ("_raw",)
 
     def __init__(self, raw: memoryview) -> None:
-        self._text = raw[1:-1]  # without the quotes
+        self._raw = raw
+
+    @property
+    def _text(self) -> memoryview:
+        return self._raw[1:-1]  # without the quotes
 
     @property
     def size(self) -> int:
         """Bytes between the quotes. Escapes only ever shrink, so the UTF-8 text is no longer than this."""
-        return len(self._text)
+        return len(self._raw) - 2
 
     def window(self, start: int, length: int) -> str | None:
         """The text of about `length` bytes from about byte `start`, cut at whole characters.

@@ -271,6 +271,25 @@ def test_no_member_hides_in_a_message(style: dict[str, Any], plain: str, doubled
             parse(text.replace(plain, doubled, 1).encode())
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        '{"role": "user", "content": "x", "content": "%s"}',
+        '{"role": "user", "content": [{"a": 1}, {"role": "user", "content": "%s"}], "content": "x"}',
+        '{"role": "user", "content": [{"a": 1}, {"role": "user", "content": "x"}], "content": "%s"}',
+        '{"role": "user", "content": "}, {\\"role\\": \\"user\\", \\"content\\": ", "content": "%s"}',
+        '{"role": "user", "content": "%s", "content": "}, {"}',
+    ],
+)
+def test_spaces_hide_no_member_of_a_message_whatever_its_length(odd: str) -> None:
+    whole = [f'{{"role": "user", "content": "{"x" * 5_000}"}}'] * 40
+    for length in (0, 1, 3, 5, 17, 43, 44, 45, 46, 60, 5_000):
+        for at in (0, 20, 40):
+            text = ", ".join([*whole[:at], odd % ("x" * length), *whole[at:]])
+            with pytest.raises(BadRequest, match="duplicate key"):
+                parse(f'{{"model": "a", "messages": [{text}], "n": 1}}'.encode())
+
+
 def test_a_body_is_read_in_steps_none_of_which_looks_at_many_values() -> None:
     many = [{"role": "user", "content": "x", "name": "y"} for _ in range(MAX_VALUES // 5)]
     for body in (body_of(many), body_of(messages(20_000, 30)), body_of(messages(20_000, 30), **COMPACT)):
