@@ -221,8 +221,11 @@ def test_a_team_that_no_key_is_of_loads_and_is_told_of_where_nobody_awaits_keys(
     assert not any("teams" in one for one in found.warnings)
 
 
-def test_a_key_that_is_made_anew_goes_on_with_what_its_former_one_used(place: Path) -> None:
+def test_a_key_that_is_made_anew_goes_on_with_what_its_former_one_used(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Or who may make keys could give them a minute's worth as often as it likes; a shared store keeps it, too."""
+    monkeypatch.setattr(time, "monotonic", lambda: 1_000.0)  # or some would come back meanwhile
     gates, kept = Gates(), place / "pointsman.keys.json"
     create(place, name="kid", rpm=60, tpm=600, max_concurrent=2)
     gate = gates.adopt(site(place).quotas, {}, NOW)[0]["kid"]
@@ -233,7 +236,7 @@ def test_a_key_that_is_made_anew_goes_on_with_what_its_former_one_used(place: Pa
     gates.adopt(site(place).quotas, {}, NOW)  # whatever else is read meanwhile
     create(place, name="kid", rpm=60, tpm=1200, max_concurrent=2)
     again = gates.adopt(site(place).quotas, {}, NOW)[0]["kid"]
-    assert (again.requests[0].left(), again.tokens[0].left(), again.slots[0].used) == (59, 700, 1)
+    assert (again.requests[0].left(now_us), again.tokens[0].left(now_us), again.slots[0].used) == (59, 700, 1)
 
 
 def test_a_name_that_is_used_again_brings_back_nothing_that_its_former_key_made(place: Path) -> None:
@@ -651,16 +654,19 @@ def test_what_a_narrowed_maker_leaves_too_wide_below_is_told_and_stands_in_no_wa
     assert update(place, "kid", priority="low").changed == {"priority": (None, "low")}  # of a maker that no more may
 
 
-def test_a_budget_and_a_bucket_go_on_where_they_were_after_an_update(place: Path) -> None:
+def test_a_budget_and_a_bucket_go_on_where_they_were_after_an_update(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1_000.0)  # or some would come back meanwhile
     gates = Gates()
     create(place, name="shop", rpm=60, budget={"usd": 1, "per": "month"})
     keys, _ = gates.adopt(site(place).quotas, {}, NOW)
-    keys["shop"].requests[0].wait(0, 1)
-    keys["shop"].requests[0].take(55)
+    now_us = int(time.monotonic() * 1_000_000)
+    assert all(isinstance(keys["shop"].admit(0, 0, now_us, 0), Hold) for _ in range(55))
     keys["shop"].budgets[0].spent = 400_000_000
     update(place, "shop", rpm=600, budget={"usd": 2, "per": "month"})
     keys, _ = gates.adopt(site(place).quotas, {}, NOW)
-    assert (keys["shop"].requests[0].left(), keys["shop"].budgets[0].left) == (545, 1_600_000_000)
+    assert (keys["shop"].requests[0].left(now_us), keys["shop"].budgets[0].left) == (545, 1_600_000_000)
 
 
 # --- what is noted of it ---
