@@ -102,12 +102,14 @@ class Exchange(Attempting):
         """Start with what was decided for others like this request, if the world has not changed since. HOT."""
         record = self.record
         available = self.runtime.board.available(self.serving.site.fleet, record.started_at)
-        if Memo.world(available, record.wall) != habit.world:
+        was_available, minute = habit.world
+        if available != was_available or record.wall // 60 != minute:  # as `Memo.world` has it
             return False
         self.envelope = envelope
         self.available = available
         self.pinned = habit.pinned
-        self._clock(habit.total_s)
+        self.ends_at = record.started_at + habit.total_s
+        self.runtime.wheel.arm(self.connection, habit.total_s)
         kept = habit.kept
         self.values = kept.values
         self.decision = kept.decision

@@ -64,7 +64,7 @@ class Pool:
         self._live: set[UpstreamConnection] = set()
         self._waiting: deque[Waiting] = deque()
         self._opening: set[asyncio.Task[None]] = set()
-        self._heads: dict[bytes, AnswerHead] = {}
+        self.heads: dict[bytes, AnswerHead] = {}  # the last few distinct ones of answers: upstreams repeat themselves
 
     @property
     def saturated(self) -> bool:
@@ -77,13 +77,11 @@ class Pool:
         return sum(place.user is not None for place in self._waiting)
 
     def answer_head(self, raw: bytes) -> AnswerHead:
-        """Parse an answer's head; the last few distinct ones are remembered, as upstreams repeat themselves."""
-        head = self._heads.get(raw)
-        if head is None:
-            head = parse_answer(raw)
-            if len(self._heads) >= 64:
-                self._heads.clear()
-            self._heads[raw] = head
+        """Parse an answer's head that is none of `heads`. Raises HeadError."""
+        head = parse_answer(raw)
+        if len(self.heads) >= 64:
+            self.heads.clear()
+        self.heads[raw] = head
         return head
 
     def send(

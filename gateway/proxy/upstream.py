@@ -177,7 +177,7 @@ class UpstreamConnection(Timed, asyncio.Protocol):
             end += 4
             raw = data[:end]
             try:
-                head = self.pool.answer_head(raw)
+                head = self.pool.heads.get(raw) or self.pool.answer_head(raw)
             except HeadError:
                 self._fail(Outcome.PROTOCOL)
                 return

@@ -154,9 +154,11 @@ class Metrics:
             used = record.usage
             if used is not None:
                 cell.input += used.input
-                cell.cached += used.cached
                 cell.output += used.output
-                cell.reasoning += used.reasoning
+                if used.cached:
+                    cell.cached += used.cached
+                if used.reasoning:
+                    cell.reasoning += used.reasoning
                 if used.estimated:
                     cell.estimated += 1
             if record.sent_at:
@@ -165,13 +167,14 @@ class Metrics:
                     cell.unpriced += 1
                 elif baseline is not None and used is not None:
                     cell.baseline_nano += baseline.cost(used, record.routing.thinking)
-            timing, overhead = cell.timing, cell.overhead
-            timing.waiting.append(record)
-            if len(timing.waiting) >= MOST_TIMED:
-                timing.settle()
-            overhead.waiting.append(record)
-            if len(overhead.waiting) >= MOST_TIMED:
-                overhead.settle()
+            waiting = cell.timing.waiting
+            waiting.append(record)
+            if len(waiting) >= MOST_TIMED:
+                cell.timing.settle()
+            waiting = cell.overhead.waiting
+            waiting.append(record)
+            if len(waiting) >= MOST_TIMED:
+                cell.overhead.settle()
             if record.attempts != 1 or record.thought_unasked or record.code != "ok":
                 self._unusual(record, cell)
 

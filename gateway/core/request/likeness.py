@@ -88,9 +88,7 @@ class Likeness:
             stop = quote
         if not (body.startswith(before) and body.endswith(behind, 0, stop)):
             return None
-        text = body[len(before) : stop - len(behind)]
-        if type(text) is not bytes:
-            text = bytes(text)
+        text = bytes(body[len(before) : stop - len(behind)])
         begins = known != b"" and text.startswith(known)
         new = b"[" + text[len(known) :] if begins else text
         try:
