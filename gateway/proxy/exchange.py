@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gateway.core.decide import decide
-from gateway.core.decisions.memo import Kept, Key, Memo
+from gateway.core.decisions.memo import Kept, Key
 from gateway.core.decisions.trace import Trace, trace
 from gateway.core.errors import GatewayError, Unavailable, UpstreamTimeout, of_code
 from gateway.core.money import quotes

@@ -7,6 +7,7 @@
 
 The protocols of both sides are driven by hand with the bytes that `run.py` would send and the simulator would answer,
 on transports that do nothing, so what is seen is the gateway's own Python and nothing of the kernel or the event loop.
+As under load, a turn of the loop reads from many connections, and every request has its line in the log.
 Functions are timed from outside: each is replaced by one that notes the clock before and after, and what it spends in
 another timed function is that one's. The same requests are served in turn with nothing replaced: how much longer they
 took with it, per replaced call, is what noting costs and is taken off, so that the parts add up to the plain request.
@@ -243,7 +244,7 @@ class Rig:
         metrics.MOST_WAITING = metrics.MOST_TIMED = BATCH  # or only few batches would show what counting takes
         self.loop = Turns()
         self.log = os.open(os.devnull, os.O_WRONLY)
-        log = AccessLog(functools.partial(os.write, self.log))
+        log = AccessLog(functools.partial(os.write, self.log), site.log)
         self.runtime = runtime = Runtime(
             self.loop, Metrics(site.metric_names), log.add, open_tokenizers((), background=False), load_lexicon()
         )
@@ -462,9 +463,9 @@ def _importers(function: object) -> list[Any]:
 
 def take_apart(line: Line, config: Path, watch: Stopwatch, batches: int) -> dict[str, float]:
     """Microseconds per request of every part of a line, over its quickest batches."""
-    plain = Rig(config, line)
+    plain = Rig(config, line, connections=BATCH)
     watch.install()
-    timed = Rig(config, line)
+    timed = Rig(config, line, connections=BATCH)
     watch.time_plans(timed.runtime)
     watch.remove()
     noted: list[Noted] = []
