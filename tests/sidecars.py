@@ -50,6 +50,7 @@ def settings(
     made = config(dict(others or {}))
     made["backends"]["lite"], made["targets"]["lite"] = lite_backend(upstream, model, **more)
     made["sidecar"] = {"python": PYTHON}
+    made["timeouts"] |= dict.fromkeys(("headers", "first_event", "idle"), "30s")  # litellm's first answer loads much
     return made
 
 
