@@ -241,6 +241,56 @@ def test_credentials_of_a_cloud_go_to_litellm_by_reference() -> None:
     assert "canary" not in text
 
 
+def test_what_a_cloud_serves_is_known_by_the_catalogue_and_needs_no_second_key(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    params = {
+        "model": "bedrock/meta.llama3-3-70b-instruct-v1:0",
+        "aws_region_name": "us-east-1",
+        "aws_access_key_id": "os.environ/AWS_ACCESS_KEY_ID",
+        "aws_secret_access_key": "os.environ/AWS_SECRET_ACCESS_KEY",
+    }
+    assert imported(one(params)) == 0
+    [target] = site().fleet.targets
+    assert (target.model.id, target.window, target.backend.region) == ("llama-3.3-70b", 128_000, "us-east-1")
+    assert target.price is not None
+    assert "AWS_BEARER_TOKEN_BEDROCK" not in Path("pointsman.yaml").read_text(encoding="utf-8")
+    assert "can be had without it: dialect bedrock" in capsys.readouterr().out
+
+
+def test_included_files_and_named_credentials_are_read_as_litellm_does(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("more.yaml").write_text(
+        "model_list:\n"
+        "  - {model_name: '*', litellm_params: {model: '*'}}\n"
+        "  - {model_name: extra, litellm_params: {model: openai/x, litellm_credential_name: ours}, "
+        "model_info: {max_input_tokens: 9000}}\n",
+        encoding="utf-8",
+    )
+    values = {"api_key": "os.environ/OUR_KEY", "api_base": "https://models.example.com/v1"}
+    params = {"model": "groq/openai/gpt-oss-120b"}
+    credential = {"credential_name": "ours", "credential_values": values}
+    assert imported(one(params, include=["more.yaml"], credential_list=[credential], guardrails=[], a_b=1)) == 0
+    text = Path("pointsman.yaml").read_text(encoding="utf-8")
+    assert "models.example.com" in text
+    assert "OUR_KEY" in text
+    assert {target.upstream_id for target in site().fleet.targets} == {"openai/gpt-oss-120b", "x"}
+    told = capsys.readouterr().out
+    assert "more.yaml:2: model_list[1].model_name: not carried over: a wildcard" in told
+    assert told.index("a_b") < told.index("guardrails")
+
+
+def test_an_included_file_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert imported(one({"model": "groq/openai/gpt-oss-120b"}, include=["away.yaml"])) == 2
+    assert "away.yaml" in capsys.readouterr().err
+
+
+def test_a_server_of_which_nothing_is_carried_over_is_not_written() -> None:
+    kept = {"model_name": "a", "litellm_params": {"model": "groq/openai/gpt-oss-120b"}}
+    lost = {"model_name": "b", "litellm_params": {"model": "anthropic/claude-sonnet-4-5"}}
+    assert imported(json.dumps({"model_list": [kept, lost]})) == 0
+    assert "ANTHROPIC_API_KEY" not in Path("pointsman.yaml").read_text(encoding="utf-8")
+
+
 def test_an_address_that_is_a_reference_is_looked_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

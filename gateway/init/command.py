@@ -237,7 +237,12 @@ def _remarks(draft: Draft, laid: Laid, environ: Mapping[str, str]) -> Iterator[t
     through = [name for name, one in draft.backends.items() if one["dialect"] == "litellm"]
     if through:
         what = "litellm in an environment of its own (requirements/litellm.txt), named by sidecar: {python: PATH}"
-        yield "note", f"{', '.join(through)} can only be reached through {what}"
+        yield "note", f"{', '.join(through)} {'is' if len(through) == 1 else 'are'} reached through {what}"
+        if {draft.backends[name].get("provider") for name in through} & {"bedrock", "vertex"}:
+            yield (
+                "note",
+                "open models at Bedrock and Vertex AI can be had without it: dialect bedrock or vertex, with auth:",
+            )
     now = datetime.now(UTC).timestamp()
     refused = fromkeys.refusal(laid.site.default_policy, laid.site.fleet, now)
     if refused is not None:

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from gateway import yamlfile
 from gateway.addresses import endpoint
 from gateway.catalog.catalogue import Catalogue
 from gateway.core.quantities import Invalid
 from gateway.core.types import Timeouts
+from gateway.init import litellmfile
 from gateway.init.draft import Draft
 from gateway.init.fromkeys import target_name
 from gateway.init.litellmgroups import Groups
@@ -41,31 +41,12 @@ _READ = frozenset(
     {"model", "api_base", "base_url", "api_key", "api_version", "weight", "order", "rpm", "tpm", "timeout"}
     | {"input_cost_per_token", "output_cost_per_token", "custom_llm_provider", "organization", "region_name"}
     | {"aws_access_key_id", "aws_secret_access_key", "aws_session_token", "aws_region_name"}
-    | {"vertex_project", "vertex_location", "vertex_credentials"}
+    | {"vertex_project", "vertex_location", "vertex_credentials", "litellm_credential_name"}
 )  # fmt: skip
 _INFO = frozenset(
     {"max_input_tokens", "max_output_tokens", "max_tokens", "mode", "base_model", "supports_function_calling"}
     | {"supports_vision", "supports_response_schema", "input_cost_per_token", "output_cost_per_token", "id"}
 )  # fmt: skip
-_SAYS = {
-    "rpm": "no rate limit belongs to a target; it counts as the deployment's share of its group only",
-    "tpm": "no rate limit belongs to a target; it counts as the deployment's share of its group only",
-    "num_retries": "max_attempts says how many targets a request may try",
-    "max_retries": "max_attempts says how many targets a request may try",
-    "drop_params": "a target's `unsupported:` names members it does not take, and requests that need one go elsewhere",
-    "additional_drop_params": "a target's `unsupported:` names members it does not take",
-    "extra_headers": "a backend's `headers:` are sent with every request; their values may be secrets",
-    "cooldown_time": "health holds failing targets back by itself",
-    "allowed_fails": "health holds failing targets back by itself",
-    "routing_strategy": "a policy's `rank` says it: cheapest, fastest, weighted, listed",
-    "content_policy_fallbacks": "a refusal of content is an answer, and no other target is asked",
-    "database_url": "virtual keys and spend stay in LiteLLM's database: `pointsman init --key NAME` makes a client key",
-    "cache": "answers are not cached",
-    "callbacks": "/metrics and the access log tell of every request",
-    "success_callback": "/metrics and the access log tell of every request",
-    "failure_callback": "/metrics and the access log tell of every request",
-    "litellm_credential_name": "name the key at the deployment, as api_key: os.environ/NAME",
-}
 
 
 class Unfit(Exception):
@@ -87,11 +68,13 @@ class Conversion:
     window: int | None = None  # for models of which nobody says theirs
     said: list[str] = field(default_factory=list)
     literals: dict[str, str] = field(default_factory=dict)  # digest of a key that stood there -> its variable's name
+    named: dict[str, dict[str, Any]] = field(default_factory=dict)  # parameters by the name of a credential
 
     def run(self) -> None:
         """Convert everything. Raises Invalid where nothing is left."""
         data = self.document.data
         groups = Groups(self.draft, self.note)
+        self.named = litellmfile.credentials(data)
         deployments = data.get("model_list")
         if not isinstance(deployments, list):
             raise Invalid(f"{self.document.name}: holds no model_list", "a LiteLLM proxy's config.yaml")
@@ -103,6 +86,9 @@ class Conversion:
                 self.note(f"{path}{error.path}", f"not carried over: {error}")
             else:
                 groups.add(name, target, order, share, path)
+        used = {one["backend"] for one in self.draft.targets.values()}
+        for name in self.draft.backends.keys() - used:  # nothing of theirs could be carried over
+            del self.draft.backends[name]
         if not self.draft.targets:
             lines = "\n".join(self.said)
             what = f"{lines}\nnothing of {self.document.name} could be carried over"
@@ -112,7 +98,8 @@ class Conversion:
 
     def note(self, path: str, text: str) -> None:
         """Tell of something, by line."""
-        self.said.append(f"{self.document.name}:{self.document.line(path)}: {path}: {text}")
+        file, line = self.document.place(path)
+        self.said.append(f"{file}:{line}: {path}: {text}")
 
     # -- deployments --
 
@@ -120,7 +107,7 @@ class Conversion:
         """The group's name, the name of the target, its order, and its share of the group's load. Raises Unfit."""
         if not isinstance(entry, dict) or not isinstance(entry.get("litellm_params"), dict):
             raise Unfit("", "is no deployment: it has no litellm_params")
-        group, params = entry.get("model_name"), entry["litellm_params"]
+        group, params = entry.get("model_name"), self._params(entry["litellm_params"], path)
         written = entry.get("model_info")
         info: dict[str, Any] = written if isinstance(written, dict) else {}
         if not isinstance(group, str) or not group or not isinstance(params.get("model"), str):
@@ -136,6 +123,15 @@ class Conversion:
         share = next((float(v) for v in map(params.get, ("weight", "rpm", "tpm")) if _number(v) and v > 0), 0.0)
         order = params.get("order")
         return group, target, order if type(order) is int else 1, share
+
+    def _params(self, written: dict[str, Any], path: str) -> dict[str, Any]:
+        """What a deployment says, over what the credential says that it names."""
+        name = written.get("litellm_credential_name")
+        if name is None:
+            return written
+        if str(name) not in self.named:
+            self.note(f"{path}.litellm_params.litellm_credential_name", "not carried over: no credential_list has it")
+        return {**self.named.get(str(name), {}), **written}
 
     def _reached(self, params: Mapping[str, Any], path: str) -> Reached:
         plain = {name: self._plain(value, f"{path}.{name}") for name, value in params.items() if name in _READ}
@@ -176,8 +172,13 @@ class Conversion:
                 made["base_url"] = where.url
         if reached.api_version is not None:
             made["api_version"] = reached.api_version
-        key = self._key(params.get("api_key"), reached.key_env, f"{path}.api_key", needed="base_url" not in made)
+        usual = "" if any(map(params.get, reached.secrets)) else reached.key_env
+        key = self._key(params.get("api_key"), usual, f"{path}.api_key", needed="base_url" not in made)
+        if reached.region is not None:
+            made["region"] = reached.region
         if reached.dialect == "litellm":
+            if reached.provider:
+                made["provider"] = reached.provider
             options: dict[str, Any] = dict(reached.options)
             for name in reached.secrets:
                 if params.get(name) is not None:
@@ -228,7 +229,7 @@ class Conversion:
         if model is None:
             model = self._unknown(named[0] if named else reached.upstream_id, info)
         made: dict[str, Any] = {"model": model, "backend": backend, "upstream_id": reached.upstream_id}
-        region = self.catalogue.regions.get(reached.provider)
+        region = reached.region or self.catalogue.regions.get(reached.provider)
         offer = None
         if known and reached.provider:
             offer = self.catalogue.offer(model, reached.provider, region, _provider_s_id(reached))
@@ -304,7 +305,7 @@ class Conversion:
         for part, known, name in ((params, _READ, "litellm_params"), (info, _INFO, "model_info")):
             for key, value in part.items():
                 if key not in known or (key in ("rpm", "tpm") and value is not None):
-                    self.note(f"{path}.{name}.{key}", _why(key))
+                    self.note(f"{path}.{name}.{key}", litellmfile.why(key))
 
     # -- the rest of the file --
 
@@ -325,20 +326,21 @@ class Conversion:
                 elif key in ("timeout", "request_timeout") and _number(value) and 0 < value <= 604_800:
                     self.draft.more["timeouts"] = _clocks(value)
                 else:
-                    self.note(path, _why(key))
+                    self.note(path, litellmfile.why(key))
         self._general(data.get("general_settings"))
         variables = data.get("environment_variables")
         for name in variables if isinstance(variables, dict) else ():
             self.note(f"environment_variables.{name}", "not copied, it may be a secret: set it in the environment")
         known = {"model_list", "litellm_settings", "router_settings", "general_settings", "environment_variables"}
-        for section in data.keys() - known:
+        known |= {"include", "credential_list"}
+        for section in sorted(data.keys() - known):
             self.note(section, "not carried over")
 
     def _general(self, written: Any) -> None:
         for key, value in written.items() if isinstance(written, dict) else ():
             path = f"general_settings.{key}"
             if key != "master_key":
-                self.note(path, _why(key))
+                self.note(path, litellmfile.why(key))
                 continue
             ref = self._key(value, "LITELLM_MASTER_KEY", path, needed=True)
             if ref is None:
@@ -357,14 +359,17 @@ def convert(
     file: Path, catalogue: Catalogue, environ: Mapping[str, str], draft: Draft, window: int | None
 ) -> list[str]:
     """Carry a LiteLLM file over into a draft; returns what needs telling. Raises ConfigError, Invalid."""
-    conversion = Conversion(yamlfile.load(file), catalogue, environ, draft, window)
+    conversion = Conversion(litellmfile.load(file), catalogue, environ, draft, window)
     conversion.run()
     return conversion.said
 
 
 def _provider_s_id(reached: Reached) -> str:
     """What the provider itself calls the model: litellm's names have the provider's before it."""
-    return reached.upstream_id.partition("/")[2] if reached.dialect == "litellm" else reached.upstream_id
+    if reached.dialect != "litellm":
+        return reached.upstream_id
+    own = reached.upstream_id.partition("/")[2]
+    return own.removeprefix("converse/").removeprefix("invoke/") if reached.provider == "bedrock" else own
 
 
 def _rented_as(catalogue: Catalogue, reached: Reached) -> str | None:
@@ -384,11 +389,6 @@ def _clocks(seconds: float) -> dict[str, str]:
     return {
         name: f"{seconds:g}s" for name, usually in (*parts.items(), ("total", 0)) if usually > seconds or not usually
     }
-
-
-def _why(key: str) -> str:
-    says = _SAYS.get(key)
-    return f"not carried over: {says}" if says else "not carried over"
 
 
 def _number(value: Any) -> TypeGuard[int | float]:

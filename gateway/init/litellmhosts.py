@@ -73,6 +73,14 @@ _LITELLM: Mapping[str, str] = MappingProxyType(
         "azure_ai": "AZURE_AI_API_KEY",
     }
 )
+#: Those of them that the catalogue knows offers of.
+_RENTED = {
+    "bedrock": "bedrock",
+    "vertex_ai": "vertex",
+    "azure_ai": "azure",
+    "databricks": "databricks",
+    "watsonx": "watsonx",
+}
 _SECRETS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token", "vertex_credentials")
 
 
@@ -87,6 +95,7 @@ class Reached:
     provider: str = ""  # the catalogue's name of it
     called: str = ""  # a name for its backend; empty: its host's
     api_version: str | None = None
+    region: str | None = None  # where it is, if the deployment says so
     secrets: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)  # what litellm is told besides
 
@@ -173,7 +182,16 @@ def _by_litellm(name: str, id_: str, base: str | None, params: Mapping[str, str 
     """Through the sidecar, with what it must be told: only what our file has a place for."""
     wanted = ("api_version", "aws_region_name", "organization", "region_name", "vertex_location", "vertex_project")
     options = {option: value for option in wanted if (value := params.get(option))}
+    region = params.get("aws_region_name") or params.get("vertex_location")
     key = "" if params.get("aws_region_name") and name == "sagemaker_chat" else _LITELLM[name]
     return Reached(
-        "litellm", f"{name}/{id_}", base, key, called=name.replace("_", "-"), options=options, secrets=_SECRETS
+        "litellm",
+        f"{name}/{id_}",
+        base,
+        key,
+        provider=_RENTED.get(name, ""),
+        called=name.replace("_", "-"),
+        region=region if region and re.fullmatch(r"[a-z0-9-]{2,40}", region) else None,
+        options=options,
+        secrets=_SECRETS,
     )
