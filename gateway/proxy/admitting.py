@@ -32,8 +32,8 @@ _WORDS = {
 }
 _RATE = b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%dms\r\n"
 _OF_REQUESTS, _OF_TOKENS = _RATE % ((b"requests",) * 3), _RATE % ((b"tokens",) * 3)
-#: What is told of which rates.
-_TOLD = {(): b"", ("rpm",): _OF_REQUESTS, ("tpm",): _OF_TOKENS, ("rpm", "tpm"): _OF_REQUESTS + _OF_TOKENS}
+#: By `Gate.tells`.
+_TOLD = (b"", _OF_REQUESTS, _OF_TOKENS, _OF_REQUESTS + _OF_TOKENS)
 _WHOSE = {"key": "key", "team": "key's team", "target": "target"}
 
 
@@ -66,7 +66,8 @@ class Admitting(Settling):
             ledger = runtime.ledger
             if ledger is not None and ledger.failing and gate.hard:
                 raise Unavailable("store_unavailable", "What this would cost cannot be booked now.", retry_after_s=1)
-            need = self._most(quote)
+            most = quote.most(wire.quick_tokens(envelope.size)) if self.signals is None else None
+            need = self._most(quote) if most is None or envelope.choices != 1 else most
         now_us, now_ms = int(record.started_at * 1_000_000), record.wall * 1000
         got: Hold | Refused | None
         if gates.store.remote:
@@ -77,7 +78,10 @@ class Admitting(Settling):
                 return False
         else:
             got = gate.admit(tokens, need, now_us, now_ms)
-            if type(got) is Refused and got.limit.of == "budget":
+            if type(got) is Hold:
+                self.hold = got
+                return True
+            if got.limit.of == "budget":  # type: ignore[union-attr]
                 got = gate.admit(tokens, self._fitting(quote, need), now_us, now_ms)
         if type(got) is Refused:
             self.clamped = 0  # nobody gets an answer, so none is shortened
@@ -140,15 +144,10 @@ class Admitting(Settling):
         return max(self.signals.tokens(one.model.tokenizer).hi for one in self.decision.candidates)
 
     def _most(self, quote: Quote) -> int:
-        """What the dearest candidate can cost. HOT."""
-        envelope = self.envelope
-        need = None
-        if envelope.choices == 1 and (self.signals is None or quotes.textual(envelope)):
-            need = quote.most(wire.quick_tokens(envelope.size))
-        if need is None:
-            found = quotes.reaches(self.decision, self._longest_input(), quote.asked, envelope.choices)
-            need = quotes.dearest(found)
-        return need
+        """What the dearest candidate can cost."""
+        entered, choices = self._longest_input(), self.envelope.choices
+        need = quote.most(entered) if choices == 1 else None
+        return quotes.dearest(quotes.reaches(self.decision, entered, quote.asked, choices)) if need is None else need
 
     def _fitting(self, quote: Quote, need: int) -> int:
         """The same after the answer was shortened to what is left, if it has to be."""

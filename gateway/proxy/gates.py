@@ -69,7 +69,7 @@ def _elsewhere(ledger: LedgerSettings, begins_ms: int, ends_ms: int) -> Mapping[
 def _in_use(limit: Limit, now_us: int) -> bool:
     """Would one that began anew let more through? What is spent of budgets, the books know."""
     if isinstance(limit, Rate):
-        return limit.told(now_us)[2] > 0
+        return limit.wait(limit.limit, now_us) > 0
     return isinstance(limit, Slots) and limit.used > 0
 
 

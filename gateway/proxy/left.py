@@ -46,12 +46,12 @@ def row(limit: Limit, now_us: int) -> dict[str, Any]:
             "resets": _moment(limit),
         }
     if isinstance(limit, Rate):
-        _, left, full_ms = limit.told(now_us)
+        left = limit.left(now_us)
         return told | {
             "most": limit.limit,
             "left": left,
             "used": round(1 - left / limit.limit, 4),
-            "resets_s": full_ms / 1000,
+            "resets_s": _full_s(limit, now_us),
         }
     if isinstance(limit, Slots):
         left = max(0, limit.limit - limit.used)
@@ -87,9 +87,13 @@ def _veiled(limit: Limit, now_us: int) -> dict[str, Any]:
     if isinstance(limit, Budget):
         return told | {"exhausted": limit.gone >= limit.limit, "per": limit.per, "resets": _moment(limit)}
     if isinstance(limit, Rate):
-        _, left, full_ms = limit.told(now_us)
-        return told | {"exhausted": not left} | ({} if left else {"resets_s": full_ms / 1000})
+        left = limit.left(now_us)
+        return told | {"exhausted": not left} | ({} if left else {"resets_s": _full_s(limit, now_us)})
     return told | {"exhausted": isinstance(limit, Slots) and limit.used >= limit.limit}
+
+
+def _full_s(rate: Rate, now_us: int) -> float:
+    return round(rate.wait(rate.limit, now_us) / 1_000_000, 3)
 
 
 def _mode(limit: Limit) -> str:

@@ -21,15 +21,11 @@ if TYPE_CHECKING:
 SOON_US = 1_000_000
 
 
-class SharedHold(Hold):
+class SharedHold(Hold, eq=False, gc=False):
     """What a request holds of shared limits."""
 
-    __slots__ = ("alone", "store")
-
-    def __init__(self, store: Shared, gate: Gate, tokens: int, need: int, *, alone: bool = False) -> None:
-        super().__init__(gate, tokens, need)
-        self.store = store
-        self.alone = alone  # taken while the store was away: rates there were not drawn on
+    store: Shared = None  # type: ignore[assignment]
+    alone: bool = False  # taken while the store was away: rates there were not drawn on
 
     def end(self, now_s: float, used: int = 0, spent: int = 0, at_ms: int = 0, *, sent: bool = True) -> None:
         """The request is over: everybody is told. HOT where limits are shared."""

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import NamedTuple
 
+import msgspec
+
 from gateway.core.money.limits import MINUTE_US, Budget, Limit, Rate, Slots
 
 #: Seconds after which to ask again where only what is reserved, and not what is spent, is in the way.
@@ -38,16 +40,13 @@ class Refused(NamedTuple):
         return max(1, -(-self.wait_us // 1_000_000))
 
 
-class Hold:
+class Hold(msgspec.Struct, eq=False, gc=False):
     """What one request has taken of its limits. `end` gives back what it did not use; a second `end` does nothing."""
 
-    __slots__ = ("gate", "need", "spent", "tokens")
-
-    def __init__(self, gate: Gate, tokens: int, need: int) -> None:
-        self.gate: Gate | None = gate  # None: ended
-        self.tokens = tokens
-        self.need = need
-        self.spent = 0  # nano-USD that its budgets know of
+    gate: Gate | None  # None: ended
+    tokens: int
+    need: int
+    spent: int = 0  # nano-USD that its budgets know of
 
     def charge(self, spent: int, at_ms: int) -> None:
         """Its attempts have cost so much in all; the one that was the last to end began then (Unix milliseconds)."""
@@ -127,19 +126,19 @@ class Gate:
     hard: tuple[Budget, ...] = field(init=False, compare=False)
     #: Is there a budget that looks at what a request may cost at most?
     asks_cost: bool = field(init=False, compare=False)
-    #: Which rates `told` tells of: rpm, tpm.
-    tells: tuple[str, ...] = field(init=False, compare=False)
+    #: Which rates `told` tells of: 1 those of requests, 2 those of tokens, 3 both.
+    tells: int = field(init=False, compare=False)
     _tightest: tuple[Rate, ...] | None = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        enforced = [found for found in map(_enforced, (self.requests, self.tokens)) if found]
-        only = tuple(one for one, *others in enforced if not others)
+        enforced = [_enforced(rates) for rates in (self.requests, self.tokens)]
+        only = tuple(found[0] for found in enforced if found)
         for name, value in (
             ("rows", tuple(zip_longest(self.slots, self.requests, self.tokens, self.budgets))),
             ("hard", tuple(budget for budget in self.budgets if budget.mode == "hard")),
             ("asks_cost", any(budget.mode != "soft" for budget in self.budgets)),
-            ("tells", tuple(found[0].of for found in enforced)),
-            ("_tightest", only if len(only) == len(enforced) else None),
+            ("tells", bool(enforced[0]) + 2 * bool(enforced[1])),
+            ("_tightest", only if max(map(len, enforced)) <= 1 else None),
         ):
             object.__setattr__(self, name, value)
 
@@ -239,10 +238,19 @@ class Gate:
         )
 
     def told(self, now_us: int) -> tuple[int, ...]:
-        """What `Rate.told` says of the enforced limits on requests and on tokens that have least left. HOT."""
+        """Of the enforced limit on requests that has least left, and of the one on tokens, three numbers each. HOT.
+
+        The limit, how many may still pass, and milliseconds until as many may pass as ever.
+        """
         told: tuple[int, ...] = ()
         for rate in self._tightest or self._least(now_us):
-            told += rate.told(now_us)
+            limit = rate.limit
+            drawn = rate.full_at - now_us * limit
+            if drawn <= 0:
+                told += (limit, limit, 0)
+            else:
+                left = rate.room - drawn
+                told += (limit, left // MINUTE_US if left > 0 else 0, drawn // (limit * 1000) + 1)
         return told
 
     def _least(self, now_us: int) -> Iterator[Rate]:

@@ -98,15 +98,6 @@ class Rate(Limit):
         """How many may still pass; not below 0."""
         return max(0, self.room - self._drawn(now_us)) // MINUTE_US
 
-    def told(self, now_us: int) -> tuple[int, int, int]:
-        """The limit, how many may still pass, and milliseconds until as many may pass as ever. HOT."""
-        limit = self.limit
-        drawn = self.full_at - now_us * limit
-        if drawn <= 0:
-            return limit, limit, 0
-        left = self.room - drawn
-        return limit, left // MINUTE_US if left > 0 else 0, drawn // (limit * 1000) + 1
-
     def see(self, used_millionths: int, now_us: int) -> None:
         """Take over how much was used of it by everybody, from where that is kept. HOT where limits are shared."""
         self.full_at = now_us * self.limit + used_millionths * (MINUTE_US // 1_000_000)
