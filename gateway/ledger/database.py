@@ -94,6 +94,7 @@ class Database:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
+        db.execute("PRAGMA secure_delete = FAST")  # what is retired is not written once more to be wiped
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             db.executescript(f"BEGIN; {_TABLES} {_VIEW} PRAGMA user_version = {SCHEMA}; COMMIT;")
@@ -111,8 +112,7 @@ class Database:
 
     def check(self) -> str:
         """What is wrong with the file, or nothing."""
-        found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
-        return "" if found == "ok" else str(found)
+        return damage(self._db)
 
     def position(self) -> Position:
         """From where on journals are to be read: what is in the books already does not count twice."""
@@ -274,6 +274,15 @@ class Database:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+def damage(db: sqlite3.Connection) -> str:
+    """What is wrong with the file of a connection, or nothing: all of it is read. Raises sqlite3.Error."""
+    found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        return str(found)
+    block = db.execute("SELECT seq - attempts + 1, seq FROM blocks WHERE NOT json_valid(rows) LIMIT 1").fetchone()
+    return "" if block is None else f"attempts {block[0]} to {block[1]} cannot be read"
 
 
 def _opened(key: tuple[str, int], one: Open) -> tuple[Any, ...]:

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from gateway.ledger.database import damage
+
 logger = logging.getLogger("pointsman")
 
 
@@ -42,7 +44,7 @@ class Inspecting:
         try:
             self._db = db = sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)
             try:
-                found = "" if self._stopped else str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+                found = "stopped" if self._stopped else damage(db)
             finally:
                 self._db = None
                 db.close()
@@ -52,7 +54,7 @@ class Inspecting:
             return
         except sqlite3.DatabaseError as error:
             found = str(error)
-        if found not in ("", "ok"):
-            self._damaged(found)
-        elif found:
+        if not found:
             logger.info("ledger: %s is sound", self._path)
+        elif not self._stopped:
+            self._damaged(found)

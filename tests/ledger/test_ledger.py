@@ -185,6 +185,24 @@ def test_damaged_books_refuse_the_start_and_say_how_to_go_on(tmp_path: Path) -> 
         open_ledger(LedgerSettings(tmp_path))
 
 
+def test_attempts_that_cannot_be_read_refuse_the_start_and_come_back_from_the_journal(tmp_path: Path) -> None:
+    with opened(tmp_path) as ledger:
+        for number in range(2_000):
+            reserve(ledger, number)
+            settle(ledger, number)
+    with sqlite3.connect(tmp_path / DATABASE) as db:
+        db.execute("UPDATE blocks SET rows = '[[' || substr(rows, 9) WHERE seq = (SELECT min(seq) FROM blocks)")
+    db.close()
+    with pytest.raises(LedgerError, match=r"attempts 1 to 250 cannot be read\): `pointsman usage --repair`"):
+        open_ledger(LedgerSettings(tmp_path))
+    said = "\n".join(repair(LedgerSettings(tmp_path)))
+    assert "1750 attempts and 1 accounts could be read from it" in said
+    assert "2000 attempts are in the books now" in said
+    with opened(tmp_path):
+        assert len(entries(tmp_path)) == 2_000
+        assert totals(tmp_path) == (2_000, 2_000 * 700)
+
+
 def until(true: Callable[[], bool]) -> None:
     ends_at = time.monotonic() + 20
     while not true():
