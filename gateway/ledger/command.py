@@ -232,6 +232,8 @@ def table(found: Report) -> list[str]:
         text.append(f"from {_utc(found.since_ms)} to {_utc(found.until_ms)} UTC")
     if found.open:
         text.append(f"{found.open} attempts are under way, and not in it")
+    for name, left, at_ms in found.behind:
+        text.append(f"{left:,} attempts of replica {name} are not in it: it had not sent them at {_utc(at_ms)} UTC")
     return text
 
 

@@ -67,6 +67,8 @@ _ENTER = "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD = "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
 _ADD += ", ".join(f"{name} = {name} + excluded.{name}" for name in SUMS)
 _NAME = "INSERT INTO accounts VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_OLD = "SELECT seq, attempts FROM blocks WHERE to_ms < ? AND seq <= ? ORDER BY to_ms LIMIT ?"
+_RETIRED = 900  # blocks that one statement deletes; any library takes 999 values
 _OPEN = "INSERT OR REPLACE INTO open VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 #: While journals are read again that may be in the books: what is in them.
 _KNOWN = (
@@ -239,20 +241,16 @@ class Database:
         Attempts go by blocks, when all of a block are older; those that were not shipped stay.
         """
         db = self._db
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            shipped = db.execute("SELECT value FROM meta WHERE name = 'shipped'").fetchone()
-            gone = "FROM blocks WHERE to_ms < ? AND seq <= ?", (before_ms, shipped[0] if shipped else 1 << 62)
-            count = int(db.execute(f"SELECT total(attempts) {gone[0]}", gone[1]).fetchone()[0])
-            db.execute(f"DELETE {gone[0]}", gone[1])
-            db.execute("DELETE FROM totals WHERE quarter < ?", (totals_before_ms // QUARTER_MS,))
-            self.kept_since_ms = max(self.kept_since_ms, before_ms)
-            db.execute("INSERT OR REPLACE INTO meta VALUES ('kept_since_ms', ?)", (self.kept_since_ms,))
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
+        shipped = db.execute("SELECT value FROM meta WHERE name = 'shipped'").fetchone()
+        upto = shipped[0] if shipped else 1 << 62
+        self.kept_since_ms = max(self.kept_since_ms, before_ms)
+        db.execute("INSERT OR REPLACE INTO meta VALUES ('kept_since_ms', ?)", (self.kept_since_ms,))
+        db.execute("DELETE FROM totals WHERE quarter < ?", (totals_before_ms // QUARTER_MS,))
+        count = 0
+        while gone := db.execute(_OLD, (before_ms, upto, _RETIRED)).fetchall():
+            marks = ", ".join("?" * len(gone))  # one statement, so one transaction, which nobody waits long for
+            db.execute(f"DELETE FROM blocks WHERE seq IN ({marks})", [seq for seq, _ in gone])  # noqa: S608 - marks
+            count += sum(attempts for _, attempts in gone)
         return count
 
     def rows(self) -> Iterator[tuple[Any, ...]]:

@@ -69,6 +69,10 @@ SUMS = {
 }
 _ACCOUNTS = "JOIN accounts a ON a.id = {of}.account"
 _LONGEST_DAYS = 4_000
+_BEHIND = (
+    "SELECT name, unshipped, (extract(epoch FROM shipped_at) * 1000)::bigint FROM replicas WHERE unshipped > 0 "
+    "ORDER BY name"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,7 @@ class Report:
     open: int  # attempts under way, which are in no sum
     since_ms: int  # of what is in the books and was asked for; both 0 where there is nothing
     until_ms: int
+    behind: tuple[tuple[str, int, int], ...] = ()  # replicas, attempts that they had not sent, and when, Unix ms
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON: costs in US dollars, times in ISO 8601."""
@@ -102,6 +107,7 @@ class Report:
             "rows": [usd(row) for row in self.rows],
             "total": usd(self.total),
             "open": self.open,
+            "behind": [{"replica": name, "attempts": left, "at": _iso(at)} for name, left, at in self.behind],
         }
 
 
@@ -168,8 +174,9 @@ def report(db: Books, asked: Asked) -> Report:
     held = db.execute("SELECT min(quarter), max(quarter) FROM totals WHERE quarter >= ? AND quarter < ?", (first, last))
     begins, ends = held.fetchone()
     waiting = 0 if db.replicas else db.execute("SELECT count(*) FROM open").fetchone()[0]  # which are not shipped
+    behind = tuple(db.execute(_BEHIND)) if db.replicas else ()
     if begins is None:
-        return Report(asked.by, [], dict.fromkeys(SUMS, 0), waiting, 0, 0)
+        return Report(asked.by, [], dict.fromkeys(SUMS, 0), waiting, 0, 0, behind)
     tables, of, day = "totals", "account, replica" if db.replicas else "account", ""
     if "day" in asked.by:
         tables = f"{_days(begins, ends + 1, asked.zone)} JOIN totals ON quarter >= column2 AND quarter < column3"
@@ -196,7 +203,8 @@ def report(db: Books, asked: Asked) -> Report:
     elif asked.by:  # else it is one row, of nulls where nothing is summed
         rows.sort(key=lambda row: (-row["cost_nano"], -row["attempts"], *(str(row[name]) for name in asked.by)))
     total = {name: sum(row[name] or 0 for row in rows) for name in SUMS}
-    return Report(asked.by, rows if asked.by else [], total, waiting, begins * QUARTER_MS, (ends + 1) * QUARTER_MS)
+    shown = rows if asked.by else []
+    return Report(asked.by, shown, total, waiting, begins * QUARTER_MS, (ends + 1) * QUARTER_MS, behind)
 
 
 def _days(first: int, last: int, zone: tzinfo) -> str:

@@ -21,6 +21,7 @@ import pytest
 from gateway.core.types import Secret
 from gateway.ledger import postgres as pg
 from gateway.ledger import shared, shipping
+from gateway.ledger.command import table
 from gateway.ledger.directory import PostgresSettings
 from gateway.ledger.ledger import Ledger
 from gateway.ledger.report import Asked, reading, report
@@ -156,6 +157,37 @@ def test_an_hour_without_postgresql_waits_on_the_disk_and_is_sent_piece_by_piece
     clock.until = 1e9
     ledger.close()
     assert counted(database) == (24_100, 24_100 * 7)
+
+
+def test_usage_says_which_replica_has_not_sent_all(
+    database: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = started(settings(tmp_path, mine(database)))
+    book(ledger, 0, 10)
+    wait(arrived(ledger, 10))
+    with reading(tmp_path) as own:
+        assert report(own, Asked()).behind == ()
+    ship, ships = pg.ship, 0
+
+    async def once(*given: Any) -> int:
+        nonlocal ships
+        ships += 1
+        if ships > 1:
+            raise ConnectionResetError
+        return await ship(*given)
+
+    monkeypatch.setattr(pg, "ship", once)
+    book(ledger, 10, 1_000)
+    wait(lambda: ships > 2 and not ledger.pending)
+    ledger.close()
+    with shared.reading(mine(database)) as books:
+        found = report(books, Asked())
+    ((name, left, at_ms),) = found.behind
+    assert name == tmp_path.name
+    assert 0 < left < 1_000
+    assert abs(at_ms - time.time() * 1000) < 60_000
+    assert f"{left} attempts of replica {name} are not in it" in table(found)[-1]
+    assert found.to_dict()["behind"][0]["attempts"] == left
 
 
 # --- what else may be wrong ------------------------------------------------------------------------------------------
