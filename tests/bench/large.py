@@ -77,7 +77,23 @@ def _turns(size: int, foreign: tuple[str, ...] = ()) -> list[dict[str, str]]:
     return [{"role": ("user", "assistant")[n % 2], "content": text_of(4_000, chance, foreign)} for n in range(count)]
 
 
-def _asked(messages: list[dict[str, str]], model: str = TARGET, *, escaped: bool = False) -> bytes:
+def _course(size: int) -> list[dict[str, Any]]:
+    """Calls of a tool, and what it answered."""
+    chance = random.Random(7)
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "Find where it is decided, and why."}]
+    for number in range(size // 8_300):
+        called = {"name": "read", "arguments": json.dumps({"path": f"/src/part{number}.txt"})}
+        call = {"id": f"call_{number}", "type": "function", "function": called}
+        messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+        messages.append({"role": "tool", "tool_call_id": f"call_{number}", "content": text_of(8_000, chance)})
+    return messages
+
+
+def _parted(size: int) -> list[dict[str, Any]]:
+    return [{"role": one["role"], "content": [{"type": "text", "text": one["content"]}]} for one in _turns(size)]
+
+
+def _asked(messages: list[dict[str, Any]], model: str = TARGET, *, escaped: bool = False) -> bytes:
     asked = {"model": model, "messages": messages, "temperature": 0.7, "max_tokens": 256}
     return json.dumps(asked, separators=(",", ":"), ensure_ascii=escaped).encode()
 
@@ -102,6 +118,8 @@ BODIES: dict[str, Body] = {
     ),
     "turns": ("about 10,000 turns in English", lambda size: _asked(_turns(size))),
     "turns-mixed": ("about 10,000 turns in five languages", lambda size: _asked(_turns(size, _FOREIGN))),
+    "calls": ("about 10,000 calls of tools and their answers, to `auto`", lambda size: _asked(_course(size), "auto")),
+    "parted": ("about 10,000 turns of text parts, to `auto`", lambda size: _asked(_parted(size), "auto")),
     "auto": ("one document in English, to `auto`", lambda size: _asked(_document(size), "auto")),
     "auto-turns": (
         "about 10,000 turns in five languages, to `auto`",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -26,6 +26,7 @@ _UTF8_BYTES = 65_536  # decoded at once, to bound the memory that takes
 _UTF8_PIECES = 64  # per step
 _TURNS_PER_STEP = 2_000
 _MESSAGES = b'"messages":'
+_PARTS_BYTES = 512  # of parts that are left where they are; shorter ones are decoded more quickly than looked at
 _AROUND_BYTES = 65_536  # before them, and behind them, of a usual body
 # Every level around a large value reads over it once more: bytes of the body times levels that may hold large values,
 # 8 of them at 64 MB, all at 8 MB.
@@ -43,6 +44,18 @@ def finish(steps: Steps[T]) -> T:
             return value
 
 
+class Chat(NamedTuple):
+    """A body of the usual kind. `plain`: its messages hold a role and a text each, and nothing else."""
+
+    tree: dict[str, Any]
+    members: dict[str, Any]
+    plain: bool
+
+
+#: How long some messages are, whether they are plain, and what makes their tree.
+_Read: TypeAlias = "tuple[int, bool, Steps[list[Any]]]"
+
+
 class _Turn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """What most messages are, in the order in which everybody writes it."""
 
@@ -50,10 +63,36 @@ class _Turn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     content: msgspec.Raw
 
 
+_ABSENT = msgspec.Raw()
+
+
+class _Step(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """What messages are around calls of tools, and of clients that send parts."""
+
+    role: Annotated[str, msgspec.Meta(min_length=1)]
+    content: msgspec.Raw = _ABSENT
+    tool_calls: msgspec.Raw = _ABSENT
+    tool_call_id: msgspec.Raw = _ABSENT
+    name: msgspec.Raw = _ABSENT
+    refusal: msgspec.Raw = _ABSENT
+    reasoning_content: msgspec.Raw = _ABSENT
+
+
+class _Part(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    type: Literal["text"]
+    text: msgspec.Raw
+
+
 class _Chat(msgspec.Struct, gc=False):
     """What most bodies are: such messages, and members that are only read over."""
 
     messages: Annotated[list[_Turn], msgspec.Meta(min_length=1)]
+
+
+class _Course(msgspec.Struct, gc=False):
+    """The same with calls of tools."""
+
+    messages: Annotated[list[_Step], msgspec.Meta(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +108,15 @@ class Grower:
     decode: Callable[[bytes, int], Any]
     too_deep: Callable[[], Any]  # raises
 
-    def chat(self) -> Steps[tuple[dict[str, Any], dict[str, Any]] | None]:
+    def chat(self) -> Steps[Chat | None]:
         """The tree of a body and the texts of its members, from one look at it; None where it is not of the usual kind.
 
-        That is: messages of a role and a text each, and around them no more than what is decoded in one piece. The
-        decoder proves the whole to be JSON and tells what each message ends up as, but not where they stand. So that
-        is guessed: from the first `"messages":` on, for as many bytes as such messages take that hold nothing else.
-        Then everything around them is read with a 0 in their place. That cannot be JSON if they go on behind the
-        guess: what is read as text here is structure there, or a bracket is closed that was never opened.
+        That is: messages of a role and a text each, or with calls of tools, and around them no more than what is
+        decoded in one piece. The decoder proves the whole to be JSON and tells what each message ends up as, but not
+        where they stand. So that is guessed: from the first `"messages":` on, for as many bytes as such messages take
+        that hold nothing else. Then everything around them is read with a 0 in their place. That cannot be JSON if they
+        go on behind the guess: what is read as text here is structure there, or a bracket is closed that was never
+        opened.
         """
         body = self.body
         head = bytes(body[:_AROUND_BYTES])
@@ -85,14 +125,15 @@ class Grower:
         at += len(space)
         if at < len(_MESSAGES) or not head.startswith(b'[{"role":' + space, at):
             return None
-        try:
-            turns = _CHAT.decode(body).messages
-        except _UNREADABLE:
-            return None  # what is no JSON at all is told so by who reads any
+        turns = _messages(body)
         yield
-        views = [memoryview(turn.content) for turn in turns]
-        size = yield from self._size(at, turns, views)
-        if size is None or len(body) - at - size > _AROUND_BYTES:
+        if turns is None:
+            return None  # what is no JSON at all is told so by who reads any
+        read = (yield from self._plain(at, turns)) or (None if space else (yield from self._course(turns)))
+        if read is None:
+            return None
+        size, plain, grow = read
+        if len(body) - at - size > _AROUND_BYTES:
             return None
         around = b"0".join((head[:at], body[at + size :]))
         try:
@@ -107,8 +148,55 @@ class Grower:
         yield
         yield from check_utf8(body)
         members["messages"] = msgspec.Raw(memoryview(body)[at : at + size])
-        tree["messages"] = yield from _texts(turns, views)
-        return tree, members
+        tree["messages"] = yield from grow
+        return Chat(tree, members, plain)
+
+    def _plain(self, at: int, turns: Sequence[_Turn | _Step]) -> Steps[_Read | None]:
+        """The length of messages of a role and a text each, and what makes their tree."""
+        if type(turns[0]) is not _Turn:
+            return None
+        views = [memoryview(turn.content) for turn in turns]
+        size = yield from self._size(at, turns, views)
+        return None if size is None else (size, True, _texts(turns, views))
+
+    def _course(self, steps: Sequence[_Turn | _Step]) -> Steps[_Read | None]:
+        """The same for messages with calls of tools, without spaces: their texts are left where they are, what is short
+        beside them is decoded, and where that is not short this is given up.
+        """
+        roles = {role: len(_ENCODER.encode(role)) + len('{"role":},') for role in {step.role for step in steps}}
+        size = 1
+        trees: list[Any] = []
+        owners: list[tuple[dict[str, Any], str]] = []
+        values: list[msgspec.Raw] = []
+        for step in steps:
+            role, *texts = msgspec.structs.astuple(step)
+            tree: dict[str, Any] = {"role": role}
+            size += roles[role]
+            for name, room, text in zip(_STEP_NAMES, _STEP_ROOM, texts, strict=False):
+                if not text:
+                    continue
+                size += len(text) + room
+                found = _left(text) if name == "content" else None
+                if found is not None:
+                    tree[name] = found
+                elif len(text) > self.whole_bytes:
+                    return None
+                else:
+                    owners.append((tree, name))
+                    values.append(text)
+            trees.append(tree)
+            if len(trees) % _TURNS_PER_STEP == 0:
+                yield
+        return size, False, self._filled(trees, owners, values)
+
+    def _filled(
+        self, trees: list[Any], owners: Sequence[tuple[dict[str, Any], str]], values: list[msgspec.Raw]
+    ) -> Steps[list[Any]]:
+        """The trees of messages, some members of which are not decoded yet."""
+        decoded = yield from self._all(values, [0] * len(values), self.max_depth - 3)
+        for (tree, name), value in zip(owners, decoded, strict=True):
+            tree[name] = value
+        return trees
 
     def tree(self, members: dict[str, Any]) -> Steps[dict[str, Any]]:
         """The decoded tree of any body, whose top-level members are given as text."""
@@ -196,7 +284,7 @@ class Grower:
             return None
         return (yield from _texts(turns, views))
 
-    def _size(self, at: int, turns: Sequence[_Turn], views: Sequence[memoryview]) -> Steps[int | None]:
+    def _size(self, at: int, turns: Sequence[_Turn | _Step], views: Sequence[memoryview]) -> Steps[int | None]:
         """The bytes of an array at `body[at]` that is read as these turns, if each holds just a role and a text.
 
         Of compact text the least it can have: a second `content` or a needless escape takes room. Text with spaces
@@ -237,7 +325,35 @@ class Grower:
         return at - begin
 
 
-def _texts(turns: Sequence[_Turn], views: Sequence[memoryview]) -> Steps[list[Any]]:
+def _messages(body: Body) -> Sequence[_Turn | _Step] | None:
+    """The messages of a body, if they are of the usual kinds."""
+    for decoder in (_CHAT, _COURSE):
+        try:
+            return decoder.decode(body).messages
+        except _UNREADABLE:
+            continue
+    return None
+
+
+def _left(content: msgspec.Raw) -> LongText | list[Any] | None:
+    """A content that is a text or text parts, left where it is; None of any other, and of parts that hold more."""
+    view = memoryview(content)
+    if view[0] == _QUOTE:
+        return LongText(view)
+    if view[0] != _OPEN_ARRAY or len(view) < _PARTS_BYTES:
+        return None
+    try:
+        views = [memoryview(part.text) for part in _PARTS.decode(content)]
+    except _UNREADABLE:
+        return None
+    if sum(map(len, views)) + len(views) * len('{"type":"text","text":},') + 1 != len(view):
+        return None
+    if any(text[0] != _QUOTE for text in views):
+        return None
+    return [{"type": "text", "text": LongText(text)} for text in views]
+
+
+def _texts(turns: Sequence[_Turn | _Step], views: Sequence[memoryview]) -> Steps[list[Any]]:
     """The tree of messages whose texts are left where they are."""
     trees: list[Any] = []
     for first in range(0, len(turns), _TURNS_PER_STEP):
@@ -284,5 +400,9 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _ENCODER = msgspec.json.Encoder()
 _OBJECT: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ARRAY: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
-_CHAT = msgspec.json.Decoder(_Chat)
+_CHAT: msgspec.json.Decoder[_Chat | _Course] = msgspec.json.Decoder(_Chat)
+_COURSE: msgspec.json.Decoder[_Chat | _Course] = msgspec.json.Decoder(_Course)
+_PARTS = msgspec.json.Decoder(list[_Part])
+_STEP_NAMES = _Step.__struct_fields__[1:]
+_STEP_ROOM = tuple(len(f',"{name}":') for name in _STEP_NAMES)
 _TURNS = msgspec.json.Decoder(list[_Turn])

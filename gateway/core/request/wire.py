@@ -146,7 +146,7 @@ def parse_steps(body: Body) -> Steps[Envelope]:
         grower = Grower(body, WHOLE_BYTES, MAX_DEPTH, _whole, _too_deep)
         chat = yield from grower.chat()
         if chat is not None:
-            tree, members = chat
+            tree, members = chat.tree, chat.members
         else:
             members = _OBJECT.decode(body)
             yield
@@ -154,7 +154,7 @@ def parse_steps(body: Body) -> Steps[Envelope]:
     except _UNREADABLE as error:
         raise _refused(error) from None
     yield
-    _check(tree, read_as_chat=chat is not None)
+    _check(tree, plain=chat is not None and chat.plain)
     return Envelope.of(tree, body, members)
 
 
@@ -328,15 +328,15 @@ def _is_usual(body: bytes | bytearray) -> bool:
     return True
 
 
-def _check(tree: dict[str, Any], *, read_as_chat: bool = False) -> None:
+def _check(tree: dict[str, Any], *, plain: bool = False) -> None:
     """The members that routing reads have the types it relies on. Null counts as missing, as in OpenAI's API.
 
-    `read_as_chat`: that the messages hold a role and a text each is known.
+    `plain`: that the messages hold a role and a text each is known.
     """
     model_asked = tree.get("model")
     if type(model_asked) is not str or not 0 < len(model_asked) <= MAX_MODEL_CHARS:
         _wrong("model", f"a string of 1 to {MAX_MODEL_CHARS} characters")
-    if not read_as_chat:
+    if not plain:
         _check_messages(tree.get("messages"))
     if len(tree) > 2:
         for name, value in tree.items():

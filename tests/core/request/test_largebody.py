@@ -189,6 +189,62 @@ def test_a_usual_body_is_looked_at_once(style: dict[str, Any], monkeypatch: pyte
     assert plainly(parse(body).tree) == json.loads(body)
 
 
+def course() -> list[dict[str, Any]]:
+    """What is sent around calls of tools, and in parts."""
+    call = {"id": "call_1", "type": "function", "function": {"name": "read", "arguments": '{"path": "/a"}'}}
+    text, image = {"type": "text", "text": "A page. " * 500}, {"type": "image_url", "image_url": {"url": "http://x"}}
+    return [
+        {"role": "user", "content": [text, text]},
+        {"role": "user", "content": [text, image], "name": "émile"},
+        {"role": "user", "content": [{"type": "text", "text": "short"}]},
+        {"role": "user", "content": [{**text, "cache_control": {"type": "ephemeral"}}]},
+        {"role": "assistant", "content": None, "tool_calls": [call, call], "refusal": None},
+        {"role": "tool", "tool_call_id": "call_1", "content": 'He said "yes". ' * 500},
+        {"role": "assistant", "reasoning_content": "Well. " * 50, "tool_calls": [call]},
+    ] * 30
+
+
+def test_calls_of_tools_and_parts_are_looked_at_once_and_their_long_texts_not_copied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    body = body_of(course(), **COMPACT)
+    monkeypatch.delattr(Grower, "tree")
+    for kind in (bytes, bytearray, mapped):
+        tree = finish(parse_steps(kind(body))).tree
+        assert plainly(tree) == json.loads(body)
+        assert type(tree["messages"][0]["content"][1]["text"]) is type(tree["messages"][5]["content"]) is LongText
+
+
+@pytest.mark.parametrize(
+    ("plain", "other", "refusal"),
+    [
+        (b'"tool_call_id":"call_1"', b'"tool_call_id":"call_1","tool_call_id":"call_1"', "duplicate key"),
+        (b'{"role":"tool"', b'{"content":"x","role":"tool"', "duplicate key"),
+        (b'"function":{"name":"read"', b'"function":{"name":"read","name":"rm"', "duplicate key"),
+        (b'{"type":"text","text":"A', b'{"type":"text","text":"B","text":"A', "duplicate key"),
+        (b'{"type":"text","text":"A', b'{"type":"text","type":"text","text":"A', "duplicate key"),
+        (b'"tool_calls":[', b'"tool_calls":[%b,' % (b"[" * 62 + b"]" * 62), "nested deeper"),
+        (b'"content":null', b'"content":7', r"messages\[4\]"),
+        (b'"role":"user"', b'"role":""', r"messages\[0\]"),
+        (b'"tool_calls":[', b'"tool_calls":[%b,' % (b"9" * 60_000), "out of range"),
+    ],
+)
+def test_calls_of_tools_and_parts_are_read_as_strictly(plain: bytes, other: bytes, refusal: str) -> None:
+    body = body_of(course(), **COMPACT)
+    assert plain in body
+    for kind in (bytes, mapped):
+        with pytest.raises(BadRequest, match=refusal):
+            finish(parse_steps(kind(body.replace(plain, other, 1))))
+
+
+def test_what_is_long_beside_the_texts_is_read_as_well() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "write", "arguments": "x" * 200_000}}
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 200_000}}
+    for odd in ({"role": "assistant", "tool_calls": [call]}, {"role": "user", "content": [image]}, {"role": "user"}):
+        body = body_of([*course(), odd], **COMPACT)
+        assert plainly(finish(parse_steps(mapped(body))).tree) == json.loads(body)
+
+
 TURN = b'{"role":"user","content":"%b"}'
 LONG = b",".join([TURN % (b"x" * 5_000)] * 40)
 
