@@ -22,6 +22,7 @@ KEYS = [
     key("poor", budget={"usd": 0.002, "per": "day"}),
     key("soft", budget={"usd": 0.001, "per": "day", "mode": "soft"}),
     key("free"),
+    key("seen", budget={"usd": 1, "per": "day"}),  # of which only the first is asked
 ]
 LIMIT = 10**9
 DEGRADED = "x-pointsman-degraded"
@@ -114,6 +115,19 @@ def test_a_store_that_hangs_is_waited_for_once(pair: SimpleNamespace) -> None:
     assert eventually(lambda: all(both.up()), 2 + 3), "a try is made every second; some time for a slow machine"
     comes_back(both)
     assert both.lines("is away (timeout)") == [one + 1 for one in told], "told once"
+
+
+def test_any_replica_tells_what_all_have_used(pair: SimpleNamespace) -> None:
+    both, server = pair.both, pair.server
+    assert codes([both.ask(0, "seen") for _ in range(3)]) == {200: 3}
+
+    def told() -> Any:
+        answer = both.gateways[1].get("/v1/limits?key=seen", admin=True).json()
+        assert answer["store"] == "shared"
+        return answer["data"][0]
+
+    assert eventually(lambda: bool(told()["spent_usd"] == total(server, "seen") / LIMIT > 0))
+    assert told()["left_usd"] == pytest.approx(1 - told()["spent_usd"])
 
 
 def test_limits_that_go_local_are_shared_out_and_come_together_again(pair: SimpleNamespace) -> None:
