@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -206,6 +207,15 @@ def test_a_body_of_ones_own_is_joined_with_that_of_the_dialect_it_is_like() -> N
     assert sent["provider"] == {"require_parameters": True, "order": ["acme"]}
     assert sent["plugins"] == [{"id": "context-compression", "enabled": False}]
     assert sent["user"] == "gateway"
+
+
+def test_a_template_with_another_word_for_thinking_is_told_by_it() -> None:
+    """DeepSeek's, on a server of one's own."""
+    one = replace(own("vllm", "thinking: {switch: chat_template_kwargs.thinking}"), thinking="switchable")
+    hi = [{"role": "user", "content": "hi"}]
+    asked = {"model": "auto", "messages": hi, "chat_template_kwargs": {"enable_thinking": True, "x": 1}}
+    made = json.loads(request_body(parse(json.dumps(asked).encode()), prepare(one), Thinking("never")))
+    assert made["chat_template_kwargs"] == {"thinking": False, "x": 1}
 
 
 def test_what_ollama_has_no_words_for_goes_elsewhere_whatever_a_dialect_like_it_refuses() -> None:

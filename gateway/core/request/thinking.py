@@ -17,7 +17,13 @@ from gateway.core.request.wire import Envelope
 from gateway.core.types import Thinking
 
 #: Where clients and servers put the switch, the budget in tokens, and the effort. A dotted name is a nested member.
-_SWITCHES = ("chat_template_kwargs.enable_thinking", "enable_thinking", "reasoning.enabled", "think")
+_SWITCHES = (
+    "chat_template_kwargs.enable_thinking",
+    "chat_template_kwargs.thinking",  # DeepSeek's templates
+    "enable_thinking",
+    "reasoning.enabled",
+    "think",
+)
 _BUDGETS = (
     "thinking_token_budget",
     "thinking_budget_tokens",

@@ -209,6 +209,7 @@ CLIENT: list[tuple[str, dict[str, object], dict[str, object]]] = [
     ("vllm", {"enable_thinking": False}, {KWARGS: {"enable_thinking": False}}),
     ("dashscope", {KWARGS: {"enable_thinking": True}}, {"enable_thinking": True}),
     ("dashscope", {"reasoning": {"max_tokens": 100}}, {"enable_thinking": True, "thinking_budget": 100}),
+    ("vllm", {KWARGS: {"thinking": False}}, {KWARGS: {"enable_thinking": False}}),
     ("vllm", {"thinking_budget": 0}, {KWARGS: {"enable_thinking": False}}),
     ("llama.cpp", {"thinking_token_budget": 9}, {KWARGS: {"enable_thinking": True}, "thinking_budget_tokens": 9}),
     ("vllm", {KWARGS: {"enable_thinking": True, "x": 1}}, {KWARGS: {"enable_thinking": True, "x": 1}}),
