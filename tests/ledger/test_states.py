@@ -27,7 +27,7 @@ from tests.postgres import postgres as running
 
 PRICE = Price((PriceTier(0, 1_000_000_000, 2_000_000_000),), "list")
 AT = 2_000_000_000_000
-KEYS = st.tuples(st.integers(0, 5), st.integers(0, 2))
+KEYS = st.tuples(st.integers(0, 3), st.integers(0, 1))
 AMOUNTS = st.integers(0, 10_000)
 
 
@@ -96,6 +96,14 @@ class AnyOrder(RuleBasedStateMachine):
         self.write("e", *name, AT + 1, "expired")
         if held := self.open.pop(name, None):
             self.ended[name] = held[0] * 1_000 + -(-held[1] // 4) * 2_000
+
+    @rule(which=st.integers(0, 50), cost=AMOUNTS, kind=st.sampled_from("sve"))
+    def repeat(self, which: int, cost: int, kind: str) -> None:
+        """What has ended ends again, perhaps in another way."""
+        if self.ended:
+            name = sorted(self.ended)[which % len(self.ended)]
+            rest = (1, 1, 0, 0, 0, cost, False, "ok") if kind == "s" else ("refused",)
+            self.write(kind, *name, AT + 1, *rest)
 
     @rule()
     def crash(self) -> None:
