@@ -71,7 +71,7 @@ class Valkey:
     def _ping(self, port: int) -> bool:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as conn:
             conn.sendall(command(b"PING"))
-            return conn.recv(100).startswith(b"+PONG")
+            return conn.recv(100).startswith((b"+PONG", b"-NOAUTH"))
 
     def ask(self, *words: Any) -> Reply:
         """The reply to a command. Raises Said."""
