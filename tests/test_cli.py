@@ -319,6 +319,24 @@ def test_explain_exits_with_1_where_the_request_would_be_refused(
         assert "policy_denied" in capsys.readouterr().out
 
 
+def test_explain_tells_a_key_under_a_hard_budget_what_it_may_cost(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = site / "pointsman.yaml"
+    text = config.read_text(encoding="utf-8").replace("price: none", "price: {input: 1, output: 2}")
+    config.write_text(text.replace("allow: [auto]", "allow: [auto], budget: {usd: 1, per: day}"), encoding="utf-8")
+    budget = explained(capsys, "--text", CODE, "--key", "shop")["budget"]
+    assert isinstance(budget, dict)
+    assert (budget["at_least"]["answer_tokens"], budget["at_least"]["answer_usd"]) == (256, 0.000512)
+    assert budget["at_least"]["prompt_tokens"] < 60 < 1_000 < budget["set_aside"]["prompt_tokens"]
+    assert budget["at_least"]["prompt_rests_on"] == "counted"
+    assert main(["explain", "--text", CODE, "--key", "shop"]) == 0
+    told = capsys.readouterr().out
+    assert "under a hard budget\n  set aside  up to $0.00" in told
+    assert "tokens, counted) and $0.000512 for an answer of 256 tokens, at general: where less is left" in told
+    assert "budget" not in explained(capsys, "--text", CODE)
+
+
 def test_explain_shows_the_body_that_would_be_sent(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "--text", CODE]) == 0
     told = capsys.readouterr().out
