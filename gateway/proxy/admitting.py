@@ -68,7 +68,7 @@ class Admitting(Settling):
                 raise Unavailable("store_unavailable", "What this would cost cannot be booked now.", retry_after_s=1)
             most = quote.most(wire.quick_tokens(envelope.size)) if self.signals is None else None
             need = self._most(quote) if most is None or envelope.choices != 1 else most
-        now_us, now_ms = int(record.started_at * 1_000_000), record.wall * 1000
+        now_us, now_ms = int(record.started_at * 1e6), record.wall * 1e3
         got: Hold | Refused | None
         if gates.store.remote:
             self.quote, need = quote, self._fitting(quote, need)
@@ -267,7 +267,7 @@ class Admitting(Settling):
     def _limits_told(self) -> bytes:
         """Headers that say how much of the tightest limits is left. HOT for keys that have some."""
         gate: Gate = self.asked.gate  # type: ignore[assignment]
-        told = _TOLD[gate.tells] % gate.told(int((self.record.first_event_at or time.monotonic()) * 1_000_000))
+        told = _TOLD[gate.tells] % gate.told(int((self.record.first_event_at or time.monotonic()) * 1e6))
         if self.clamped:
             told += b"x-pointsman-max-tokens: %d\r\n" % self.clamped
         return told if not self.runtime.gates.store.degraded else told + b"x-pointsman-degraded: store\r\n"

@@ -94,10 +94,11 @@ class Hold(msgspec.Struct, eq=False, gc=False):
                     rate.full_at = max(rate.full_at, int(now_s * 1_000_000) * rate.limit)
                 rate.full_at -= unused * MINUTE_US
             if budget is not None:
-                budget.left += self.need
                 if at_ms >= budget.begins_ms:  # as `Budget.spend`, without a call
                     budget.spent += more
-                    budget.left -= more
+                    budget.left += self.need - more
+                else:
+                    budget.left += self.need
 
 
 def refused(budget: Budget, need: int, now_ms: float) -> Refused:
@@ -166,18 +167,18 @@ class Gate:
                     over += (slots,)
             if requests is not None:
                 now = now_us * requests.limit
-                full_at = requests.full_at
-                full_at = (full_at if full_at > now else now) + MINUTE_US
-                if full_at <= now + requests.room:
-                    requests.full_at = full_at
+                if requests.full_at <= now:  # what is full lets any amount pass
+                    requests.full_at = now + MINUTE_US
+                elif requests.full_at + MINUTE_US <= now + requests.room:
+                    requests.full_at += MINUTE_US
                 else:
                     over += (requests,)
             if rate is not None:
-                now = now_us * rate.limit
-                full_at = rate.full_at
-                full_at = (full_at if full_at > now else now) + tokens * MINUTE_US
-                if full_at <= now + rate.room or not rate.wait(tokens, now_us):
-                    rate.full_at = full_at
+                now, drawn = now_us * rate.limit, tokens * MINUTE_US
+                if rate.full_at <= now:
+                    rate.full_at = now + drawn
+                elif rate.full_at + drawn <= now + rate.room:
+                    rate.full_at += drawn
                 else:
                     over += (rate,)
             if budget is not None:
@@ -244,13 +245,13 @@ class Gate:
         """
         told: tuple[int, ...] = ()
         for rate in self._tightest or self._least(now_us):
-            limit = rate.limit
-            drawn = rate.full_at - now_us * limit
-            if drawn <= 0:
-                told += (limit, limit, 0)
+            now = now_us * rate.limit
+            if rate.full_at <= now:
+                told += rate.whole
             else:
+                drawn = rate.full_at - now
                 left = rate.room - drawn
-                told += (limit, left // MINUTE_US if left > 0 else 0, drawn // (limit * 1000) + 1)
+                told += (rate.limit, left // MINUTE_US if left > 0 else 0, drawn // (rate.limit * 1000) + 1)
         return told
 
     def _least(self, now_us: int) -> Iterator[Rate]:

@@ -68,15 +68,18 @@ class Rate(Limit):
     it first has to fill up to nothing again, so that over time no more is used than it lets through.
     """
 
-    __slots__ = ("full_at", "limit", "room")
+    __slots__ = ("full_at", "limit", "room", "whole")
 
     def __init__(self, scope: Scope, name: str, of: str, cap: Cap) -> None:
         super().__init__(scope, name, of)
-        self.limit = cap.limit
-        self.shadow = cap.shadow
-        # In parts: an item has MINUTE_US of them, and `limit` come back in a microsecond.
-        self.room = cap.limit * MINUTE_US
-        self.full_at = 0  # `limit` parts for each microsecond of the clock
+        self._set(cap.limit, cap.shadow)
+        self.full_at = 0  # parts, of which `limit` come back in a microsecond of the clock
+
+    def _set(self, limit: int, shadow: bool) -> None:
+        self.limit = limit
+        self.shadow = shadow
+        self.room = limit * MINUTE_US  # parts: so many has an item
+        self.whole = (limit, limit, 0)  # what clients are told while it is full
 
     def _drawn(self, now_us: int) -> int:
         return max(0, self.full_at - now_us * self.limit)
@@ -84,9 +87,7 @@ class Rate(Limit):
     def adopt(self, cap: Cap, now_us: int) -> None:
         """Go on with another limit. What was used in the last minute stays used."""
         drawn = self._drawn(now_us)
-        self.limit = cap.limit
-        self.shadow = cap.shadow
-        self.room = cap.limit * MINUTE_US
+        self._set(cap.limit, cap.shadow)
         self.full_at = now_us * cap.limit + drawn
 
     def wait(self, amount: int, now_us: int) -> int:
@@ -105,9 +106,7 @@ class Rate(Limit):
     def divide(self, cap: Cap, parts: int, now_us: int) -> None:
         """Go on with one of so many equal parts of a limit, and of what is left of it. A part is at least 1."""
         left = (self.room - self._drawn(now_us)) // parts
-        self.limit = max(1, cap.limit // parts)
-        self.shadow = cap.shadow
-        self.room = self.limit * MINUTE_US
+        self._set(max(1, cap.limit // parts), cap.shadow)
         self.full_at = now_us * self.limit + self.room - min(self.room, left)
 
 

@@ -7,7 +7,7 @@ tokens did cost is in `pricing`, balances are in `admission`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from gateway.core.request.wire import Envelope
@@ -123,7 +123,8 @@ def asked_output(envelope: Envelope) -> int:
     return max(envelope.get(name) or 0 for name in OUTPUT_LIMITS)
 
 
-class Quote(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Quote:
     """What follows for tokens and cost of requests that were decided alike, but for the length of their prompts."""
 
     asked: int  # the output limit that they state, 0: none
