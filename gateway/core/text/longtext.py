@@ -22,19 +22,18 @@ class LongText:
     at once would take twice the time of the whole parse, and four times the memory where one emoji is among them.
     """
 
-    __slots__ = ("_raw",)
+    __slots__ = ("_raw", "size")
+
+    size: int
+    """Bytes between the quotes. Escapes only ever shrink, so the UTF-8 text is no longer than this."""
 
     def __init__(self, raw: memoryview) -> None:
         self._raw = raw
+        self.size = len(raw) - 2
 
     @property
     def _text(self) -> memoryview:
         return self._raw[1:-1]  # without the quotes
-
-    @property
-    def size(self) -> int:
-        """Bytes between the quotes. Escapes only ever shrink, so the UTF-8 text is no longer than this."""
-        return len(self._raw) - 2
 
     def window(self, start: int, length: int) -> str | None:
         """The text of about `length` bytes from about byte `start`, cut at whole characters.
