@@ -124,7 +124,7 @@ class Attempting(Relaying):
             account = routing.account
             if not account:
                 account = account_of(runtime, routing, attempt.target, self.decision.thinking.mode)
-            at_ms = int((record.wall if number == 1 else time.time()) * 1000)
+            at_ms = int((record.wall if number == 1 else time.time()) * 1e3)
             size = envelope.size // BYTES_PER_TOKEN
             if self.hold is None:
                 entry: Plain = ("r", record.request_id, number, account, at_ms, size)

@@ -118,7 +118,7 @@ class Settling:
             if cost_nano > booking.MOST_NANO:
                 cost_nano = booking.MOST_NANO
             self.cost_nano += cost_nano
-        if self.room is not None:
+        if self.route.gate is not None and self.room is not None:
             self.room.end(time.monotonic(), used.input + used.output)
             self.room = None
         if cause != "ok" or record.usage is not used:
@@ -126,7 +126,7 @@ class Settling:
         if self.reserved:
             self.reserved = False
             entry = (
-                "s", record.request_id, self.attempt.number, int(time.time() * 1000), used.input, used.output,
+                "s", record.request_id, self.attempt.number, int(time.time() * 1e3), used.input, used.output,
                 used.cached, used.reasoning, used.written, cost_nano, used.estimated, cause,
             )  # fmt: skip
             self.runtime.outbox.entries.append(entry)
