@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ import pytest
 from openai import AuthenticationError, OpenAI
 from ruamel.yaml import YAML
 
+from gateway.cli import main
 from tests.harness import (
     KEY,
     ROOT,
@@ -392,7 +394,7 @@ def test_the_command_without_a_running_gateway_says_so(tmp_path: Path, up: Upstr
 
 
 def test_the_holder_of_a_key_is_told_what_it_may_and_what_is_left_and_nothing_of_others(
-    tmp_path: Path, up: Upstream
+    tmp_path: Path, up: Upstream, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = config({"a": up}, ledger={"dir": "books"}, teams={"shop": {"rpm": 1000}})
     settings["targets"]["a"]["price"] = {"input": 1.0, "output": 2.0}
@@ -445,11 +447,17 @@ def test_the_holder_of_a_key_is_told_what_it_may_and_what_is_left_and_nothing_of
         shown = call(gateway, "GET", "/v1/limits?key=kid", None, None).json()["data"]
         assert {(one["scope"], one["name"]) for one in shown} == {("key", "kid"), ("key", "pool"), ("team", "shop")}
         assert len(call(gateway, "GET", "/v1/limits?team=shop", None, None).json()["data"]) == 6
-        by_command(gateway)
+        by_command(gateway, capsys)
 
 
-def by_command(gateway: Gateway) -> None:
-    """The same on the command line."""
+def by_command(gateway: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same on the command line, in this process: a dozen interpreters would take longer than all the rest."""
+
+    def command(gateway: Gateway, *words: str) -> SimpleNamespace:
+        code = main(["keys", *words, "--config", str(gateway.directory / "pointsman.yaml")])
+        told = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=told.out, stderr=told.err)
+
     url = ("--url", gateway.admin)
     shown = command(gateway, "show", "kid", *url)
     assert shown.returncode == 0
