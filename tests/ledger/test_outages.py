@@ -30,6 +30,7 @@ from tests.harness import Upstream, chat, config, eventually, plain, running
 from tests.ledger.shipped import NOW, arrived, book, counted, hurry, place, settings, started, wait
 from tests.postgres import PASSWORD, Postgres, postgres
 
+AS_THEY_ARE = {name: getattr(shipping, name) for name in ("EVERY_S", "_AGAIN_S", "_MOST_AGAIN_S")}
 TABLES = (Path(pg.__file__).with_name("postgres.sql")).read_text()
 
 
@@ -100,8 +101,8 @@ def test_an_hour_without_postgresql_waits_on_the_disk_and_is_sent_piece_by_piece
 ) -> None:
     """The hour is the shipping's clock; 24,000 requests of it are real, and the outage is."""
     caplog.set_level(logging.INFO, "pointsman")
-    for name, value in (("EVERY_S", 1.0), ("_AGAIN_S", 1.0), ("_MOST_AGAIN_S", 10.0)):
-        monkeypatch.setattr(shipping, name, value)  # as they are
+    for name, value in AS_THEY_ARE.items():
+        monkeypatch.setattr(shipping, name, value)
     clock = Clock(monkeypatch)
     sent: list[int] = []
     ship = pg.ship
