@@ -21,6 +21,7 @@ from gateway.ledger import shared, shipping
 from gateway.ledger.directory import LedgerError, PostgresSettings
 from gateway.ledger.ledger import open_ledger
 from gateway.ledger.report import Asked, attempts, reading, report
+from gateway.ledger.unshipped import Unshipped
 from tests.harness import config
 from tests.ledger.shipped import NOW, PRICE, arrived, book, counted, hurry, place, settings, started, wait
 from tests.postgres import PASSWORD, Postgres, postgres
@@ -72,6 +73,26 @@ def test_entries_that_are_shipped_again_change_nothing(database: Postgres, tmp_p
     wait(arrived(ledger, 300))
     ledger.close()
     assert counted(database) == (300, 2_100)
+
+
+@pytest.mark.parametrize("most", [1, 7, 100, 250, 400, 10_000])
+def test_what_is_not_shipped_is_given_once_each_in_batches_of_any_size(tmp_path: Path, most: int) -> None:
+    ledger = open_ledger(settings(tmp_path, None))
+    for first, count in ((0, 3), (3, 600), (603, 1), (604, 50)):  # blocks of 3, 250, 250, 100, 1 and 50
+        book(ledger, first, count)
+        ledger.keeping.catch_up()
+    unshipped = Unshipped(tmp_path)
+    unshipped.begin()
+    given: list[int] = []
+    while batch := unshipped.next(most):
+        assert len(batch.entries) == min(most, 654 - len(given))
+        given += [int(one[0][16:], 16) for one in batch.entries]
+        unshipped.done(batch.last)
+        assert unshipped.left() == (654 - len(given), NOW + 1 if len(given) < 654 else 0)
+        assert unshipped.next(most) != batch
+    assert given == list(range(654))
+    unshipped.close()
+    ledger.close()
 
 
 def test_books_from_before_shipping_began_are_shipped_too(database: Postgres, tmp_path: Path) -> None:
