@@ -254,7 +254,7 @@ LONG = b",".join([TURN % (b"x" * 5_000)] * 40)
     [
         b'{"x":{"messages":[%b]},"messages":[%b],"model":"a"}' % (LONG, TURN % b"y"),
         b'{"x":{"messages":[%b]},"model":"a","messages":[%b]}' % (TURN % b"y", LONG),
-        b'{"x":{"messages":[%b]},"model":"a","messages":[%b]}' % (LONG.replace(b"x", b"y"), LONG),
+        b'{"x":{"messages":[%b]},"model":"a","messages":[%b]}' % (TURN % b"yy", TURN % b"xx"),
         b'{"x\\"messages":[%b],"messages":[%b],"model":"a"}' % (LONG, TURN % b"y"),
         b'{"\\u006dessages":[%b],"x":{"messages":[%b]},"model":"a"}' % (TURN % b"y", LONG),
         b'{"model":"a","messages":[%b],"x":[{"role":"user"}]}' % LONG,
