@@ -22,7 +22,7 @@ def bounds(envelope: Envelope, sizes: RequestSizes, decision: Decision, left: in
     names = {one.model.tokenizer for one in decision.candidates}
     if not names:
         return None
-    rough = envelope.quick_tokens if quotes.textual(envelope) else max(sizes.known(name)[0].hi for name in names)
+    rough = envelope.quick_tokens if quotes.textual(envelope) else max(sizes.surely(name)[0].hi for name in names)
     basis = bounding.BY_SIZE if quotes.textual(envelope) else "with what it shows"
     close, counted = max(bounding.counted(sizes, name) for name in names)
     asked, choices = quotes.asked_output(envelope), envelope.choices

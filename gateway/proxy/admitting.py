@@ -141,7 +141,7 @@ class Admitting(Settling):
         """A bound of the prompt in tokens, whoever counts."""
         if self.signals is None or quotes.textual(self.envelope):
             return self.envelope.quick_tokens
-        return max(self.signals.tokens(one.model.tokenizer).hi for one in self.decision.candidates)
+        return max(self.signals.at_most(one.model.tokenizer)[0] for one in self.decision.candidates)
 
     def _most(self, quote: Quote) -> int:
         """What the dearest candidate can cost."""

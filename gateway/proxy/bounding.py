@@ -1,8 +1,9 @@
 """How long a prompt can be at most, where that decides whether a hard budget refuses a request or shortens its answer.
 
 The size of the body bounds it for nothing, for a short prompt many times over. So where that bound does not fit into
-what is left, and a closer one could, the prompt is counted as far as that can be done at once: under a millisecond for
-small texts, a few for others. Requests that fit never come here. What follows for money is `core.money.quotes`'s.
+what is left, and a closer one could, a prompt of up to 100,000 characters is counted, which takes under a millisecond.
+Longer ones are bounded by their bytes: what samples say may be wrong, and a hard budget is not to be exceeded. Requests
+that fit never come here. What follows for money is `core.money.quotes`'s.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from gateway.core.money.pricing import dollars
 from gateway.core.money.quotes import LEAST_OUTPUT, Share
 from gateway.core.reading.sizes import RequestSizes
 from gateway.core.reading.walk import Request
+from gateway.core.text.tokens import SMALL_CHARS
 from gateway.core.types import Decision
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ def closer(asks: Admitting, entered: int, left: int, least: int) -> Bound:
     if asks.envelope.size > _MOST_BYTES:
         if asks.signals is None:
             return Bound(entered)
-        told = [(asks.signals.tokens(name).hi, asks.signals.basis(name)) for name in _tokenizers(decision)]
+        told = [asks.signals.at_most(name) for name in _tokenizers(decision)]
     else:
         envelope, runtime = asks.envelope, asks.runtime
         asked = asks.asked
@@ -60,11 +62,13 @@ def closer(asks: Admitting, entered: int, left: int, least: int) -> Bound:
 
 
 def counted(sizes: RequestSizes, tokenizer: str | None) -> tuple[int, str]:
-    """The most tokens of a prompt, counted as far as that can be done at once, and what that rests on."""
+    """The most tokens of a prompt, counted where that can be done at once and never sampled, and what that rests on."""
+    prompt = sizes.prompt
     if tokenizer is not None:
-        sizes.prompt.tokenizers.want(tokenizer)  # for the next one, where it is not loaded yet
-        sizes.prompt.counted_now(tokenizer)
-    bounds, basis = sizes.known(tokenizer)
+        prompt.tokenizers.want(tokenizer)  # for the next one, where it is not loaded yet
+        if prompt.chars <= SMALL_CHARS:
+            prompt.counted_now(tokenizer)
+    bounds, basis = sizes.surely(tokenizer)
     return bounds.hi, basis.partition(":")[0]
 
 

@@ -139,6 +139,11 @@ class Signals:
         """What `tokens` rests on, in words."""
         return self._sizes.known(tokenizer)[1]
 
+    def at_most(self, tokenizer: str | None) -> tuple[int, str]:
+        """What the input is at most, whatever its text, without counting more; and what that rests on in words."""
+        bounds, basis = self._sizes.surely(tokenizer)
+        return bounds.hi, basis
+
     def expected_input(self, tokenizer: str | None) -> int:
         """About how many tokens the input has, from what is known already and as a size class: for comparing prices.
 

@@ -42,6 +42,10 @@ class Sizes:
         """The best bounds of the input so far, and what they rest on in words."""
         raise NotImplementedError
 
+    def surely(self, tokenizer: str | None) -> tuple[Bounds, str]:
+        """The same where samples do not count, for what must never turn out longer."""
+        return self.known(tokenizer)
+
     def more_than(self, tokenizer: str | None, limit: int, blocking: bool) -> bool:
         """Whether the input is longer than a limit. Raises `NeedsCount` where that takes long and may not block."""
         raise NotImplementedError
@@ -181,6 +185,11 @@ class RequestSizes(Sizes):
     def known(self, tokenizer: str | None) -> tuple[Bounds, str]:
         """As in `Sizes`."""
         bounds, basis = self.prompt.known(tokenizer)
+        return bounds.plus(*self.added(tokenizer)), basis
+
+    def surely(self, tokenizer: str | None) -> tuple[Bounds, str]:
+        """As in `Sizes`."""
+        bounds, basis = self.prompt.surely(tokenizer)
         return bounds.plus(*self.added(tokenizer)), basis
 
     def more_than(self, tokenizer: str | None, limit: int, blocking: bool) -> bool:

@@ -183,6 +183,13 @@ class Prompt:
             why = f"tokenizer {tokenizer} {self.tokenizers.lacking(tokenizer)}"
         return Bounds(0, self.size), f"by its bytes: {why}"
 
+    def surely(self, tokenizer: str | None) -> tuple[Bounds, str]:
+        """As `known`, but that no text breaks these bounds: an interval from samples holds almost always."""
+        found, basis = self.known(tokenizer)
+        if found.exact or (tokenizer or "") not in self._known:
+            return found, basis
+        return Bounds(0, self.size), "by its bytes: too long to be counted at once"
+
     def sharper(self, tokenizer: str) -> Callable[[], Bounds] | None:
         """The next step towards the exact count that takes long, or None where there is none.
 

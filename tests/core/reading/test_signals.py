@@ -336,6 +336,19 @@ def test_much_text_is_sampled_and_counted_only_where_a_limit_lies_inside_the_int
     assert made.basis("words") == "counted"
 
 
+def test_what_samples_say_is_no_bound_for_money() -> None:
+    made = signals("word " * 100_000)
+    assert made.exceeds("words", 50_000)
+    assert made.tokens("words").hi < 150_000, "by the samples"
+    most, basis = made.at_most("words")
+    assert (500_000 <= most < 501_000, basis) == (True, "by its bytes: too long to be counted at once")
+    with pytest.raises(NeedsCount) as caught:
+        made.exceeds("words", 100_500)
+    caught.value.run()
+    most, basis = made.at_most("words")
+    assert (100_000 <= most < 101_000, basis) == (True, "counted")
+
+
 def test_where_blocking_is_allowed_nothing_is_raised() -> None:
     assert not signals("word " * 100_000, blocking=True).exceeds("words", 100_500)
 
