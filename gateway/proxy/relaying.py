@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 #: A non-streamed answer, and an error body, may be this long; more is not an answer.
 MAX_ANSWER = 32 << 20
 MAX_ERROR = 65_536
+_DECIDED = b"x-request-id: %b\r\nx-pointsman-origin: %b\r\nx-pointsman-attempts: %d\r\n%b"
+_ANSWERED = b"content-type: application/json\r\n%bx-pointsman-overhead-ms: %%.3f\r\n" % _DECIDED.replace(
+    b"origin: %b", b"origin: upstream"
+)
 _BROKEN = {
     Outcome.IDLE_TIMEOUT: ("upstream_timeout", "The upstream stopped sending."),
     Outcome.TOTAL_TIMEOUT: ("upstream_timeout", "The time for this request is used up."),
@@ -242,12 +246,16 @@ class Relaying(Admitting):
         self._release()
         self._succeeded(facts.usage, facts.output_chars, facts.reasoned)
         self.committed = True
-        cost = b"x-pointsman-cost-usd: %.9f\r\n" % (self.cost_nano / NANO_PER_USD) if self.priced else b""
-        headers = b"content-type: application/json\r\n%bx-pointsman-overhead-ms: %.3f\r\n%b" % (
-            self._headers(),
+        headers = _ANSWERED % (
+            record.request_id.encode(),
+            record.attempts,
+            record.routing.headers,
             (record.sent_at - record.started_at + time.monotonic() - received) * 1000,
-            cost,
         )
+        if self.priced:
+            headers += b"x-pointsman-cost-usd: %.9f\r\n" % (self.cost_nano / NANO_PER_USD)
+        if self.asked.gate is not None:
+            headers += self._limits_told()
         self._settle(200, "ok")
         answer = body if facts.body is None else facts.body
         spelling = self.asked.tenant.reasoning
@@ -337,12 +345,7 @@ class Relaying(Admitting):
         if decision is None:
             told = b"x-request-id: %b\r\nx-pointsman-origin: %b\r\n" % (record.request_id.encode(), origin)
             return told if self.asked.gate is None else told + self._limits_told()
-        told = b"x-request-id: %b\r\nx-pointsman-origin: %b\r\nx-pointsman-attempts: %d\r\n%b" % (
-            record.request_id.encode(),
-            origin,
-            record.attempts,
-            record.routing.headers,
-        )
+        told = _DECIDED % (record.request_id.encode(), origin, record.attempts, record.routing.headers)
         return told if self.asked.gate is None else told + self._limits_told()
 
 
