@@ -47,8 +47,10 @@ def run(given: argparse.Namespace, config: Path, environ: Mapping[str, str]) -> 
         place = Place.of(doc, config)
         if given.what == "list":
             return _list(given, doc, place)
-        if given.what in ("show", "limits"):
-            return _ask(given, doc, place, key_of(doc, environ, config.parent))
+        if given.what == "limits":
+            return _limits(given, given.url or url_of(doc.listen.admin), key_of(doc, environ, config.parent))
+        if given.what == "show":
+            return _show(given, doc, place, key_of(doc, environ, config.parent))
         told = _changed(given, config, place, environ)
     except ConfigError as error:
         return broken(error, as_json=given.json)
@@ -91,7 +93,7 @@ def _list(given: argparse.Namespace, doc: ConfigDoc, place: Place) -> int:
 def _changed(given: argparse.Namespace, config: Path, place: Place, environ: Mapping[str, str]) -> dict[str, Any]:
     """Do it; what is to be told of it."""
     now = time.time()
-    asker = Asker("command", getattr(given, "by", None), _user(environ))
+    asker = Asker("command", getattr(given, "by", None), user(environ))
     if given.what == "revoke":
         entry, fell = making.revoke(place.path, given.name, now, asker)
         return {"name": given.name, "revoked": entry["revoked"], "with_it": fell}
@@ -123,7 +125,7 @@ def _issued(issued: Issued, place: Place) -> dict[str, Any]:
 
 def _ring(config: Path, environ: Mapping[str, str]) -> Ring:
     """What keys are judged by. Raises ConfigError where the configuration does not load."""
-    from gateway.site import load_site  # noqa: PLC0415 - most of a second, and only `create` needs it
+    from gateway.site import load_site  # noqa: PLC0415 - most of a second, and only `create` and `update` need it
 
     return load_site(config, environ, secrets=False, tests=False).ring
 
@@ -180,30 +182,33 @@ def _budget(said: str) -> Any:
 # --- what follows ---
 
 
-def _ask(given: argparse.Namespace, doc: ConfigDoc, place: Place, key: str | None) -> int:
-    """Tell what is left of limits."""
-    url = given.url or url_of(doc.listen.admin)
-    if given.what == "limits":
-        chosen = {name: said for name in ("key", "team") if (said := getattr(given, name)) is not None}
-        try:
-            told = ask(url, key, "GET", "/v1/limits", **chosen)
-        except NotTold as why:
-            return failed("keys limits", why, as_json=given.json, code=NO)
-        except LookupError as error:
-            return failed("keys limits", error, as_json=given.json)
-        found = used_most(told["data"], given.above)
-        if given.json:
-            print_json({"ok": True, "store": told["store"], "limits": found})
-        else:
-            _print_left(found, told["store"])
-        return OK
+def _limits(given: argparse.Namespace, url: str, key: str | None) -> int:
+    """Tell what is left of limits; `key` is the admin key."""
+    chosen = {name: said for name in ("key", "team") if (said := getattr(given, name)) is not None}
+    try:
+        told = ask(url, key, "GET", "/v1/limits", **chosen)
+    except NotTold as why:
+        return failed("keys limits", why, as_json=given.json, code=NO)
+    except LookupError as error:
+        return failed("keys limits", error, as_json=given.json)
+    found = used_most(told["data"], given.above)
+    if given.json:
+        print_json({"ok": True, "store": told["store"], "limits": found})
+    else:
+        _print_left(found, told["store"])
+    return OK
+
+
+def _show(given: argparse.Namespace, doc: ConfigDoc, place: Place, key: str | None) -> int:
+    """Tell of one key what it may and what is left of its limits."""
     rows = {one["name"]: one for one in telling.rows(doc, file.read(place.path), time.time())}
     row = rows.get(given.name)
     if row is None:
         raise NoSuchKey(f"there is no key {given.name!r:.80}", suggest(given.name, rows))
-    told, wrong = {"data": [], "store": "memory"}, ""
+    told: dict[str, Any] = {"data": [], "store": "memory"}
+    wrong = ""
     try:
-        told = ask(url, key, "GET", "/v1/limits", key=given.name)
+        told = ask(given.url or url_of(doc.listen.admin), key, "GET", "/v1/limits", key=given.name)
     except LookupError:
         wrong = "the running gateway does not know it yet"
     except NotTold as why:
@@ -261,9 +266,9 @@ def _differences(told: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
         yield name, ["nothing" if one[at] is None else safe(json.dumps(one[at])) for at in ("before", "after")]
 
 
-def _user(environ: Mapping[str, str]) -> str:
-    """Whose command this is: who called sudo, where that was done."""
-    name = environ.get("SUDO_USER")
+def user(environ: Mapping[str, str]) -> str:
+    """Whose command this is: who called sudo, where root says so, which sudo makes one; others could say anything."""
+    name = environ.get("SUDO_USER") if os.getuid() == 0 else None
     if name is None:
         try:
             name = pwd.getpwuid(os.getuid()).pw_name

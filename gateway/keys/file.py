@@ -190,15 +190,30 @@ class Editing:
     def write(self, made: Made, noted: Mapping[str, Any]) -> None:
         """Note what is done, see `audit`, and replace the file. Raises OSError, and then it is as it was."""
         text = text_of(made.entries)
-        beside = audit_of(self.path)
         # The digest tells which lines came true, where the machine stopped between the two.
-        _append(beside, {**noted, "file": hashlib.sha256(text).hexdigest()[:SHORT]})
+        self._note({**noted, "file": hashlib.sha256(text).hexdigest()[:SHORT]})
         try:
             _replace(self.path, text)
         except BaseException:
             with contextlib.suppress(OSError):
-                _append(beside, {"at": noted["at"], "what": "failed", "key": noted["key"]})
+                self._note({"at": noted["at"], "what": "failed", "key": noted["key"]})
             raise
+
+    def _note(self, noted: Mapping[str, Any]) -> None:
+        text = json.dumps(noted, ensure_ascii=True).encode() + b"\n"
+        beside = audit_of(self.path)
+        descriptor = os.open(beside, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "ab", buffering=0) as file:
+            _give(descriptor, self.path)
+            size = os.fstat(descriptor).st_size
+            try:
+                if file.write(text) != len(text):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(descriptor)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, size)
+                raise
 
 
 def text_of(entries: list[dict[str, Any]]) -> bytes:
@@ -238,7 +253,7 @@ def _take(lock: int, path: Path) -> None:
 
 
 def _give(descriptor: int, path: Path) -> None:
-    """Root must not take what it makes here away from the user that the gateway runs as."""
+    """Root must not take what it makes beside a keys file away from the user that the gateway runs as."""
     if os.geteuid() == 0:
         owner = path.stat() if path.exists() else path.parent.stat()
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
@@ -247,22 +262,6 @@ def _give(descriptor: int, path: Path) -> None:
 def audit_of(path: Path) -> Path:
     """Where changes of a keys file are noted."""
     return path.with_name(f"{path.stem}.audit.jsonl")
-
-
-def _append(path: Path, noted: Mapping[str, Any]) -> None:
-    text = json.dumps(noted, ensure_ascii=True).encode() + b"\n"
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "ab", buffering=0) as file:
-        _give(descriptor, path.parent)
-        size = os.fstat(descriptor).st_size
-        try:
-            if file.write(text) != len(text):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(descriptor)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, size)
-            raise
 
 
 def _replace(path: Path, text: bytes) -> None:

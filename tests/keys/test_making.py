@@ -17,7 +17,7 @@ import pytest
 from gateway.core.errors import ConfigError
 from gateway.core.money.admission import Hold
 from gateway.core.quantities import Invalid
-from gateway.keys import file, making, secret, telling
+from gateway.keys import command, file, making, secret, telling
 from gateway.keys.audit import Asker
 from gateway.keys.making import Issued, MayNot, NoSuchKey
 from gateway.proxy.gates import Gates
@@ -717,6 +717,25 @@ def test_a_change_that_cannot_be_noted_is_not_made(place: Path) -> None:
     with pytest.raises(OSError, match="Is a directory"):
         making.revoke(kept, "shop", NOW)
     assert kept.read_bytes() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_what_root_changes_stays_the_gateway_s_though_the_folder_is_root_s(place: Path) -> None:
+    create(place, name="shop")
+    kept, beside = place / "pointsman.keys.json", place / "pointsman.keys.audit.jsonl"
+    for path in (kept, beside):
+        os.chown(path, 65534, 65534)
+    making.revoke(kept, "shop", NOW)
+    for path in (kept, beside, place / ".pointsman.keys.json.lock"):
+        assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65534), path
+
+
+@pytest.mark.parametrize("uid", [0, os.getuid() or 65534])
+def test_only_root_is_believed_who_called_sudo(uid: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: uid)
+    own = command.user({})
+    assert own != "bob"
+    assert command.user({"SUDO_USER": "bob"}) == ("bob" if uid == 0 else own)
 
 
 def test_what_failed_after_it_was_noted_is_noted_as_failed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,1 @@
-"""What is written down of requests, never a prompt, and deciding them again from it."""
+"""What is written down or logged of requests, never a prompt or a secret, and deciding them again from it."""
