@@ -80,7 +80,7 @@ def store(replicas: int, *options: str, all_kinds: bool = True) -> float:
             session = Session("p", f"replica-{number}", 1, LEASE_US, WINDOW_US, 0.01)
             wire.say([Form(owner, session).sync(1) for owner in owners], whole=number == 0)
         form = Form(both, session)
-        calls = [form.call(b"admit", 500, 10_000), form.settle(1, 0, -100, 10_000)] * 32
+        calls = [form.call(b"admit", 500, 10_000, 0), form.settle(1, 0, -100, 10_000)] * 32
         before = _cpu_s(server)
         for _ in range(CALLS // len(calls)):
             wire.say(calls)
@@ -94,7 +94,7 @@ def sweep(replicas: int) -> float:
         for number in range(replicas):
             form = Form(owner, Session("p", f"replica-{number}", 1, LEASE_US, WINDOW_US, 0.01))
             wire.say([form.sync(1)], whole=number == 0)
-            wire.say([form.call(b"admit", 500, 10_000)])
+            wire.say([form.call(b"admit", 500, 10_000, 0)])
         before = _cpu_s(server)
         for _ in range(100):
             server.ask("EVAL", _LOOK, 1, form.keys[0])
