@@ -111,8 +111,8 @@ def test_a_large_body_is_as_large_as_it_says_and_does_not_repeat_itself() -> Non
         asked = json.loads(body)
         assert 900_000 < len(body) < 1_150_000
         assert asked["model"] in (large.TARGET, "auto")
-        assert body.isascii() is (kind in ("english", "escaped", "turns", "auto"))
-        text = "".join(message["content"] for message in asked["messages"])
+        assert body.isascii() is (kind not in ("mixed", "turns-mixed", "auto-turns"))
+        text = json.dumps(asked["messages"], ensure_ascii=False)
         pieces = {text[at : at + 60] for at in range(0, len(text), 1_000)}
         assert len(pieces) > 0.95 * len(range(0, len(text), 1_000))
 
