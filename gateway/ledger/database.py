@@ -2,7 +2,9 @@
 
 What ended since the last transaction, the totals that follow from it, what is still open, and the place in the journal
 up to which all that holds: they are written together or not at all. So a crash between two transactions neither misses
-nor doubles anything. Queries for people are in `report`; reading journals is in `keeping`.
+nor doubles anything. That rests on two things: one process writes here (a second one is found out at its first
+transaction), and the number of an attempt is used once: one that is reserved again after it has ended counts again,
+unless journals are read again. Queries for people are in `report`; reading journals is in `keeping`.
 
 Attempts lie in blocks, each a row that holds what ended together as one array of JSON: a row of its own for each takes
 three times as long. Who asks sees the view `entries`.
@@ -20,6 +22,7 @@ import msgspec
 
 from gateway.core.money.booking import BY_VOID, Account, Booked, Ended, Open, Reserve
 from gateway.core.types import Usage
+from gateway.ledger.directory import LedgerBusy
 
 #: Totals are kept by the quarter of an hour: every time zone's days consist of whole ones.
 QUARTER_MS = 900_000
@@ -69,6 +72,13 @@ _ADD += ", ".join(f"{name} = {name} + excluded.{name}" for name in SUMS)
 _NAME = "INSERT INTO accounts VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _OLD = "SELECT seq, attempts FROM blocks WHERE to_ms < ? AND seq <= ? ORDER BY to_ms LIMIT ?"
 _RETIRED = 900  # blocks that one statement deletes; any library takes 999 values
+#: By their names' order, which is that of Position's members once the checksum is put last.
+_POSITION = "SELECT value FROM meta WHERE name IN ('journal', 'offset', 'checksum') ORDER BY name = 'checksum', name"
+_TWO = (
+    "ledger: {path} is written by another process, too: the folder's file system keeps no locks, or two machines share "
+    "it: end one of them, and give each a folder of its own with ledger: {{dir: PATH}}"
+)
+_CLOSE = "DELETE FROM open WHERE request_id = ? AND attempt = ?"
 _OPEN = "INSERT OR REPLACE INTO open VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 #: While journals are read again that may be in the books: what is in them.
 _KNOWN = (
@@ -105,6 +115,8 @@ class Database:
         self._ids = {content: number for number, content in db.execute("SELECT id, content FROM accounts")}
         self._booked = self._count()
         self.again = False  # journals are read that may be in the books
+        self._stands = Position()  # up to where the books are by what was last read or written of them here
+        self._began_ms = self._meta("began_ms")  # of the journals in the books, the one that was begun last
         self.kept_since_ms: int = self._meta("kept_since_ms")
 
     def _count(self) -> int:
@@ -119,22 +131,44 @@ class Database:
     def position(self) -> Position:
         """From where on journals are to be read: what is in the books already does not count twice."""
         db = self._db
-        position = Position(self._meta("journal"), self._meta("offset"), self._meta("checksum"))
+        self._stands = position = self._written()
+        self._began_ms = self._meta("began_ms")
         db.execute("DROP TABLE IF EXISTS temp.known")
         self.again = bool(self._meta("again"))
         if self.again or (not position.journal and db.execute("SELECT 1 FROM blocks LIMIT 1").fetchone()):
-            self.again = True
-            db.execute("INSERT OR REPLACE INTO meta VALUES ('again', 1)")
-            for statement in _KNOWN:
-                db.execute(statement)
+            self._read_again()
         return position
 
-    def all_read(self) -> None:
-        """From here on, journals hold what is new."""
-        if self.again:
-            self._db.execute("DELETE FROM meta WHERE name = 'again'")
-            self._db.execute("DROP TABLE temp.known")
-            self.again = False
+    def begins(self, at_ms: int) -> None:
+        """A journal is read from its beginning, which was then: one that is not newer than all before may be a copy."""
+        if at_ms <= self._began_ms and not self.again:
+            self._read_again()
+        self._began_ms = max(at_ms, self._began_ms)
+
+    def _read_again(self) -> None:
+        self.again = True
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('again', 1)")
+        for statement in _KNOWN:
+            self._db.execute(statement)
+
+    def all_read(self, under_way: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+        """From here on, journals hold what is new. Those of what seems under way that have ended, by the books."""
+        if not self.again:
+            return []
+        db = self._db
+        query = "SELECT 1 FROM temp.known WHERE request_id = ? AND attempt = ?"
+        ended = [key for key in under_way if db.execute(query, key).fetchone()]
+        db.execute("BEGIN IMMEDIATE")
+        with db:
+            db.executemany(_CLOSE, ended)
+            db.execute("DELETE FROM meta WHERE name = 'again'")
+        db.execute("DROP TABLE temp.known")
+        self.again = False
+        return ended
+
+    def _written(self) -> Position:
+        found = self._db.execute(_POSITION).fetchall()
+        return Position(*[value for (value,) in found]) if found else Position()
 
     def _meta(self, name: str) -> int:
         row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
@@ -167,7 +201,7 @@ class Database:
         return self._db.execute(query, key).fetchone() is not None
 
     def number(self, account: Account) -> int:
-        """The number in the books of an account that a journal has named."""
+        """The number in the books of an account that a journal has named. Raises sqlite3.Error, LedgerBusy."""
         content = account_content(account)
         found = self._ids.get(content)
         if found is None:
@@ -176,7 +210,10 @@ class Database:
                 account.key, account.team, account.model, account.target, account.rule, account.policy, account.shadow,
                 int(account.thinks), None if price is None else price.version, content,
             )  # fmt: skip
-            found = self._ids[content] = int(self._db.execute(_NAME, row).lastrowid or 0)
+            try:
+                found = self._ids[content] = int(self._db.execute(_NAME, row).lastrowid or 0)
+            except sqlite3.IntegrityError:
+                raise LedgerBusy(_TWO.format(path=self._path)) from None
         return found
 
     def take(
@@ -191,21 +228,25 @@ class Database:
         """Write one step of the books: what ended, what is open from now on or no more, and the position after it.
 
         `declared` is given where the accounts of the journal being read have changed; `pause` is called now and then.
-        Raises sqlite3.Error; then nothing of it is written.
+        Raises sqlite3.Error, or LedgerBusy where another process has written here; then nothing of it is written.
         """
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
+            if self._written() != self._stands:
+                raise LedgerBusy(_TWO.format(path=self._path))
             self._enter(booked, pause)
-            db.executemany("DELETE FROM open WHERE request_id = ? AND attempt = ?", closed)
+            db.executemany(_CLOSE, closed)
             db.executemany(_OPEN, [_opened(key, one) for key, one in opened])
             if declared is not None:
                 db.execute("DELETE FROM declared")
                 rows = [(number, account.number) for number, account in declared.items()]
                 db.executemany("INSERT INTO declared VALUES (?, ?)", rows)
+                db.execute("INSERT OR REPLACE INTO meta VALUES ('began_ms', ?)", (self._began_ms,))
             pairs = zip(("journal", "offset", "checksum"), position, strict=True)
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", pairs)
             db.execute("COMMIT")
+            self._stands = position
         except BaseException:
             if db.in_transaction:
                 db.execute("ROLLBACK")

@@ -65,11 +65,11 @@ class Keeping:
     def _resume(self) -> None:
         """Take up where the database is, whatever was read beyond it."""
         self._close()
+        self.position = self._database.position()  # first: what another process writes from here on is found out
         self.books = Books(self._database.number)
         self.books.accounts = self._database.declared()
         self.books.open = self._database.open()
         self._stored = set(self.books.open)
-        self.position = self._database.position()
 
     def catch_up(self) -> None:
         """Read all there is. Raises LedgerError where a line is damaged, sqlite3.Error or OSError."""
@@ -106,7 +106,9 @@ class Keeping:
                 os.truncate(journal_path(self._directory, number), offset)  # a process that died leaves its room
             self._begin(later)
             return True
-        self._database.all_read()
+        for key in self._database.all_read(self.books.open):
+            self._stored.discard(key)
+            del self.books.open[key]
         return False
 
     def _open(self) -> bool:
@@ -146,6 +148,9 @@ class Keeping:
         if not size:
             return False
         self.pause()
+        first = read[0] if read else None
+        if type(first) is Began:
+            self._database.begins(first.at_ms)
         booked: list[Ended] = []
         for at in range(0, len(read), _SLICE):
             booked += books.take(read[at : at + _SLICE])

@@ -19,7 +19,7 @@ from gateway.core.money.booking import CRASH, Account, Plain
 from gateway.core.types import Price
 from gateway.ledger import postgres
 from gateway.ledger.database import Database
-from gateway.ledger.directory import DATABASE, Held, LedgerError, LedgerSettings
+from gateway.ledger.directory import DATABASE, Held, LedgerBusy, LedgerError, LedgerSettings
 from gateway.ledger.inspecting import Inspecting
 from gateway.ledger.journal import Journal
 from gateway.ledger.keeping import Keeping
@@ -51,7 +51,7 @@ class Ledger:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._failing = ""  # why the thread cannot go on
-        self._damaged = False  # nothing more may be written to the books
+        self._damaged = False  # or another process writes them: nothing more may be written to the books
         self._inspecting: Inspecting | None = None
         self._even_at = time.monotonic()  # when all that was written was in the books
         self._retired_at = 0.0
@@ -173,6 +173,8 @@ class Ledger:
                 self._retire()
         except (sqlite3.Error, OSError, LedgerError) as error:
             self.database_errors += 1
+            if isinstance(error, LedgerBusy):
+                self._damaged = True  # the other one goes on with them
             if not self._failing:
                 logger.error("ledger: the books lie still, the journal goes on: %s", error)
             self._failing = str(error)

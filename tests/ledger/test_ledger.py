@@ -11,14 +11,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from gateway.core.money.booking import Account, Plain
 from gateway.core.types import Price, PriceTier
-from gateway.ledger.directory import DATABASE, LedgerError, LedgerSettings, default_directory, journal_path, journals
+from gateway.ledger.database import Database
+from gateway.ledger.directory import (
+    DATABASE,
+    LedgerBusy,
+    LedgerError,
+    LedgerSettings,
+    default_directory,
+    journal_path,
+    journals,
+)
+from gateway.ledger.keeping import Keeping
 from gateway.ledger.ledger import Ledger, open_ledger
 from gateway.ledger.repair import repair
 
@@ -292,6 +302,82 @@ def test_two_processes_never_write_to_one_folder(tmp_path: Path) -> None:
         assert "is in use by another process" in other.stderr
     with opened(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("new", [False, True], ids=["an account that is known", "one that is not"])
+def test_of_two_that_write_the_same_books_one_stops_and_nothing_counts_twice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, new: bool
+) -> None:
+    """As on a file system whose locks hold nobody off, or a volume that two machines have."""
+    ledger = open_ledger(LedgerSettings(tmp_path))
+    if not new:
+        reserve(ledger, 3)
+        ledger._turn()
+    database = Database(tmp_path / DATABASE)
+    other = Keeping(tmp_path, database)
+    for number in (1, 2):
+        reserve(ledger, number)
+        settle(ledger, number)
+    other.catch_up()
+    for _ in range(2):
+        ledger._turn()
+    assert "ledger.sqlite is written by another process, too: " in ledger.state()["reason"]
+    assert not ledger.up
+    assert sum("the books lie still" in one.getMessage() for one in caplog.records) == 1
+    reserve(ledger, 3)
+    settle(ledger, 3)
+    ledger._turn()  # writes nothing more
+    other.catch_up()
+    other.close()
+    database.close()
+    ledger.close()
+    assert (database_count(tmp_path), totals(tmp_path)) == (3, (3, 2_100))
+
+
+def database_count(directory: Path) -> int:
+    with closing(sqlite3.connect(directory / DATABASE)) as db:
+        return int(db.execute("SELECT count(*) FROM entries").fetchone()[0])
+
+
+def test_who_takes_up_the_books_while_another_writes_them_notices(tmp_path: Path) -> None:
+    """What is open, and up to where journals are read, are not asked for at one moment."""
+    with opened(tmp_path) as ledger:
+        reserve(ledger, 1)
+        settle(ledger, 1)
+        database = Database(tmp_path / DATABASE)
+        declared = database.declared
+
+        def meanwhile() -> dict[int, Account]:
+            ledger.keeping.catch_up()
+            return declared()
+
+        database.declared = meanwhile  # type: ignore[method-assign]
+        late = Keeping(tmp_path, database)
+        reserve(ledger, 2)
+        with pytest.raises(LedgerBusy):
+            late.catch_up()
+        late.close()
+        database.close()
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_journal_that_is_copied_under_another_number_counts_once(tmp_path: Path, cut: bool) -> None:
+    """Restored by somebody, perhaps from a moment at which an attempt was under way that has ended since."""
+    with opened(tmp_path) as ledger:
+        reserve(ledger, 1)
+        settle(ledger, 1)
+        reserve(ledger, 2)
+        copied = last(tmp_path).read_bytes().rstrip(b"\0")
+        settle(ledger, 2)
+        path = last(tmp_path)
+    copy = journal_path(tmp_path, journals(tmp_path)[-1] + 3)
+    copy.write_bytes(copied if cut else path.read_bytes())
+    for number in (3, 4):
+        with opened(tmp_path) as ledger:
+            reserve(ledger, number)
+            settle(ledger, number)
+        assert (database_count(tmp_path), totals(tmp_path)) == (number, (number, number * 700))
+    assert {cause for *_, cause in entries(tmp_path).values()} == {"ok"}
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_with_what_would_do(tmp_path: Path) -> None:
