@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from gateway.compiled import cache_dir
 from gateway.config import ConfigDoc
-from gateway.core.errors import BadRequest, ConfigError, InternalError, Problem
+from gateway.core.errors import BadRequest, ConfigError, InternalError, Problem, Unavailable
 from gateway.core.quantities import Invalid, seconds
 from gateway.core.types import NANO_PER_USD
 from gateway.keys.file import Place
@@ -62,6 +62,8 @@ def run(given: argparse.Namespace, config: Path | None, environ: Mapping[str, st
         with _books(settings, own=given.own or given.repair, catch_up=not given.repair) as db:
             _told_apart(asked, db)
             _known(asked, doc, db)
+            if isinstance(db, shared.Empty) and not given.json:
+                print(NOTHING, file=sys.stderr)
             if given.export:
                 _export(db, asked, given.export)
             else:
@@ -199,6 +201,9 @@ def _wrong(option: str, what: str, valid: str) -> ConfigError:
 ALONE = "these are the books of one replica, and others share its store: ledger: {postgres: ...} has those of all"
 
 
+NOTHING = "nothing was shipped to this PostgreSQL yet: it has no schema pointsman, which a gateway makes when it starts"
+
+
 def _print(found: Report, *, as_json: bool, as_csv: bool, alone: bool) -> None:
     if alone and not as_json:
         print(ALONE, file=sys.stderr)
@@ -208,7 +213,7 @@ def _print(found: Report, *, as_json: bool, as_csv: bool, alone: bool) -> None:
         out = csv.writer(sys.stdout, lineterminator="\n")
         names = [*found.by, *SUMS]
         out.writerow(name.replace("_nano", "_usd") for name in names)
-        for row in found.rows or [found.total]:
+        for row in found.rows if found.by else [found.total]:
             out.writerow(_exact(row[name]) if name.endswith("_nano") else row[name] for name in names)
     else:
         print(*table(found), sep="\n")
@@ -265,7 +270,10 @@ def _export(db: Books, asked: Asked, form: str) -> None:
 
 
 def usage_told(settings: LedgerSettings, parameters: Mapping[str, str], *, shared_store: bool) -> dict[str, Any]:
-    """The same numbers for `/v1/usage`. Raises BadRequest for parameters that mean nothing, InternalError."""
+    """The same numbers for `/v1/usage`.
+
+    Raises BadRequest for parameters that mean nothing, Unavailable where PostgreSQL is, InternalError.
+    """
     given: dict[str, Any] = {name: (value,) if name in GROUPS else value for name, value in parameters.items()}
     try:
         asked = asked_of(given, time.time())
@@ -280,4 +288,7 @@ def usage_told(settings: LedgerSettings, parameters: Mapping[str, str], *, share
         raise BadRequest("bad_request", f"{name}: {problem.what}: {problem.valid}", param=name) from None
     except (LedgerError, sqlite3.Error) as error:
         logger.error("usage cannot be told: %s", error)
+        if settings.postgres is not None and "own" not in given:
+            what = "PostgreSQL, which has the books of all replicas, is away: own=true has those of this one."
+            raise Unavailable("store_unavailable", what, retry_after_s=5) from None
         raise InternalError("internal_error", "The books cannot be read now.") from None

@@ -67,8 +67,27 @@ class Answer:
         return next(iter(self))
 
 
+class Empty:
+    """The books of all replicas before the first of them has made the tables."""
+
+    policy = Shared.policy
+    replicas = True
+    description: tuple[tuple[str], ...] = ()
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> Empty:
+        """The answer to whatever is asked: no rows, and of an aggregate nulls."""
+        return self
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return iter(())
+
+    def fetchone(self) -> tuple[None, None]:
+        """A row of nulls, such as the least and the greatest of nothing."""
+        return None, None
+
+
 @contextmanager
-def reading(settings: PostgresSettings) -> Iterator[Shared]:
+def reading(settings: PostgresSettings) -> Iterator[Shared | Empty]:
     """The books of all replicas, opened for reading. Raises LedgerError where they cannot be read."""
     postgres.require()
     try:
@@ -76,8 +95,7 @@ def reading(settings: PostgresSettings) -> Iterator[Shared]:
             connection = runner.run(postgres.connect(settings))
             try:
                 books = Shared(runner, connection)
-                books.run(_begin(connection))
-                yield books
+                yield books if books.run(_begin(connection)) else Empty()
             finally:
                 connection.terminate()
     except (LedgerError, GeneratorExit):
@@ -86,16 +104,20 @@ def reading(settings: PostgresSettings) -> Iterator[Shared]:
         why = postgres.reason(error)
         if why == "other" and getattr(error, "sqlstate", None) is None:
             raise
-        raise LedgerError(f"ledger: {settings.place} cannot be read ({why}): {postgres.text(error)}") from error
+        raise LedgerError(
+            f"ledger: PostgreSQL at {settings.place} cannot be read ({why}): {postgres.text(error)}"
+        ) from error
 
 
-async def _begin(connection: Connection[Any]) -> None:
+async def _begin(connection: Connection[Any]) -> bool:
+    """Whether there are tables, which are read as they stand at one moment."""
     if not await connection.fetchval("SELECT to_regclass('pointsman.form') IS NOT NULL"):
-        raise LedgerError("ledger: nothing was shipped to this database yet: it has no schema pointsman")
+        return False
     await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = pointsman")
     form = await connection.fetchval("SELECT max(version) FROM form")
     if form != postgres.FORM:
         raise LedgerError(f"ledger: the database's tables have form {form}, and this version reads {postgres.FORM}")
+    return True
 
 
 def spent(settings: PostgresSettings, since_ms: int, until_ms: int) -> dict[tuple[str, str, str], int]:

@@ -15,9 +15,11 @@ import pytest
 from ruamel.yaml import YAML
 
 from gateway.cli import main
+from gateway.core.errors import Unavailable
 from gateway.core.types import Secret
 from gateway.ledger import postgres as pg
 from gateway.ledger import shared, shipping
+from gateway.ledger.command import usage_told
 from gateway.ledger.directory import LedgerError, PostgresSettings
 from gateway.ledger.ledger import open_ledger
 from gateway.ledger.report import Asked, attempts, reading, report
@@ -333,13 +335,50 @@ def test_what_is_spent_in_a_period_is_of_that_period(database: Postgres, tmp_pat
 
 def test_books_that_cannot_be_read_say_why(database: Postgres) -> None:
     for where, said in (
-        (place(database), "nothing was shipped"),
         (place(database, port=1), "unreachable"),
         (place(database, password=Secret("wrong-canary")), "login"),
     ):
         with pytest.raises(LedgerError, match=said) as caught, shared.reading(where):
             pytest.fail("it was read")
         assert "canary" not in str(caught.value)
+
+
+def test_books_that_nobody_has_begun_are_empty_and_no_fault(
+    database: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shared.spent(place(database), 0, 1 << 52) == {}, "which is no warning at the start"
+    own = settings(tmp_path, place(database))
+    for by in ("total", "replica,model", "day"):
+        told = usage_told(own, {"by": by}, shared_store=True)
+        assert (told["rows"], told["total"]["attempts"], told["behind"], told["since"]) == ([], 0, [], None)
+    monkeypatch.setenv("PW", PASSWORD)
+    where = {"port": database.port, "password": {"env": "PW"}, "host": "127.0.0.1"}
+    written = config({"t": "http://127.0.0.1:1/v1"}, ledger={"dir": "books", "postgres": where})
+    path = tmp_path / "pointsman.yaml"
+    with path.open("w") as file:
+        YAML().dump(written, file)
+    for options in ([], ["--by", "replica,model"], ["--export", "csv"], ["--csv"], ["--json"]):
+        assert main(["usage", "--config", str(path), *options]) == 0
+        out, err = capsys.readouterr()
+        assert ("it has no schema pointsman" in err) is ("--json" not in options)
+        assert out.strip()
+
+
+def test_usage_of_a_gateway_says_that_postgresql_is_away_and_what_can_be_read(
+    database: Postgres, tmp_path: Path
+) -> None:
+    own = settings(tmp_path, place(database, password=Secret("wrong-canary")))
+    ledger = open_ledger(own)
+    try:
+        with pytest.raises(Unavailable) as caught:
+            usage_told(own, {}, shared_store=True)
+        error = caught.value
+        assert (error.status, error.code) == (503, "store_unavailable")
+        assert "PostgreSQL, which has the books of all replicas, is away: own=true has" in error.message
+        assert "canary" not in error.message
+        assert usage_told(own, {"own": "true"}, shared_store=True)["total"]["attempts"] == 0
+    finally:
+        ledger.close()
 
 
 @pytest.mark.parametrize("fault", ["none", "nobody vouches for it", "it is for somebody else"])
