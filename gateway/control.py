@@ -278,6 +278,38 @@ def _key_routes(runtime: Runtime, keys: Keys, asks: Callable[..., Awaitable[str 
     return router
 
 
+def _told_routes(runtime: Runtime) -> APIRouter:
+    """What operators are told of limits and of use; who may ask is the caller's to say."""
+    router = APIRouter()
+
+    @router.get("/v1/limits", responses=shapes.answers("object", "data", "store"))
+    async def limits(request: Request) -> Response:
+        """What is left of every limit; with `key` of those that bind it, with `team` of its own and its keys'."""
+        asked = request.query_params
+        if asked.keys() - {"key", "team"} or len(asked) > 1:
+            raise BadRequest("bad_request", "One of key and team chooses; nothing else means anything here.")
+        gates, quotas = runtime.gates, runtime.serving.site.quotas
+        if "key" in asked and asked["key"] not in runtime.serving.site.holdings:
+            raise NotFound("not_found", "There is no key of that name.")
+        if "team" in asked and asked["team"] not in {*quotas.team_of.values(), *quotas.teams}:
+            raise NotFound("not_found", "No key is of that team.")
+        await _up_to_date(runtime)
+        found = gates.of_team(asked["team"]) if "team" in asked else gates.limits(asked.get("key"))
+        store = "memory" if not gates.store.remote else "away" if gates.store.degraded else "shared"
+        return _json({"object": "list", "store": store, "data": rows(found, _now_us())})
+
+    @router.get("/v1/usage", responses=shapes.answers("by", "rows", "total", "open"))
+    async def usage(request: Request) -> Response:
+        """What was used and what it cost: `by`, `since`, `until`, `last`, `day_zone`, `own` as in `pointsman usage`."""
+        if runtime.ledger is None:
+            raise NotFound("not_found", "No books are kept: the configuration says ledger: none.")
+        shared_store = runtime.gates.store.remote
+        told = partial(usage_told, runtime.ledger.settings, request.query_params, shared_store=shared_store)
+        return _json(await asyncio.to_thread(told))
+
+    return router
+
+
 def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
     """Metrics, target states, reload. Open on loopback; elsewhere the configuration demands an admin key."""
     app = _app(
@@ -331,31 +363,6 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
         """`front.targets`. `front` answers it to those who may ask, even before this app is there."""
         return _json(targets(runtime))
 
-    @guarded.get("/v1/limits", responses=shapes.answers("object", "data", "store"))
-    async def limits(request: Request) -> Response:
-        """What is left of every limit; with `key` of those that bind it, with `team` of its own and its keys'."""
-        asked = request.query_params
-        if asked.keys() - {"key", "team"} or len(asked) > 1:
-            raise BadRequest("bad_request", "One of key and team chooses; nothing else means anything here.")
-        gates, quotas = runtime.gates, runtime.serving.site.quotas
-        if "key" in asked and asked["key"] not in runtime.serving.site.holdings:
-            raise NotFound("not_found", "There is no key of that name.")
-        if "team" in asked and asked["team"] not in {*quotas.team_of.values(), *quotas.teams}:
-            raise NotFound("not_found", "No key is of that team.")
-        await _up_to_date(runtime)
-        found = gates.of_team(asked["team"]) if "team" in asked else gates.limits(asked.get("key"))
-        store = "memory" if not gates.store.remote else "away" if gates.store.degraded else "shared"
-        return _json({"object": "list", "store": store, "data": rows(found, _now_us())})
-
-    @guarded.get("/v1/usage", responses=shapes.answers("by", "rows", "total", "open"))
-    async def usage(request: Request) -> Response:
-        """What was used and what it cost: `by`, `since`, `until`, `last`, `day_zone`, `own` as in `pointsman usage`."""
-        if runtime.ledger is None:
-            raise NotFound("not_found", "No books are kept: the configuration says ledger: none.")
-        shared_store = runtime.gates.store.remote
-        told = partial(usage_told, runtime.ledger.settings, request.query_params, shared_store=shared_store)
-        return _json(await asyncio.to_thread(told))
-
     @guarded.get("/v1/decisions/{request_id}", responses=shapes.answers("record"))
     async def decision(request_id: str) -> Response:
         """How a recent request was decided, whosever key it came with."""
@@ -384,6 +391,7 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
         """Read the keys file now, and nothing else; 400 with what is wrong when the old keys stay."""
         return _json(await keys.reload())
 
+    guarded.include_router(_told_routes(runtime))
     app.include_router(guarded)
     app.include_router(_key_routes(runtime, keys, operator))
     return app

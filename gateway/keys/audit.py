@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from gateway.keys.secret import SHORT
+from gateway.times import moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,6 @@ class Asker:
     def __str__(self) -> str:
         """As logs name it."""
         return f"key {self.key}" if self.key is not None else "an operator"
-
-
-def moment(now: float) -> str:
-    """A time as it is written, whole seconds of UTC."""
-    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def line(what: str, entry: Mapping[str, Any], asker: Asker, now: float, **more: Any) -> dict[str, Any]:

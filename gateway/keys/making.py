@@ -16,11 +16,12 @@ from gateway.config import ConfigDoc
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.quantities import Invalid, seconds
 from gateway.keys import audit, secret
-from gateway.keys.audit import Asker, moment
+from gateway.keys.audit import Asker
 from gateway.keys.file import MOST_REPLACED, Editing, Made, MadeKeyDoc, editing
 from gateway.keys.holding import Excess, Holding
 from gateway.keys.ring import Ring
 from gateway.problems import suggest, validated
+from gateway.times import moment
 from gateway.yamlfile import Document, LineTree
 
 #: How long a replaced key is still taken where nobody says otherwise, and at most.

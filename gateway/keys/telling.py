@@ -8,13 +8,13 @@ from typing import Any
 
 from gateway.config import ConfigDoc, KeyDoc
 from gateway.core.types import NANO_PER_USD
-from gateway.keys.audit import moment
 from gateway.keys.file import Made, MadeKeyDoc
 from gateway.keys.holding import Holding, Holdings
 from gateway.keys.secret import SHORT
 from gateway.naming import Grant
 from gateway.quotas import quota
 from gateway.terminal import safe
+from gateway.times import moment
 
 
 def rows(doc: ConfigDoc, made: Made | None, now: float) -> list[dict[str, Any]]:

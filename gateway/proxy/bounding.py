@@ -1,9 +1,9 @@
 """How long a prompt can be at most, where that decides whether a hard budget refuses a request or shortens its answer.
 
 The size of the body bounds it for nothing, for a short prompt many times over. So where that bound does not fit into
-what is left, and a closer one could, a prompt of up to 100,000 characters is counted, which takes under a millisecond.
-Longer ones are bounded by their bytes: what samples say may be wrong, and a hard budget is not to be exceeded. Requests
-that fit never come here. What follows for money is `core.money.quotes`'s.
+what is left, and a closer one could, a prompt of up to 100,000 characters is counted, which takes about 1 ms, a few for
+hostile text. Longer ones are bounded by their bytes: what samples say may be wrong, and a hard budget is not to be
+exceeded. Requests that fit never come here. What follows for money is `core.money.quotes`'s.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.core.money.limits import Budget, Limit, Rate, Slots
 from gateway.core.types import NANO_PER_USD, Tenant
-from gateway.keys.audit import moment
 from gateway.proxy.gates import Gates
+from gateway.times import moment
 
 if TYPE_CHECKING:
     from gateway.proxy.runtime import Serving

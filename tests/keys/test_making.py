@@ -23,6 +23,7 @@ from gateway.keys.making import Issued, MayNot, NoSuchKey
 from gateway.proxy.gates import Gates
 from gateway.quotas import Quotas
 from gateway.site import Site, load_site
+from gateway.times import moment
 
 NOW = 1_795_000_000.0
 DAY = 86_400.0
@@ -697,7 +698,7 @@ def test_who_did_what_to_which_key_is_noted_and_no_key(place: Path) -> None:
     assert told[2]["changed"] == {"rpm": {"before": None, "after": 7}}
     assert (told[3]["id"], told[3]["before"]) == (secret.sha256(again.secret)[:12], secret.sha256(kid.secret)[:12])
     assert told[4] == {
-        "at": making.moment(NOW + 4), "what": "revoke", "key": "lead", "id": secret.sha256(lead.secret)[:12],
+        "at": moment(NOW + 4), "what": "revoke", "key": "lead", "id": secret.sha256(lead.secret)[:12],
         "over": "command", "user": "ann", "with_it": ["kid"],
         "file": hashlib.sha256(kept.read_bytes()).hexdigest()[:12],
     }  # fmt: skip
