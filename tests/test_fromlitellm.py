@@ -11,6 +11,7 @@ import pytest
 
 from gateway.cli import main
 from gateway.core.decide import decide
+from gateway.core.money.limits import Cap
 from gateway.core.reading.signals import Signals
 from gateway.core.types import Snapshot
 from gateway.init.litellmhosts import reach
@@ -302,6 +303,62 @@ def test_an_address_that_is_a_reference_is_looked_up(
     assert site().fleet.targets[0].backend.endpoints[0].host == "10.1.1.1"
 
 
+def group(*deployments: dict[str, Any], **rest: Any) -> str:
+    """A file with one group of several rented deployments, each with a key of its own."""
+    entries = [
+        {
+            "model_name": "m",
+            "litellm_params": {"model": "groq/qwen/qwen3.8-27b", "api_key": f"os.environ/KEY_{at}", **one},
+            "model_info": {"max_input_tokens": 8192},
+        }
+        for at, one in enumerate(deployments)
+    ]
+    return json.dumps({"model_list": entries, **rest}, indent=1)
+
+
+def test_the_limits_of_a_deployment_become_those_of_its_target(capsys: pytest.CaptureFixture[str]) -> None:
+    assert imported(group({"rpm": 60, "tpm": 90_000, "max_parallel_requests": 4})) == 0
+    assert "not carried over" not in capsys.readouterr().err
+    quota = next(iter(site().quotas.targets.values()))
+    assert (quota.rpm, quota.tpm, quota.max_concurrent) == (Cap(60), Cap(90_000), Cap(4))
+
+
+def test_the_limits_of_servers_that_become_one_target_add_up() -> None:
+    entries = [
+        {
+            "model_name": "m",
+            "litellm_params": {**VLLM, "api_base": f"http://10.0.0.{at}/v1", "rpm": 60},
+            "model_info": {"max_tokens": 4096},
+        }
+        for at in range(1, 4)
+    ]
+    assert imported(json.dumps({"model_list": entries})) == 0
+    loaded = site()
+    assert len(loaded.fleet.targets[0].backend.endpoints) == 3
+    assert [one.rpm for one in loaded.quotas.targets.values()] == [Cap(180)]
+
+
+def test_a_group_shares_its_load_by_one_measure_as_litellm_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert imported(group({"rpm": 60}, {"weight": 3}, {"weight": 6})) == 0
+    assert sorted(target.weight for target in site().fleet.targets) == [1, 1, 2]
+    told = capsys.readouterr()
+    assert "model_list[0]: says no weight, by which others of its group share the load" in told.out + told.err
+
+
+def test_what_has_a_place_elsewhere_is_told_with_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {
+        "litellm_settings": {"max_budget": 10, "budget_duration": "30d"},
+        "router_settings": {"redis_host": "r"},
+    }
+    assert imported(group({"max_budget": 5}, **settings)) == 0
+    captured = capsys.readouterr()
+    told = captured.out + captured.err
+    for path in ("model_list[0].litellm_params.max_budget", "litellm_settings.max_budget"):
+        assert f"{path}: not carried over: `budget:` of a key in `keys:`, or of a team" in told
+    assert "litellm_settings.budget_duration: not carried over: `budget:`" in told
+    assert "router_settings.redis_host: not carried over: `store:`" in told
+
+
 def test_an_order_of_deployments_becomes_rungs() -> None:
     entries = [
         {"model_name": "q", "litellm_params": {"model": f"hosted_vllm/q{i}", "api_base": f"http://h{i}/v1", "order": o}}
@@ -346,7 +403,7 @@ ODD: list[Any] = [
 ]  # fmt: skip
 PARAMETERS = (
     "api_key", "timeout", "weight", "order", "rpm", "input_cost_per_token", "api_version", "custom",
-    "custom_llm_provider",
+    "custom_llm_provider", "tpm", "max_parallel_requests",
 )  # fmt: skip
 SETTINGS = (
     "fallbacks", "context_window_fallbacks", "default_fallbacks", "model_group_alias", "num_retries", "timeout"

@@ -21,7 +21,7 @@ from gateway.core.types import Timeouts
 from gateway.init import litellmfile
 from gateway.init.draft import Draft
 from gateway.init.fromkeys import target_name
-from gateway.init.litellmgroups import Groups
+from gateway.init.litellmgroups import Groups, Shares
 from gateway.init.litellmhosts import Reached, reach
 from gateway.init.ownserver import OWN, free, model_name, private, recognise
 from gateway.yamlfile import Document
@@ -36,9 +36,12 @@ _CLOSED = re.compile(
 #: Families that a name may tell, besides those of the catalogue.
 _FAMILIES = frozenset({"gpt", "claude", "gemini", "mistral", "command", "grok", "nova", "sonar"})
 
+_MOST = 1_000_000_000  # of a target's limit
+#: What a deployment may take, and what that is called at a target.
+_LIMITS = {"rpm": "rpm", "tpm": "tpm", "max_parallel_requests": "max_concurrent"}
 #: Parameters of a deployment that are read; every other one is told.
 _READ = frozenset(
-    {"model", "api_base", "base_url", "api_key", "api_version", "weight", "order", "rpm", "tpm", "timeout"}
+    {"model", "api_base", "base_url", "api_key", "api_version", "weight", "order", "timeout", *_LIMITS}
     | {"input_cost_per_token", "output_cost_per_token", "custom_llm_provider", "organization", "region_name"}
     | {"aws_access_key_id", "aws_secret_access_key", "aws_session_token", "aws_region_name"}
     | {"vertex_project", "vertex_location", "vertex_credentials", "litellm_credential_name"}
@@ -69,6 +72,7 @@ class Conversion:
     said: list[str] = field(default_factory=list)
     literals: dict[str, str] = field(default_factory=dict)  # digest of a key that stood there -> its variable's name
     named: dict[str, dict[str, Any]] = field(default_factory=dict)  # parameters by the name of a credential
+    limits: dict[str, dict[str, int]] = field(default_factory=dict)  # of each server of a target
 
     def run(self) -> None:
         """Convert everything. Raises Invalid where nothing is left."""
@@ -81,11 +85,11 @@ class Conversion:
         for index, entry in enumerate(deployments):
             path = f"model_list[{index}]"
             try:
-                name, target, order, share = self._deployment(entry, path)
+                name, target, order, shares = self._deployment(entry, path)
             except Unfit as error:
                 self.note(f"{path}{error.path}", f"not carried over: {error}")
             else:
-                groups.add(name, target, order, share, path)
+                groups.add(name, target, order, shares, path)
         used = {one["backend"] for one in self.draft.targets.values()}
         for name in self.draft.backends.keys() - used:  # nothing of theirs could be carried over
             del self.draft.backends[name]
@@ -103,8 +107,8 @@ class Conversion:
 
     # -- deployments --
 
-    def _deployment(self, entry: Any, path: str) -> tuple[str, str, int, float]:
-        """The group's name, the name of the target, its order, and its share of the group's load. Raises Unfit."""
+    def _deployment(self, entry: Any, path: str) -> tuple[str, str, int, Shares]:
+        """The group's name, the name of the target, its order, and what says its share of the load. Raises Unfit."""
         if not isinstance(entry, dict) or not isinstance(entry.get("litellm_params"), dict):
             raise Unfit("", "is no deployment: it has no litellm_params")
         group, params = entry.get("model_name"), self._params(entry["litellm_params"], path)
@@ -120,9 +124,10 @@ class Conversion:
         backend = self._backend(reached, params, path)
         target = self._target(reached, backend, params, info, path)
         self._leftovers(params, info, path)
-        share = next((float(v) for v in map(params.get, ("weight", "rpm", "tpm")) if _number(v) and v > 0), 0.0)
+        told = map(params.get, ("weight", "rpm", "tpm"))
+        shares = Shares(path, *(min(float(v), 1e12) if _number(v) and v > 0 else 0.0 for v in told))
         order = params.get("order")
-        return group, target, order if type(order) is int else 1, share
+        return group, target, order if type(order) is int else 1, shares
 
     def _params(self, written: dict[str, Any], path: str) -> dict[str, Any]:
         """What a deployment says, over what the credential says that it names."""
@@ -247,20 +252,23 @@ class Conversion:
             made |= {"tools": info.get("supports_function_calling") is not False}
             made |= {"structured_output": info.get("supports_response_schema") is not False}
         made["price"] = self._price(params, info) or ("catalog" if offer is not None and offer.in_usd else "none")
+        limits = {name: params[said] for said, name in _LIMITS.items() if _limit(params.get(said))}
         for name, one in self.draft.targets.items():
-            if one == made:
+            if one == made | limits:
                 return name
-        twin = self._replica(made)
+        twin = self._replica(made, limits)
         if twin is not None:
             return twin
+        made |= limits
         name = free(target_name(model, backend), self.draft.targets)
-        self.draft.targets[name] = made
+        self.draft.targets[name], self.limits[name] = made, limits
         if not known:
             self.draft.remark(f"targets.{name}", "LiteLLM asks nobody what a model can; `pointsman probe` does")
         return name
 
-    def _replica(self, made: Mapping[str, Any]) -> str | None:
-        """A target that is this one on another server of one's own: then this backend's address joins the other's."""
+    def _replica(self, made: Mapping[str, Any], limits: Mapping[str, int]) -> str | None:
+        """A target that is this one on another server of one's own: then this backend's address joins the other's, and
+        its limits add up with the other's."""
         mine = self.draft.backends[made["backend"]]
         if mine["dialect"] not in OWN or any(one["backend"] == made["backend"] for one in self.draft.targets.values()):
             return None
@@ -269,9 +277,11 @@ class Conversion:
             theirs = self.draft.backends[one["backend"]]
             same = all(theirs.get(k) == mine.get(k) for k in (theirs.keys() | mine.keys()) - place)
             alone = sum(other["backend"] == one["backend"] for other in self.draft.targets.values()) == 1
-            if same and alone and {**one, "backend": ""} == {**made, "backend": ""}:
+            each = {**one, "backend": "", **self.limits[name]}
+            if same and alone and each == {**made, "backend": "", **limits}:
                 urls = theirs.pop("endpoints", None) or [theirs.pop("base_url")]
                 theirs["endpoints"] = [*urls, mine["base_url"]]
+                one |= {key: min(_MOST, one[key] + value) for key, value in limits.items()}
                 del self.draft.backends[made["backend"]]
                 return name
         return None
@@ -304,8 +314,10 @@ class Conversion:
     def _leftovers(self, params: Mapping[str, Any], info: Mapping[str, Any], path: str) -> None:
         for part, known, name in ((params, _READ, "litellm_params"), (info, _INFO, "model_info")):
             for key, value in part.items():
-                if key not in known or (key in ("rpm", "tpm") and value is not None):
+                if key not in known:
                     self.note(f"{path}.{name}.{key}", litellmfile.why(key))
+                elif key in _LIMITS and value is not None and not _limit(value):
+                    self.note(f"{path}.{name}.{key}", f"not carried over: a whole number from 1 to {_MOST:,} is taken")
 
     # -- the rest of the file --
 
@@ -393,6 +405,10 @@ def _clocks(seconds: float) -> dict[str, str]:
 
 def _number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _limit(value: Any) -> TypeGuard[int]:
+    return type(value) is int and 0 < value <= _MOST
 
 
 def _count(value: Any) -> bool:

@@ -13,9 +13,10 @@ from typing import Any
 from gateway import yamlfile
 from gateway.yamlfile import Document
 
+_BUDGET = "`budget:` of a key in `keys:`, or of a team in `teams:`, says how much may be spent and per what"
+_STORE = "`store:` names the Valkey or Redis in which replicas share limits and budgets"
+
 _SAYS = {
-    "rpm": "no rate limit belongs to a target; it counts as the deployment's share of its group only",
-    "tpm": "no rate limit belongs to a target; it counts as the deployment's share of its group only",
     "num_retries": "max_attempts says how many targets a request may try",
     "max_retries": "max_attempts says how many targets a request may try",
     "drop_params": "a target's `unsupported:` names members it does not take, and requests that need one go elsewhere",
@@ -25,6 +26,13 @@ _SAYS = {
     "allowed_fails": "health holds failing targets back by itself",
     "routing_strategy": "a policy's `rank` says it: cheapest, fastest, weighted, listed",
     "content_policy_fallbacks": "a refusal of content is an answer, and no other target is asked",
+    "max_budget": _BUDGET,
+    "budget_duration": _BUDGET,
+    "provider_budget_config": _BUDGET,
+    "redis_host": _STORE,
+    "redis_port": _STORE,
+    "redis_url": _STORE,
+    "redis_password": _STORE,
     "database_url": "virtual keys and spend stay in LiteLLM's database: `pointsman init --key NAME` makes a client key",
     "cache": "answers are not cached",
     "callbacks": "/metrics and the access log tell of every request",

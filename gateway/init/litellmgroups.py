@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.init.draft import Draft
 from gateway.yamltext import comment, entry, flow
@@ -21,21 +21,32 @@ _GROUP = (
 _DEFAULT = "What `model: auto` means until you say more: the cheapest of all models that can serve a request."
 
 
+class Shares(NamedTuple):
+    """What of a deployment may say its share of the group's load, 0 where it does not, and where that stands."""
+
+    path: str
+    weight: float = 0.0
+    rpm: float = 0.0
+    tpm: float = 0.0
+
+
 @dataclass(slots=True)
 class Groups:
     """The groups of one file, in its order."""
 
     draft: Draft
     note: Callable[[str, str], None]
-    members: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)  # group -> order -> target -> share
+    members: dict[str, dict[int, dict[str, Shares]]] = field(default_factory=dict)  # group -> order -> target
     paths: dict[str, str] = field(default_factory=dict)
     follows: dict[str, list[str]] = field(default_factory=dict)  # group -> the groups that are its fallbacks
     everyone: list[str] = field(default_factory=list)
 
-    def add(self, name: str, target: str, order: int, share: float, path: str) -> None:
-        """One deployment. `share` of the load is relative; 0 where nothing says it."""
+    def add(self, name: str, target: str, order: int, shares: Shares, path: str) -> None:
+        """One deployment. Another server of the same target has a share of its own."""
         self.paths.setdefault(name, path)
-        self.members.setdefault(name, {}).setdefault(order, {})[target] = share
+        there = self.members.setdefault(name, {}).setdefault(order, {})
+        before = there.get(target, Shares(path))
+        there[target] = Shares(before.path, *(mine + its for mine, its in zip(before[1:], shares[1:], strict=True)))
 
     def fallbacks(self, written: Any, path: str) -> None:
         """`fallbacks` and `context_window_fallbacks`, which become one list: what fits is asked of every target."""
@@ -114,20 +125,26 @@ class Groups:
         return slug
 
     def _policy(
-        self, name: str, slug: str, orders: dict[int, dict[str, float]], others: list[str], closed: list[str]
+        self, name: str, slug: str, orders: dict[int, dict[str, Shares]], others: list[str], closed: list[str]
     ) -> str:
         rungs = [self._rung(orders[order]) for order in sorted(orders)]
         for other in others:
             rungs += [self._rung(self.members[other][order]) for order in sorted(self.members[other])]
         return _text(slug, _GROUP.format(name=name), closed, list(dict.fromkeys(rungs)))
 
-    def _rung(self, targets: dict[str, float]) -> str:
+    def _rung(self, targets: dict[str, Shares]) -> str:
+        """One step of a group. As LiteLLM has it, one measure holds for all of it: weight, else rpm, else tpm."""
         names = list(targets)
         if len(names) == 1:
             return flow({"target.name": names[0]})
-        least = min((share for share in targets.values() if share > 0), default=0.0)
-        for name, share in targets.items():
-            if share > 0:
+        measure = next((of for of in ("weight", "rpm", "tpm") if any(getattr(x, of) for x in targets.values())), None)
+        if measure is not None:
+            shares = {name: getattr(one, measure) for name, one in targets.items()}
+            least = min(share for share in shares.values() if share > 0)
+            for name, share in shares.items():
+                if not share and "weight" not in self.draft.targets[name]:
+                    what = f"says no {measure}, by which others of its group share the load: it has the least weight, 1"
+                    self.note(targets[name].path, f"{what} (LiteLLM sends it nothing)")
                 self.draft.targets[name]["weight"] = min(1000, max(1, round(share / least)))
         return flow({"target.name": names, "rank": "weighted"})
 
