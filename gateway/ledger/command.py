@@ -38,6 +38,7 @@ from gateway.ledger.report import (
     Report,
     attempts,
     exported,
+    lagging,
     midnight,
     names,
     reading,
@@ -64,10 +65,12 @@ def run(given: argparse.Namespace, config: Path | None, environ: Mapping[str, st
             _known(asked, doc, db)
             if isinstance(db, shared.Empty) and not given.json:
                 print(NOTHING, file=sys.stderr)
+            alone = doc is not None and doc.store is not None and not db.replicas
+            if alone and not given.json:
+                print(ALONE, file=sys.stderr)
             if given.export:
                 _export(db, asked, given.export)
             else:
-                alone = doc is not None and doc.store is not None and not db.replicas
                 _print(report(db, asked), as_json=given.json, as_csv=given.csv, alone=alone)
     except LedgerError as error:
         here = "; with --own, the books of this replica" if settings.postgres is not None and not given.own else ""
@@ -205,8 +208,6 @@ NOTHING = "nothing was shipped to this PostgreSQL yet: it has no schema pointsma
 
 
 def _print(found: Report, *, as_json: bool, as_csv: bool, alone: bool) -> None:
-    if alone and not as_json:
-        print(ALONE, file=sys.stderr)
     if as_json:
         print_json({"ok": True, **found.to_dict(), "one_replica": alone})
     elif as_csv:
@@ -215,6 +216,7 @@ def _print(found: Report, *, as_json: bool, as_csv: bool, alone: bool) -> None:
         out.writerow(name.replace("_nano", "_usd") for name in names)
         for row in found.rows if found.by else [found.total]:
             out.writerow(_exact(row[name]) if name.endswith("_nano") else row[name] for name in names)
+        _tell_behind(found.behind)
     else:
         print(*table(found), sep="\n")
 
@@ -237,9 +239,20 @@ def table(found: Report) -> list[str]:
         text.append(f"from {_utc(found.since_ms)} to {_utc(found.until_ms)} UTC")
     if found.open:
         text.append(f"{found.open} attempts are under way, and not in it")
-    for name, left, at_ms in found.behind:
-        text.append(f"{left:,} attempts of replica {name} are not in it: it had not sent them at {_utc(at_ms)} UTC")
-    return text
+    return text + _late(found.behind)
+
+
+def _late(behind: Iterable[tuple[str, int, int]]) -> list[str]:
+    return [
+        f"{left:,} attempts of replica {name} are not in it: it had not sent them at {_utc(at_ms)} UTC"
+        for name, left, at_ms in behind
+    ]
+
+
+def _tell_behind(behind: Iterable[tuple[str, int, int]]) -> None:
+    """Beside rows that a program reads."""
+    for line in _late(behind):
+        print(line, file=sys.stderr)
 
 
 _HEADS = {"cost_nano": "cost USD", "estimated_nano": "of it estimated"}
@@ -259,6 +272,7 @@ def _utc(at_ms: int) -> str:
 
 
 def _export(db: Books, asked: Asked, form: str) -> None:
+    _tell_behind(lagging(db))
     if form == "jsonl":
         for row in attempts(db, asked):
             print(json.dumps(usd(row), ensure_ascii=False))

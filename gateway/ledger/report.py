@@ -168,13 +168,18 @@ def _chosen(db: Books, asked: Asked) -> tuple[list[str], list[Any]]:
     return where, [value for wanted in asked.only.values() for value in wanted]
 
 
+def lagging(db: Books) -> tuple[tuple[str, int, int], ...]:
+    """Replicas that had not sent all, by how many attempts, and when that was, Unix ms."""
+    return tuple(db.execute(_BEHIND)) if db.replicas else ()
+
+
 def report(db: Books, asked: Asked) -> Report:
     """Sum up what was asked for. Raises as the books do."""
     first, last = asked.since_ms // QUARTER_MS, -(-asked.until_ms // QUARTER_MS)
     held = db.execute("SELECT min(quarter), max(quarter) FROM totals WHERE quarter >= ? AND quarter < ?", (first, last))
     begins, ends = held.fetchone()
     waiting = 0 if db.replicas else db.execute("SELECT count(*) FROM open").fetchone()[0]  # which are not shipped
-    behind = tuple(db.execute(_BEHIND)) if db.replicas else ()
+    behind = lagging(db)
     if begins is None:
         return Report(asked.by, [], dict.fromkeys(SUMS, 0), waiting, 0, 0, behind)
     tables, of, day = "totals", "account, replica" if db.replicas else "account", ""

@@ -6,7 +6,6 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,25 +24,9 @@ from gateway.ledger.ledger import open_ledger
 from gateway.ledger.report import Asked, attempts, reading, report
 from gateway.ledger.unshipped import Unshipped
 from tests.harness import config
-from tests.ledger.shipped import NOW, PRICE, arrived, book, counted, hurry, place, settings, started, wait
-from tests.postgres import PASSWORD, Postgres, postgres
+from tests.ledger.shipped import NOW, PRICE, arrived, book, counted, place, settings, started, wait
+from tests.postgres import PASSWORD, Postgres
 from tests.tls import Front, certificate
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Postgres]:
-    with postgres() as one:
-        yield one
-
-
-@pytest.fixture
-def database(cluster: Postgres, monkeypatch: pytest.MonkeyPatch) -> Postgres:
-    """Empty, and shipped to ten times as often as usual."""
-    if not cluster.running:
-        cluster.start()
-    cluster.clear()
-    hurry(monkeypatch)
-    return cluster
 
 
 def test_what_is_booked_arrives_once_and_reads_as_at_home(database: Postgres, tmp_path: Path) -> None:

@@ -325,7 +325,7 @@ def test_who_is_configured_and_spent_nothing_is_no_mistake(
     assert problem["valid"] == "did you mean newcomers?"
 
 
-@pytest.mark.parametrize("form", [(), ("--json",), ("--csv",)])
+@pytest.mark.parametrize("form", [(), ("--json",), ("--csv",), ("--export", "csv"), ("--export", "jsonl")])
 def test_books_of_one_replica_of_several_say_that_they_are(
     books: tuple[Path, list[Booked]], tmp_path: Path, capsys: pytest.CaptureFixture[str], form: tuple[str, ...]
 ) -> None:
