@@ -128,6 +128,8 @@ class Shipping:
         """Ship what there is; False where that failed, which is told once."""
         try:
             self._look()
+            if until is None and self._connection is None:
+                await self._connected()  # with nothing to send too: what will be in the way is told before there is
             while batch := self._unshipped.next(self._most):
                 began = time.monotonic()
                 await self._send(batch)
@@ -148,7 +150,8 @@ class Shipping:
             self._leave()
             self._fail(postgres.reason(error), error)
             return False
-        self._well()
+        if self._connection is not None:
+            self._well()
         return True
 
     async def _send(self, batch: Batch) -> None:

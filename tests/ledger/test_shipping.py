@@ -47,6 +47,37 @@ def test_what_is_booked_arrives_once_and_reads_as_at_home(database: Postgres, tm
         assert report(all_of_them, only).total["cost_nano"] == 330
 
 
+@pytest.mark.parametrize(
+    ("over", "reason"), [({"password": Secret("wrong-canary")}, "login"), ({"database": "nowhere"}, "schema")]
+)
+def test_what_will_keep_entries_from_being_shipped_is_told_before_there_is_any(
+    database: Postgres, tmp_path: Path, caplog: pytest.LogCaptureFixture, over: dict[str, Any], reason: str
+) -> None:
+    ledger = started(settings(tmp_path, place(database, **over)))
+    shipper = ledger.shipping
+    assert shipper is not None
+    wait(lambda: shipper.errors[reason] >= 3)
+    assert shipper.state() == {"state": "degraded", "unshipped": 0, "behind_s": 0, "reason": reason}
+    ledger.close()
+    said = [one.message for one in caplog.records if one.name == "pointsman" and "ship" in one.message]
+    assert len(said) == 1, "nor does the end say that it is well"
+    assert f"cannot be shipped to {place(database, **over).place} and wait on this disk ({reason})" in said[0]
+    assert "canary" not in said[0]
+
+
+def test_the_tables_are_made_and_a_right_password_is_taken_before_anything_is_booked(
+    database: Postgres, tmp_path: Path
+) -> None:
+    ledger = started(settings(tmp_path, place(database, password=Secret("wrong"))))
+    shipper = ledger.shipping
+    assert shipper is not None
+    wait(lambda: shipper.failing == "login")
+    assert ledger.login(replace(ledger.settings, postgres=place(database)))
+    wait(lambda: shipper.state()["state"] == "ok")
+    assert database.ask("SELECT name FROM pointsman.replicas") == [(tmp_path.name,)]
+    ledger.close()
+
+
 def test_entries_that_are_shipped_again_change_nothing(database: Postgres, tmp_path: Path) -> None:
     """As after a death between PostgreSQL's commit and ours, a repair, or shipping that was off for a while."""
     ledger = started(settings(tmp_path, place(database)))
