@@ -87,6 +87,10 @@ _KNOWN = (
 )
 
 
+class OtherForm(sqlite3.DatabaseError):
+    """The file is that of another version."""
+
+
 class Position(NamedTuple):
     """Up to where the journals are in the books."""
 
@@ -111,7 +115,8 @@ class Database:
         if version == 0:
             db.executescript(f"BEGIN; {_TABLES} {_VIEW} PRAGMA user_version = {SCHEMA}; COMMIT;")
         elif version != SCHEMA:
-            raise sqlite3.DatabaseError(f"form {version} is not known to this version, which writes form {SCHEMA}")
+            db.close()
+            raise OtherForm(f"has form {version}, and this version writes form {SCHEMA}")
         self._ids = {content: number for number, content in db.execute("SELECT id, content FROM accounts")}
         self._booked = self._count()
         self.again = False  # journals are read that may be in the books

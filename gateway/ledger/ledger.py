@@ -18,7 +18,7 @@ from typing import Any
 from gateway.core.money.booking import CRASH, Account, Plain
 from gateway.core.types import Price
 from gateway.ledger import postgres
-from gateway.ledger.database import Database
+from gateway.ledger.database import Database, OtherForm
 from gateway.ledger.directory import DATABASE, Held, LedgerBusy, LedgerError, LedgerSettings
 from gateway.ledger.inspecting import Inspecting
 from gateway.ledger.journal import Journal
@@ -259,14 +259,16 @@ def open_database(path: Path) -> Database:
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError):
             raise
+        if isinstance(error, OtherForm):
+            raise LedgerError(f"ledger: {path} {error}: {_REPAIR}") from None
         wrong = str(error)
     if wrong:
         raise LedgerError(_damage(path, wrong))
     return database
 
 
+_REPAIR = "`pointsman usage --repair` keeps it aside and makes the books again from all that can be read"
+
+
 def _damage(path: Path, wrong: str) -> str:
-    return (
-        f"ledger: {path} is damaged ({wrong:.200}): `pointsman usage --repair` keeps it aside and makes the books "
-        "again from all that can be read"
-    )
+    return f"ledger: {path} is damaged ({wrong:.200}): {_REPAIR}"

@@ -1,7 +1,8 @@
 """`pointsman usage --repair`: books made again from all that can still be read, and nothing deleted.
 
-Damaged files are kept aside under another name. What single attempts the old books still tell, and the journals that
-are there, make the new ones; totals older than any single attempt are taken over. What is missing is said.
+Damaged files, and those of another form, are kept aside under another name. What single attempts the old books still
+tell, and the journals that are there, make the new ones; totals older than any single attempt are taken over. What is
+missing is said.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import msgspec
 
 from gateway.core.money import booking
 from gateway.core.money.booking import Began, Ended
-from gateway.ledger.database import Database
+from gateway.ledger.database import BLOCK, Database, OtherForm
 from gateway.ledger.directory import DATABASE, Held, LedgerError, LedgerSettings, journal_path, journals
 from gateway.ledger.keeping import Keeping
 
-_TABLES = ("accounts", "blocks", "totals")
+#: What is read of the old books, by their keys. Form 1 had attempts in a table, one in a row; from form 2 on, a view.
+_TABLES = {"accounts": "id", "blocks": "seq", "entries": "request_id", "totals": "quarter"}
 
 
 def repair(settings: LedgerSettings) -> list[str]:
@@ -30,12 +32,13 @@ def repair(settings: LedgerSettings) -> list[str]:
     path = settings.directory / DATABASE
     said: list[str] = []
     try:
-        if path.exists() and (wrong := _damage(path)):
-            aside = path.with_name(f"{DATABASE}.damaged-{int(time.time())}")
+        if path.exists() and (found := _damage(path)):
+            kind, wrong = found
+            aside = path.with_name(f"{DATABASE}.{kind}-{int(time.time())}")
             for suffix in ("", "-wal", "-shm"):
                 with suppress(FileNotFoundError):
                     path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
-            said.append(f"{path} was damaged ({wrong:.200}) and is kept as {aside.name}")
+            said.append(f"{path} {wrong:.200} and is kept as {aside.name}")
             said += _salvage(aside, path)
         with closing(Database(path)) as database:
             keeping = Keeping(settings.directory, database, repair=True)
@@ -54,23 +57,28 @@ def repair(settings: LedgerSettings) -> list[str]:
     return said
 
 
-def _damage(path: Path) -> str:
+def _damage(path: Path) -> tuple[str, str] | None:
+    """Why the file cannot stay, in a word and in words."""
     try:
         with closing(Database(path)) as database:
-            return database.check()
+            wrong = database.check()
+    except OtherForm as error:
+        return "former", str(error)
     except sqlite3.DatabaseError as error:
-        return str(error)
+        wrong = str(error)
+    return ("damaged", f"was damaged ({wrong:.160})") if wrong else None
 
 
 def _salvage(old: Path, new: Path) -> list[str]:
     """Copy what the old books still tell into new ones, which no journal has been read into."""
-    rows = {name: list(_rows(old, name)) for name in _TABLES}
+    rows: dict[str, list[tuple[Any, ...]]] = {name: list(_rows(old, name)) for name in _TABLES}
     with closing(Database(new)):
         pass
     with closing(sqlite3.connect(new, isolation_level=None)) as db:
         db.execute("BEGIN")
         accounts = {row[0] for row in rows["accounts"]}
         blocks = [block for row in rows["blocks"] if (block := _readable(row, accounts))]
+        blocks += _blocks([row for row in rows["entries"] if row[2] in accounts])
         totals = [row for row in rows["totals"] if row[1] in accounts]
         for name, some in (("accounts", rows["accounts"]), ("blocks", blocks), ("totals", totals)):
             for row in some:
@@ -105,13 +113,24 @@ def _readable(block: tuple[Any, ...], accounts: set[int]) -> tuple[Any, ...] | N
     return None
 
 
+def _blocks(entries: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """Attempts of form 1, by their request ids, as form 2 keeps them."""
+    for at in range(0, len(entries), BLOCK):
+        rows = [(*one[:12], bool(one[12]), one[13]) for one in entries[at : at + BLOCK]]
+        ids, began = sorted(row[0] for row in rows), sorted(row[3] for row in rows)
+        ended = min(row[4] for row in rows)
+        text = msgspec.json.encode(rows).decode()
+        yield (at + len(rows), len(rows), ids[0], ids[-1], began[0], began[-1], ended, text)
+
+
 def _rows(path: Path, table: str) -> Iterator[tuple[Any, ...]]:
     """The rows that can be read, from both ends towards the damage."""
     seen: set[tuple[Any, ...]] = set()
     for order in ("", " DESC"):
-        key = {"accounts": "id", "blocks": "seq", "totals": "quarter"}[table]
         with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-            for row in db.execute(f"SELECT * FROM {table} ORDER BY {key}{order}"):  # noqa: S608 - names of ours
+            if not db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)).fetchone():
+                return
+            for row in db.execute(f"SELECT * FROM {table} ORDER BY {_TABLES[table]}{order}"):  # noqa: S608 - ours
                 if row not in seen:
                     seen.add(row)
                     yield row

@@ -26,6 +26,7 @@ from gateway.ledger.database import Database, Position
 from gateway.ledger.directory import DATABASE, LedgerSettings, journal_path, journals
 from gateway.ledger.ledger import open_ledger
 from gateway.ledger.report import GROUPS, SUMS, Asked, reading, report, spent
+from gateway.ledger.report import attempts as attempts_of
 from tests.harness import KEY, Upstream, chat, config, eventually, plain, running, stream
 
 PRICE = Price((PriceTier(0, 1_000_000_000, 2_000_000_000),), "list")
@@ -287,8 +288,24 @@ def test_repair_keeps_what_is_damaged_and_books_what_can_be_read(
     assert total["cost_usd"] == pytest.approx(total["attempts"] * 700 / NANO_PER_USD, rel=0.1)
 
 
-def test_books_of_another_form_are_made_again_from_journals_without_doubling_a_sum(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+#: What form 1 had where later ones have blocks.
+FORMER = """
+CREATE TABLE former (
+  request_id TEXT NOT NULL, attempt INTEGER NOT NULL, account INTEGER NOT NULL, at_ms INTEGER NOT NULL,
+  ended_ms INTEGER NOT NULL, kind INTEGER NOT NULL, input INTEGER NOT NULL, cached INTEGER NOT NULL,
+  written INTEGER NOT NULL, output INTEGER NOT NULL, reasoning INTEGER NOT NULL, cost_nano INTEGER NOT NULL,
+  estimated INTEGER NOT NULL, cause TEXT NOT NULL,
+  PRIMARY KEY (request_id, attempt)
+) WITHOUT ROWID;
+INSERT INTO former SELECT request_id, attempt, account, at_ms, ended_ms, kind, input, cached, written, output,
+  reasoning, cost_nano, estimated, cause FROM entries;
+DROP VIEW entries; DROP TABLE blocks; ALTER TABLE former RENAME TO entries; PRAGMA user_version = 1;
+"""
+
+
+@pytest.mark.parametrize("journals_are", ["kept", "gone"])
+def test_books_of_a_former_form_are_made_again_without_losing_or_doubling_an_attempt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], journals_are: str
 ) -> None:
     ledger = open_ledger(LedgerSettings(tmp_path))
     account, entry = ledger.account(("k", "t", "m", "t", "r", "p@1"), PRICE, thinks=False)
@@ -297,14 +314,27 @@ def test_books_of_another_form_are_made_again_from_journals_without_doubling_a_s
     ledger.journal.write([entry])
     for number in range(1_000):
         key = (f"{now:012x}{number:020x}", 1)
-        ledger.journal.write([("r", *key, account.number, now, 100), ("v", *key, now, "refused")])
+        ledger.journal.write([("r", *key, account.number, now, 100)])
+        ledger.journal.write([("s", *key, now + 1, 100, 20, 0, 0, 0, 700, number % 7 == 0, "ok")])
     ledger.close()
+    with reading(tmp_path) as own:
+        before = list(attempts_of(own, Asked())), report(own, Asked(("key",))).to_dict()
     with closing(sqlite3.connect(tmp_path / DATABASE)) as db:
-        db.executescript("ALTER TABLE blocks RENAME TO earlier; PRAGMA user_version = 1")
+        db.executescript(FORMER)
     assert main(["usage", "--dir", str(tmp_path)]) == 2
-    assert "form 1 is not known" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "has form 1, and this version writes form 2: `pointsman usage --repair` keeps it aside" in said
+    if journals_are == "gone":
+        for number in journals(tmp_path):
+            journal_path(tmp_path, number).unlink()
     assert main(["usage", "--dir", str(tmp_path), "--repair", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["total"]["attempts"] == 1_000
+    said += capsys.readouterr().err
+    assert "damaged" not in said
+    assert list(tmp_path.glob("ledger.sqlite.former-*"))
+    with reading(tmp_path) as own:
+        assert (list(attempts_of(own, Asked())), report(own, Asked(("key",))).to_dict()) == before
+        assert own.execute("SELECT max(attempts), count(*) FROM blocks").fetchone() == (250, 4)
+    open_ledger(LedgerSettings(tmp_path)).close()
 
 
 def test_who_is_configured_and_spent_nothing_is_no_mistake(
