@@ -18,6 +18,7 @@ from gateway.addresses import Address
 from gateway.core.quantities import Invalid
 from gateway.core.types import Secret
 from gateway.fields import Age, Strict
+from gateway.ledger import postgres as pg
 from gateway.ledger.directory import LedgerSettings, PostgresSettings, default_directory
 from gateway.secretref import SecretRef, read_text
 
@@ -60,6 +61,8 @@ class PostgresDoc(Strict):
 
     def settings(self, directory: Path, environ: Mapping[str, str], *, secrets: bool) -> PostgresSettings:
         """The same as values. Raises `Invalid`, whose `at` says which member."""
+        if secrets and not pg.installed():  # without secrets it is not this machine that will serve
+            raise Invalid(*pg.MISSING)
         near = self.host.startswith("/") or Address(self.host, 0).loopback
         tls = self.tls or ("off" if near and self.ca_file is None else "verify")
         if tls == "verify" and self.host.startswith("/"):

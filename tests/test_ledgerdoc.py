@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from gateway.cli import main
 from gateway.core.errors import ConfigError
 from gateway.core.types import Secret
+from gateway.ledger import postgres as pg
 from gateway.ledger.directory import LedgerSettings, PostgresSettings
 from gateway.site import load_site
 from tests.harness import config
@@ -91,3 +93,18 @@ def test_what_means_nothing_is_refused_with_its_place(tmp_path: Path, ledger: An
     assert said in text
     assert "canary" not in text
     assert ":0:" not in text, "the line is told"
+
+
+def test_a_driver_that_is_not_installed_is_told_when_the_configuration_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pg, "find_spec", lambda name: None)
+    for name, value in ENVIRON.items():
+        monkeypatch.setenv(name, value)
+    path = tmp_path / "pointsman.yaml"
+    with path.open("w") as file:
+        YAML().dump(config({"a": "http://127.0.0.1:1/v1"}, ledger={"dir": "books", "postgres": {}}), file)
+    said = "ledger.postgres: needs a package that is not installed: pip install 'pointsman[postgres]'"
+    assert main(["check", "--config", str(path)]) == 2
+    assert said in capsys.readouterr().err
+    assert read(tmp_path, {"postgres": {}}, secrets=False).postgres is not None, "which another machine may have"

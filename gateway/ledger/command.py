@@ -61,13 +61,13 @@ def run(given: argparse.Namespace, config: Path | None, environ: Mapping[str, st
             for line in repair(settings):
                 print(line, file=sys.stderr)
         with _books(settings, own=given.own or given.repair, catch_up=not given.repair) as db:
-            _told_apart(asked, db)
+            _told_apart(asked, db, settings, "--own")
             _known(asked, doc, db)
             if isinstance(db, shared.Empty) and not given.json:
                 print(NOTHING, file=sys.stderr)
             alone = doc is not None and doc.store is not None and not db.replicas
             if alone and not given.json:
-                print(ALONE, file=sys.stderr)
+                print(ALONE if settings.postgres is None else ALONE_HERE, file=sys.stderr)
             if given.export:
                 _export(db, asked, given.export)
             else:
@@ -93,11 +93,12 @@ def _books(settings: LedgerSettings, *, own: bool, catch_up: bool) -> Iterator[B
         yield db
 
 
-def _told_apart(asked: Asked, db: Books) -> None:
+def _told_apart(asked: Asked, db: Books, settings: LedgerSettings, own: str) -> None:
     """Raises ConfigError where replicas are asked about of books that are one replica's."""
     option = "--by" if "replica" in asked.by else "--replica"
     if not db.replicas and ("replica" in asked.by or "replica" in asked.only):
-        raise _wrong(option, "these are the books of one replica", "ledger: {postgres: ...}, and no --own")
+        valid = "ledger: {postgres: ...}" if settings.postgres is None else f"leave out {own}, for those of all"
+        raise _wrong(option, "these are the books of one replica", valid)
 
 
 def _settings(
@@ -154,13 +155,14 @@ def asked_of(given: Mapping[str, Any], now: float) -> Asked:
             raise _wrong("--by", f"{one!r:.40} is nothing to group by", suggest(one, GROUPS))
     if given.get("since") and given.get("last"):
         raise _wrong("--last", "says when to begin, and so does --since", "one of both")
+    begins = "--since" if given.get("since") else "--last"
     since = given.get("since") or given.get("last")
     if given.get("day"):
         raise _wrong("--day", "chooses nothing", "since and until")
     only = {name: tuple(given[name]) for name in GROUPS if given.get(name)}
     return Asked(
         by,
-        _moment("--since", since, now, zone) if since else 0,
+        _moment(begins, since, now, zone) if since else 0,
         _moment("--until", given["until"], now, zone) if given.get("until") else 1 << 52,
         zone,
         only,
@@ -202,6 +204,8 @@ def _wrong(option: str, what: str, valid: str) -> ConfigError:
 
 #: Where replicas share limits, and each keeps its books for itself.
 ALONE = "these are the books of one replica, and others share its store: ledger: {postgres: ...} has those of all"
+#: The same where it has, but `--own` was given.
+ALONE_HERE = "these are the books of one replica, and others share its store: without --own, those of all are told"
 
 
 NOTHING = "nothing was shipped to this PostgreSQL yet: it has no schema pointsman, which a gateway makes when it starts"
@@ -294,7 +298,7 @@ def usage_told(settings: LedgerSettings, parameters: Mapping[str, str], *, share
         if given.get("own", "true") not in ("", "true", "1"):
             raise _wrong("--own", "is said by its presence", "own=true, or nothing")
         with _books(settings, own="own" in given, catch_up=False) as db:
-            _told_apart(asked, db)
+            _told_apart(asked, db, settings, "own")
             return {**report(db, asked).to_dict(), "one_replica": shared_store and not db.replicas}
     except ConfigError as error:
         problem = error.problems[0]

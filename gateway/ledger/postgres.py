@@ -75,10 +75,19 @@ def text(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+#: What is wrong where the driver is not installed, and what would be right.
+MISSING = "needs a package that is not installed", "pip install 'pointsman[postgres]'"
+
+
+def installed() -> bool:
+    """Whether the driver is."""
+    return find_spec("asyncpg") is not None
+
+
 def require() -> None:
     """Raises LedgerError where the driver is not installed."""
-    if find_spec("asyncpg") is None:
-        raise LedgerError("ledger.postgres: needs a package that is not installed: pip install 'pointsman[postgres]'")
+    if not installed():
+        raise LedgerError(f"ledger.postgres: {': '.join(MISSING)}")
 
 
 class Loop(asyncio.SelectorEventLoop):

@@ -461,7 +461,12 @@ def test_usage_tells_of_all_replicas_of_one_and_why_it_cannot(
     assert [line.count(",a,") for line in usage("--export", "csv", "--key", "a")[1].splitlines()[1:]] == [1, 1, 1]
     assert total(usage("--by", "key", "--own")[1]) == "3"
     code, _, said = usage("--by", "replica", "--own")
-    assert (code, "the books of one replica" in said) == (2, True)
+    assert (code, "--by: these are the books of one replica: leave out --own, for those of all" in said) == (2, True)
+    with path.open("w") as file:
+        YAML().dump({**written, "store": {"url": "redis://127.0.0.1:1"}}, file)
+    _, _, said = usage("--own")
+    assert "others share its store: without --own, those of all are told" in said
+    assert "postgres" not in said
     code, _, said = usage("--replica", "c")
     assert (code, "there is no replica 'c' in the books" in said) == (2, True)
     monkeypatch.setenv("PW", "wrong-canary")

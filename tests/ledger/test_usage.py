@@ -188,6 +188,7 @@ def test_every_attempt_can_be_exported(
         (["--team", "rad"], "--team: there is no team 'rad' in the books: did you mean red?"),
         (["--team", "red", "--key", "xyz"], "--key: there is no key 'xyz' in the books: one of a, b, c"),
         (["--policy", "pr3", "--export", "csv"], "--policy: there is no policy 'pr3' in the books: did you mean"),
+        (["--last", "1x"], "--last: '1x' is no moment: a day such as yesterday or 2026-11-21"),
         (["--since", "7d", "--last", "1d"], "--last: says when to begin, and so does --since"),
         (["--day-zone", "Mars/Olympus"], "--day-zone: 'Mars/Olympus' is no time zone"),
     ],
