@@ -140,6 +140,7 @@ class Server:
         self.lines, self.ledger = outlets
         self._stopping = asyncio.Event()
         self._signals = 0
+        self._reading: asyncio.Task[None] | None = None  # of the books, after the clock was set back
         self._watching = Watching()
         self._pressure = Pressure(Memory())
 
@@ -234,6 +235,8 @@ class Server:
         runtime.gates.look(time.time())
         if runtime.ledger is not None:
             runtime.ledger.tick()
+            if runtime.gates.stepped:
+                self._reading = loop.create_task(runtime.gates.take_up(runtime.ledger.settings, time.time()))
         self._watching.look(runtime)
         self._pressure.look(runtime)
         if runtime.pressure and not runtime.draining:

@@ -199,7 +199,8 @@ class Reloader:
             what = "is off until the next start, and hard budgets need it"
             raise ConfigError([Problem(str(self.config), 0, "ledger", what, "a restart, or mode: soft")])
         settings = None if ledger is None else ledger.settings
-        return await asyncio.to_thread(runtime.gates.balances, site.quotas, settings, time.time())
+        even = bool if ledger is None else ledger.even
+        return await asyncio.to_thread(runtime.gates.balances, site.quotas, settings, time.time(), even)
 
     def _watch(self, paths: Iterable[Path], before: Fingerprint, began_ns: int) -> None:
         """Watch these files, against how they were before they were read: what changed meanwhile must be read again."""

@@ -29,6 +29,7 @@ from gateway.ledger.unshipped import Unshipped
 logger = logging.getLogger("pointsman")
 
 EVERY_S = 0.25
+_EVEN_S = 2.0  # how long one waits for the books at most
 _RETIRE_S = 3_600.0
 _SLICE_S = 0.0002  # of work, after which the thread lets go of the interpreter, lest a request wait for it
 _PAUSE_S = 0.00005
@@ -124,6 +125,12 @@ class Ledger:
         """Entries that are not in the books yet."""
         written = self.journal.entries - self.keeping.entries - self._ahead
         return max(0, written) + len(self.journal.unwritten)
+
+    def even(self) -> None:
+        """Wait until the books have what is in the journal by now; not for long. For any thread that runs no loop."""
+        mark, end = self.journal.entries - self._ahead, time.monotonic() + _EVEN_S
+        while self.keeping.entries < mark and self.up and time.monotonic() < end:
+            time.sleep(EVERY_S / 10)
 
     @property
     def lag_s(self) -> float:

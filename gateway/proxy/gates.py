@@ -6,16 +6,17 @@ that two configurations have goes on where it was; a budget that is new takes up
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
 from gateway.core.money.admission import Gate
-from gateway.core.money.limits import Budget, Cap, Limit, Quota, Rate, Scope, Slots
+from gateway.core.money.limits import Budget, Cap, Limit, Period, Quota, Rate, Scope, Slots
 from gateway.core.money.pricing import dollars
 from gateway.core.types import NANO_PER_USD
 from gateway.ledger import report, shared
@@ -66,8 +67,10 @@ def _elsewhere(ledger: LedgerSettings, begins_ms: int, ends_ms: int) -> Mapping[
     return sums
 
 
-def _in_use(limit: Limit, now_us: int) -> bool:
-    """Would one that began anew let more through? What is spent of budgets, the books know."""
+def _in_use(limit: Limit, now_us: int, now_ms: float) -> bool:
+    """Would one that began anew let more through? The books may not know yet what was spent of a budget."""
+    if isinstance(limit, Budget):
+        return now_ms < limit.ends_ms and (limit.spent > 0 or limit.reserved > 0)
     if isinstance(limit, Rate):
         return limit.wait(limit.limit, now_us) > 0
     return isinstance(limit, Slots) and limit.used > 0
@@ -82,11 +85,16 @@ class Gates:
         self._quotas = Quotas()
         self.store: Store = Memory()
         self.turns_at = math.inf  # Unix seconds at which the first period ends
+        self._since = -math.inf  # at which the last one began
+        self.stepped = False  # the clock was set back: the books say what is spent, see `take_up`
 
-    def balances(self, quotas: Quotas, ledger: LedgerSettings | None, now_s: float) -> Balances:
+    def balances(
+        self, quotas: Quotas, ledger: LedgerSettings | None, now_s: float, even: Callable[[], object] = bool
+    ) -> Balances:
         """What was spent in the running periods of budgets that are new here. Raises LedgerError.
 
         For any thread that runs no loop: where replicas share limits, it also asks where they all ship their books to.
+        `even` waits until the books have what is already settled.
         """
         wanted = {
             (one.per, one.zone)
@@ -94,9 +102,13 @@ class Gates:
             for one in quota.budgets
             if (scope, name, "budget", one.per, one.zone) not in self._limits
         }
-        found: dict[tuple[str, str], Balance] = {}
         if not wanted:
-            return found
+            return {}
+        even()
+        return self._read(wanted, ledger, now_s)
+
+    def _read(self, wanted: Iterable[tuple[Period, str]], ledger: LedgerSettings | None, now_s: float) -> Balances:
+        found: dict[tuple[str, str], Balance] = {}
         for per, zone in wanted:
             begins_ms, ends_ms = period(per, zone, now_s)
             spent: Mapping[tuple[str, str], int] = {}
@@ -112,13 +124,14 @@ class Gates:
     def adopt(self, quotas: Quotas, balances: Balances, now_s: float) -> tuple[dict[str, Gate], dict[str, Gate]]:
         """Take the limits of a new configuration. Gates by key, and by target; who has no limits has none."""
         now_us = int(time.monotonic() * 1_000_000)
-        gone = {at: one for at, one in self._gone.items() if _in_use(one, now_us)}
+        now_ms = now_s * 1000
+        gone = {at: one for at, one in self._gone.items() if _in_use(one, now_us, now_ms)}
         before, self._limits = gone | self._limits, {}
         self._quotas = quotas
         own = {(scope, name): self._gate(scope, name, one, before, balances) for scope, name, one in quotas.all()}
         own = {(scope, name): replace(gate, tag=self._tag(scope, name)) for (scope, name), gate in own.items()}
         # A key that is made anew under its name goes on with what its former one had used, as it does in a store.
-        self._gone = {at: one for at, one in before.items() if at not in self._limits and _in_use(one, now_us)}
+        self._gone = {at: one for at, one in before.items() if at not in self._limits and _in_use(one, now_us, now_ms)}
         self.turn(now_s)
         self.store.adopt(own.values())
         keys: dict[str, Gate] = {}
@@ -151,15 +164,8 @@ class Gates:
                 budget = kept
             else:
                 budget = Budget(scope, name, allowance)
-                balance = balances.get((allowance.per, allowance.zone))
-                if balance is not None:
-                    family = self._quotas.family(name)
-                    spent, others = (
-                        _of_team(one, name) if scope == "team" else _of_keys(one, family)
-                        for one in (balance.spent, balance.others)
-                    )
-                    budget.begin(balance.begins_ms, balance.ends_ms, spent)
-                    budget.others = others
+            if budget is not kept or key in self._gone:
+                self._take_up(budget, balances)
             self._limits[key] = budget
             budgets.append(budget)
         return Gate(
@@ -168,6 +174,22 @@ class Gates:
             self._slots(scope, name, quota.max_concurrent, before),
             tuple(budgets),
         )
+
+    def _take_up(self, budget: Budget, balances: Balances) -> None:
+        """Have a budget begin with what the books say of its period, or with what it knows itself, if that is more."""
+        balance = balances.get((budget.per, budget.zone))
+        if balance is None:
+            return
+        family = self._quotas.family(budget.name)
+        spent, others = (
+            _of_team(one, budget.name) if budget.scope == "team" else _of_keys(one, family)
+            for one in (balance.spent, balance.others)
+        )
+        if budget.begins_ms == balance.begins_ms:
+            budget.know(spent)
+        else:
+            budget.begin(balance.begins_ms, balance.ends_ms, spent)
+            budget.others = others
 
     def _rates(
         self, scope: Scope, name: str, of: str, cap: Cap | None, before: Mapping[_Key, Limit]
@@ -216,20 +238,37 @@ class Gates:
         return (one for one in self._limits.values() if isinstance(one, Budget))
 
     def turn(self, now_s: float) -> None:
-        """Begin the periods that have come."""
-        self.turns_at = math.inf
+        """Begin the periods that have come, or that the clock is in again."""
+        self.turns_at, self._since = math.inf, -math.inf
         turned = False
         for budget in self._budgets():
-            if now_s * 1000 >= budget.ends_ms:
-                budget.begin(*period(budget.per, budget.zone, now_s))
+            if not budget.begins_ms <= now_s * 1000 < budget.ends_ms:
+                begins_ms, ends_ms = period(budget.per, budget.zone, now_s)
+                self.stepped = self.stepped or begins_ms < budget.begins_ms
+                budget.turn(begins_ms, ends_ms)
                 turned = True
             self.turns_at = min(self.turns_at, budget.ends_ms / 1000)
+            self._since = max(self._since, budget.begins_ms / 1000)
         if turned:
             self.store.turned()
 
+    async def take_up(self, ledger: LedgerSettings | None, now_s: float) -> None:
+        """The clock was set back: have budgets know what the books say of the periods they are in again."""
+        self.stepped = False
+        wanted = {(one.per, one.zone) for one in self._budgets()}
+        try:
+            balances = await asyncio.to_thread(self._read, wanted, ledger, now_s)
+        except LedgerError as error:
+            logger.warning("the clock was set back, and the books cannot be asked what is spent: %s", error)
+            return
+        for budget in self._budgets():
+            balance = balances.get((budget.per, budget.zone))
+            if balance is not None and balance.begins_ms == budget.begins_ms:
+                self._take_up(budget, balances)
+
     def look(self, now_s: float) -> None:
         """Once a second: begin periods, and warn once of each budget that is spent."""
-        if now_s >= self.turns_at:
+        if not self._since <= now_s < self.turns_at:
             self.turn(now_s)
         for budget in self._budgets():
             if budget.gone >= budget.limit and not budget.told:

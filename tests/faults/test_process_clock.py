@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import shutil
@@ -14,8 +15,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.core.money.admission import Hold
 from gateway.core.money.limits import Allowance, Quota
-from gateway.ledger.directory import DATABASE
+from gateway.ledger import report
+from gateway.ledger.directory import DATABASE, LedgerSettings
+from gateway.ledger.ledger import open_ledger
 from gateway.proxy.gates import Gates
 from gateway.quotas import Quotas
 from tests.faults.test_process_drain import message
@@ -99,10 +103,45 @@ def test_a_clock_that_jumps_back_does_not_fill_a_budget_again() -> None:
     gates, evening = Gates(), 20 * DAY_S + 23 * HOUR_S + 1_800
     gates.adopt(Quotas({"key": Quota(budgets=(Allowance(10**9, "day"),))}, {}, {}, {}), {}, evening)
     (budget,) = gates._budgets()
-    budget.spent = 5
+    budget.spend(5, evening * 1000)
     gates.turn(evening + HOUR_S)
     assert budget.spent == 0, "another day"
-    budget.spent = 7
-    for now in (evening, evening - HOUR_S, evening + HOUR_S):
-        gates.turn(now)
-        assert budget.spent == 7
+    budget.spend(7, (evening + HOUR_S) * 1000)
+    for now, spent in ((evening, 5), (evening - HOUR_S, 5), (evening + HOUR_S, 7), (evening, 5)):
+        gates.look(now)
+        assert (budget.spent, budget.left) == (spent, 10**9 - spent)
+
+
+def test_after_a_step_of_a_day_forward_and_back_a_hard_budget_goes_on_counting() -> None:
+    gates, now = Gates(), 20 * DAY_S + 5.0
+    quotas = Quotas({"key": Quota(budgets=(Allowance(10**9, "day"),))}, {}, {}, {})
+    gate = gates.adopt(quotas, {}, now)[0]["key"]
+    gates.look(now + DAY_S)
+    gates.look(now)
+    passed = 0
+    for _ in range(40):
+        got = gate.admit(0, 5 * 10**8, 0, now * 1e3)
+        if isinstance(got, Hold):
+            got.end(0, 0, 5 * 10**8, int(now * 1e3))
+            passed += 1
+    assert passed == 2
+
+
+def test_a_period_that_is_not_known_when_the_clock_goes_back_is_asked_of_the_books(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a start with a clock that was ahead. Until the books are read, what is spent counts on."""
+    now = 20 * DAY_S + 5.0
+    open_ledger(LedgerSettings(tmp_path)).close()
+    monkeypatch.setattr(
+        report, "spent", lambda _, since, until: {("key", ""): 300 if since <= now * 1000 < until else 0}
+    )
+    gates = Gates()
+    quotas = Quotas({"key": Quota(budgets=(Allowance(1_000, "day"),))}, {}, {}, {})
+    gates.adopt(quotas, {}, now + DAY_S)
+    (budget,) = gates._budgets()
+    budget.spend(40, int((now + DAY_S) * 1000))
+    gates.look(now)
+    assert (budget.spent, gates.stepped) == (40, True)
+    asyncio.run(gates.take_up(LedgerSettings(tmp_path), now))
+    assert (budget.spent, budget.left, budget.reserved, gates.stepped) == (300, 700, 0, False)

@@ -20,7 +20,7 @@ from gateway.core.quantities import Invalid
 from gateway.keys import command, file, making, secret, telling
 from gateway.keys.audit import Asker
 from gateway.keys.making import Issued, MayNot, NoSuchKey
-from gateway.proxy.gates import Gates
+from gateway.proxy.gates import Balance, Gates
 from gateway.quotas import Quotas
 from gateway.site import Site, load_site
 from gateway.times import moment
@@ -668,6 +668,25 @@ def test_a_budget_and_a_bucket_go_on_where_they_were_after_an_update(
     update(place, "shop", rpm=600, budget={"usd": 2, "per": "month"})
     keys, _ = gates.adopt(site(place).quotas, {}, NOW)
     assert (keys["shop"].requests[0].left(now_us), keys["shop"].budgets[0].left) == (545, 1_600_000_000)
+
+
+def test_a_budget_that_is_taken_out_and_set_again_goes_on_whatever_the_books_know_yet(place: Path) -> None:
+    gates = Gates()
+    create(place, name="shop", budget={"usd": 1, "per": "month"})
+    gate = gates.adopt(site(place).quotas, {}, NOW)[0]["shop"]
+    (budget,) = gate.budgets
+    hold = gate.admit(0, 100_000_000, 0, NOW * 1000)
+    budget.spend(300_000_000, int(NOW * 1000))
+    for booked, spent in ((0, 300_000_000), (650_000_000, 550_000_000)):  # the latter with the one under way
+        update(place, "shop", budget=None)
+        assert "shop" not in gates.adopt(site(place).quotas, {}, NOW)[0]
+        update(place, "shop", budget={"usd": 2, "per": "month"})
+        balance = Balance(budget.begins_ms, budget.ends_ms, {("shop", ""): booked})
+        (again,) = gates.adopt(site(place).quotas, {("month", "UTC"): balance}, NOW)[0]["shop"].budgets
+        assert (again.spent, again.reserved, again.left) == (spent, 100_000_000, 1_900_000_000 - spent)
+    assert isinstance(hold, Hold)
+    hold.end(0, spent=40_000_000, at_ms=int(NOW * 1000))
+    assert (again.spent, again.reserved) == (590_000_000, 0)
 
 
 # --- what is noted of it ---

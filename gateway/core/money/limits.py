@@ -14,6 +14,8 @@ MINUTE_US = 60_000_000
 BudgetMode = Literal["hard", "soft", "shadow"]
 Period = Literal["hour", "day", "week", "month"]
 Scope = Literal["key", "team", "target"]
+#: Periods that a budget remembers: a clock that is set forward and back finds them again.
+_FORMER = 8
 
 
 class Cap(NamedTuple):
@@ -138,8 +140,8 @@ class Budget(Limit):
     """
 
     __slots__ = (
-        "begins_ms", "elsewhere", "ends_ms", "leased", "left", "limit", "mode", "others", "per", "spent", "told",
-        "zone",
+        "begins_ms", "elsewhere", "ends_ms", "former", "leased", "left", "limit", "mode", "others", "per", "spent",
+        "told", "zone",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, name: str, allowance: Allowance) -> None:
@@ -150,6 +152,7 @@ class Budget(Limit):
         self.elsewhere = 0  # of the limit, what is not for this one to spend, as last heard
         self.leased = 0  # what this one may spend while nothing can be heard; -1: it does so now
         self.begins_ms = self.ends_ms = 0
+        self.former: dict[int, int] = {}  # what was spent of the last few periods, by when they begin
         self.told = False  # that nothing is left in this period
         self.adopt(allowance)
 
@@ -173,6 +176,25 @@ class Budget(Limit):
         self.spent = spent
         self.others = self.elsewhere = self.leased = 0
         self.told = False
+
+    def turn(self, begins_ms: int, ends_ms: int) -> None:
+        """The clock is in another period than before, be it that it was set back.
+
+        One that it was in before goes on where it was. An earlier one that is not known takes over what was spent of
+        the present one, until the books are read: see `know`.
+        """
+        spent = self.former.pop(begins_ms, self.spent if begins_ms < self.begins_ms else 0)
+        self.former[self.begins_ms] = self.spent
+        if len(self.former) > _FORMER:
+            del self.former[min(self.former)]
+        self.begin(begins_ms, ends_ms, spent)
+
+    def know(self, booked: int) -> None:
+        """The books say that so much of the period is spent or under way, which may be more than is known here."""
+        more = booked - self.reserved - self.spent
+        if more > 0:
+            self.spent += more
+            self.left -= more
 
     @property
     def reserved(self) -> int:
