@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from gateway.core.errors import GatewayError, InternalError
+from gateway.core.money.booking import MOST_NANO, Plain
 from gateway.core.money.usage import BYTES_PER_TOKEN
 from gateway.core.request import wire
 from gateway.core.resilience.failover import TABLE, Ended, Follow, failover
@@ -28,8 +29,6 @@ from gateway.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-
-    from gateway.core.money.booking import Plain
 
     Tries = Generator[Attempt, Outcome | Ended, GatewayError | None]
 
@@ -130,7 +129,8 @@ class Attempting(Relaying):
                 entry: Plain = ("r", record.request_id, number, account, at_ms, size)
             else:
                 self.began_ms = at_ms
-                entry = ("r", record.request_id, number, account, at_ms, size, self.hold.need)
+                need = self.hold.need
+                entry = ("r", record.request_id, number, account, at_ms, size, need if need < MOST_NANO else MOST_NANO)
             runtime.outbox.entries.append(entry)
             self.reserved = True
         self.pool = pool

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from gateway.core.answer import sse
+from gateway.core.answer import sse, whole
 from gateway.core.errors import GatewayError, StreamBroken
 from gateway.core.servers import dialects
 from gateway.core.servers.respell import respell_answer
@@ -239,7 +239,7 @@ class Relaying(Admitting):
         facts = self.route.plan.parse(body)
         if facts is None:
             outcome = dialects.classify_answer(self.route.plan, body)
-            self.status, self.received = 200, len(body)
+            self.status, self.received, self.stated = 200, len(body), whole.stated(body)
             self._failed(outcome, relayed=self._as_refusal(outcome, body))
             return
         record.first_event_at = received

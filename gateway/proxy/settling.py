@@ -62,6 +62,7 @@ class Settling:
     tried: tuple[int, ...] = ()  # endpoints of the present target that were tried
     cost_nano = 0
     priced = True
+    stated: Usage | None = None  # what a whole answer says it used that is of no use to the client
     status = 0  # of the present attempt's answer
     received = 0  # bytes of it
     watching: Policy | None = None  # the policy that decided, where it watches more than health
@@ -142,7 +143,8 @@ class Settling:
     def _write_off(self, outcome: Outcome, *, sent: bool = True) -> None:
         """Settle an attempt of which the client has seen nothing: for nothing, or for what it must have cost."""
         relay = self.relay
-        reported = None if relay is None else relay.usage
+        reported = self.stated if relay is None else relay.usage
+        self.stated = None
         if reported is not None or booking.costs(outcome, self.status, sent=sent):
             self._book(reported, self.received if relay is None else relay.output_chars, outcome.value)
             return

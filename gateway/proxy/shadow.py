@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gateway.core.answer import whole
 from gateway.core.money import booking, pricing, quotes, usage
 from gateway.core.money.admission import Gate, Hold, Refused
 from gateway.core.recorded.recording import copied
@@ -348,6 +349,8 @@ class Copy(Timed):
             facts = self.route.plan.parse(body)
             self.told.first_event_s = time.monotonic() - self.sent_at
             if facts is None:
+                if (stated := whole.stated(body)) is not None:
+                    self._book(stated, len(body))
                 self.end(dialects.classify_answer(self.route.plan, body))
             else:
                 self._book(facts.usage, facts.output_chars)

@@ -39,6 +39,7 @@ from tests.harness import (
 )
 
 REPORTED = chunk(usage={"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13})
+USED = b'{"prompt_tokens": 20, "completion_tokens": 4000, "total_tokens": 4020}'
 BROKEN = b'data: {"error": {"message": "oh"}}\n\n'
 
 
@@ -79,6 +80,14 @@ def ask(gateway: Gateway, **more: Any) -> socket.socket:
          [("a", 1, 0, 10, 3, 0, "in_band_error", 16_000), ("b", 2, 0, 10, 3, 0, "ok", 16_000)]),
         ([stream([ROLE, BROKEN]), stream()], True,
          [("a", 1, 1, 0, 0, 0, "in_band_error", 0), ("b", 2, 0, 10, 3, 0, "ok", 16_000)]),
+        ([plain(200, b'{"choices": [], "usage": %b}' % USED), plain()], False,
+         [("a", 1, 0, 20, 4_000, 0, "invalid", 8_020_000), ("b", 2, 0, 10, 2, 0, "ok", 14_000)]),
+        ([plain(200, b'{"choices": [{"index": 0}], "usage": %b}' % USED), plain()], False,
+         [("a", 1, 0, 20, 4_000, 0, "invalid", 8_020_000), ("b", 2, 0, 10, 2, 0, "ok", 14_000)]),
+        ([plain(200, b'{"error": {"message": "oh"}, "usage": %b}' % USED), plain()], False,
+         [("a", 1, 0, 20, 4_000, 0, "in_band_error", 8_020_000), ("b", 2, 0, 10, 2, 0, "ok", 14_000)]),
+        ([plain(200, b'{"choices": []}'), plain(200, b'{"choices": [], "usage": %b}' % USED)], False,
+         [("a", 1, 0, 22, 4, 1, "invalid", 30_000), ("b", 2, 0, 20, 4_000, 0, "invalid", 8_020_000)]),
         ([stream([ROLE, chunk("four"), chunk("five")], end="reset")], True, "interrupted"),
         ([stream([ROLE, chunk("four")], end="hang")], True, "idle_timeout"),
     ],
@@ -145,6 +154,37 @@ def test_a_shadow_is_an_attempt_of_its_own(tmp_path: Path) -> None:
     for one in ups.values():
         one.close()
     assert booked(tmp_path) == [("b", 0, 0, 10, 2, 0, "ok", 14_000), ("a", 1, 0, 10, 2, 0, "ok", 14_000)]
+
+
+def test_a_shadow_without_an_answer_is_booked_for_what_it_states(tmp_path: Path) -> None:
+    ups = {"a": Upstream([plain()]), "b": Upstream([plain(200, b'{"choices": [], "usage": %b}' % USED)])}
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "default.yaml").write_text(
+        "policy: default\nrules:\n  - {id: all, use: [{target.name: a}]}\n"
+        "shadow:\n  - {id: try, share: 100%, use: [{target.name: b}]}\n"
+    )
+    with running(tmp_path, config(ups, policies={"dir": "policies"}, ledger={"dir": "books"})) as gateway:
+        gateway.post(chat())
+        assert eventually(lambda: len(booked(tmp_path)) == 2)
+    for one in ups.values():
+        one.close()
+    assert booked(tmp_path)[0] == ("b", 0, 0, 20, 4_000, 0, "invalid", 8_020_000)
+
+
+@pytest.mark.parametrize("mode", ["hard", "shadow"])
+def test_what_is_set_aside_can_be_written_whatever_is_asked_for(tmp_path: Path, mode: str) -> None:
+    up = Upstream([plain()])
+    made = config({"a": up}, ledger={"dir": "books"})
+    made["keys"][0]["budget"] = {"usd": 1_000_000, "per": "day", "mode": mode}
+    made["targets"]["a"]["price"] = {"input": 1_000_000, "output": 1_000_000}
+    made["targets"]["a"]["window"] = 100_000_000
+    with running(tmp_path, made) as gateway:
+        assert gateway.post(chat(n=128)).status_code == 200
+        refused = gateway.post(chat(n=5_000_000_000))
+        assert refused.json()["error"]["param"] == "n"
+        assert eventually(lambda: len(booked(tmp_path)) == 1)
+        assert gateway.get("/readyz").json()["ledger"]["state"] == "ok"
+    up.close()
 
 
 def test_a_price_that_changes_while_a_stream_runs_does_not_hold_for_it(tmp_path: Path) -> None:

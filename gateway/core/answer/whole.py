@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.core.answer.chunk import GAVE_UP, load
+from gateway.core.answer.chunk import GAVE_UP, load, read_chunk
 from gateway.core.money.usage import Stated, read
 from gateway.core.types import Usage
 
@@ -116,6 +116,12 @@ def _length(part: msgspec.Raw) -> int:
     """Bytes of JSON inside a text's quotes or a list's brackets; 0 for null and for what is not there."""
     length = len(part)
     return length - 2 if length > 2 and part != _NULL else 0
+
+
+def stated(body: bytes) -> Usage | None:
+    """What an answer that is no completion says all the same that it used: it may well be billed."""
+    chunk = read_chunk(body)
+    return read(chunk.usage) if chunk is not None and chunk.usage else None
 
 
 def _lenient(body: bytes) -> _Completion | None:

@@ -26,6 +26,8 @@ from gateway.core.text.longtext import LongText
 MAX_DEPTH = 64
 #: Longest `model` a client may send, in characters.
 MAX_MODEL_CHARS = 256
+#: Most choices a client may ask for (`n`), as at OpenAI. What limits set aside for a request is a multiple of it.
+MOST_CHOICES = 128
 #: Up to this many bytes JSON is decoded in one piece; beyond, long strings stay undecoded as `LongText`.
 WHOLE_BYTES = 131_072
 
@@ -303,7 +305,8 @@ class _Usual(msgspec.Struct, gc=False):
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_MODEL_CHARS)]
     messages: Annotated[list[_Message], msgspec.Meta(min_length=1)]
     stream: bool | None = None
-    n: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=MOST_CHOICES)] | None = None
+    best_of: Annotated[int, msgspec.Meta(ge=1, le=MOST_CHOICES)] | None = None
     max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
     max_completion_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
     temperature: int | float | None = None
@@ -403,12 +406,14 @@ def _is_object(value: Any) -> bool:
 
 
 _COUNT = (_is_count, "an integer of at least 1")
+_FEW = (lambda value: _is_count(value) and value <= MOST_CHOICES, f"an integer from 1 to {MOST_CHOICES}")
 _NUMBER = (_is_number, "a number")
 _OBJECT_TYPE = (_is_object, "an object")
 _CHECKS = {
     "stream": (_is_bool, "true or false"),
     "stream_options": _OBJECT_TYPE,
-    "n": _COUNT,
+    "n": _FEW,
+    "best_of": _FEW,
     "max_tokens": _COUNT,
     "max_completion_tokens": _COUNT,
     "temperature": _NUMBER,
