@@ -67,7 +67,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for one in found:
         shadow = " (shadow)" if one["mode"] == "shadow" else " (soft)" if one["mode"] == "soft" else ""
         if one["limit"] == "budget":
-            what, most, left = f"budget a {one['per']}", money(one["usd"]), money(one["left_usd"])
+            what, most, left = f"budget a {one['per']}", money(one["usd"]), money(one.get("here_usd", one["left_usd"]))
         else:
             what, most, left = one["limit"], f"{one['most']:,}", f"{one['left']:,}"
         resets = one.get("resets") or (f"in {one['resets_s']:.0f} s" if one.get("resets_s") else "-")

@@ -12,10 +12,11 @@ import time
 import msgspec
 
 from gateway.core.decisions.memo import Kept
-from gateway.core.errors import GatewayError, RateLimited, Unavailable
+from gateway.core.errors import GatewayError, RateLimited, Unavailable, of_code
 from gateway.core.money import quotes
 from gateway.core.money.admission import SOON_S, Gate, Hold, Refused, refused
-from gateway.core.money.limits import Budget
+from gateway.core.money.limits import Budget, Limit
+from gateway.core.money.pricing import dollars
 from gateway.core.money.quotes import Quote
 from gateway.core.money.usage import BYTES_PER_TOKEN
 from gateway.core.request import wire
@@ -24,11 +25,12 @@ from gateway.proxy import bounding
 from gateway.proxy.bounding import Bound
 from gateway.proxy.route import Route
 from gateway.proxy.settling import Settling
+from gateway.times import moment
 
 _WORDS = {
-    "rpm": "The limit of {limit} requests a minute of this {scope} is reached.",
-    "tpm": "The limit of {limit} tokens a minute of this {scope} is reached.",
-    "max_concurrent": "This {scope} may have {limit} requests under way at one time, and has.",
+    "rpm": "The limit of {limit} request{s} a minute of this {scope} is reached.",
+    "tpm": "The limit of {limit} token{s} a minute of this {scope} is reached.",
+    "max_concurrent": "This {scope} may have {limit} request{s} under way at one time, and has.",
 }
 _RATE = b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%dms\r\n"
 _OF_REQUESTS, _OF_TOKENS = _RATE % ((b"requests",) * 3), _RATE % ((b"tokens",) * 3)
@@ -99,7 +101,7 @@ class Admitting(Settling):
         if gate is not None and not runtime.gates.store.remote:
             refused = gate.turns_away(size // BYTES_PER_TOKEN, int(self.record.started_at * 1_000_000))
             if refused is not None:
-                raise _error(refused)
+                raise _error(refused, self.asked.tenant.key)
 
     def _admitted(self, got: Hold | Refused) -> None:
         """What a store said that had to be asked. HOT where limits are shared."""
@@ -173,7 +175,7 @@ class Admitting(Settling):
 
     def _refused(self, refused: Refused) -> GatewayError:
         """What a client is told, with what its request may cost where that is what is too much."""
-        error = _error(refused)
+        error = _error(refused, self.asked.tenant.key)
         limit = refused.limit
         if isinstance(limit, Budget) and not refused.unknown and refused.spent and limit.gone < limit.limit:
             bound = self.bound or bounding.Bound(self._longest_input())
@@ -228,7 +230,7 @@ class Admitting(Settling):
             limit = got.limit
             if isinstance(limit, Budget) and not got.unknown:  # when all of what it needs fits
                 got = refused(limit, self.asked_for[1], int(time.time() * 1000))
-            self._cease(_error(got))
+            self._cease(_error(got, self.asked.tenant.key))
         except Exception:
             self.on_defect()
 
@@ -309,10 +311,29 @@ def _give_back(got: Hold | Refused) -> None:
         got.end(time.monotonic(), sent=False)
 
 
-def _error(refused: Refused) -> GatewayError:
-    """What a client is told."""
+def not_priced(gate: Gate, key: str) -> GatewayError:
+    """Nothing that may serve a request has a price, and the first of the hard budgets of `gate` is in the way."""
+    whose = _whose(gate.hard[0], key)
+    what = f"This {whose} has a hard budget, and what may serve the request has no price."
+    return of_code("model_not_priced", what)
+
+
+def _whose(limit: Limit, key: str) -> str:
+    """Whose a limit is that binds this key, in words."""
+    return "key's maker" if limit.scope == "key" and limit.name != key else _WHOSE[limit.scope]
+
+
+def _left(budget: Budget) -> str:
+    """What is left of a budget, for its own holder."""
+    left, most = dollars(max(0, budget.limit - budget.gone)), dollars(budget.limit)
+    per = "an hour" if budget.per == "hour" else f"a {budget.per}"
+    return f" {left} of {most} {per} is left until {moment(budget.ends_ms / 1000)}."
+
+
+def _error(refused: Refused, key: str) -> GatewayError:
+    """What the holder of this key is told: of budgets of others not how much is left."""
     limit = refused.limit
-    whose = _WHOSE[limit.scope]
+    whose = _whose(limit, key)
     if refused.unknown:
         what = f"What is left of the budget of this {whose} cannot be told now."
         return Unavailable("store_unavailable", what, retry_after_s=refused.retry_after_s)
@@ -326,10 +347,13 @@ def _error(refused: Refused) -> GatewayError:
             what = f"The budget of this {whose} is spent."
         else:
             what = f"This may cost more than is left of the budget of this {whose}."
-        error = Limited("budget_exceeded", what)
+        own = limit.scope == "key" and limit.name == key
+        error = Limited("budget_exceeded", what + _left(limit) if own else what)
         error.lasting = refused.spent
     else:
         number = getattr(limit, "limit", 0)
-        error = Limited("rate_limit_exceeded", _WORDS[limit.of].format(limit=number, scope=whose))
+        error = Limited(
+            "rate_limit_exceeded", _WORDS[limit.of].format(limit=number, s="" if number == 1 else "s", scope=whose)
+        )
     error.retry_after_s = None if refused.never else refused.retry_after_s
     return error

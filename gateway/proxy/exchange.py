@@ -27,6 +27,7 @@ from gateway.core.resilience.failover import LEAST_S
 from gateway.core.targets.rank import draw
 from gateway.core.types import Outcome, Snapshot
 from gateway.proxy import bulk
+from gateway.proxy.admitting import not_priced
 from gateway.proxy.attempting import Attempting
 from gateway.proxy.outside import look
 from gateway.proxy.routing import routing_of
@@ -225,6 +226,8 @@ class Exchange(Attempting):
         self.routings = kept.routings
         if decision.refusal is not None:
             self.record.routing = routing_of(self.asking(), decision, None)
+            if decision.refusal[0] == "model_not_priced" and self.asked.gate is not None:
+                raise not_priced(self.asked.gate, self.asked.tenant.key)
             raise of_code(*decision.refusal)
         if self.asked.gate is None or self._admit(kept):
             self._depart()

@@ -32,14 +32,19 @@ def rows(limits: Iterable[Limit], now_us: int, own: Collection[str] | None = Non
 
 
 def row(limit: Limit, now_us: int) -> dict[str, Any]:
-    """One limit: what it is, what was used and is left of it, and when it begins anew, or is whole again."""
+    """One limit: what it is, what was used and is left of it, and when it begins anew, or is whole again.
+
+    `here_usd` of a budget is what this process may still spend of it while the store that replicas share is away.
+    """
     told: dict[str, Any] = {"limit": limit.of, "scope": limit.scope, "name": limit.name, "mode": _mode(limit)}
     if isinstance(limit, Budget):
+        here = {"here_usd": _usd(limit.ahead)} if limit.leased < 0 else {}
         return told | {
             "usd": _usd(limit.limit),
             "spent_usd": _usd(limit.gone),
             "set_aside_usd": _usd(limit.reserved),
             "left_usd": _usd(limit.limit - limit.gone),
+            **here,
             "used": round(limit.gone / limit.limit, 4) if limit.limit else 1.0,
             "per": limit.per,
             "zone": limit.zone,

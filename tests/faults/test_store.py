@@ -128,6 +128,7 @@ def test_any_replica_tells_what_all_have_used(pair: SimpleNamespace) -> None:
 
     assert eventually(lambda: bool(told()["spent_usd"] == total(server, "seen") / LIMIT > 0))
     assert told()["left_usd"] == pytest.approx(1 - told()["spent_usd"])
+    assert "here_usd" not in told()
 
 
 def test_limits_that_go_local_are_shared_out_and_come_together_again(pair: SimpleNamespace) -> None:
@@ -191,6 +192,8 @@ def test_a_hard_budget_spends_what_is_leased_and_then_says_that_nobody_knows(pai
     assert (refused.status_code, codes([refused])) == (503, {"store_unavailable": 1}), "a slice of 20 micro-dollars"
     assert refused.headers["retry-after"] == "1"
     assert refused.headers[DEGRADED] == "store"
+    (row,) = both.gateways[0].get("/v1/limits?key=poor", admin=True).json()["data"]
+    assert row["here_usd"] < row["left_usd"] / 50, "what this one may spend by itself is what is leased to it"
     server.start()
     comes_back(both)
 

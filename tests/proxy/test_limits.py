@@ -174,6 +174,9 @@ def test_a_refusal_after_the_decision_says_whose_it_is_and_when_it_may_pass(up: 
         assert codes([spent, never]) == {BUDGET: 2}
         assert "more than is left of the budget of this key" in spent.text
         assert "more than the whole budget" in never.text
+        # 10 tokens and 300 were paid; how much, and until when
+        assert re.search(r" \$0\.000\d+ of \$0\.001000 a day is left until 20[0-9T:-]+Z\.", spent.text)
+        assert re.search(r" \$0\.000010 of \$0\.000010 an hour is left until 20[0-9T:-]+Z\.", never.text)
         assert "retry-after" in spent.headers
         assert "retry-after" not in never.headers, "no time heals it"
         for name, answer in (("test", spent), ("poor", never)):
@@ -209,7 +212,9 @@ def test_a_prompt_is_counted_before_a_small_budget_refuses_it_by_its_size(up: Up
         assert (refused.status_code, _said(refused)) == (429, ("insufficient_quota", "budget_exceeded"))
         assert refused.headers["x-should-retry"] == "false"
         assert re.fullmatch(
-            r"This may cost more than is left of the budget of this key\. It may cost up to \$0\.0006\d\d "
+            r"This may cost more than is left of the budget of this key\. "
+            r"\$0\.000\d{3} of \$0\.001000 a month is left until 20\d\d-\d\d-01T00:00:00Z\. "
+            r"It may cost up to \$0\.0006\d\d "
             r"for the prompt \(at most 6\d\d tokens, counted\) and \$0\.000010 for an answer of 5 tokens\.",
             refused.json()["error"]["message"],
         )
@@ -225,10 +230,15 @@ def test_without_a_price_nothing_is_sent_on_a_hard_budget_and_all_on_a_soft_one(
         assert codes([refused]) == {(400, "invalid_request_error", "model_not_priced"): 1}
         told = gateway.post(chat(), path="/v1/explain").json()
         assert told["refusal"]["code"] == "model_not_priced"
-        assert told["targets"][0]["reasons"] == ["has no price, and the key has a hard budget"]
+        assert told["targets"][0]["reasons"] == ["has no price, and a hard budget binds the key"]
         kept = gateway.get(f"/v1/decisions/{refused.headers['x-request-id']}").json()["trace"]
         assert kept["refusal"]["code"] == "model_not_priced"
+        assert "This key has a hard budget" in refused.text
         assert gateway.post(chat(), key=OTHER).status_code == 200
+    made["keys"], made["teams"] = [keys[1]], {"qa": {"budget": {"usd": 1, "per": "day"}}}
+    with running(tmp_path, made) as gateway:
+        assert "This key's team has a hard budget" in gateway.post(chat(), key=OTHER).text
+    made["keys"], made["teams"] = keys, {}
     made["targets"]["b"]["price"] = FREE_INPUT
     with running(tmp_path, made) as gateway:
         answer = gateway.post(chat(max_tokens=5))

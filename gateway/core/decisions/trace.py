@@ -193,7 +193,7 @@ def under_budget(told: Trace) -> Trace:
 
 
 def _unpriced(entry: TargetTrace) -> TargetTrace:
-    return replace(entry, verdict="dropped", reasons=("has no price, and the key has a hard budget",))
+    return replace(entry, verdict="dropped", reasons=("has no price, and a hard budget binds the key",))
 
 
 def explain(condition: Condition | None, signals: Signals, tokens_by: str | None) -> tuple[bool, str]:

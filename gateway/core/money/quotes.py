@@ -94,7 +94,7 @@ def priced(decision: Decision) -> Decision:
         return decision
     if kept:
         return replace(decision, candidates=kept)
-    refusal = ("model_not_priced", "This key has a hard budget, and what may serve the request has no price.")
+    refusal = ("model_not_priced", "A hard budget binds this key, and what may serve the request has no price.")
     return replace(decision, candidates=(), refusal=refusal, shadow=None)
 
 

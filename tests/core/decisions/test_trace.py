@@ -59,7 +59,7 @@ def test_under_a_hard_budget_what_has_no_price_is_dropped_and_the_others_move_up
     seen = under_budget(plain)
     assert [target.name for target in seen.decision.candidates] == ["llama70"]
     assert [(one.target, one.place) for one in seen.targets if one.place] == [("llama70", 1)]
-    assert seen.reasons["oss"] == ("has no price, and the key has a hard budget",)
+    assert seen.reasons["oss"] == ("has no price, and a hard budget binds the key",)
     nothing = under_budget(told(made, held_back=("llama70",)))
     assert nothing.decision.refusal is not None
     assert nothing.decision.refusal[0] == "model_not_priced"
