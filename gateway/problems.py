@@ -199,7 +199,7 @@ _SPELLINGS = {
 _EXPECTED = {
     "string_type": ("text", "quotes around it"),
     "bool_type": ("true or false", "true or false"),
-    "int_type": ("a whole number", "a whole number"),
+    "int_type": ("a whole number", "such as 60"),
     "float_type": ("a number", "a number"),
     "list_type": ("a list", "a list: [a, b]"),
     "dict_type": ("a mapping", "a mapping: {key: value}"),

@@ -108,7 +108,9 @@ def _changed(given: argparse.Namespace, config: Path, place: Place, environ: Map
         updated = making.update(ring, given.name, wish, now, asker, dry=given.dry_run)
         differs = {one: {"before": was, "after": will} for one, (was, will) in updated.changed.items()}
         return {"name": given.name, "changed": differs, "with_less": list(updated.less), "dry_run": given.dry_run}
-    first = file.read(place.path) is None and not ring.doc.keys
+    first = (
+        file.read(place.path) is None and not ring.doc.keys and not place.stated
+    )  # a stated file is asked for anyway
     return _issued(making.create(ring, wish, now, asker), place) | {"first": first}
 
 

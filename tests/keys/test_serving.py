@@ -162,6 +162,15 @@ def test_a_key_is_changed_over_http_and_by_the_command_while_it_is_used(gateway:
         assert any(line in one for one in gateway.lines)
 
 
+def test_the_first_key_of_a_stated_file_changes_nothing_for_who_has_none(tmp_path: Path, up: Upstream) -> None:
+    settings = config({"a": up}, keys_file="later.json")
+    del settings["keys"]
+    with running(tmp_path, settings) as gateway:
+        assert gateway.post(chat("a"), key=None).status_code == 401  # as it was before the first key
+        made = command(gateway, "create", "me")
+        assert (made.returncode, "asks everybody" in made.stderr) == (0, False)
+
+
 def test_each_gateway_that_is_named_is_made_to_follow(gateway: Gateway, tmp_path: Path, up: Upstream) -> None:
     shared = str(gateway.directory / "pointsman.keys.json")
     with running(tmp_path, config({"a": up}, keys_file=shared)) as other:
