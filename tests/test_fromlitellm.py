@@ -292,6 +292,16 @@ def test_a_server_of_which_nothing_is_carried_over_is_not_written() -> None:
     assert "ANTHROPIC_API_KEY" not in Path("pointsman.yaml").read_text(encoding="utf-8")
 
 
+def test_a_variable_that_holds_no_address_is_named_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("THE_KEY", "sk-a-secret")
+    assert imported(one({"model": "hosted_vllm/a/Qwen3.5-9B", "api_base": "os.environ/THE_KEY"})) == 2
+    told = capsys.readouterr()
+    assert "api_base: what THE_KEY holds is not a URL of a server" in told.err
+    assert "a-secret" not in told.err + told.out
+
+
 def test_an_address_that_is_a_reference_is_looked_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -169,7 +169,10 @@ class Conversion:
             try:
                 where = endpoint(reached.base_url)
             except Invalid as error:
-                raise Unfit(".litellm_params.api_base", f"{error.what}: {error.valid}") from None
+                reference = _REFERENCE.fullmatch(str(params.get("api_base")))
+                # What stands in a variable may be a secret: somebody took the one for the other.
+                what = error.what if reference is None else f"what {reference[1]} holds is not a URL of a server"
+                raise Unfit(".litellm_params.api_base", f"{what}: {error.valid}") from None
             host = where.host
             if reached.dialect in OWN or private(host):
                 made["self_hosted"] = True
