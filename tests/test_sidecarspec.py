@@ -122,7 +122,10 @@ BROKEN = {
     ),
     "a key that is not there": (written(BACKEND.replace("env: K", "env: NONE")), "variable NONE is not set"),
     "no interpreter": (written(more="sidecar: {python: nowhere/python}\n"), "sidecar.python: no file"),
-    "no litellm here": (written(more="sidecar: {}\n"), "sidecar.python: litellm is not installed beside the gateway"),
+    "no litellm here": (
+        written(more="sidecar: {}\n"),
+        "yaml:3: backends.far: needs litellm, which is not",
+    ),
     "litellm: elsewhere": (
         written("{dialect: vllm, base_url: 'http://a/v1', litellm: {}}"),
         "backends.far: has litellm:",

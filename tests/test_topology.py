@@ -21,6 +21,10 @@ import httpx
 import pytest
 
 from deploy import scaling
+from gateway import yamlfile
+from gateway.config import ConfigDoc
+from gateway.ledgerdoc import LedgerDoc
+from gateway.problems import validated
 from tests.harness import KEY, ROOT, Gateway, Upstream, chat, eventually, serving
 from tests.ledger.test_kill import Generated, free_ports
 from tests.postgres import PASSWORD, Postgres, postgres
@@ -188,3 +192,19 @@ def test_a_gateway_that_dies_is_passed_over_and_its_books_are_not_lost(topology:
             return bool(total["attempts"] == len(topology.truth.seen))
 
         assert eventually(whole, 20)
+
+
+def test_the_lines_for_replicas_without_compose_are_lines_of_a_configuration() -> None:
+    page = (ROOT / "docs" / "shared-store.md").read_text().split("## Replicas without Compose")[1].split("\n## ")[0]
+    lines = "\n".join(line[4:] for line in page.splitlines() if line.startswith("    "))
+    doc = validated(
+        yamlfile.loads(
+            lines + '\nbackends: {b: {dialect: vllm, base_url: "http://b/v1"}}\ntargets: {t: {model: m, backend: b}}\n',
+            "page",
+        ),
+        ConfigDoc,
+    )
+    assert isinstance(doc.ledger, LedgerDoc)
+    assert (doc.ledger.replica, doc.ledger.dir) == ("gateway-1", "ledger-1")
+    assert doc.keys_file
+    assert doc.store

@@ -162,7 +162,9 @@ class SpecReader:
         written = doc.sidecar.python
         if written is None:
             if self.secrets and importlib.util.find_spec("litellm") is None:
-                self._note("sidecar.python", "litellm is not installed beside the gateway", _INSTALL)
+                backend = next(name for name, one in doc.backends.items() if one.by_sidecar)
+                what = "needs litellm, which is not installed beside the gateway"
+                self._note(f"backends.{backend}", what, _INSTALL)
             return sys.executable
         # Absolute, as the process runs elsewhere; links are kept, as one of a virtual environment says which that is.
         path = (self.directory / written).absolute()
