@@ -70,12 +70,13 @@ class Rate(Limit):
     it first has to fill up to nothing again, so that over time no more is used than it lets through.
     """
 
-    __slots__ = ("full_at", "limit", "room", "whole")
+    __slots__ = ("former", "full_at", "limit", "room", "whole")
 
     def __init__(self, scope: Scope, name: str, of: str, cap: Cap) -> None:
         super().__init__(scope, name, of)
         self._set(cap.limit, cap.shadow)
         self.full_at = 0  # parts, of which `limit` come back in a microsecond of the clock
+        self.former = (0, 0)  # limit and `full_at` of the bucket before it was made smaller
 
     def _set(self, limit: int, shadow: bool) -> None:
         self.limit = limit
@@ -87,8 +88,21 @@ class Rate(Limit):
         return max(0, self.full_at - now_us * self.limit)
 
     def adopt(self, cap: Cap, now_us: int) -> None:
-        """Go on with another limit. What was used in the last minute stays used."""
+        """Go on with another limit. What was used in the last minute stays used, as far as the new bucket holds it.
+
+        A debt becomes smaller as the limit does, so that it takes as long as before. What a smaller bucket could not
+        hold is there again in a larger one, as far as it would not have come back in the former.
+        """
         drawn = self._drawn(now_us)
+        limit, full_at = self.former
+        before = max(0, full_at - now_us * limit)
+        if cap.limit < self.limit:
+            if drawn > before:
+                self.former = (self.limit, self.full_at)
+            debt = max(0, drawn - self.room) * cap.limit // self.limit
+            drawn = min(drawn, cap.limit * MINUTE_US) + debt
+        elif cap.limit > self.limit:
+            drawn = max(drawn, min(before, cap.limit * MINUTE_US))
         self._set(cap.limit, cap.shadow)
         self.full_at = now_us * cap.limit + drawn
 

@@ -190,7 +190,24 @@ def test_limits_go_on_with_other_numbers_where_they_were() -> None:
     requests.adopt(Cap(50), 0)
     assert requests.left(0) == 10
     requests.adopt(Cap(30), 0)
-    assert refuses(gate, 0).wait_us == 11 * MINUTE_US // 30
+    assert refuses(gate, 0).wait_us == MINUTE_US // 30
+
+
+def test_a_lower_limit_holds_nobody_off_for_longer_than_it_takes_to_fill_its_bucket() -> None:
+    requests = rate(600)
+    for _ in range(300):
+        passes(Gate((requests,)), 0)
+    requests.adopt(Cap(6), 0)
+    assert requests.wait(1, 0) == 10 * S
+    requests.adopt(Cap(600), S)
+    assert requests.left(S) == 310, "lowering and raising it is no way to a minute's worth more"
+
+
+def test_a_debt_takes_as_long_under_a_lower_limit_as_it_did() -> None:
+    tokens = rate(600, "tpm")
+    passes(Gate(tokens=(tokens,)), 0).end(0, used=1_800)
+    tokens.adopt(Cap(60), 0)
+    assert tokens.wait(0, 0) == 120 * S
 
 
 def test_the_tightest_enforced_limit_is_told() -> None:
