@@ -298,7 +298,7 @@ def test_a_variable_that_holds_no_address_is_named_and_not_shown(
     monkeypatch.setenv("THE_KEY", "sk-a-secret")
     assert imported(one({"model": "hosted_vllm/a/Qwen3.5-9B", "api_base": "os.environ/THE_KEY"})) == 2
     told = capsys.readouterr()
-    assert "api_base: what THE_KEY holds is not a URL of a server" in told.err
+    assert "what THE_KEY holds is not a URL of a server" in told.err
     assert "a-secret" not in told.err + told.out
 
 

@@ -73,6 +73,7 @@ class Conversion:
     literals: dict[str, str] = field(default_factory=dict)  # digest of a key that stood there -> its variable's name
     named: dict[str, dict[str, Any]] = field(default_factory=dict)  # parameters by the name of a credential
     limits: dict[str, dict[str, int]] = field(default_factory=dict)  # of each server of a target
+    variables: dict[str, str] = field(default_factory=dict)  # from which a setting was taken, by its path
 
     def run(self) -> None:
         """Convert everything. Raises Invalid where nothing is left."""
@@ -145,7 +146,15 @@ class Conversion:
         try:
             return reach(str(params["model"]), base, provider, plain, self.catalogue)
         except Invalid as error:
-            raise Unfit(".litellm_params.model", f"{error.what}: {error.valid}") from None
+            raise Unfit(".litellm_params.model", self._says(error, path)) from None
+
+    def _says(self, error: Invalid, path: str) -> str:
+        """What is wrong with an address, or names the variable that holds it: it may be a secret, by mistake."""
+        for name in ("api_base", "base_url"):
+            variable = self.variables.get(f"{path}.{name}")
+            if variable is not None:
+                return f"what {variable} holds is not a URL of a server: {error.valid}"
+        return f"{error.what}: {error.valid}"
 
     def _plain(self, value: Any, path: str) -> str | None:
         """A setting that is no secret, as text; a reference is looked up, and told where its variable is not set."""
@@ -158,6 +167,7 @@ class Conversion:
         if not found:
             raise Unfit(path[path.index(".litellm_params") :], f"it is in {reference[1]}, which is not set here")
         self.note(path, f"{reference[1]} is written out: only keys are read from the environment")
+        self.variables[path] = reference[1]
         return found
 
     def _backend(self, reached: Reached, params: Mapping[str, Any], path: str) -> str:
@@ -169,10 +179,7 @@ class Conversion:
             try:
                 where = endpoint(reached.base_url)
             except Invalid as error:
-                reference = _REFERENCE.fullmatch(str(params.get("api_base")))
-                # What stands in a variable may be a secret: somebody took the one for the other.
-                what = error.what if reference is None else f"what {reference[1]} holds is not a URL of a server"
-                raise Unfit(".litellm_params.api_base", f"{what}: {error.valid}") from None
+                raise Unfit(".litellm_params.api_base", self._says(error, path)) from None
             host = where.host
             if reached.dialect in OWN or private(host):
                 made["self_hosted"] = True
