@@ -111,7 +111,8 @@ def _changed(given: argparse.Namespace, config: Path, place: Place, environ: Map
     first = (
         file.read(place.path) is None and not ring.doc.keys and not place.stated
     )  # a stated file is asked for anyway
-    return _issued(making.create(ring, wish, now, asker), place) | {"first": first}
+    issued = making.create(ring, wish, now, asker)
+    return _issued(issued, place) | {"first": first, "warning": making.stray_team(ring, issued.entry)}
 
 
 def _issued(issued: Issued, place: Place) -> dict[str, Any]:
@@ -249,6 +250,8 @@ def _print(given: argparse.Namespace, told: dict[str, Any], asked: Mapping[str, 
     if "secret" in told:
         print(told["secret"], flush=True)
         print(f"the key of {told['name']}, shown only now", file=sys.stderr)
+    if told.get("warning"):
+        print(f"pointsman keys: warning: {safe(told['warning'])}", file=sys.stderr)
     for line in _remarks(given.what, told):
         print(line, file=sys.stderr)
     if told.get("dry_run") or told.get("changed") == {}:

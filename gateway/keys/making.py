@@ -15,7 +15,7 @@ from typing import Any
 from gateway.config import ConfigDoc
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.quantities import Invalid, seconds
-from gateway.keys import audit, secret
+from gateway.keys import audit, file, secret
 from gateway.keys.audit import Asker
 from gateway.keys.file import MOST_REPLACED, Editing, Made, MadeKeyDoc, editing
 from gateway.keys.holding import Excess, Holding
@@ -132,6 +132,19 @@ def create(ring: Ring, wish: Mapping[str, Any], now: float, asker: Asker = OPERA
         fell = [one for one in below(others, doc.name) if _ended(_entry(edit, one) or entry, now) is None]
         edit.write(after, audit.line("create", entry, asker, now, said=audit.told_of(entry), with_it=fell or None))
     return Issued(made, entry)
+
+
+def stray_team(ring: Ring, entry: Mapping[str, Any]) -> str:
+    """What to warn of where an entry names a team that has neither limits nor another key, or ""."""
+    tenant = entry.get("tenant")
+    team, teams = (tenant.get("team") if isinstance(tenant, dict) else None), ring.doc.teams
+    if team is None or not teams or team in teams:
+        return ""
+    made = file.read(ring.place.path)
+    others = [*ring.doc.keys, *(made.keys if made is not None else ())]
+    if any(one.tenant.get("team") == team for one in others if one.name != entry.get("name")):
+        return ""
+    return f"no limits are set for the team {team!r:.80}, and no other key is of it: {suggest(team, teams)}"
 
 
 def _sayable(wish: Mapping[str, Any], may: Collection[str]) -> None:

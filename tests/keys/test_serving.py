@@ -171,6 +171,16 @@ def test_the_first_key_of_a_stated_file_changes_nothing_for_who_has_none(tmp_pat
         assert (made.returncode, "asks everybody" in made.stderr) == (0, False)
 
 
+def test_a_team_that_nobody_is_of_is_warned_of(tmp_path: Path, up: Upstream) -> None:
+    with running(tmp_path, config({"a": up}, teams={"search": {"rpm": 60}})) as gateway:
+        made = command(gateway, "create", "frank", "--team", "serch")
+        assert (
+            made.returncode,
+            "the team 'serch', and no other key is of it: did you mean search?" in made.stderr,
+        ) == (0, True)
+        assert "warning" not in command(gateway, "create", "fred", "--team", "search").stderr
+
+
 def test_each_gateway_that_is_named_is_made_to_follow(gateway: Gateway, tmp_path: Path, up: Upstream) -> None:
     shared = str(gateway.directory / "pointsman.keys.json")
     with running(tmp_path, config({"a": up}, keys_file=shared)) as other:
