@@ -219,7 +219,7 @@ class Shared:
                 return Refused(limit, SOON_US, unknown=True)
             return got
         self._touched.update((one.scope, one.name) for one in (*gate.slots, *gate.budgets))
-        return SharedHold(got.gate or gate, tokens, need, store=self, alone=True)
+        return SharedHold(got.gate or gate, tokens, need, now_us, store=self, alone=True)
 
     # -- together --
 
@@ -252,7 +252,7 @@ class Shared:
         now = self._loop.time()
         for owner in form.owners:
             self._busy[owner] = now
-        return SharedHold(gate, tokens, need, store=self)
+        return SharedHold(gate, tokens, need, int(now * 1e6), store=self)
 
     def settle(self, gate: Gate, places: int, requests: int, tokens: int, need: int) -> None:
         """Tell what came of a request. While the store is away that is told later, as part of all."""

@@ -20,6 +20,8 @@ from gateway.core.money.limits import MINUTE_US, Budget, Limit, Rate, Slots
 
 #: Seconds after which to ask again where only what is reserved, and not what is spent, is in the way.
 SOON_S = 2
+#: What comes back by time while a request lasts so long is little: a tenth of a bucket.
+_SHORT_US = MINUTE_US // 10
 
 
 class Refused(NamedTuple):
@@ -46,6 +48,7 @@ class Hold(msgspec.Struct, eq=False, gc=False):
     gate: Gate | None  # None: ended
     tokens: int
     need: int
+    at_us: int  # monotonic
     spent: int = 0  # nano-USD that its budgets know of
 
     def charge(self, spent: int, at_ms: int) -> None:
@@ -76,7 +79,8 @@ class Hold(msgspec.Struct, eq=False, gc=False):
     def end(self, now_s: float, used: int = 0, spent: int = 0, at_ms: int = 0, *, sent: bool = True) -> None:
         """The request is over: what it has used, in tokens, and spent in all; see `charge`. HOT.
 
-        `now_s` is of the monotonic clock. A request that was never `sent` has used nothing.
+        `now_s` is of the monotonic clock. A request that was never `sent` has used nothing. Of a bucket, time brings
+        back what nobody used, too: only what it cannot have brought back yet is given back here.
         """
         gate = self.gate
         if gate is None:
@@ -92,6 +96,9 @@ class Hold(msgspec.Struct, eq=False, gc=False):
             if rate is not None:
                 if unused < 0:  # what a full bucket could not hold must not pay for it
                     rate.full_at = max(rate.full_at, int(now_s * 1_000_000) * rate.limit)
+                elif now_s * 1e6 - self.at_us > _SHORT_US:
+                    back = rate.room - (int(now_s * 1_000_000) - self.at_us) * rate.limit
+                    rate.full_at += unused * MINUTE_US - max(0, min(unused * MINUTE_US, back))
                 rate.full_at -= unused * MINUTE_US
             if budget is not None:
                 if at_ms >= budget.begins_ms:  # as `Budget.spend`, without a call
@@ -185,13 +192,13 @@ class Gate:
                 budget.left = left = budget.left - need
                 if left < 0 and need and budget.mode != "soft":
                     over += (budget,)
-        return self._over(over, tokens, need, now_us, now_ms) if over else Hold(self, tokens, need)
+        return self._over(over, tokens, need, now_us, now_ms) if over else Hold(self, tokens, need, now_us)
 
     def _over(self, over: tuple[Limit, ...], tokens: int, need: int, now_us: int, now_ms: float) -> Hold | Refused:
         """What becomes of a request that these limits have no room for, and have given nothing but money."""
         limit = next((one for one in self.limits if one in over and not one.shadow), None)
         if limit is None:
-            return Hold(self.without(over), tokens, need)
+            return Hold(self.without(over), tokens, need, now_us)
         self.give_back(tokens, need, over)
         if isinstance(limit, Budget):
             return refused(limit, need, now_ms)

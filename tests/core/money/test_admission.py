@@ -77,6 +77,27 @@ def test_tokens_that_were_not_used_come_back() -> None:
     refuses(gate, 0, tokens=1)
 
 
+def test_what_time_has_brought_back_is_not_given_back_once_more() -> None:
+    """Or reservations that end long after would each pay for as much again, all at one moment."""
+    gate = Gate(tokens=(rate(1_000, "tpm"),))
+    holds = [passes(gate, minute * MINUTE_US, tokens=1_000) for minute in range(6)]
+    now_us = 6 * MINUTE_US
+    passed = 0
+    for hold in holds:
+        hold.end(now_us / S)
+        passed += isinstance(gate.admit(1_000, 0, now_us, 0), Hold)
+    assert passed == 1
+
+
+def test_half_a_minute_brings_back_half_a_bucket() -> None:
+    gate = Gate(tokens=(rate(600, "tpm"),))
+    hold = passes(gate, 0, tokens=600)
+    passes(gate, 30 * S, tokens=300)
+    hold.end(30.0)
+    passes(gate, 30 * S, tokens=300)
+    refuses(gate, 30 * S, tokens=1)
+
+
 def test_a_request_larger_than_a_minute_passes_when_nothing_was_used_and_not_before() -> None:
     gate = Gate(tokens=(rate(600, "tpm"),))
     passes(gate, 0, tokens=5_000)
@@ -252,7 +273,7 @@ class Bucket:
     def has(self, amount: int) -> bool:
         return self.left >= min(amount, self.limit)
 
-    def draw(self, amount: int) -> None:
+    def draw(self, amount: int | Fraction) -> None:
         self.left = min(Fraction(self.limit), self.left - amount)
 
 
@@ -333,7 +354,10 @@ class Admissions(RuleBasedStateMachine):
         sent = last is not None or bool(used or spent)
         hold.end(self.now_us / S, used, spent, at_ms, sent=sent)
         self.buckets[0].draw(0 if sent else -1)
-        self.buckets[1].draw(used - hold.tokens)
+        unused, age_us = hold.tokens - used, self.now_us - hold.at_us
+        if sent and unused > 0 and age_us > 6 * S:  # time has brought back some of it, or all
+            unused = min(Fraction(unused), max(Fraction(0), self.buckets[1].limit * (1 - Fraction(age_us, MINUTE_US))))
+        self.buckets[1].draw(-unused)
         if again:
             hold.end(self.now_us / S, 50, 50, at_ms)
             hold.charge(spent + 50, self.now_ms)
