@@ -194,8 +194,9 @@ def test_commands_that_runbooks_name_exist_with_their_options(capsys: pytest.Cap
     lines = [line for path in RUNBOOKS.glob("*.md") for line in re.findall(r"`pointsman ([^`]*)`", path.read_text())]
     assert len(lines) > 10
     for command, *rest in {tuple(line.split()) for line in lines}:
+        asked = [command, rest[0]] if command == "keys" else [command]
         with pytest.raises(SystemExit) as ended:
-            cli.main([command, "--help"])
+            cli.main([*asked, "--help"])
         assert ended.value.code == 0, command
         told = capsys.readouterr().out
         assert all(option in told for option in rest if option.startswith("--")), (command, rest)

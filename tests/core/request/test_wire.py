@@ -239,6 +239,7 @@ def test_no_error_text_repeats_what_the_client_wrote() -> None:
         ({"n": 1.5}, "n"),
         ({"n": 129}, "n"),
         ({"best_of": 129}, "best_of"),
+        ({"best_of": "many"}, "best_of"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": "100"}, "max_tokens"),
         ({"max_completion_tokens": -1}, "max_completion_tokens"),
