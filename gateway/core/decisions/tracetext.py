@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from gateway.core.decisions.trace import EntryTrace, TargetTrace, Trace
-from gateway.core.types import NANO_PER_USD
+from gateway.core.money.pricing import dollars
 
 LEGEND = "> decided  + applies  - does not apply  . not asked"
 
@@ -69,12 +69,6 @@ def _target(entry: TargetTrace, width: int) -> str:
     if low is None or usual is None or high is None:
         cost = "unpriced"
     else:
-        cost = f"{_usd(low)} to {_usd(high)}, usually {_usd(usual)}"
+        cost = f"{dollars(low)} to {dollars(high)}, usually {dollars(usual)}"
     why = f"  {entry.verdict}: {', '.join(entry.reasons)}" if entry.reasons else ""
     return f"{place} {entry.target:<{width}}  {cost}{why}"
-
-
-def _usd(nano: int) -> str:
-    """Dollars; what would be nothing in millionths of one has all nine places."""
-    usd = nano / NANO_PER_USD
-    return f"${usd:.6f}" if nano >= 100_000 or not nano else f"${usd:.9f}"

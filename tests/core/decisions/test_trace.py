@@ -225,7 +225,7 @@ def test_a_trace_reads_in_a_terminal() -> None:
     assert text.startswith("qwen122 (qwen3.5-122b-a10b) under rule rest of test@0123456789ab\n")
     assert "  > rest  always\n" in text
     assert "  + eu       forbid  tenant.domicile: {in: @eu} (is DE): scout, maverick\n" in text
-    usually = "$0.000000 to $0.800000, usually $0.000400"
+    usually = "$0.00 to $0.80, usually $0.000400"
     assert f"   - maverick     {usually}  dropped: forbidden by eu: target.self_hosted is true, " in text
     long = render(told(context_tokens=300_000))
     assert re.search(r"  > long +.*\n +because S1:22\n", long)
