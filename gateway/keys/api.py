@@ -60,7 +60,7 @@ class Keys:
         """Make a key as the body says; its secret is in this answer and nowhere else."""
         wish = _object(body)
         issued = await self._done(making.create, self._ring(), wish, time.time(), Asker("http", by))
-        return await self._issued(issued, "made", by)
+        return await self._issued(issued, "made", by) | {"warnings": list(issued.warnings)}
 
     async def rotate(self, name: str, body: bytes, by: str | None) -> dict[str, Any]:
         """Give a name a new key."""
@@ -80,7 +80,7 @@ class Keys:
         change = partial(making.update, dry=dry)
         updated: Updated = await self._changed(change, self._ring(), name, wish, time.time(), by=by)
         differs = {one: {"before": was, "after": will} for one, (was, will) in updated.changed.items()}
-        told = {"changed": differs, "with_less": list(updated.less), "dry_run": dry}
+        told = {"changed": differs, "with_less": list(updated.less), "dry_run": dry, "warnings": list(updated.warnings)}
         if dry or not differs:
             return {"object": "key", "name": name, **told}
         self._log("updated", name, by)

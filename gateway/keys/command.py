@@ -107,12 +107,13 @@ def _changed(given: argparse.Namespace, config: Path, place: Place, environ: Map
     if given.what == "update":
         updated = making.update(ring, given.name, wish, now, asker, dry=given.dry_run)
         differs = {one: {"before": was, "after": will} for one, (was, will) in updated.changed.items()}
-        return {"name": given.name, "changed": differs, "with_less": list(updated.less), "dry_run": given.dry_run}
+        told = {"name": given.name, "changed": differs, "with_less": list(updated.less), "dry_run": given.dry_run}
+        return told | {"warnings": list(updated.warnings)}
     first = (
         file.read(place.path) is None and not ring.doc.keys and not place.stated
     )  # a stated file is asked for anyway
     issued = making.create(ring, wish, now, asker)
-    return _issued(issued, place) | {"first": first, "warning": making.stray_team(ring, issued.entry)}
+    return _issued(issued, place) | {"first": first, "warnings": list(issued.warnings)}
 
 
 def _issued(issued: Issued, place: Place) -> dict[str, Any]:
@@ -250,8 +251,8 @@ def _print(given: argparse.Namespace, told: dict[str, Any], asked: Mapping[str, 
     if "secret" in told:
         print(told["secret"], flush=True)
         print(f"the key of {told['name']}, shown only now", file=sys.stderr)
-    if told.get("warning"):
-        print(f"pointsman keys: warning: {safe(told['warning'])}", file=sys.stderr)
+    for warning in told.get("warnings", ()):
+        print(f"pointsman keys: warning: {safe(warning)}", file=sys.stderr)
     for line in _remarks(given.what, told):
         print(line, file=sys.stderr)
     if told.get("dry_run") or told.get("changed") == {}:

@@ -15,7 +15,7 @@ from typing import Any
 from gateway.config import ConfigDoc
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.quantities import Invalid, seconds
-from gateway.keys import audit, file, secret
+from gateway.keys import audit, secret
 from gateway.keys.audit import Asker
 from gateway.keys.file import MOST_REPLACED, Editing, Made, MadeKeyDoc, editing
 from gateway.keys.holding import Excess, Holding
@@ -60,6 +60,7 @@ class Updated:
     entry: Mapping[str, Any]
     changed: Mapping[str, tuple[Any, Any]]
     less: Sequence[str] = ()  # keys that it made whose entries now say more than counts
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class Issued:
 
     secret: str
     entry: Mapping[str, Any]
+    warnings: Sequence[str] = ()
 
 
 def expiry(said: str, now: float) -> str:
@@ -131,20 +133,18 @@ def create(ring: Ring, wish: Mapping[str, Any], now: float, asker: Asker = OPERA
             raise _too_much(holdings[doc.name].excess)
         fell = [one for one in below(others, doc.name) if _ended(_entry(edit, one) or entry, now) is None]
         edit.write(after, audit.line("create", entry, asker, now, said=audit.told_of(entry), with_it=fell or None))
-    return Issued(made, entry)
+    return Issued(made, entry, _stray_team(ring, holdings, doc.name))
 
 
-def stray_team(ring: Ring, entry: Mapping[str, Any]) -> str:
-    """What to warn of where an entry names a team that has neither limits nor another key, or ""."""
-    tenant = entry.get("tenant")
-    team, teams = (tenant.get("team") if isinstance(tenant, dict) else None), ring.doc.teams
+def _stray_team(ring: Ring, holdings: Mapping[str, Holding], name: str) -> list[str]:
+    """What to warn of where a key is of a team that has neither limits nor another key, though others have limits."""
+    team, teams = holdings[name].facts.get("team"), ring.doc.teams
     if team is None or not teams or team in teams:
-        return ""
-    made = file.read(ring.place.path)
-    others = [*ring.doc.keys, *(made.keys if made is not None else ())]
-    if any(one.tenant.get("team") == team for one in others if one.name != entry.get("name")):
-        return ""
-    return f"no limits are set for the team {team!r:.80}, and no other key is of it: {suggest(team, teams)}"
+        return []
+    others = (has for one, has in holdings.items() if one != name and name not in has.above)
+    if any(has.facts.get("team") == team and not has.dead for has in others):
+        return []
+    return [f"no limits are set for the team {team!r:.80}, and no other key is of it: {suggest(team, teams)}"]
 
 
 def _sayable(wish: Mapping[str, Any], may: Collection[str]) -> None:
@@ -216,7 +216,8 @@ def update(
         if not dry:
             told = {one: {"before": was, "after": will} for one, (was, will) in differs.items()}
             edit.write(after, audit.line("update", entry, asker, now, changed=told))
-    return Updated(changed, differs, less)
+    moved = holdings[name].facts.get("team") != before[name].facts.get("team")
+    return Updated(changed, differs, less, _stray_team(ring, holdings, name) if moved else ())
 
 
 def _merged(entry: Mapping[str, Any], wish: Mapping[str, Any], now: float) -> dict[str, Any]:

@@ -171,14 +171,31 @@ def test_the_first_key_of_a_stated_file_changes_nothing_for_who_has_none(tmp_pat
         assert (made.returncode, "asks everybody" in made.stderr) == (0, False)
 
 
-def test_a_team_that_nobody_is_of_is_warned_of(tmp_path: Path, up: Upstream) -> None:
+def test_a_team_that_nobody_is_of_is_warned_of_wherever_a_key_is_put_into_it(tmp_path: Path, up: Upstream) -> None:
+    nobody = "no limits are set for the team 'serch', and no other key is of it: did you mean search?"
+    mistyped, right = {"tenant": {"team": "serch"}}, {"tenant": {"team": "search"}}
     with running(tmp_path, config({"a": up}, teams={"search": {"rpm": 60}})) as gateway:
         made = command(gateway, "create", "frank", "--team", "serch")
-        assert (
-            made.returncode,
-            "the team 'serch', and no other key is of it: did you mean search?" in made.stderr,
-        ) == (0, True)
+        assert (made.returncode, f"pointsman keys: warning: {nobody}\n" in made.stderr) == (0, True)
         assert "warning" not in command(gateway, "create", "fred", "--team", "search").stderr
+        assert "warning" not in command(gateway, "update", "frank", "--rpm", "5").stderr  # told before
+        assert nobody not in command(gateway, "revoke", "frank", "--now", "--url", gateway.admin).stderr
+        told = command(gateway, "update", "fred", "--team", "serch", "--dry-run", "--json")
+        assert json.loads(told.stdout)["key"]["warnings"] == [nobody]
+        assert f"warning: {nobody}\n" in command(gateway, "update", "fred", "--team", "serch").stderr
+
+        def asked(method: str, path: str, body: dict[str, Any]) -> Any:
+            return call(gateway, method, path, body, None).json()["warnings"]
+
+        assert asked("POST", "/v1/keys", {"name": "second", **mistyped}) == [], "fred is of it"
+        assert asked("PATCH", "/v1/keys/fred", right) == []
+        assert asked("PATCH", "/v1/keys/second", right) == []
+        assert asked("POST", "/v1/keys", {"name": "third", **mistyped}) == [nobody]
+        assert asked("PATCH", "/v1/keys/third", {"rpm": 5}) == []
+        assert asked("PATCH", "/v1/keys/third", right) == []
+        assert asked("PATCH", "/v1/keys/third", {"may_create": True}) == []
+        assert command(gateway, "create", "child", "--as", "third").returncode == 0
+        assert asked("PATCH", "/v1/keys/third?dry_run=true", mistyped) == [nobody], "child would only go with it"
 
 
 def test_each_gateway_that_is_named_is_made_to_follow(gateway: Gateway, tmp_path: Path, up: Upstream) -> None:
