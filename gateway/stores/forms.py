@@ -28,6 +28,7 @@ class Session:
 def key_of(prefix: str, tag: str, limit: Limit) -> str:
     """Where a limit is kept. All that one request is asked for at once has the same part in braces: one slot.
 
+    >>> from gateway.core.money.limits import Cap
     >>> key_of("pointsman", "shop", Slots("key", "checkout", Cap(5)))
     'pointsman:{shop}:key:checkout'
     """

@@ -109,7 +109,7 @@ def largest_body(tokens: int) -> int:
     """The most bytes of a body whose `quick_tokens` are at most so many.
 
     >>> quick_tokens(largest_body(8_000)), quick_tokens(largest_body(8_000) + 1)
-    (8000, 8001)
+    (8000, 8002)
     """
     return (2 * (tokens - 1_024) + 1) // 3
 
