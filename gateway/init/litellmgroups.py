@@ -133,7 +133,8 @@ class Groups:
         return _text(slug, _GROUP.format(name=name), closed, list(dict.fromkeys(rungs)))
 
     def _rung(self, targets: dict[str, Shares]) -> str:
-        """One step of a group. As LiteLLM has it, one measure holds for all of it: weight, else rpm, else tpm."""
+        """One step of a group. One measure holds for all of it: weight, else rpm, else tpm, as in `simple_shuffle` of
+        litellm 1.106.2, which sends nothing to a deployment that does not say it."""
         names = list(targets)
         if len(names) == 1:
             return flow({"target.name": names[0]})
