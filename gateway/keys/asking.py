@@ -13,6 +13,7 @@ from gateway.admin import KEY_VARIABLE
 from gateway.core.money.pricing import dollars
 from gateway.core.types import NANO_PER_USD
 from gateway.terminal import safe
+from gateway.times import a_period
 
 #: Seconds to wait for an answer.
 _ANSWER_S = 10.0
@@ -67,7 +68,8 @@ def table(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for one in found:
         shadow = " (shadow)" if one["mode"] == "shadow" else " (soft)" if one["mode"] == "soft" else ""
         if one["limit"] == "budget":
-            what, most, left = f"budget a {one['per']}", money(one["usd"]), money(one.get("here_usd", one["left_usd"]))
+            what, most = f"budget {a_period(one['per'])}", money(one["usd"])
+            left = money(one.get("here_usd", one["left_usd"]))
         else:
             what, most, left = one["limit"], f"{one['most']:,}", f"{one['left']:,}"
         resets = one.get("resets") or (f"in {one['resets_s']:.0f} s" if one.get("resets_s") else "-")

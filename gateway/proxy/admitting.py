@@ -25,7 +25,7 @@ from gateway.proxy import bounding
 from gateway.proxy.bounding import Bound
 from gateway.proxy.route import Route
 from gateway.proxy.settling import Settling
-from gateway.times import moment
+from gateway.times import a_period, moment
 
 _WORDS = {
     "rpm": "The limit of {limit} request{s} a minute of this {scope} is reached.",
@@ -326,8 +326,7 @@ def _whose(limit: Limit, key: str) -> str:
 def _left(budget: Budget) -> str:
     """What is left of a budget, for its own holder."""
     left, most = dollars(max(0, budget.limit - budget.gone)), dollars(budget.limit)
-    per = "an hour" if budget.per == "hour" else f"a {budget.per}"
-    return f" {left} of {most} {per} is left until {moment(budget.ends_ms / 1000)}."
+    return f" {left} of {most} {a_period(budget.per)} is left until {moment(budget.ends_ms / 1000)}."
 
 
 def _error(refused: Refused, key: str) -> GatewayError:
