@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import json
 import math
 import mmap
@@ -34,6 +35,12 @@ from benchlines import JSON_BYTES, SENTENCES, write_config, write_inputs
 from benchparts import HERE, REPOSITORY, Bench, BenchError, cpu_ns, free_port, interpreter
 
 TARGET = "sim-vast"
+#: A target that sees, hears and answers by a schema, and holds as much.
+SENSES = "sim-senses"
+_SENSES_ROW = (
+    "  sim-senses: {model: qwen3-omni-30b-a3b, backend: json, window: 100000000, "
+    "structured_output: true, thinking: never}"
+)
 BODY_BYTES = 40_000_000
 CPU_MS, HELD_MS, TIMES_BODY = 90.0, 60.0, 1.5  # the goals
 HOSTILE_BYTES = 60_000_000
@@ -71,13 +78,13 @@ def _document(size: int, foreign: tuple[str, ...] = ()) -> list[dict[str, str]]:
     ]
 
 
-def _turns(size: int, foreign: tuple[str, ...] = ()) -> list[dict[str, str]]:
+def _turns(size: int, foreign: tuple[str, ...] = (), *, each: int = 4_000) -> list[dict[str, str]]:
     chance = random.Random(5)
-    count = size // 4_050
-    return [{"role": ("user", "assistant")[n % 2], "content": text_of(4_000, chance, foreign)} for n in range(count)]
+    count = size // (each + 50)
+    return [{"role": ("user", "assistant")[n % 2], "content": text_of(each, chance, foreign)} for n in range(count)]
 
 
-def _course(size: int) -> list[dict[str, Any]]:
+def _course(size: int, foreign: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """Calls of a tool, and what it answered."""
     chance = random.Random(7)
     messages: list[dict[str, Any]] = [{"role": "user", "content": "Find where it is decided, and why."}]
@@ -85,17 +92,86 @@ def _course(size: int) -> list[dict[str, Any]]:
         called = {"name": "read", "arguments": json.dumps({"path": f"/src/part{number}.txt"})}
         call = {"id": f"call_{number}", "type": "function", "function": called}
         messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
-        messages.append({"role": "tool", "tool_call_id": f"call_{number}", "content": text_of(8_000, chance)})
+        messages.append({"role": "tool", "tool_call_id": f"call_{number}", "content": text_of(8_000, chance, foreign)})
     return messages
 
 
-def _parted(size: int) -> list[dict[str, Any]]:
-    return [{"role": one["role"], "content": [{"type": "text", "text": one["content"]}]} for one in _turns(size)]
+def _parted(size: int, foreign: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    return [
+        {"role": one["role"], "content": [{"type": "text", "text": one["content"]}]} for one in _turns(size, foreign)
+    ]
 
 
-def _asked(messages: list[dict[str, Any]], model: str = TARGET, *, escaped: bool = False) -> bytes:
-    asked = {"model": model, "messages": messages, "temperature": 0.7, "max_tokens": 256}
-    return json.dumps(asked, separators=(",", ":"), ensure_ascii=escaped).encode()
+def _code(size: int) -> list[dict[str, Any]]:
+    """Calls of a tool that reads source files, as they lie on a disk of Windows."""
+    chance = random.Random(11)
+    words = [word.strip(".,").lower() for sentence in SENTENCES for word in sentence.split()]
+
+    def line() -> str:
+        name, other, text = chance.sample(words, 3)
+        return f'\t{name} = self.{other}["{text}"] if {name} else r"C:\\{other}\\{text}"\r\n'
+
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "Find where it is decided, and why."}]
+    for number in range(size // 7_610):
+        called = {"name": "read", "arguments": json.dumps({"path": f"/src/part{number}.py"})}
+        call = {"id": f"call_{number}", "type": "function", "function": called}
+        messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+        source = "".join(line() for _ in range(110))
+        messages.append({"role": "tool", "tool_call_id": f"call_{number}", "content": source})
+    return messages
+
+
+def _pictured(size: int, each: int) -> list[dict[str, Any]]:
+    """Pictures as data URLs, so many bytes each, and a question about every one."""
+    chance = random.Random(13)
+    data = base64.b64encode(
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x04\0\0\0\x03\0" + chance.randbytes(each * 3 // 4)
+    ).decode()
+    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    return [
+        {"role": "user", "content": [{"type": "text", "text": f"What is in picture {number}?"}, picture]}
+        for number in range(size // each)
+    ]
+
+
+def _heard(size: int) -> list[dict[str, Any]]:
+    """A recording."""
+    chance = random.Random(17)
+    data = base64.b64encode(b"RIFF\0\0\0\0WAVEfmt " + chance.randbytes(size * 3 // 4)).decode()
+    sound = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
+    return [{"role": "user", "content": [{"type": "text", "text": "Write down what is said."}, sound]}]
+
+
+def _schema() -> dict[str, Any]:
+    """An answer's schema of some 2 MB, as generated from a data model of 400 classes."""
+    chance = random.Random(19)
+
+    def fields(number: int) -> dict[str, Any]:
+        return {
+            f"field_{number}_{n}": {"type": "string", "description": text_of(200, chance)} for n in range(20)
+        }  # fmt: skip
+
+    classes = {
+        f"Class{number}": {"type": "object", "properties": fields(number), "additionalProperties": False}
+        for number in range(400)
+    }
+    schema = {"type": "object", "properties": {"it": {"$ref": "#/$defs/Class0"}}, "$defs": classes}
+    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+
+
+def _asked(
+    messages: list[dict[str, Any]],
+    model: str = TARGET,
+    *,
+    escaped: bool = False,
+    spaced: bool = False,
+    indent: int | None = None,
+    **members: Any,
+) -> bytes:
+    asked = {"model": model, "messages": messages, "temperature": 0.7, "max_tokens": 256, **members}
+    separators = None if spaced or indent else (",", ":")
+    text = json.dumps(asked, separators=separators, ensure_ascii=escaped, indent=indent).encode()
+    return text.replace(b"\n", b"\r")  # only indented text has line ends, and `load` takes a body a line
 
 
 def _beside(member: bytes) -> bytes:
@@ -124,6 +200,29 @@ BODIES: dict[str, Body] = {
     "auto-turns": (
         "about 10,000 turns in five languages, to `auto`",
         lambda size: _asked(_turns(size, _FOREIGN), "auto"),
+    ),
+    "spaced": (
+        "about 10,000 turns in five languages as Python's `json.dumps` writes them, to `auto`",
+        lambda size: _asked(_turns(size * 9 // 10, _FOREIGN), "auto", escaped=True, spaced=True),
+    ),
+    "calls-spaced": (
+        "calls of tools, written so, to `auto`",
+        lambda size: _asked(_course(size * 9 // 10, _FOREIGN), "auto", escaped=True, spaced=True),
+    ),
+    "parted-spaced": (
+        "turns of text parts, written so, to `auto`",
+        lambda size: _asked(_parted(size * 9 // 10, _FOREIGN), "auto", escaped=True, spaced=True),
+    ),
+    "turns-indented": ("about 10,000 turns, indented", lambda size: _asked(_turns(size), indent=2)),
+    "calls-indented": ("calls of tools, indented, to `auto`", lambda size: _asked(_course(size), "auto", indent=2)),
+    "code": ("calls that read code with CRLF, tabs and quotes, to `auto`", lambda size: _asked(_code(size), "auto")),
+    "short-turns": ("about 30,000 short turns, to `auto`", lambda size: _asked(_turns(size, each=1_280), "auto")),
+    "images": ("two pictures of 20 MB", lambda size: _asked(_pictured(size, size // 2), SENSES)),
+    "many-images": ("400 pictures of 100 KB", lambda size: _asked(_pictured(size, 100_000), SENSES)),
+    "audio": ("a recording", lambda size: _asked(_heard(size), SENSES)),
+    "schema": (
+        "one document in English, and 2 MB of an answer's schema, to `auto`",
+        lambda size: _asked(_document(size - 2_000_000), "auto", response_format=_schema()),
     ),
 }
 #: What nobody sends, but is accepted: bodies made to hold a server up.
@@ -245,6 +344,7 @@ class Large:
         sim_port = bench.sim()
         write_inputs(bench.dir)
         config = write_config(bench.dir, public=public, admin=admin, sim_port=sim_port, tls_port=None, ca=None)
+        config.write_text(config.read_text().replace("\nkeys:", f"\n{_SENSES_ROW}\nkeys:"))
         peaks = bench.dir / "peaks"
         peaks.write_bytes(bytes(_PEAKS.size))
         self.peaks = shared(peaks)
