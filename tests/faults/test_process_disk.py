@@ -1,4 +1,7 @@
-"""The disk under the books: full, read-only, gone, or its files cut. Real file systems, where some may be mounted."""
+"""The disk under the books: full, read-only, gone, or its files cut.
+
+Real file systems, where some may be mounted, and a limit of the process, which takes nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import resource
 import shutil
 import sqlite3
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,8 @@ from tests.harness import Gateway, Upstream, chat, config, eventually, plain, ru
 HARD = "sk-hard-0123456789"
 SMALL = ("-m", "tests.faults.smalljournal")
 _EXT4_SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN
+
+WithoutRoom = Callable[[Gateway, Path], contextlib.AbstractContextManager[None]]
 
 
 def mounted(options: list[str], place: Path) -> None:
@@ -35,12 +41,34 @@ def mounted(options: list[str], place: Path) -> None:
 
 
 @pytest.fixture
-def tmpfs(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 1 MiB."""
+def books(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Where books are kept: on a disk of 1 MiB of their own, or, where none can be mounted, too, on the machine's."""
     place = tmp_path / "books"
-    mounted(["-t", "tmpfs", "-o", "size=1m", "tmpfs"], place)
+    if request.param == "disk":
+        mounted(["-t", "tmpfs", "-o", "size=1m", "tmpfs"], place)
     yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    if request.param == "disk":
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@contextlib.contextmanager
+def full_disk(gateway: Gateway, place: Path) -> Iterator[None]:
+    """Somebody else takes what room there is."""
+    ballast = place / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4_096))
+    yield
+    ballast.unlink()
+
+
+@contextlib.contextmanager
+def no_room_in_files(gateway: Gateway, place: Path) -> Iterator[None]:
+    """No file of the process may grow: what it may have of the machine runs out, which takes no mount."""
+    before = resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, (1, before[1]))
+    yield
+    resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture
@@ -86,35 +114,37 @@ def booked(place: Path) -> int:
         return int(db.execute("SELECT count(*) FROM entries WHERE cause = 'ok'").fetchone()[0])
 
 
+@pytest.mark.parametrize(
+    ("books", "without_room", "why"),
+    [("disk", full_disk, "No space left on device"), ("files", no_room_in_files, "File too large")],
+    indirect=["books"],
+    ids=["disk", "files"],
+)
 def test_on_a_full_disk_hard_budgets_are_refused_and_the_rest_is_booked_as_soon_as_there_is_room(
-    tmp_path: Path, tmpfs: Path
+    tmp_path: Path, books: Path, without_room: WithoutRoom, why: str
 ) -> None:
     up = Upstream([plain()])
-    ballast = tmpfs / "ballast"
     with running(tmp_path, settings(up), command=SMALL) as gateway:
         assert asked(gateway) == (200, 200)
-        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4_096))
-        for _ in range(200):
-            got = asked(gateway)
-            assert got[0] == 200
-            if got[1] != 200:
-                break
-        assert asked(gateway) == (200, 503)
-        assert not is_up(gateway)
-        assert gateway.get("/readyz", admin=True).json()["ledger"]["reason"] == "the journal cannot be written"
-        assert gateway.get("/readyz").json()["ledger"].keys() == {"state", "pending"}
-        assert gateway.get("/readyz").status_code == 200
-        assert gateway.metric("pointsman_ledger_pending_entries") > 0
-        assert any("cannot be written: No space left on device" in line for line in gateway.lines)
-        ballast.unlink()
+        with without_room(gateway, books):
+            for _ in range(200):
+                got = asked(gateway)
+                assert got[0] == 200
+                if got[1] != 200:
+                    break
+            assert asked(gateway) == (200, 503)
+            assert not is_up(gateway)
+            assert gateway.get("/readyz", admin=True).json()["ledger"]["reason"] == "the journal cannot be written"
+            assert gateway.get("/readyz").json()["ledger"].keys() == {"state", "pending"}
+            assert gateway.get("/readyz").status_code == 200
+            assert gateway.metric("pointsman_ledger_pending_entries") > 0
+            assert any(f"cannot be written: {why}" in line for line in gateway.lines)
         assert eventually(lambda: asked(gateway) == (200, 200), 20)
         assert eventually(lambda: is_up(gateway), 20)
         gateway.process.terminate()
         assert gateway.process.wait(10) == 0
     up.close()
-    assert booked(tmpfs) == len(up.requests)
+    assert booked(books) == len(up.requests)
 
 
 def test_a_disk_that_becomes_read_only_or_dies_ends_nothing_but_hard_budgets(tmp_path: Path, ext4: Path) -> None:
