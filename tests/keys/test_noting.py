@@ -53,6 +53,19 @@ def test_who_did_what_to_which_key_is_noted_and_no_key(place: Path) -> None:
     assert stat.S_IMODE((place / "pointsman.keys.audit.jsonl").stat().st_mode) == 0o600
 
 
+def test_a_file_of_notes_that_was_moved_away_or_cut_is_gone_on_with(place: Path) -> None:
+    create(place, name="shop")
+    beside, before = place / "pointsman.keys.audit.jsonl", place / "pointsman.keys.audit.jsonl.1"
+    beside.rename(before)
+    update(place, "shop", rpm=5)
+    assert [one["what"] for one in noted(place)] == ["update"]
+    assert stat.S_IMODE(beside.stat().st_mode) == 0o600
+    assert json.loads(before.read_text())["what"] == "create"
+    os.truncate(beside, 0)
+    making.revoke(place / "pointsman.keys.json", "shop", NOW)
+    assert [one["what"] for one in noted(place)] == ["revoke"]
+
+
 def test_a_change_that_cannot_be_noted_is_not_made(place: Path) -> None:
     create(place, name="shop")
     kept, beside = place / "pointsman.keys.json", place / "pointsman.keys.audit.jsonl"
@@ -64,15 +77,30 @@ def test_a_change_that_cannot_be_noted_is_not_made(place: Path) -> None:
     assert kept.read_bytes() == before
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_what_root_changes_stays_the_gateway_s_though_the_folder_is_root_s(place: Path) -> None:
+def test_what_root_changes_stays_the_gateway_s_though_the_folder_is_root_s(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     create(place, name="shop")
     kept, beside = place / "pointsman.keys.json", place / "pointsman.keys.audit.jsonl"
-    for path in (kept, beside):
-        os.chown(path, 65534, 65534)
+    owner = (os.getuid(), os.getgid())
+    given = {}
+    if os.geteuid() == 0:  # who is not root can give nothing away: there it is seen what would be given
+        owner = (65534, 65534)
+        for path in (kept, beside):
+            os.chown(path, *owner)
+    give = os.fchown
+
+    def fchown(descriptor: int, *to: int) -> None:
+        given[os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")).removesuffix(" (deleted)")] = to
+        give(descriptor, *to)
+
+    monkeypatch.setattr(os, "fchown", fchown)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     making.revoke(kept, "shop", NOW)
+    assert given.pop(beside.name) == given.pop(".pointsman.keys.json.lock") == owner
+    assert list(given.values()) == [owner], "and the copy that replaced the file"
     for path in (kept, beside, place / ".pointsman.keys.json.lock"):
-        assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65534), path
+        assert (path.stat().st_uid, path.stat().st_gid) == owner, path
 
 
 @pytest.mark.parametrize("uid", [0, os.getuid() or 65534])
