@@ -101,7 +101,7 @@ def admitted(replicas: int, limit: int, how: str, dice: random.Random) -> float:
     passed, minutes = 0, 5
     for at in poisson(2 * limit / 60, minutes * 60, dice):
         part = parts[dice.randrange(replicas) if how == "random" else 0]
-        passed += isinstance(part.admit(1, 0, int(at * 1e6), 0), Hold)
+        passed += isinstance(part.admit(1, 0, at, 0), Hold)
     return passed / (limit * minutes)
 
 

@@ -201,7 +201,7 @@ def public_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
         """What the key that asks may use, until when, and what is left of it; nothing of others."""
         tenant, ends_at = authenticated(runtime.serving, headers_of(request.scope), time.time())
         await _up_to_date(runtime)
-        return _json(of_key(runtime.serving, runtime.gates, tenant, ends_at, _now_us()))
+        return _json(of_key(runtime.serving, runtime.gates, tenant, ends_at, time.monotonic()))
 
     own = Keys(lambda: runtime.serving.site.ring, lambda: reloader.rekey())
 
@@ -225,10 +225,6 @@ async def _json_body(request: Request) -> bytes:
     return body
 
 
-def _now_us() -> int:
-    return int(time.monotonic() * 1_000_000)
-
-
 async def _up_to_date(runtime: Runtime) -> None:
     """Have the limits say what is so now: periods that have come, and what other replicas have used."""
     runtime.gates.look(time.time())
@@ -250,7 +246,7 @@ def _key_routes(runtime: Runtime, keys: Keys, asks: Callable[..., Awaitable[str 
         """One key, with what is left of all limits that bind it."""
         told, own = await keys.shown(name, by)
         await _up_to_date(runtime)
-        return _json({**told, "binds": rows(runtime.gates.limits(name), _now_us(), own)})
+        return _json({**told, "binds": rows(runtime.gates.limits(name), time.monotonic(), own)})
 
     @router.post("/v1/keys")
     async def create(request: Request, by: By) -> Response:
@@ -296,7 +292,7 @@ def _told_routes(runtime: Runtime) -> APIRouter:
         await _up_to_date(runtime)
         found = gates.of_team(asked["team"]) if "team" in asked else gates.limits(asked.get("key"))
         store = "memory" if not gates.store.remote else "away" if gates.store.degraded else "shared"
-        return _json({"object": "list", "store": store, "data": rows(found, _now_us())})
+        return _json({"object": "list", "store": store, "data": rows(found, time.monotonic())})
 
     @router.get("/v1/usage", responses=shapes.answers("by", "rows", "total", "open"))
     async def usage(request: Request) -> Response:

@@ -167,8 +167,15 @@ class Postgres:
         return asyncio.run(asking())
 
     def clear(self) -> None:
-        """As if nothing had ever been shipped."""
-        self.ask("DROP SCHEMA IF EXISTS pointsman CASCADE")
+        """As if nothing had ever been shipped. What a killed gateway has begun may still be under way there."""
+        import asyncpg
+
+        while True:
+            try:
+                self.ask("DROP SCHEMA IF EXISTS pointsman CASCADE")
+            except asyncpg.DeadlockDetectedError:  # one of the two had to give way
+                continue
+            return
 
 
 @contextmanager

@@ -32,10 +32,6 @@ _WORDS = {
     "tpm": "The limit of {limit} token{s} a minute of this {scope} is reached.",
     "max_concurrent": "This {scope} may have {limit} request{s} under way at one time, and has.",
 }
-_RATE = b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%dms\r\n"
-_OF_REQUESTS, _OF_TOKENS = _RATE % ((b"requests",) * 3), _RATE % ((b"tokens",) * 3)
-#: By `Gate.tells`.
-_TOLD = (b"", _OF_REQUESTS, _OF_TOKENS, _OF_REQUESTS + _OF_TOKENS)
 _WHOSE = {"key": "key", "team": "key's team", "target": "target"}
 
 
@@ -58,33 +54,34 @@ class Admitting(Settling):
         gate: Gate = self.asked.gate  # type: ignore[assignment]  # who has none does not come here
         record, runtime, envelope = self.record, self.runtime, self.envelope
         gates = runtime.gates
-        if record.wall >= gates.turns_at:
-            gates.turn(record.wall)
+        wall = record.wall
+        if wall >= gates.turns_at:
+            gates.turn(wall)
         quote = kept.quote
         if quote is None:
             quote = kept.quote = quotes.quote(self.decision, quotes.asked_output(envelope))
-        tokens, need = envelope.size // BYTES_PER_TOKEN + quote.expected * envelope.choices, 0
+        size, choices = envelope.size, envelope.choices
+        tokens, need = size // BYTES_PER_TOKEN + quote.expected * choices, 0
         if gate.asks_cost:
             ledger = runtime.ledger
             if ledger is not None and ledger.failing and gate.hard:
                 raise Unavailable("store_unavailable", "What this would cost cannot be booked now.", retry_after_s=1)
-            most = quote.most(wire.quick_tokens(envelope.size)) if self.signals is None else None
-            need = self._most(quote) if most is None or envelope.choices != 1 else most
-        now_us, now_ms = int(record.started_at * 1e6), record.wall * 1e3
+            # Only what is text alone is kept, see `Memo.key`.
+            need = quote.need(size) if size <= quote.upto and choices == 1 and kept.limit else self._most(quote)
         got: Hold | Refused | None
         if gates.store.remote:
             self.quote, need = quote, self._fitting(quote, need)
             self.asked_for = tokens, need
-            got = gates.store.admit(gate, tokens, need, now_us, now_ms, self._admitted)
+            got = gates.store.admit(gate, tokens, need, record.started_at, wall * 1e3, self._admitted)
             if got is None:
                 return False
         else:
-            got = gate.admit(tokens, need, now_us, now_ms)
+            got = gate.admit(tokens, need, record.started_at, wall * 1e3)
             if type(got) is Hold:
                 self.hold = got
                 return True
             if got.limit.of == "budget":  # type: ignore[union-attr]
-                got = gate.admit(tokens, self._fitting(quote, need), now_us, now_ms)
+                got = gate.admit(tokens, self._fitting(quote, need), record.started_at, wall * 1e3)
         if type(got) is Refused:
             self.clamped = 0  # nobody gets an answer, so none is shortened
             raise self._refused(got)
@@ -99,7 +96,7 @@ class Admitting(Settling):
         runtime = self.runtime
         gate = self.asked.gate
         if gate is not None and not runtime.gates.store.remote:
-            refused = gate.turns_away(size // BYTES_PER_TOKEN, int(self.record.started_at * 1_000_000))
+            refused = gate.turns_away(size // BYTES_PER_TOKEN, self.record.started_at)
             if refused is not None:
                 raise _error(refused, self.asked.tenant.key)
 
@@ -133,8 +130,8 @@ class Admitting(Settling):
         if less >= need:
             return False
         self.asked_for = tokens, less
-        now_us, now_ms = int(time.monotonic() * 1_000_000), self.record.wall * 1000
-        got = self.runtime.gates.store.admit(gate, tokens, less, now_us, now_ms, self._admitted)
+        store, now_ms = self.runtime.gates.store, self.record.wall * 1000
+        got = store.admit(gate, tokens, less, time.monotonic(), now_ms, self._admitted)
         if got is not None:
             self._admitted(got)
         return True
@@ -210,8 +207,7 @@ class Admitting(Settling):
         if not freed:
             return True
         money = Gate(budgets=hold.gate.budgets, tag=hold.gate.tag)
-        now_us, now_ms = int(time.monotonic() * 1_000_000), int(time.time() * 1000)
-        got = store.admit(money, 0, freed, now_us, now_ms, self._renewed)
+        got = store.admit(money, 0, freed, time.monotonic(), int(time.time() * 1000), self._renewed)
         if got is not None:
             self._renewed(got)
         return False
@@ -239,7 +235,7 @@ class Admitting(Settling):
         first = route.first.target
         tokens = self.envelope.size // BYTES_PER_TOKEN + first.typical_output_tokens if gate.tokens else 0
         store = self.runtime.gates.store
-        got = store.admit(gate, tokens, 0, int(time.monotonic() * 1_000_000), 0, self._entered)
+        got = store.admit(gate, tokens, 0, time.monotonic(), 0, self._entered)
         if got is None:
             return False
         if type(got) is Refused:
@@ -269,7 +265,7 @@ class Admitting(Settling):
     def _limits_told(self) -> bytes:
         """Headers that say how much of the tightest limits is left. HOT for keys that have some."""
         gate: Gate = self.asked.gate  # type: ignore[assignment]
-        told = _TOLD[gate.tells] % gate.told(int((self.record.first_event_at or time.monotonic()) * 1e6))
+        told = gate.told(self.record.first_event_at or time.monotonic())
         if self.clamped:
             told += b"x-pointsman-max-tokens: %d\r\n" % self.clamped
         return told if not self.runtime.gates.store.degraded else told + b"x-pointsman-degraded: store\r\n"
@@ -308,7 +304,7 @@ class Admitting(Settling):
 def _give_back(got: Hold | Refused) -> None:
     """Nobody waits any more for what a store has let through."""
     if isinstance(got, Hold):
-        got.end(time.monotonic(), sent=False)
+        got.cancel()
 
 
 def not_priced(gate: Gate, key: str) -> GatewayError:

@@ -174,7 +174,10 @@ class Attempting(Relaying):
         if self.reserved and not self.committed:
             self._write_off(outcome)
         if self.room is not None and not self.committed:
-            self.room.end(now, sent=outcome not in UNSENT)
+            if outcome in UNSENT:
+                self.room.cancel()
+            else:
+                self.room.end(now)
             self.room = None
         self.failures = (*self.failures, (name, outcome))
         if retry_after_s is not None and (self.soonest_s is None or retry_after_s < self.soonest_s):

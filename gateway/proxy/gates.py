@@ -67,12 +67,12 @@ def _elsewhere(ledger: LedgerSettings, begins_ms: int, ends_ms: int) -> Mapping[
     return sums
 
 
-def _in_use(limit: Limit, now_us: int, now_ms: float) -> bool:
+def _in_use(limit: Limit, clock_s: float, now_ms: float) -> bool:
     """Would one that began anew let more through? The books may not know yet what was spent of a budget."""
     if isinstance(limit, Budget):
         return now_ms < limit.ends_ms and (limit.spent > 0 or limit.reserved > 0)
     if isinstance(limit, Rate):
-        return limit.wait(limit.limit, now_us) > 0
+        return limit.wait(limit.limit, clock_s) > 0
     return isinstance(limit, Slots) and limit.used > 0
 
 
@@ -123,15 +123,15 @@ class Gates:
 
     def adopt(self, quotas: Quotas, balances: Balances, now_s: float) -> tuple[dict[str, Gate], dict[str, Gate]]:
         """Take the limits of a new configuration. Gates by key, and by target; who has no limits has none."""
-        now_us = int(time.monotonic() * 1_000_000)
+        clock_s = time.monotonic()
         now_ms = now_s * 1000
-        gone = {at: one for at, one in self._gone.items() if _in_use(one, now_us, now_ms)}
+        gone = {at: one for at, one in self._gone.items() if _in_use(one, clock_s, now_ms)}
         before, self._limits = gone | self._limits, {}
         self._quotas = quotas
         own = {(scope, name): self._gate(scope, name, one, before, balances) for scope, name, one in quotas.all()}
         own = {(scope, name): replace(gate, tag=self._tag(scope, name)) for (scope, name), gate in own.items()}
         # A key that is made anew under its name goes on with what its former one had used, as it does in a store.
-        self._gone = {at: one for at, one in before.items() if at not in self._limits and _in_use(one, now_us, now_ms)}
+        self._gone = {at: one for at, one in before.items() if at not in self._limits and _in_use(one, clock_s, now_ms)}
         self.turn(now_s)
         self.store.adopt(own.values())
         keys: dict[str, Gate] = {}
@@ -198,7 +198,7 @@ class Gates:
             return ()
         kept = before.get((scope, name, of))
         if isinstance(kept, Rate):
-            kept.adopt(cap, int(time.monotonic() * 1_000_000))
+            kept.adopt(cap, time.monotonic())
         else:
             kept = Rate(scope, name, of, cap)
         self._limits[scope, name, of] = kept

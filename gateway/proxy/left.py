@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from gateway.proxy.runtime import Serving
 
 
-def rows(limits: Iterable[Limit], now_us: int, own: Collection[str] | None = None) -> list[dict[str, Any]]:
-    """A row for each limit. `now_us` is monotonic; `own` are the names of keys of which all may be told, None: of all.
+def rows(limits: Iterable[Limit], now_s: float, own: Collection[str] | None = None) -> list[dict[str, Any]]:
+    """A row for each limit. `now_s` is monotonic; `own` are the names of keys of which all may be told, None: of all.
 
     A team is told as `team`, a key above the asker's as `maker`, both without a name.
     """
     return [
-        row(one, now_us) if own is None or (one.scope == "key" and one.name in own) else _veiled(one, now_us)
+        row(one, now_s) if own is None or (one.scope == "key" and one.name in own) else _veiled(one, now_s)
         for one in limits
     ]
 
 
-def row(limit: Limit, now_us: int) -> dict[str, Any]:
+def row(limit: Limit, now_s: float) -> dict[str, Any]:
     """One limit: what it is, what was used and is left of it, and when it begins anew, or is whole again.
 
     `here_usd` of a budget is what this process may still spend of it while the store that replicas share is away.
@@ -51,12 +51,12 @@ def row(limit: Limit, now_us: int) -> dict[str, Any]:
             "resets": _moment(limit),
         }
     if isinstance(limit, Rate):
-        left = limit.left(now_us)
+        left = limit.left(now_s)
         return told | {
             "most": limit.limit,
             "left": left,
             "used": round(1 - left / limit.limit, 4),
-            "resets_s": _full_s(limit, now_us),
+            "resets_s": _full_s(limit, now_s),
         }
     if isinstance(limit, Slots):
         left = max(0, limit.limit - limit.used)
@@ -64,7 +64,7 @@ def row(limit: Limit, now_us: int) -> dict[str, Any]:
     return told
 
 
-def of_key(serving: Serving, gates: Gates, tenant: Tenant, ends_at: float, now_us: int) -> dict[str, Any]:
+def of_key(serving: Serving, gates: Gates, tenant: Tenant, ends_at: float, now_s: float) -> dict[str, Any]:
     """What the holder of a key is told of it, and nothing of others."""
     site = serving.site
     names = list(site.granted(tenant))
@@ -79,11 +79,11 @@ def of_key(serving: Serving, gates: Gates, tenant: Tenant, ends_at: float, now_u
         "explain": tenant.explain,
         "may_create": has is not None and has.may_create,
         "priority": tenant.priority,
-        "limits": rows(gates.limits(tenant.key), now_us, {tenant.key}),
+        "limits": rows(gates.limits(tenant.key), now_s, {tenant.key}),
     }
 
 
-def _veiled(limit: Limit, now_us: int) -> dict[str, Any]:
+def _veiled(limit: Limit, now_s: float) -> dict[str, Any]:
     told: dict[str, Any] = {
         "limit": limit.of,
         "scope": "team" if limit.scope == "team" else "maker",
@@ -92,13 +92,13 @@ def _veiled(limit: Limit, now_us: int) -> dict[str, Any]:
     if isinstance(limit, Budget):
         return told | {"exhausted": limit.gone >= limit.limit, "per": limit.per, "resets": _moment(limit)}
     if isinstance(limit, Rate):
-        left = limit.left(now_us)
-        return told | {"exhausted": not left} | ({} if left else {"resets_s": _full_s(limit, now_us)})
+        left = limit.left(now_s)
+        return told | {"exhausted": not left} | ({} if left else {"resets_s": _full_s(limit, now_s)})
     return told | {"exhausted": isinstance(limit, Slots) and limit.used >= limit.limit}
 
 
-def _full_s(rate: Rate, now_us: int) -> float:
-    return round(rate.wait(rate.limit, now_us) / 1_000_000, 3)
+def _full_s(rate: Rate, now_s: float) -> float:
+    return round(rate.wait(rate.limit, now_s) / 1_000_000, 3)
 
 
 def _mode(limit: Limit) -> str:

@@ -254,9 +254,9 @@ class Relaying(Admitting):
         )
         if self.priced:
             headers += b"x-pointsman-cost-usd: %.9f\r\n" % (self.cost_nano / NANO_PER_USD)
+        self._settle(200, "ok")
         if self.asked.gate is not None:
             headers += self._limits_told()
-        self._settle(200, "ok")
         answer = body if facts.body is None else facts.body
         spelling = self.asked.tenant.reasoning
         self.connection.respond(200, headers, answer if spelling is None else respell_answer(answer, spelling))

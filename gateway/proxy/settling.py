@@ -168,10 +168,12 @@ class Settling:
         record.code = code
         record.ended_at = time.monotonic()
         if self.hold is not None:
-            used = record.usage
-            tokens = 0 if used is None else used.input + used.output
-            at_ms = self.began_ms or int(record.wall * 1000)
-            self.hold.end(record.ended_at, tokens, self.cost_nano, at_ms, sent=record.sent_at > 0)
+            if record.sent_at > 0:
+                used = record.usage
+                tokens = 0 if used is None else used.input + used.output
+                self.hold.end(record.ended_at, tokens, self.cost_nano, self.began_ms or int(record.wall * 1000))
+            else:
+                self.hold.cancel()
         if self.room is not None:
             self.room.end(record.ended_at)
         record.cost_nano = self.cost_nano

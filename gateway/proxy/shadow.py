@@ -132,7 +132,7 @@ class Shadows:
             try:
                 if isinstance(got, Refused):
                     for one in copy.holds:
-                        one.end(time.monotonic(), sent=False)
+                        one.cancel()
                     then(reason)
                     return
                 copy.holds = (*copy.holds, got)
@@ -140,8 +140,8 @@ class Shadows:
             except Exception:
                 logger.exception("a shadow failed in the gateway", extra={"request_id": copy.record.request_id})
 
-        now_us, now_ms = int(time.monotonic() * 1_000_000), int(time.time() * 1000)
-        got = self.runtime.gates.store.admit(gate, tokens, need, now_us, now_ms, told)
+        now_ms = int(time.time() * 1000)
+        got = self.runtime.gates.store.admit(gate, tokens, need, time.monotonic(), now_ms, told)
         if got is not None:
             told(got)
 

@@ -27,14 +27,22 @@ class SharedHold(Hold, eq=False, gc=False):
     store: Shared = None  # type: ignore[assignment]
     alone: bool = False  # taken while the store was away: rates there were not drawn on
 
-    def end(self, now_s: float, used: int = 0, spent: int = 0, at_ms: int = 0, *, sent: bool = True) -> None:
+    def end(self, now_s: float, used: int = 0, spent: int = 0, at_ms: int = 0) -> None:
         """The request is over: everybody is told. HOT where limits are shared."""
         gate = self.gate
         if gate is None:
             return
-        super().end(now_s, used, spent, at_ms, sent=sent)
-        by = 0 if self.alone else used - self.tokens
-        self.store.settle(gate, 1, 0 if sent or self.alone else -1, by, self.need)
+        super().end(now_s, used, spent, at_ms)
+        self.store.settle(gate, 1, 0, 0 if self.alone else used - self.tokens, self.need)
+
+    def cancel(self) -> None:
+        """It was never sent: everybody is told."""
+        gate = self.gate
+        if gate is None:
+            return
+        super().cancel()
+        requests, tokens = (0, 0) if self.alone else (-1, -self.tokens)
+        self.store.settle(gate, 1, requests, tokens, self.need)
 
 
 class Asked:
@@ -53,10 +61,10 @@ class Asked:
     def answer(self, reply: Reply) -> None:
         """Tell who asked. HOT where limits are shared."""
         store, gate = self.store, self.gate
-        now_us = int(time.monotonic() * 1_000_000)
+        now_s = time.monotonic()
         answer = store.numbers("admit", reply)
         if answer is None:
-            self.told(store.locally(gate, self.tokens, self.need, now_us, self.now_ms))
+            self.told(store.locally(gate, self.tokens, self.need, now_s, self.now_ms))
             return
         form = store.form(gate)
         status = answer[0]
@@ -66,16 +74,16 @@ class Asked:
             store.ask(form, self)
             return
         if status == ADMITTED:
-            store.see(form, answer, now_us)
+            store.see(form, answer, now_s)
             self.told(store.hold(form, answer[3], self.tokens, self.need))
         elif status == REFUSED:
-            store.see(form, answer, now_us)
+            store.see(form, answer, now_s)
             limit = form.limits[answer[1] - 1]
             self.told(_refused(limit, answer[2], self.need, self.now_ms))
         elif status == REBUILDING:
             self.told(Refused(form.limits[answer[1] - 1], SOON_US, unknown=True))
         else:
-            self.told(store.locally(gate, self.tokens, self.need, now_us, self.now_ms))
+            self.told(store.locally(gate, self.tokens, self.need, now_s, self.now_ms))
 
 
 def _refused(limit: Limit, wait_us: int, need: int, now_ms: float) -> Refused:

@@ -106,7 +106,7 @@ class Form:
             values += (budget.begins_ms, budget.spent)
         return self.call(b"settle", *values)
 
-    def see(self, answer: Sequence[int], now_us: int) -> bool:
+    def see(self, answer: Sequence[int], now_s: float) -> bool:
         """Take over what an answer says of every limit. Is less leased than before? The store waits to hear so. HOT."""
         at, less = FRONT, False
         for limit in self.limits:
@@ -116,6 +116,6 @@ class Form:
                 at += 3
                 continue
             if isinstance(limit, Rate):
-                limit.see(answer[at], now_us)
+                limit.see(answer[at], now_s)
             at += 1
         return less

@@ -155,14 +155,14 @@ class Shared:
 
     def back(self, link: Link) -> None:
         """The store can be used from now on."""
-        now_us = int(time.monotonic() * 1_000_000)
+        now_s = time.monotonic()
         for limit, cap in self._whole.items():
-            limit.adopt(cap, now_us)
+            limit.adopt(cap, now_s)
         self._whole.clear()
         self.degraded = False
         for form, answer in self._heard:
             ahead = [(one, one.ahead) for one in form.budgets]
-            form.see(answer, now_us)
+            form.see(answer, now_s)
             for one, most in ahead:  # some of what was told as leased may have been spent since
                 one.leased = min(one.leased, most)
         self._heard.clear()
@@ -193,12 +193,12 @@ class Shared:
     # -- alone --
 
     def _divide(self) -> None:
-        now_us = int(time.monotonic() * 1_000_000)
+        now_s = time.monotonic()
         for gate in self._owners.values():
             limits: tuple[Rate | Slots, ...] = (*gate.requests, *gate.tokens, *gate.slots)
             for limit in limits:
                 self._whole[limit] = cap = Cap(limit.limit, limit.shadow)
-                limit.divide(cap, self.replicas, now_us)
+                limit.divide(cap, self.replicas, now_s)
         self._alone()
 
     def _alone(self) -> None:
@@ -207,28 +207,28 @@ class Shared:
                 if budget.mode == "hard":
                     budget.alone()
 
-    def locally(self, gate: Gate, tokens: int, need: int, now_us: int, now_ms: float) -> Hold | Refused:
+    def locally(self, gate: Gate, tokens: int, need: int, now_s: float, now_ms: float) -> Hold | Refused:
         """Admit by what this replica may do by itself."""
         hard = next((one for one in gate.budgets if one.mode == "hard"), None)
         if self.up and hard is not None and need:
             return Refused(hard, SOON_US, unknown=True)
-        got = gate.admit(tokens, need, now_us, now_ms)
+        got = gate.admit(tokens, need, now_s, now_ms)
         if isinstance(got, Refused):
             limit = got.limit
             if isinstance(limit, Budget) and limit.gone + need <= limit.limit:
                 return Refused(limit, SOON_US, unknown=True)
             return got
         self._touched.update((one.scope, one.name) for one in (*gate.slots, *gate.budgets))
-        return SharedHold(got.gate or gate, tokens, need, now_us, store=self, alone=True)
+        return SharedHold(got.gate or gate, tokens, need, now_s, store=self, alone=True)
 
     # -- together --
 
     def admit(
-        self, gate: Gate, tokens: int, need: int, now_us: int, now_ms: float, told: Told
+        self, gate: Gate, tokens: int, need: int, now_s: float, now_ms: float, told: Told
     ) -> Hold | Refused | None:
         """Ask the store; at once where it is away. HOT where limits are shared."""
         if self.degraded:
-            return self.locally(gate, tokens, need, now_us, now_ms)
+            return self.locally(gate, tokens, need, now_s, now_ms)
         self.ask(self.form(gate), Asked(self, gate, (tokens, need), now_ms, told))
         return None
 
@@ -252,7 +252,7 @@ class Shared:
         now = self._loop.time()
         for owner in form.owners:
             self._busy[owner] = now
-        return SharedHold(gate, tokens, need, int(now * 1e6), store=self)
+        return SharedHold(gate, tokens, need, now, store=self)
 
     def settle(self, gate: Gate, places: int, requests: int, tokens: int, need: int) -> None:
         """Tell what came of a request. While the store is away that is told later, as part of all."""
@@ -318,19 +318,19 @@ class Shared:
         if self.degraded:
             self._heard.append((form, answer))
         else:
-            self.see(form, answer, int(time.monotonic() * 1_000_000))
+            self.see(form, answer, time.monotonic())
 
     def _beaten(self, form: Form, reply: Reply) -> None:
         answer = self.numbers("beat", reply)
         if answer is not None and answer[0] == UNKNOWN:
             self.enter(form)
         elif answer is not None:
-            self.see(form, answer, int(time.monotonic() * 1_000_000))
+            self.see(form, answer, time.monotonic())
 
-    def see(self, form: Form, answer: list[int], now_us: int) -> None:
+    def see(self, form: Form, answer: list[int], now_s: float) -> None:
         """Take over what an answer says. Who was told to make do with less says that it has heard. HOT."""
         link = self._breaker.link
-        if form.see(answer, now_us) and link is not None:
+        if form.see(answer, now_s) and link is not None:
             self._beat(link, form)
 
     def _beat(self, link: Link, form: Form) -> None:

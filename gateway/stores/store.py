@@ -24,7 +24,7 @@ class Store(Protocol):
     remote: bool
 
     def admit(
-        self, gate: Gate, tokens: int, need: int, now_us: int, now_ms: float, told: Told
+        self, gate: Gate, tokens: int, need: int, now_s: float, now_ms: float, told: Told
     ) -> Hold | Refused | None:
         """Let a request through all limits of a gate or none, see `Gate.admit`; None: `told` is called later."""
 
@@ -51,10 +51,10 @@ class Memory:
         self.degraded = self.remote = False  # every request looks: on the class that would take ten times as long
 
     def admit(
-        self, gate: Gate, tokens: int, need: int, now_us: int, now_ms: float, told: Told
+        self, gate: Gate, tokens: int, need: int, now_s: float, now_ms: float, told: Told
     ) -> Hold | Refused | None:
         """Answered at once. HOT for keys with limits."""
-        return gate.admit(tokens, need, now_us, now_ms)
+        return gate.admit(tokens, need, now_s, now_ms)
 
     def adopt(self, owners: Iterable[Gate]) -> None:
         """Nobody else is to be told."""

@@ -27,7 +27,8 @@ from parts import Rig
 CONNECTIONS, BETWEEN = 12, 4_800
 QUIET = 5
 GOAL_US = 8.0
-LIMITS = ", rpm: 10000000, tpm: 10000000000, max_concurrent: 1000, budget: {usd: 1000000, per: day}"
+#: Rates that are drawn on faster than a bucket is full again, and hardly more than a process can serve.
+LIMITS = ", rpm: 2500000, tpm: 1500000000, max_concurrent: 1000, budget: {usd: 1000000, per: day}"
 ROWS = (
     "journal: what the event loop writes",
     "journal: what the thread makes books of",

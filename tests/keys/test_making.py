@@ -176,14 +176,14 @@ def test_a_key_that_is_made_anew_goes_on_with_what_its_former_one_used(
     gates, kept = Gates(), place / "pointsman.keys.json"
     create(place, name="kid", rpm=60, tpm=600, max_concurrent=2)
     gate = gates.adopt(site(place).quotas, {}, NOW)[0]["kid"]
-    now_us = int(time.monotonic() * 1_000_000)
-    assert isinstance(gate.admit(500, 0, now_us, 0), Hold)
+    now_s = time.monotonic()
+    assert isinstance(gate.admit(500, 0, now_s, 0), Hold)
     making.revoke(kept, "kid", NOW)
     assert "kid" not in gates.adopt(site(place).quotas, {}, NOW)[0]
     gates.adopt(site(place).quotas, {}, NOW)  # whatever else is read meanwhile
     create(place, name="kid", rpm=60, tpm=1200, max_concurrent=2)
     again = gates.adopt(site(place).quotas, {}, NOW)[0]["kid"]
-    assert (again.requests[0].left(now_us), again.tokens[0].left(now_us), again.slots[0].used) == (59, 700, 1)
+    assert (again.requests[0].left(now_s), again.tokens[0].left(now_s), again.slots[0].used) == (59, 700, 1)
 
 
 def test_a_name_that_is_used_again_brings_back_nothing_that_its_former_key_made(place: Path) -> None:

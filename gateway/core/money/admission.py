@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from gateway.core.money.limits import MINUTE_US, Budget, Limit, Rate, Slots
+from gateway.core.money.limits import MINUTE_S, Budget, Limit, Rate, Slots
 
 #: Seconds after which to ask again where only what is reserved, and not what is spent, is in the way.
 SOON_S = 2
 #: What comes back by time while a request lasts so long is little: a tenth of a bucket.
-_SHORT_US = MINUTE_US // 10
+_SHORT_S = MINUTE_S / 10
 
 
 class Refused(NamedTuple):
@@ -43,12 +43,12 @@ class Refused(NamedTuple):
 
 
 class Hold(msgspec.Struct, eq=False, gc=False):
-    """What one request has taken of its limits. `end` gives back what it did not use; a second `end` does nothing."""
+    """What one request has taken of its limits, until `end` or `cancel`; of these only the first does anything."""
 
     gate: Gate | None  # None: ended
     tokens: int
     need: int
-    at_us: int  # monotonic
+    at_s: float  # monotonic
     spent: int = 0  # nano-USD that its budgets know of
 
     def charge(self, spent: int, at_ms: int) -> None:
@@ -76,36 +76,42 @@ class Hold(msgspec.Struct, eq=False, gc=False):
         self.need += other.need
         other.gate = None
 
-    def end(self, now_s: float, used: int = 0, spent: int = 0, at_ms: int = 0, *, sent: bool = True) -> None:
+    def end(self, now_s: float, used: int = 0, spent: int = 0, at_ms: int = 0) -> None:
         """The request is over: what it has used, in tokens, and spent in all; see `charge`. HOT.
 
-        `now_s` is of the monotonic clock. A request that was never `sent` has used nothing. Of a bucket, time brings
-        back what nobody used, too: only what it cannot have brought back yet is given back here.
+        `now_s` is of the monotonic clock. Of a bucket, time brings back what nobody used, too: only what it cannot have
+        brought back yet is given back here.
         """
         gate = self.gate
         if gate is None:
             return
         self.gate = None
-        if not sent:
-            gate.give_back(self.tokens, self.need)
-            return
-        more, unused = spent - self.spent, self.tokens - used
+        unused, more = self.tokens - used, spent - self.spent
         for slots, _, rate, budget in gate.rows:
             if slots is not None:
                 slots.used -= 1
             if rate is not None:
                 if unused < 0:  # what a full bucket could not hold must not pay for it
-                    rate.full_at = max(rate.full_at, int(now_s * 1_000_000) * rate.limit)
-                elif now_s * 1e6 - self.at_us > _SHORT_US:
-                    back = rate.room - (int(now_s * 1_000_000) - self.at_us) * rate.limit
-                    rate.full_at += unused * MINUTE_US - max(0, min(unused * MINUTE_US, back))
-                rate.full_at -= unused * MINUTE_US
+                    if rate.full_at < now_s:
+                        rate.full_at = now_s
+                    rate.full_at -= unused * rate.each
+                elif now_s - self.at_s > _SHORT_S:
+                    rate.full_at -= max(0.0, min(unused * rate.each, MINUTE_S - (now_s - self.at_s)))
+                else:
+                    rate.full_at -= unused * rate.each
             if budget is not None:
                 if at_ms >= budget.begins_ms:  # as `Budget.spend`, without a call
                     budget.spent += more
                     budget.left += self.need - more
                 else:
                     budget.left += self.need
+
+    def cancel(self) -> None:
+        """The request was never sent, so it has used nothing."""
+        gate = self.gate
+        if gate is not None:
+            self.gate = None
+            gate.give_back(self.tokens, self.need)
 
 
 def refused(budget: Budget, need: int, now_ms: float) -> Refused:
@@ -134,8 +140,6 @@ class Gate:
     hard: tuple[Budget, ...] = field(init=False, compare=False)
     #: Is there a budget that looks at what a request may cost at most?
     asks_cost: bool = field(init=False, compare=False)
-    #: Which rates `told` tells of: 1 those of requests, 2 those of tokens, 3 both.
-    tells: int = field(init=False, compare=False)
     _tightest: tuple[Rate, ...] | None = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -145,7 +149,6 @@ class Gate:
             ("rows", tuple(zip_longest(self.slots, self.requests, self.tokens, self.budgets))),
             ("hard", tuple(budget for budget in self.budgets if budget.mode == "hard")),
             ("asks_cost", any(budget.mode != "soft" for budget in self.budgets)),
-            ("tells", bool(enforced[0]) + 2 * bool(enforced[1])),
             ("_tightest", only if max(map(len, enforced)) <= 1 else None),
         ):
             object.__setattr__(self, name, value)
@@ -159,11 +162,11 @@ class Gate:
         """What the poorest hard budget has left, in nano-USD; None where there is none."""
         return min((budget.left for budget in self.hard), default=None)
 
-    def admit(self, tokens: int, need: int, now_us: int, now_ms: float) -> Hold | Refused:
+    def admit(self, tokens: int, need: int, now_s: float, now_ms: float) -> Hold | Refused:
         """Let a request through all limits, or through none. HOT.
 
         `tokens` is what it is expected to use, `need` what it can cost at most, in nano-USD (0: nothing, or nobody
-        asks). `now_us` is monotonic, `now_ms` Unix time.
+        asks). `now_s` is monotonic, `now_ms` Unix time.
         """
         over: tuple[Limit, ...] = ()
         for slots, requests, rate, budget in self.rows:
@@ -173,18 +176,17 @@ class Gate:
                 else:
                     over += (slots,)
             if requests is not None:
-                now = now_us * requests.limit
-                if requests.full_at <= now:  # what is full lets any amount pass
-                    requests.full_at = now + MINUTE_US
-                elif requests.full_at + MINUTE_US <= now + requests.room:
-                    requests.full_at += MINUTE_US
+                if requests.full_at <= now_s:  # what is full lets any amount pass
+                    requests.full_at = now_s + requests.each
+                elif requests.full_at + requests.each <= now_s + requests.room:
+                    requests.full_at += requests.each
                 else:
                     over += (requests,)
             if rate is not None:
-                now, drawn = now_us * rate.limit, tokens * MINUTE_US
-                if rate.full_at <= now:
-                    rate.full_at = now + drawn
-                elif rate.full_at + drawn <= now + rate.room:
+                drawn = tokens * rate.each
+                if rate.full_at <= now_s:
+                    rate.full_at = now_s + drawn
+                elif rate.full_at + drawn <= now_s + rate.room or rate.full_at + MINUTE_S <= now_s + rate.room:
                     rate.full_at += drawn
                 else:
                     over += (rate,)
@@ -192,18 +194,18 @@ class Gate:
                 budget.left = left = budget.left - need
                 if left < 0 and need and budget.mode != "soft":
                     over += (budget,)
-        return self._over(over, tokens, need, now_us, now_ms) if over else Hold(self, tokens, need, now_us)
+        return self._over(over, tokens, need, now_s, now_ms) if over else Hold(self, tokens, need, now_s)
 
-    def _over(self, over: tuple[Limit, ...], tokens: int, need: int, now_us: int, now_ms: float) -> Hold | Refused:
+    def _over(self, over: tuple[Limit, ...], tokens: int, need: int, now_s: float, now_ms: float) -> Hold | Refused:
         """What becomes of a request that these limits have no room for, and have given nothing but money."""
         limit = next((one for one in self.limits if one in over and not one.shadow), None)
         if limit is None:
-            return Hold(self.without(over), tokens, need, now_us)
+            return Hold(self.without(over), tokens, need, now_s)
         self.give_back(tokens, need, over)
         if isinstance(limit, Budget):
             return refused(limit, need, now_ms)
         if isinstance(limit, Rate):
-            return Refused(limit, limit.wait(1 if limit.of == "rpm" else tokens, now_us))
+            return Refused(limit, limit.wait(1 if limit.of == "rpm" else tokens, now_s))
         return Refused(limit, 1_000_000)
 
     def give_back(self, tokens: int, need: int, over: tuple[Limit, ...] = ()) -> None:
@@ -212,22 +214,22 @@ class Gate:
             if slots is not None and slots not in over:
                 slots.used -= 1
             if requests is not None and requests not in over:
-                requests.full_at -= MINUTE_US
+                requests.full_at -= requests.each
             if rate is not None and rate not in over:
-                rate.full_at -= tokens * MINUTE_US
+                rate.full_at -= tokens * rate.each
             if budget is not None:
                 budget.left += need
 
-    def turns_away(self, tokens: int, now_us: int) -> Refused | None:
+    def turns_away(self, tokens: int, now_s: float) -> Refused | None:
         """What would refuse any request that uses at least so many tokens. Takes nothing, and counts nothing. HOT."""
         for slots in self.slots:
             if slots.used >= slots.limit and not slots.shadow:
                 return Refused(slots, 1_000_000)
         for rate in self.requests:
-            if not rate.shadow and (wait := rate.wait(1, now_us)):
+            if not rate.shadow and (wait := rate.wait(1, now_s)):
                 return Refused(rate, wait)
         for rate in self.tokens:
-            if not rate.shadow and (wait := rate.wait(tokens, now_us)):
+            if not rate.shadow and (wait := rate.wait(tokens, now_s)):
                 return Refused(rate, wait)
         return None
 
@@ -245,26 +247,22 @@ class Gate:
             slots=tuple(one for one in self.slots if one not in over),
         )
 
-    def told(self, now_us: int) -> tuple[int, ...]:
-        """Of the enforced limit on requests that has least left, and of the one on tokens, three numbers each. HOT.
-
-        The limit, how many may still pass, and milliseconds until as many may pass as ever.
-        """
-        told: tuple[int, ...] = ()
-        for rate in self._tightest or self._least(now_us):
-            now = now_us * rate.limit
-            if rate.full_at <= now:
+    def told(self, now_s: float) -> bytes:
+        """Headers of the enforced limit on requests that has least left, and of the one on tokens. HOT."""
+        told = b""
+        for rate in self._tightest or self._least(now_s):
+            drawn_s = rate.full_at - now_s
+            if drawn_s <= 0:
                 told += rate.whole
             else:
-                drawn = rate.full_at - now
-                left = rate.room - drawn
-                told += (rate.limit, left // MINUTE_US if left > 0 else 0, drawn // (rate.limit * 1000) + 1)
+                left_s = rate.room - drawn_s
+                told += rate.told % (int(left_s / rate.each) if left_s > 0 else 0, int(drawn_s * 1000) + 1)
         return told
 
-    def _least(self, now_us: int) -> Iterator[Rate]:
+    def _least(self, now_s: float) -> Iterator[Rate]:
         for rates in (self.requests, self.tokens):
             if enforced := _enforced(rates):
-                yield min(enforced, key=lambda rate: rate.left(now_us))
+                yield min(enforced, key=lambda rate: rate.left(now_s))
 
 
 def _enforced(rates: tuple[Rate, ...]) -> list[Rate]:

@@ -1,16 +1,21 @@
 """What a key, a team or a target may use: requests and tokens a minute, requests at one time, money for a period.
 
-Each limit is a small living object, which knows what is left of it. Whole numbers throughout: microseconds of a
-monotonic clock, milliseconds of Unix time, nano-USD. How a request passes all that bind it is in `admission`. When
+Each limit is a small living object, which knows what is left of it. Money is whole nano-USD, periods are milliseconds
+of Unix time, rates know seconds of a monotonic clock. How a request passes all that bind it is in `admission`. When
 periods begin and end, and what was spent before, is handed in.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-MINUTE_US = 60_000_000
+MINUTE_S = 60.0
+#: What sums of many fractions of a second may be off by, which is nobody's to pay for.
+_SLACK_S = 1e-7
+#: What clients are told of a rate: its limit, how many may still pass, and when as many may pass as ever.
+_TOLD = b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%dms\r\n"
 BudgetMode = Literal["hard", "soft", "shadow"]
 Period = Literal["hour", "day", "week", "month"]
 Scope = Literal["key", "team", "target"]
@@ -70,60 +75,63 @@ class Rate(Limit):
     it first has to fill up to nothing again, so that over time no more is used than it lets through.
     """
 
-    __slots__ = ("former", "full_at", "limit", "room", "whole")
+    __slots__ = ("each", "former", "full_at", "limit", "room", "told", "whole")
 
     def __init__(self, scope: Scope, name: str, of: str, cap: Cap) -> None:
         super().__init__(scope, name, of)
         self._set(cap.limit, cap.shadow)
-        self.full_at = 0  # parts, of which `limit` come back in a microsecond of the clock
-        self.former = (0, 0)  # limit and `full_at` of the bucket before it was made smaller
+        self.full_at = 0.0
+        self.former = (0, 0.0)  # limit and `full_at` of the bucket before it was made smaller
 
     def _set(self, limit: int, shadow: bool) -> None:
         self.limit = limit
         self.shadow = shadow
-        self.room = limit * MINUTE_US  # parts: so many has an item
-        self.whole = (limit, limit, 0)  # what clients are told while it is full
+        self.each = MINUTE_S / limit  # in which one comes back
+        self.room = MINUTE_S + min(_SLACK_S, self.each / 2)  # in which all do
+        of = b"requests" if self.of == "rpm" else b"tokens"
+        self.told = _TOLD % (of, limit, of, of)  # headers, but for what is left and in how many milliseconds it is full
+        self.whole = self.told % (limit, 0)
 
-    def _drawn(self, now_us: int) -> int:
-        return max(0, self.full_at - now_us * self.limit)
+    def _drawn(self, now_s: float) -> float:
+        return max(0.0, self.full_at - now_s) / self.each
 
-    def adopt(self, cap: Cap, now_us: int) -> None:
+    def adopt(self, cap: Cap, now_s: float) -> None:
         """Go on with another limit. What was used in the last minute stays used, as far as the new bucket holds it.
 
         A debt becomes smaller as the limit does, so that it takes as long as before. What a smaller bucket could not
         hold is there again in a larger one, as far as it would not have come back in the former.
         """
-        drawn = self._drawn(now_us)
+        drawn = self._drawn(now_s)
         limit, full_at = self.former
-        before = max(0, full_at - now_us * limit)
+        before = max(0.0, full_at - now_s) * limit / MINUTE_S
         if cap.limit < self.limit:
             if drawn > before:
                 self.former = (self.limit, self.full_at)
-            debt = max(0, drawn - self.room) * cap.limit // self.limit
-            drawn = min(drawn, cap.limit * MINUTE_US) + debt
+            debt = max(0.0, drawn - self.limit) * cap.limit / self.limit
+            drawn = min(drawn, cap.limit) + debt
         elif cap.limit > self.limit:
-            drawn = max(drawn, min(before, cap.limit * MINUTE_US))
+            drawn = max(drawn, min(before, cap.limit))
         self._set(cap.limit, cap.shadow)
-        self.full_at = now_us * cap.limit + drawn
+        self.full_at = now_s + drawn * self.each
 
-    def wait(self, amount: int, now_us: int) -> int:
+    def wait(self, amount: int, now_s: float) -> int:
         """Microseconds until this amount may pass, 0: it may now. More than a minute's worth passes when it is full."""
-        lacks = self._drawn(now_us) + min(amount * MINUTE_US, self.room) - self.room
-        return 0 if lacks <= 0 else -(-lacks // self.limit)
+        lacks_s = max(0.0, self.full_at - now_s) + min(amount * self.each, MINUTE_S)
+        return 0 if lacks_s <= self.room else math.ceil((lacks_s - MINUTE_S - _SLACK_S) * 1e6)
 
-    def left(self, now_us: int) -> int:
+    def left(self, now_s: float) -> int:
         """How many may still pass; not below 0."""
-        return max(0, self.room - self._drawn(now_us)) // MINUTE_US
+        return max(0, int((self.room - max(0.0, self.full_at - now_s)) / self.each))
 
-    def see(self, used_millionths: int, now_us: int) -> None:
+    def see(self, used_millionths: int, now_s: float) -> None:
         """Take over how much was used of it by everybody, from where that is kept. HOT where limits are shared."""
-        self.full_at = now_us * self.limit + used_millionths * (MINUTE_US // 1_000_000)
+        self.full_at = now_s + used_millionths * self.each / 1e6
 
-    def divide(self, cap: Cap, parts: int, now_us: int) -> None:
+    def divide(self, cap: Cap, parts: int, now_s: float) -> None:
         """Go on with one of so many equal parts of a limit, and of what is left of it. A part is at least 1."""
-        left = (self.room - self._drawn(now_us)) // parts
+        left = (self.limit - self._drawn(now_s)) / parts
         self._set(max(1, cap.limit // parts), cap.shadow)
-        self.full_at = now_us * self.limit + self.room - min(self.room, left)
+        self.full_at = now_s + max(0.0, self.limit - left) * self.each
 
 
 class Slots(Limit):
@@ -136,12 +144,12 @@ class Slots(Limit):
         self.used = 0
         self.adopt(cap)
 
-    def adopt(self, cap: Cap, now_us: int = 0) -> None:
+    def adopt(self, cap: Cap, now_s: float = 0.0) -> None:
         """Go on with another limit; requests under way keep their slots."""
         self.limit = cap.limit
         self.shadow = cap.shadow
 
-    def divide(self, cap: Cap, parts: int, now_us: int = 0) -> None:
+    def divide(self, cap: Cap, parts: int, now_s: float = 0.0) -> None:
         """Go on with one of so many equal parts of a limit. A part is at least 1."""
         self.adopt(Cap(max(1, cap.limit // parts), cap.shadow))
 

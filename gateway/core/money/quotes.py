@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from gateway.core.request import wire
 from gateway.core.request.wire import Envelope
 from gateway.core.types import Decision, Price, Target
 
 _MILLION = 1_000_000
+_PARTS = 2 * _MILLION
 #: The members that limit an answer, OpenAI's newer one first.
 OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens")
 #: Without an answer of at least so many tokens, or what was asked for if that is less, a request is not worth making.
@@ -132,9 +134,17 @@ class Quote:
     #: Of each candidate the price of a token of input, the most tokens of those, and what the longest output costs, in
     #: parts of a nano-USD; None where the price of a token depends on how many there are.
     lines: tuple[tuple[int, int, int], ...] | None
+    #: `need` holds for bodies of up to so many bytes, where all content is text; -1: for none.
+    upto: int = -1
+    by_byte: int = 0  # parts
+    fixed: int = 0
+
+    def need(self, body_bytes: int) -> int:
+        """What `most` says of the bound of a prompt that comes with so many bytes, at once. HOT."""
+        return (self.by_byte * body_bytes + self.fixed) // _PARTS
 
     def most(self, input_hi: int) -> int | None:
-        """What the dearest candidate can cost at most, in nano-USD, for one choice. None: look it up. HOT."""
+        """What the dearest candidate can cost at most, in nano-USD, for one choice. None: look it up."""
         if self.lines is None:
             return None
         most = 0
@@ -160,7 +170,13 @@ def quote(decision: Decision, asked: int) -> Quote:
         line = entered, one.input, produced * one.output
         if not any(_covers(other, line) for other in lines):
             lines = [line, *(other for other in lines if not _covers(line, other))]
-    return Quote(asked, expected, tuple(lines))
+    if len(lines) != 1:
+        return Quote(asked, expected, tuple(lines))
+    # `wire.quick_tokens` in halves: a byte is three halves of a token.
+    [(rate, room, longest)] = lines
+    upto = wire.largest_body(room)
+    fixed = 2 * (rate * wire.quick_tokens(0) + longest) + _PARTS - 1
+    return Quote(asked, expected, tuple(lines), upto, 3 * rate, fixed)
 
 
 def _covers(one: tuple[int, ...], other: tuple[int, ...]) -> bool:

@@ -15,7 +15,8 @@ from gateway.core.types import Decision, Endpoint, Price, PriceTier, Target, Thi
 from tests.core.fleets import FLEET
 
 COUNT = st.integers(0, 200_000)
-RATE = st.integers(0, 10**10)
+RATES = 10**10
+RATE = st.integers(0, RATES)
 
 
 @st.composite
@@ -72,6 +73,27 @@ def test_a_quote_that_is_kept_says_the_same(lists: list[Price], entered: int, as
         assert any(len(one.tiers) > 1 for one in lists)
     else:
         assert quick == quotes.dearest(quotes.reaches(chosen, entered, asked, 1))
+
+
+@given(st.lists(prices(), min_size=1, max_size=3), st.integers(0, 100_000), st.integers(0, 5_000))
+def test_what_follows_from_the_size_of_a_body_is_what_its_bound_can_cost(
+    lists: list[Price], size: int, asked: int
+) -> None:
+    chosen = decision(*(target(price=one, window=50_000 + n) for n, one in enumerate(lists)))
+    one = quotes.quote(chosen, asked)
+    if size <= one.upto:
+        most = one.most(wire.quick_tokens(size))
+        assert most is not None
+        # Halves of a token are rounded up once, and not down.
+        assert most <= one.need(size) <= most + RATES // (2 * 10**6) + 1
+    else:
+        assert one.upto < 0 or wire.quick_tokens(size) > 50_000
+
+
+def test_a_quote_of_one_price_holds_for_all_that_fits() -> None:
+    one = quotes.quote(decision(target(window=10_000)), 100)
+    assert wire.quick_tokens(one.upto) <= 10_000 < wire.quick_tokens(one.upto + 1)
+    assert one.need(4_000) == (4_000 * 3 // 2 + 1_024) * 1_000 + 100 * 2_000
 
 
 def test_the_dearest_candidate_is_what_is_set_aside() -> None:
