@@ -260,10 +260,11 @@ class Attempting(Relaying):
         if self.race is not None:
             self.race.stop(outcome)
         upstream = self.upstream
+        made = self.pool is not None  # none is in hand while a store is asked
         self._release()
         if upstream is not None:
             upstream.abort()
-        if self.record.attempts:
+        if made:
             now = time.monotonic()
             self.runtime.metrics.attempt(self.route.name, outcome)
             self.runtime.board.record(self.route.name, outcome, now, endpoint=self.endpoint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 from gateway.stores.resp import Said
 from tests.faults.replicas import NANO, Replicas, codes, key, replicas
-from tests.harness import eventually, took_s
+from tests.faults.test_process_drain import message
+from tests.harness import Upstream, chat, config, eventually, plain, running, took_s
 from tests.valkey import Relay, Valkey, valkey
 
 KEYS = [
@@ -115,6 +117,27 @@ def test_a_store_that_hangs_is_waited_for_once(pair: SimpleNamespace) -> None:
     assert eventually(lambda: all(both.up()), 2 + 3), "a try is made every second; some time for a slow machine"
     comes_back(both)
     assert both.lines("is away (timeout)") == [one + 1 for one in told], "told once"
+
+
+def test_who_leaves_while_the_store_is_asked_about_a_target_was_no_attempt_at_it(
+    pair: SimpleNamespace, tmp_path: Path
+) -> None:
+    up = Upstream([plain()])
+    settings = config({"a": up}, store={"url": pair.server.url, "prefix": "own", "timeout": "10s"})
+    settings["targets"]["a"]["rpm"] = 600
+    with running(tmp_path, settings) as gateway:
+        assert eventually(lambda: gateway.post(chat("a")).status_code == 200, 10)
+        asked = len(up.requests)
+        pair.server.signal(signal.SIGSTOP)
+        try:
+            with gateway.connect() as conn:
+                conn.sendall(message(model="a"))
+            assert eventually(lambda: gateway.metric('pointsman_requests_total{code="client_gone"') == 1)
+        finally:
+            pair.server.signal(signal.SIGCONT)
+        assert gateway.metric('pointsman_attempts_total{outcome="ok"') == asked == len(up.requests)
+        assert gateway.metric('pointsman_attempts_total{outcome="client_gone"') == 0
+    up.close()
 
 
 def test_any_replica_tells_what_all_have_used(pair: SimpleNamespace) -> None:
