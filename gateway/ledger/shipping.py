@@ -67,7 +67,8 @@ class Shipping:
         self._look()
         self._connection: Connection[Any] | None = None
         self._closing = threading.Event()
-        self._wake: asyncio.Event = None  # type: ignore[assignment]  # made in the thread's loop
+        self._wake: asyncio.Event = None  # type: ignore[assignment]  # made in the thread's loop, as the next one
+        self._end: asyncio.Event = None  # type: ignore[assignment]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="shipping", daemon=True)
 
@@ -102,7 +103,26 @@ class Shipping:
         self._unshipped.close()
 
     async def _work(self) -> None:
-        self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
+        self._wake, self._end = asyncio.Event(), asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        if self._closing.is_set():
+            self._end.set()
+        working = asyncio.ensure_future(self._go_on())
+        await self._end.wait()
+        until = time.monotonic() + _LAST_S
+        await self._within(until, working)  # what is in hand may be a try to connect to what hangs
+        await self._within(until, asyncio.ensure_future(self._turn(until)))
+        self._leave()
+
+    async def _within(self, until: float, task: asyncio.Future[Any]) -> None:
+        """Wait for it until then at most."""
+        await asyncio.wait({task}, timeout=max(0.0, until - time.monotonic()))
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    async def _go_on(self) -> None:
+        """Ship until the end: what there is, and after a rest what there is by then."""
         again_s = _AGAIN_S
         while not self._closing.is_set():
             if await self._turn():
@@ -111,12 +131,6 @@ class Shipping:
                 wait_s = again_s * (0.5 + random.random() / 2)  # noqa: S311 - nobody guesses
                 again_s = min(2 * again_s, _MOST_AGAIN_S)
             await self._rest(wait_s)
-        last = asyncio.ensure_future(self._turn(time.monotonic() + _LAST_S))
-        await asyncio.wait({last}, timeout=_LAST_S)
-        last.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await last
-        self._leave()
 
     async def _rest(self, wait_s: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -128,7 +142,7 @@ class Shipping:
         """Ship what there is; False where that failed, which is told once."""
         try:
             self._look()
-            if until is None and self._connection is None:
+            if until is None:
                 await self._connected()  # with nothing to send too: what will be in the way is told before there is
             while batch := self._unshipped.next(self._most):
                 began = time.monotonic()
@@ -227,4 +241,5 @@ class Shipping:
             return
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._wake.set)
+            self._loop.call_soon_threadsafe(self._end.set)
         self._thread.join(2 * _LAST_S)

@@ -202,6 +202,38 @@ def test_the_end_of_a_process_waits_only_a_moment_for_a_database_that_hangs(
     ledger.close()
 
 
+def test_the_end_of_a_process_waits_only_a_moment_for_a_database_that_lets_nobody_in(
+    database: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipping, "_LAST_S", 0.3)
+    monkeypatch.setattr(pg, "CONNECT_S", 600.0)
+    database.hang(on=True)
+    try:
+        ledger = started(settings(tmp_path, place(database)))
+        book(ledger, 0, 10)
+        shipper = ledger.shipping
+        assert shipper is not None
+        time.sleep(0.1)  # it tries to connect; were it not to yet, the end would be as soon
+        ledger.close()
+        assert not shipper._thread.is_alive()
+    finally:
+        database.hang(on=False)
+
+
+def test_a_database_that_goes_while_nothing_waits_is_missed_at_once(database: Postgres, tmp_path: Path) -> None:
+    ledger = started(settings(tmp_path, place(database)))
+    book(ledger, 0, 10)
+    wait(arrived(ledger, 10))
+    shipper = ledger.shipping
+    assert shipper is not None
+    database.kill()
+    wait(lambda: shipper.failing == "unreachable")
+    assert shipper.unshipped == 0
+    database.start()
+    wait(lambda: shipper.failing is None)
+    ledger.close()
+
+
 def refuse_permission(database: Postgres) -> PostgresSettings:
     database.ask("DROP ROLE IF EXISTS guest")
     database.ask(f"CREATE ROLE guest LOGIN PASSWORD '{PASSWORD}'")
