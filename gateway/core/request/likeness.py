@@ -39,8 +39,8 @@ class Likeness:
     """A body's text around its messages, and what it says."""
 
     __slots__ = (
-        "_before", "_behind", "_choices", "_end", "_grows", "_include_usage", "_known", "_model_asked", "_stream",
-        "user",
+        "_before", "_behind", "_begins", "_choices", "_end", "_grows", "_include_usage", "_known", "_model_asked",
+        "_stream", "user",
     )  # fmt: skip
 
     def __init__(self, first: Envelope, before: bytes, behind: bytes, user: bytes | None) -> None:
@@ -56,6 +56,7 @@ class Likeness:
         self._include_usage = first.include_usage
         self._choices = first.choices
         self._known = b""  # messages that were read, up to the comma behind them; the next ones may begin so, too
+        self._begins = before  # with them
         self._grows = True  # they always did so far: a conversation
 
     @classmethod
@@ -76,8 +77,9 @@ class Likeness:
 
         HOT.
         """
-        before, behind, known = self._before, self._behind, self._known
+        before, behind, known, begun = self._before, self._behind, self._known, self._begins
         size = stop = len(body)
+        start, read = len(before), len(begun)
         user = None
         if self.user is not None:
             stop -= len(self._end)
@@ -86,10 +88,13 @@ class Likeness:
                 return None
             user = bytes(body[quote:stop])
             stop = quote
-        if not (body.startswith(before) and body.endswith(behind, 0, stop)):
+        end = stop - len(behind)
+        begins = known != b"" and body[:read] == begun
+        if end < start or body[end:stop] != behind or not (begins or body[:start] == before):
             return None
-        text = bytes(body[len(before) : stop - len(behind)])
-        begins = known != b"" and text.startswith(known)
+        text = body[start:end]
+        if type(text) is not bytes:
+            text = bytes(text)
         new = b"[" + text[len(known) :] if begins else text
         try:
             messages = _MESSAGES.decode(new)
@@ -116,6 +121,7 @@ class Likeness:
             upto = len(text) - len(_ENCODER.encode(messages[-1])) - 1
             if upto <= MOST_KEPT:
                 self._known = text[:upto]
+        self._begins = self._before + self._known
 
 
 def _user(envelope: Envelope, before: bytes, behind: bytes) -> bytes | None:
