@@ -30,6 +30,9 @@ from gateway.proxy.upstream import UpstreamConnection
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from gateway.proxy.habit import Habit
+    from gateway.proxy.pool import Pool
+
     Tries = Generator[Attempt, Outcome | Ended, GatewayError | None]
 
 #: Outcomes of attempts that were not made, or of which nothing reached a server: none of its limits was used.
@@ -137,6 +140,33 @@ class Attempting(Relaying):
         self.upstream = pool.send(self, request, connect_s=route.connect_s, fresh=attempt.fresh_connection)
         if route.pace is not None and number == 1 and envelope.stream and self.serving.site.max_attempts > 1:
             self._may_hedge(route.pace)
+
+    def _send_straight(self, habit: Habit, pool: Pool) -> None:
+        """`_send` for the first attempt of a request of which nothing is left to be asked or decided. HOT."""
+        record, route, routing, envelope = self.record, habit.route, habit.routing, self.envelope
+        self.attempt = route.first
+        self.route = route
+        record.attempts = 1
+        record.routing = routing
+        told = record.request_id
+        body = dialects.filled(habit.around, envelope.messages, envelope.user)  # type: ignore[arg-type]  # it has both
+        runtime = self.runtime
+        if runtime.ledger is not None:
+            account = routing.account
+            if not account:
+                account = account_of(runtime, routing, route.first.target, self.decision.thinking.mode)
+            at_ms, size = int(record.wall * 1e3), envelope.size // BYTES_PER_TOKEN
+            if self.hold is None:
+                entry: Plain = ("r", told, 1, account, at_ms, size)
+            else:
+                self.began_ms = at_ms
+                need = self.hold.need
+                entry = ("r", told, 1, account, at_ms, size, need if need < MOST_NANO else MOST_NANO)
+            runtime.outbox.entries.append(entry)
+            self.reserved = True
+        self.pool = pool
+        request = b"%b%d\r\nX-Request-Id: %b\r\n\r\n%b" % (route.heads[0], len(body), told.encode(), body)
+        self.upstream = pool.send(self, request, connect_s=route.connect_s)
 
     def send(self, route: Route, attempt: Attempt) -> None:
         """Begin an attempt beside the one that was in hand."""

@@ -153,10 +153,11 @@ class ClientConnection(Timed, HttpToolsProtocol):
             and (known.expires_at == NEVER or self.runtime.wall() < known.expires_at)
         ):
             at = familiar.size
-            if data[:at] == familiar.head:  # slices cost half of what `startswith` does
+            if len(data) == familiar.whole and data[:at] == familiar.head:  # a slice costs half of `startswith`
                 self._asked = known
                 self._head = familiar.head
-                self._take_length(familiar.length, data, at)
+                self._chunked = None
+                self._serve(data[at:])
                 return
             length, at = familiar.same(data)
             if at:

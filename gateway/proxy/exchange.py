@@ -85,8 +85,8 @@ class Exchange(Attempting):
             if runtime.ledger is not None and runtime.ledger.shut:
                 raise Unavailable("store_unavailable", "The gateway cannot book requests now.", retry_after_s=1)
             habit = self.connection.habits.present
-            if habit is not None and envelope is None:
-                envelope = habit.read(self.asked, body)
+            if habit is not None and envelope is None and habit.asked is self.asked and len(body) <= habit.largest:
+                envelope = habit.likeness.read(body)
                 if envelope is not None and self._repeat(habit, envelope):
                     return
             if envelope is None:
@@ -103,8 +103,8 @@ class Exchange(Attempting):
         """Start with what was decided for others like this request, if the world has not changed since. HOT."""
         record = self.record
         available = self.runtime.board.available(self.serving.site.fleet, record.started_at)
-        was_available, minute = habit.world
-        if available != was_available or record.wall // 60 != minute:  # as `Memo.world` has it
+        wall = record.wall
+        if available != habit.available or wall >= habit.until or wall < habit.since:
             return False
         self.envelope = envelope
         self.available = available
@@ -117,7 +117,11 @@ class Exchange(Attempting):
         self.routings = kept.routings
         self.around = habit.around
         if self.asked.gate is None or self._admit(kept):
-            self._send(habit.route, habit.route.first)
+            pool = habit.straight
+            if pool is None or pool.outstanding >= pool.most or self.runtime.board.entries or record.trace is not None:
+                self._send(habit.route, habit.route.first)
+            else:
+                self._send_straight(habit, pool)
         return True
 
     def _place(self, envelope: Envelope) -> None:

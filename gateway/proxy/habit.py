@@ -12,15 +12,17 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.core.decisions.memo import Memo, World
+from gateway.core.decisions.memo import Memo
 from gateway.core.request.likeness import Likeness
-from gateway.core.request.wire import Envelope
 from gateway.core.servers import dialects
+from gateway.proxy.routing import routing_of
 
 if TYPE_CHECKING:
     from gateway.core.decisions.memo import Kept
+    from gateway.core.types import Routing
     from gateway.proxy.asked import Asked
     from gateway.proxy.exchange import Exchange
+    from gateway.proxy.pool import Pool
     from gateway.proxy.route import Route
 
 #: How many likenesses a connection may get that led to nothing: some clients never repeat themselves.
@@ -31,23 +33,24 @@ _USER = re.compile(rb'(?<="user":")[^"\\]*')
 
 @dataclass(frozen=True, slots=True)
 class Habit:
-    """A decision that holds for every request with this head, of this likeness, in this world, up to this size."""
+    """A decision that holds for every request with this head, of this likeness, in this world, up to this size.
+
+    Whether a request is one of these is asked where it begins, in `exchange`.
+    """
 
     asked: Asked
     likeness: Likeness
-    world: World
+    available: int  # which is that these targets are,
+    since: float  # and that it is this minute, in Unix time
+    until: float
     largest: int  # bytes of body
     kept: Kept
     pinned: int | None
     total_s: float
     route: Route  # of the first candidate
+    routing: Routing  # to that
     around: tuple[bytes, ...] | None  # the messages and `user`, as that gets them
-
-    def read(self, asked: Asked, body: bytes | bytearray) -> Envelope | None:
-        """The request, where it is one of these but for the world. HOT."""
-        if asked is not self.asked or len(body) > self.largest:
-            return None
-        return self.likeness.read(body)
+    straight: Pool | None  # where only health and room there can keep it from being sent to
 
 
 class Habits:
@@ -82,15 +85,26 @@ class Habits:
         if likeness is None:
             return
         decision = kept.decision
-        route = asked.serving.routes[decision.candidates[0].index]
+        _, minute = Memo.world(exchange.available, exchange.record.wall)
+        first = decision.candidates[0]
+        route = asked.serving.routes[first.index]
+        routing = kept.routings.get(first.name)
+        if routing is None:
+            routing = kept.routings[first.name] = routing_of(exchange.asking(), decision, first)
+        around = dialects.around(envelope, route.plan, decision.thinking, user)
+        plain = around is not None and route.gate is None and not route.openings and not envelope.stream
         self.present = Habit(
             asked,
             likeness,
-            Memo.world(exchange.available, exchange.record.wall),
+            exchange.available,
+            minute * 60.0,
+            minute * 60.0 + 60,
             kept.largest,
             kept,
             exchange.pinned,
             total_s,
             route,
-            dialects.around(envelope, route.plan, decision.thinking, user),
+            routing,
+            around,
+            route.only if plain else None,
         )

@@ -180,13 +180,14 @@ class Familiar:
         "_before",
         "_free",
         "_last",
+        "_length",
         "_length_name",
         "_lines",
         "_varied",
         "_varies",
         "head",
-        "length",
         "size",
+        "whole",
     )
 
     def __init__(self, head: bytes) -> None:
@@ -197,7 +198,8 @@ class Familiar:
         end = head.find(b"\r", at)
         digits = head[colon + 1 : end].strip(b" \t")
         self._length_name = head[at:colon]
-        self.length = int(digits)  # of the body
+        self._length = int(digits)
+        self.whole = self.size + self._length  # bytes of a message with this head
         self._before, self._after = head[: end - len(digits)], head[end:]
         self._lines = head.split(b"\r\n")
         # As this client spells them: a head that spells a name otherwise is read from the start.
@@ -213,6 +215,8 @@ class Familiar:
 
     def same(self, data: bytes) -> tuple[int, int]:
         """Does `data` begin with this head, but for the digits of its length? (length, end of the head), or (0, 0)."""
+        if data.startswith(self.head):
+            return self._length, self.size
         if data.startswith(self._before):
             at = len(self._before)
             end = data.find(b"\r", at, at + 16)
@@ -223,7 +227,7 @@ class Familiar:
 
     def alike(self, data: bytes) -> tuple[int, int]:
         """`same`, where values may differ in which heads that `length_of` was asked about did. HOT."""
-        at, length = 0, self.length
+        at, length = 0, self._length
         for before, size, states_length in self._varied:
             if not data.startswith(before, at):
                 return 0, 0
@@ -245,7 +249,7 @@ class Familiar:
         known = self._lines
         if len(lines) != len(known):
             return None
-        length = self.length
+        length = self._length
         differ = set()
         for number, (line, old) in enumerate(zip(lines, known, strict=True)):
             if line == old:

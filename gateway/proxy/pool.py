@@ -65,6 +65,7 @@ class Pool:
         self._waiting: deque[Waiting] = deque()
         self._opening: set[asyncio.Task[None]] = set()
         self.heads: dict[bytes, AnswerHead] = {}  # the last few distinct ones of answers: upstreams repeat themselves
+        self.last_head = b"", AnswerHead()  # and the last one
 
     @property
     def saturated(self) -> bool:

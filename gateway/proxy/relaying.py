@@ -243,7 +243,8 @@ class Relaying(Admitting):
             self._failed(outcome, relayed=self._as_refusal(outcome, body))
             return
         record.first_event_at = received
-        self._release()
+        self.pool.outstanding -= 1  # type: ignore[union-attr]  # as `_release`, without its calls
+        self.pool = None
         self._succeeded(facts.usage, facts.output_chars, facts.reasoned)
         self.committed = True
         headers = _ANSWERED % (

@@ -166,27 +166,15 @@ class UpstreamConnection(Timed, asyncio.Protocol):
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
-        while True:
-            end = data.find(b"\r\n\r\n")
-            if end < 0:
-                if len(data) > MAX_HEAD:
-                    self._fail(Outcome.PROTOCOL)
-                else:
-                    self._buffer = data
+        raw, head = self.pool.last_head
+        size = len(raw)
+        if size and data[:size] == raw:  # the last one's, byte for byte: nothing is to be searched or looked up
+            data = data[size:]
+        else:
+            found = self._read_head(data)
+            if found is None:
                 return
-            end += 4
-            raw = data[:end]
-            try:
-                head = self.pool.heads.get(raw) or self.pool.answer_head(raw)
-            except HeadError:
-                self._fail(Outcome.PROTOCOL)
-                return
-            data = data[end:]
-            if head.status >= 200:
-                break
-            if head.status == 101:
-                self._fail(Outcome.PROTOCOL)
-                return
+            head, data = found
         user = self.user
         if user is None:
             self.abort()
@@ -213,6 +201,32 @@ class UpstreamConnection(Timed, asyncio.Protocol):
             self._feed_chunked(data)
         elif data and self.user is not None:
             user.on_data(data, None)
+
+    def _read_head(self, data: bytes) -> tuple[AnswerHead, bytes] | None:
+        """The final head that `data` begins with, and what follows it; None if it is not whole, or is none."""
+        pool = self.pool
+        while True:
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                if len(data) > MAX_HEAD:
+                    self._fail(Outcome.PROTOCOL)
+                else:
+                    self._buffer = data
+                return None
+            end += 4
+            raw = data[:end]
+            try:
+                head = pool.heads.get(raw) or pool.answer_head(raw)
+            except HeadError:
+                self._fail(Outcome.PROTOCOL)
+                return None
+            data = data[end:]
+            if head.status >= 200:
+                pool.last_head = raw, head
+                return head, data
+            if head.status == 101:
+                self._fail(Outcome.PROTOCOL)
+                return None
 
     def _feed_length(self, data: bytes) -> None:
         here = len(data)

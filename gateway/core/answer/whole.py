@@ -97,7 +97,10 @@ def _facts(choices: list[_Choice], usage: Usage | None) -> Answer | None:
     size = thought = 0
     for choice in choices:
         message = choice.message
-        size += _length(message.content)
+        content = message.content
+        length = len(content)
+        if length > 2 and content != _NULL:  # as `_length`, without a call
+            size += length - 2
         if message.refusal is not _NOTHING:
             size += _length(message.refusal)
         if message.tool_calls is not _NOTHING:

@@ -39,7 +39,7 @@ class Likeness:
     """A body's text around its messages, and what it says."""
 
     __slots__ = (
-        "_before", "_behind", "_begins", "_choices", "_end", "_grows", "_include_usage", "_known", "_model_asked",
+        "_before", "_begins", "_behind", "_choices", "_end", "_grows", "_include_usage", "_known", "_model_asked",
         "_stream", "user",
     )  # fmt: skip
 
