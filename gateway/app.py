@@ -34,7 +34,7 @@ from gateway.core.reading.lexicon import Lexicon
 from gateway.core.recorded.recording import Lines, Recording
 from gateway.core.text.tokens import Tokenizers
 from gateway.front import App, Front, admin_pages, public_pages
-from gateway.ledger.directory import LedgerError
+from gateway.ledger.directory import LedgerError, LedgerSettings
 from gateway.ledger.ledger import Ledger, open_ledger
 from gateway.ledger.unshipped import replica_id
 from gateway.proxy import descriptors
@@ -161,9 +161,8 @@ class Server:
         runtime = Runtime(loop, metrics, access.add, tokenizers, lexicon)
         loop.set_exception_handler(logs.in_loop)
         runtime.sidecar = Sidecar(os.environ, self.reserved.door, runtime.sidecar_told)
-        books = None if self.ledger is None else self.ledger.settings.directory
-        store = None if site.store is None else _share(site.store, books, runtime)
         settings = None if self.ledger is None else self.ledger.settings
+        store = None if site.store is None else _share(site.store, settings, runtime)
         runtime.adopt(site, await asyncio.to_thread(runtime.gates.balances, site.quotas, settings, time.time()))
         self.lines.secrets = runtime.secrets
         if self.ledger is not None:
@@ -307,15 +306,23 @@ def _records(settings: RecordSettings, tokenizers: Tokenizers, lexicon: Lexicon)
     return made
 
 
-def _share(settings: StoreSettings, books: Path | None, runtime: Runtime) -> Shared:
+def _share(settings: StoreSettings, books: LedgerSettings | None, runtime: Runtime) -> Shared:
     """Keep limits together with other replicas. Nobody is connected to yet.
 
     A replica is known by its books: what it has spent stays its own after a restart. Without books each is a new one.
     """
     from gateway.stores.shared import Shared  # noqa: PLC0415 - for who has replicas
 
-    store = Shared(runtime.loop, settings, uuid.uuid4().hex if books is None else replica_id(books))
-    runtime.gates.store = store
+    gates = runtime.gates
+    gates.store = store = Shared(
+        runtime.loop, settings, uuid.uuid4().hex if books is None else replica_id(books.directory)
+    )
+
+    async def learn() -> None:
+        if gates.stepped:
+            await gates.take_up(books, time.time())
+
+    store.follow, store.learn = gates.follow, learn
     runtime.metrics.sources.append(store)
     return store
 

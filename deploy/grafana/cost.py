@@ -308,10 +308,15 @@ _BOOKS = (
         (
             ("1 - min by (store) (pointsman_store_up)", "away: {{store}}"),
             (rate("store_errors_total", "", "store, op"), "errors a second: {{store}} {{op}}"),
+            (
+                "max by (store) (abs(pointsman_store_clock_offset_seconds))",
+                "seconds by which a gateway's clock is off: {{store}}",
+            ),
         ),
         "The Valkey or Redis in which replicas keep limits and budgets together; empty where each keeps its own. While "
         "it is away each replica keeps its part of every limit, and hard budgets spend what is leased to them. When "
-        "it stays away: the runbook PointsmanStoreDegraded.",
+        "it stays away: the runbook PointsmanStoreDegraded. Periods of budgets go by its clock: a gateway whose own "
+        "is off says so in its log.",
     ),
 )
 

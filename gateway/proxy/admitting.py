@@ -225,7 +225,7 @@ class Admitting(Settling):
                 return
             limit = got.limit
             if isinstance(limit, Budget) and not got.unknown:  # when all of what it needs fits
-                got = refused(limit, self.asked_for[1], int(time.time() * 1000))
+                got = refused(limit, self.asked_for[1], self.runtime.gates.store.date(time.time()) * 1000)
             self._cease(_error(got, self.asked.tenant.key))
         except Exception:
             self.on_defect()

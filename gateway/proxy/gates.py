@@ -30,6 +30,9 @@ from gateway.telemetry.series import Kept, Rows
 logger = logging.getLogger("pointsman")
 
 _Key = tuple[str, ...]
+#: Milliseconds by which the clock of a shared store may go back without a period that it began being taken back: as in
+#: the store itself, which says so where it is otherwise.
+_SLIP_MS = 60_000
 
 
 class Balance(NamedTuple):
@@ -84,8 +87,8 @@ class Gates:
         self._gone: dict[_Key, Limit] = {}  # of who is not there now, as long as something of it is used
         self._quotas = Quotas()
         self.store: Store = Memory()
-        self.turns_at = math.inf  # Unix seconds at which the first period ends
-        self._since = -math.inf  # at which the last one began
+        self.turns_at = math.inf  # Unix seconds of this machine's clock at which the first period ends
+        self._until, self._since = math.inf, -math.inf  # the same, and when the last one began, by `Store.date`
         self.stepped = False  # the clock was set back: the books say what is spent, see `take_up`
 
     def balances(
@@ -109,13 +112,15 @@ class Gates:
 
     def _read(self, wanted: Iterable[tuple[Period, str]], ledger: LedgerSettings | None, now_s: float) -> Balances:
         found: dict[tuple[str, str], Balance] = {}
+        date_s = self.store.date(now_s)
+        off_ms = round((now_s - date_s) * 1000)  # the books are dated by this machine
         for per, zone in wanted:
-            begins_ms, ends_ms = period(per, zone, now_s)
+            begins_ms, ends_ms = period(per, zone, date_s)
             spent: Mapping[tuple[str, str], int] = {}
             others: Mapping[tuple[str, str], int] = {}
             if ledger is not None:
                 with report.reading(ledger.directory) as db:
-                    spent = report.spent(db, begins_ms, ends_ms)
+                    spent = report.spent(db, begins_ms + off_ms, ends_ms + off_ms)
                 if self.store.remote:
                     others = _elsewhere(ledger, begins_ms, ends_ms)
             found[per, zone] = Balance(begins_ms, ends_ms, spent, others)
@@ -124,7 +129,7 @@ class Gates:
     def adopt(self, quotas: Quotas, balances: Balances, now_s: float) -> tuple[dict[str, Gate], dict[str, Gate]]:
         """Take the limits of a new configuration. Gates by key, and by target; who has no limits has none."""
         clock_s = time.monotonic()
-        now_ms = now_s * 1000
+        now_ms = self.store.date(now_s) * 1000
         gone = {at: one for at, one in self._gone.items() if _in_use(one, clock_s, now_ms)}
         before, self._limits = gone | self._limits, {}
         self._quotas = quotas
@@ -239,18 +244,40 @@ class Gates:
 
     def turn(self, now_s: float) -> None:
         """Begin the periods that have come, or that the clock is in again."""
-        self.turns_at, self._since = math.inf, -math.inf
+        if self._turn(now_s, _SLIP_MS if self.store.remote else 0):
+            self.store.turned()
+
+    def follow(
+        self, now_s: float, *, begun: bool = False, exact: bool = False, jumped: bool = False, first: bool = False
+    ) -> None:
+        """The store has said what time it is. Some periods have `begun` by its word.
+
+        Of others it knows none, so that only the calendar counts: `exact`. Its clock `jumped`, so the books are asked.
+        It is heard for the `first` time, so what was spent of other periods was dated by a clock that may be wrong.
+        """
+        self.stepped = self.stepped or jumped
+        turned = self._turn(now_s, 0 if exact else _SLIP_MS)
+        if first:
+            for budget in self._budgets():
+                budget.former.clear()
+        if turned or begun:
+            self.store.turned()
+
+    def _turn(self, now_s: float, slip_ms: int) -> bool:
+        """Has a period begun?"""
+        date_s = self.store.date(now_s)
+        self._until, self._since = math.inf, -math.inf
         turned = False
         for budget in self._budgets():
-            if not budget.begins_ms <= now_s * 1000 < budget.ends_ms:
-                begins_ms, ends_ms = period(budget.per, budget.zone, now_s)
+            if not budget.begins_ms - slip_ms <= date_s * 1000 < budget.ends_ms:
+                begins_ms, ends_ms = period(budget.per, budget.zone, date_s)
                 self.stepped = self.stepped or begins_ms < budget.begins_ms
                 budget.turn(begins_ms, ends_ms)
                 turned = True
-            self.turns_at = min(self.turns_at, budget.ends_ms / 1000)
-            self._since = max(self._since, budget.begins_ms / 1000)
-        if turned:
-            self.store.turned()
+            self._until = min(self._until, budget.ends_ms / 1000)
+            self._since = max(self._since, (budget.begins_ms - slip_ms) / 1000)
+        self.turns_at = self._until + (now_s - date_s)
+        return turned
 
     async def take_up(self, ledger: LedgerSettings | None, now_s: float) -> None:
         """The clock was set back: have budgets know what the books say of the periods they are in again."""
@@ -265,10 +292,14 @@ class Gates:
             balance = balances.get((budget.per, budget.zone))
             if balance is not None and balance.begins_ms == budget.begins_ms:
                 self._take_up(budget, balances)
+        self.store.turned()
 
     def look(self, now_s: float) -> None:
         """Once a second: begin periods, and warn once of each budget that is spent."""
-        if not self._since <= now_s < self.turns_at:
+        date_s = self.store.date(now_s)
+        if self._since <= date_s < self._until:
+            self.turns_at = self._until + (now_s - date_s)
+        else:
             self.turn(now_s)
         for budget in self._budgets():
             if budget.gone >= budget.limit and not budget.told:

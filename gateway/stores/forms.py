@@ -41,7 +41,7 @@ def budget_id(budget: Budget) -> str:
 
 
 def _layout(limit: Limit, at: int) -> Iterator[bytes | int]:
-    """A limit as six arguments."""
+    """A limit as seven arguments."""
     yield at
     yield (
         b"s" if isinstance(limit, Slots) else b"b" if isinstance(limit, Budget) else b"q" if limit.of == "rpm" else b"t"
@@ -50,6 +50,7 @@ def _layout(limit: Limit, at: int) -> Iterator[bytes | int]:
     yield limit.mode.encode() if isinstance(limit, Budget) else b"shadow" if limit.shadow else b"enforce"
     yield budget_id(limit).encode() if isinstance(limit, Budget) else b""
     yield limit.begins_ms if isinstance(limit, Budget) else 0
+    yield limit.ends_ms if isinstance(limit, Budget) else 0
 
 
 class Form:
@@ -99,12 +100,13 @@ class Form:
                 values += (0, 0, 0, 0)
         return self.call(b"sync", *values)
 
-    def settle(self, places: int, requests: int, tokens: int, need: int) -> tuple[int, bytes]:
-        """Give back what was not used, and tell what this replica has spent in all. HOT."""
-        values = [places, requests, tokens, need]
-        for budget in self.budgets:
-            values += (budget.begins_ms, budget.spent)
-        return self.call(b"settle", *values)
+    def settle(self, places: int, requests: int, tokens: int, need: int, since_us: int = 0) -> tuple[int, bytes]:
+        """Give back what was not used, and tell what this replica has spent in all. HOT.
+
+        `since_us` is when it was taken, by the clock of the server: time has brought back some of a bucket since. 0: it
+        was never used, all of it is given back.
+        """
+        return self.call(b"settle", places, requests, tokens, need, since_us, *[one.spent for one in self.budgets])
 
     def see(self, answer: Sequence[int], now_s: float) -> bool:
         """Take over what an answer says of every limit. Is less leased than before? The store waits to hear so. HOT."""

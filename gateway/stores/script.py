@@ -12,7 +12,7 @@ budget's kind of period and zone. What `|R` ends in is the part of one replica; 
     g|R l|R   the generation of a replica's connection, and until when its lease runs
     q: t:     `u` requests or tokens of the last minute, at the time `t`
     s         requests under way
-    B:p       when the period begins (Unix milliseconds)
+    B:p B:e   when the period begins and ends (Unix milliseconds)
     B:x       spent in it, of what replicas say of themselves; B:f at least that much, while it is rebuilt
     B:r B:s   set aside, and how much of that no request holds: the slice a replica may spend while the store is away
     B:d B:h   the slice it was told to make do with, and when: less than B:s until it has heard of that
@@ -22,6 +22,10 @@ A replica's own spending is told as a total, so telling it twice changes nothing
 by the connection that the replica has now; what an older one still has on its way is refused by its generation. A slice
 that is to be smaller stays set aside until a call says that the replica has heard an answer as late as that: one that
 never hears it, as the store hangs or is cut off, may be spending the larger one.
+
+Replicas know the calendar, the server knows what time it is. Each call brings the period that its replica takes to be
+the present one; one that the clock of the server is not in, or that is not the one it keeps, is answered with ANOTHER,
+and nothing is done. So a replica whose clock is wrong neither begins a period for others nor spends of another one.
 """
 
 from __future__ import annotations
@@ -33,8 +37,10 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local op, me, gen = ARGV[1], ARGV[2], ARGV[3]
 local lease, window, share, count = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local more = 8 + count * 6
+local more = 8 + count * 7
 local DAY, KEEP_S, SOON, CLAIM, SLACK = 86400000000, 3456000, 1000000, 5000000, 1e-6
+local SHORT, SLIP_MS = 6000000, 60000
+local now_ms = math.floor(now / 1000)
 
 local function int(n) return string.format('%.0f', n) end
 local function arg(i) return tonumber(ARGV[more + i]) end
@@ -44,10 +50,10 @@ local function add(key, field, n) if n ~= 0 then redis.call('HINCRBY', key, fiel
 
 local limits = {}
 for i = 0, count - 1 do
-  local b = 8 + i * 6
+  local b = 8 + i * 7
   limits[i + 1] = {
     key = KEYS[tonumber(ARGV[b])], kind = ARGV[b + 1], limit = tonumber(ARGV[b + 2]), mode = ARGV[b + 3],
-    id = ARGV[b + 4], begins = tonumber(ARGV[b + 5]),
+    id = ARGV[b + 4], begins = tonumber(ARGV[b + 5]), ends = tonumber(ARGV[b + 6]),
   }
 end
 
@@ -57,15 +63,44 @@ local function fields(key)
   return found
 end
 
--- Totals begin anew with the period; what is set aside is given back by who set it aside.
-local function turn(one)
-  if one.begins <= get(one.key, one.id .. ':p') then return end
+-- Totals begin anew with the period; what is set aside is given back by who set it aside. Where the clock was set back
+-- by more than a little, replicas are waited for to tell what they had spent by then.
+local function turn(one, before)
   local parts = one.id .. ':x|'
   for field in pairs(fields(one.key)) do
     if string.sub(field, 1, #parts) == parts then redis.call('HDEL', one.key, field) end
   end
   redis.call('HDEL', one.key, one.id .. ':f')
-  redis.call('HSET', one.key, one.id .. ':p', int(one.begins), one.id .. ':x', '0')
+  redis.call('HSET', one.key, one.id .. ':p', int(one.begins), one.id .. ':e', int(one.ends), one.id .. ':x', '0')
+  if before > one.begins and one.mode == 'hard' then
+    redis.call('HSET', one.key, 'o', int(now + window), 'k', '0', 'c', '0')
+  end
+end
+
+-- The period that the clock is in, or 0 where the caller's is not it and no other is known.
+local function period(one, p, e)
+  if p - SLIP_MS <= now_ms and now_ms < e then return p, e end
+  if now_ms < one.begins or one.ends <= now_ms then return 0, 0 end
+  if p == one.begins then
+    redis.call('HSET', one.key, one.id .. ':e', int(one.ends))
+  else
+    turn(one, p)
+  end
+  return one.begins, one.ends
+end
+
+-- What a caller is told whose periods are not the present ones.
+local function another()
+  local told, differs = {-4, 0, 0, 0, now}, false
+  for _, one in ipairs(limits) do
+    if one.kind == 'b' then
+      local v = redis.call('HMGET', one.key, one.id .. ':p', one.id .. ':e')
+      local p, e = period(one, num(v[1]), num(v[2]))
+      told[#told + 1], told[#told + 2] = p, e
+      differs = differs or p ~= one.begins
+    end
+  end
+  return differs and told
 end
 
 -- A replica that did not renew its lease: its places are free, and what it set aside counts as spent.
@@ -92,11 +127,16 @@ local function lose(key, known, who)
 end
 
 local function sweep(key)
-  if now < get(key, 'n') then return end
-  local known, soonest = fields(key), now + lease
+  local due, soonest = get(key, 'n'), now + lease
+  if now < due and due <= soonest then return end -- one that is later was set before the clock was set back
+  local known = fields(key)
   for field, value in pairs(known) do
     if string.sub(field, 1, 2) == 'l|' then
       local who, ends = string.sub(field, 3), tonumber(value)
+      if due > now + lease and ends > now + lease then
+        ends = now + lease
+        redis.call('HSET', key, field, int(ends))
+      end
       if ends > now then
         soonest = math.min(soonest, ends)
       elseif lose(key, known, who) then
@@ -130,7 +170,6 @@ local function rebuilding(key)
 end
 
 local function budget(one)
-  turn(one)
   local id = one.id
   local v = redis.call('HMGET', one.key, id .. ':x', id .. ':r', id .. ':x|' .. me, id .. ':r|' .. me,
     id .. ':s|' .. me, id .. ':w', id .. ':f', id .. ':d|' .. me, id .. ':h|' .. me)
@@ -164,14 +203,22 @@ local function slice(one, b, heard)
   end
 end
 
-local function used(one)
-  local v = redis.call('HMGET', one.key, one.kind .. ':u', one.kind .. ':t')
-  local past = math.max(0, now - num(v[2]))
-  return math.max(0, num(v[1]) - past * one.limit / 60000000)
-end
-
 local function set_used(one, amount)
   redis.call('HSET', one.key, one.kind .. ':u', string.format('%.17g', amount), one.kind .. ':t', int(now))
+end
+
+local function used(one)
+  local v = redis.call('HMGET', one.key, one.kind .. ':u', one.kind .. ':t')
+  local had, past = num(v[1]), now - num(v[2])
+  if past < 0 then set_used(one, had) end -- the clock was set back: it fills from now on
+  return math.max(0, had - math.max(0, past) * one.limit / 60000000)
+end
+
+-- Of what was not used, time has brought back some of itself.
+local function late(one, by, since)
+  local past = now - since
+  if by >= 0 or since == 0 or past <= SHORT then return by end
+  return -math.max(0, math.min(-by, one.limit - past * one.limit / 60000000))
 end
 
 local function take(one, amount)
@@ -201,7 +248,7 @@ end
 if op == 'count' then
   local known = redis.call('ZADD', KEYS[1], int(now + lease), me) == 0
   redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', int(now))
-  return {known and 1 or 0, redis.call('ZCARD', KEYS[1])}
+  return {known and 1 or 0, redis.call('ZCARD', KEYS[1]), now}
 end
 if op == 'leave' then
   redis.call('ZREM', KEYS[1], me)
@@ -218,6 +265,8 @@ if op == 'sync' then
   local v = redis.call('HMGET', key, 'e', 'g|' .. me)
   local newer = v[2] and tonumber(v[2]) > tonumber(gen)
   if newer then return {-2, tonumber(v[2]), 0, 0, now} end
+  local other = another()
+  if other then return other end
   if not v[1] then
     local hard = 0
     for _, one in ipairs(limits) do if one.mode == 'hard' then hard = 1 end end
@@ -236,7 +285,6 @@ if op == 'sync' then
     if one.kind == 's' and fresh then
       take(one, a - get(key, 's|' .. me))
     elseif one.kind == 'b' then
-      turn(one)
       if fresh then
         local by = b + d - get(key, one.id .. ':r|' .. me)
         add(key, one.id .. ':r', by)
@@ -244,13 +292,11 @@ if op == 'sync' then
         redis.call('HDEL', key, one.id .. ':s|' .. me, one.id .. ':d|' .. me, one.id .. ':h|' .. me)
         if d ~= 0 then redis.call('HSET', key, one.id .. ':s|' .. me, int(d)) end
       end
-      if one.begins == get(key, one.id .. ':p') then
-        local by = a - get(key, one.id .. ':x|' .. me)
-        add(key, one.id .. ':x', by)
-        add(key, one.id .. ':x|' .. me, by)
-        if redis.call('HEXISTS', key, 'o') == 1 and a + c > get(key, one.id .. ':f') then
-          redis.call('HSET', key, one.id .. ':f', int(a + c))
-        end
+      local by = a - get(key, one.id .. ':x|' .. me)
+      add(key, one.id .. ':x', by)
+      add(key, one.id .. ':x|' .. me, by)
+      if redis.call('HEXISTS', key, 'o') == 1 and a + c > get(key, one.id .. ':f') then
+        redis.call('HSET', key, one.id .. ':f', int(a + c))
       end
     end
   end
@@ -261,46 +307,49 @@ end
 local building, strange = false, {}
 for _, key in ipairs(KEYS) do
   if entered(key) then sweep(key) end
-  if entered(key) then
-    building = rebuilding(key) or building
-  elseif op == 'settle' then
+  if not entered(key) then
+    if op ~= 'settle' then return {-1, 0, 0, 0, now} end
     strange[key] = true
-  else
-    return {-1, 0, 0, 0, now}
   end
 end
+
+if op == 'settle' then
+  local places, requests, tokens, need, since = arg(0), arg(1), arg(2), arg(3), arg(4)
+  local at = 5
+  for _, one in ipairs(limits) do
+    if one.kind == 'b' then at = at + 1 end
+    if strange[one.key] then
+      -- it will be told as a whole by the next sync
+    elseif one.kind == 's' then
+      take(one, -places)
+    elseif one.kind == 'b' then
+      add(one.key, one.id .. ':r', -need)
+      add(one.key, one.id .. ':r|' .. me, -need)
+      local v = redis.call('HMGET', one.key, one.id .. ':p', one.id .. ':e', one.id .. ':x|' .. me)
+      local before = num(v[1])
+      if period(one, before, num(v[2])) == one.begins then
+        local by = arg(at - 1) - (before == one.begins and num(v[3]) or 0)
+        add(one.key, one.id .. ':x', by)
+        add(one.key, one.id .. ':x|' .. me, by)
+      end
+    elseif one.kind == 'q' then
+      if requests ~= 0 then set_used(one, math.max(0, used(one) + requests)) end
+    elseif tokens ~= 0 then
+      set_used(one, math.max(0, used(one) + late(one, tokens, since)))
+    end
+  end
+  return {1, 0, 0, 0, now}
+end
+
+local other = another()
+if other then return other end
+for _, key in ipairs(KEYS) do building = rebuilding(key) or building end
 
 if op == 'beat' then
   redis.call('HSET', KEYS[1], 'l|' .. me, int(now + lease))
   redis.call('EXPIRE', KEYS[1], KEEP_S)
   for _, one in ipairs(limits) do if one.kind == 'b' then slice(one, budget(one), arg(0)) end end
   return tell(building and -3 or 1, 0, 0, 0)
-end
-
-if op == 'settle' then
-  local places, requests, tokens, need = arg(0), arg(1), arg(2), arg(3)
-  local at = 4
-  for _, one in ipairs(limits) do
-    if one.kind == 'b' then at = at + 2 end
-    if strange[one.key] then
-      -- it will be told as a whole by the next sync
-    elseif one.kind == 's' then
-      take(one, -places)
-    elseif one.kind == 'b' then
-      local begins, spent = arg(at - 2), arg(at - 1)
-      add(one.key, one.id .. ':r', -need)
-      add(one.key, one.id .. ':r|' .. me, -need)
-      if begins == get(one.key, one.id .. ':p') then
-        local by = spent - get(one.key, one.id .. ':x|' .. me)
-        add(one.key, one.id .. ':x', by)
-        add(one.key, one.id .. ':x|' .. me, by)
-      end
-    else
-      local by = one.kind == 'q' and requests or tokens
-      if by ~= 0 then set_used(one, math.max(0, used(one) + by)) end
-    end
-  end
-  return {1, 0, 0, 0, now}
 end
 
 -- admit: all limits are asked before any is drawn on.
@@ -357,3 +406,6 @@ SHA = hashlib.sha1(SOURCE).hexdigest().encode()  # noqa: S324 - the name that th
 ADMITTED, REFUSED = 1, 0
 #: The store does not know this replica's state, or knows a newer connection of it, or is collecting totals.
 UNKNOWN, OUTDATED, REBUILDING = -1, -2, -3
+#: The caller takes another period to be the present one. Then follow when the store's begins and ends, of each budget;
+#: 0 and 0 where it has none, and the caller is to look at its calendar.
+ANOTHER = -4

@@ -12,17 +12,18 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from gateway.core.money.admission import Gate, Hold, Refused
 from gateway.core.money.limits import Budget, Cap, Rate, Slots
 from gateway.stores.asking import SOON_US, Asked, SharedHold
 from gateway.stores.breaker import Breaker
-from gateway.stores.forms import Form, Session
+from gateway.stores.clock import StoreClock
+from gateway.stores.forms import FRONT, Form, Session
 from gateway.stores.link import Gone, Link
 from gateway.stores.resp import Reply, Said, argument
-from gateway.stores.script import OUTDATED, UNKNOWN
+from gateway.stores.script import ANOTHER, OUTDATED, UNKNOWN
 from gateway.stores.settings import StoreSettings
 from gateway.stores.store import Told
 from gateway.telemetry import families
@@ -39,6 +40,8 @@ SURE_S = 5.0
 WINDOW_US = 3_000_000
 #: Keys, teams and targets that are told of in one go.
 AT_ONCE = 100
+#: How often what a replica knows is told on a new connection, where the store is in another period than it.
+TRIES = 3
 #: What calls are named in metrics. `connect` is everything until the store can be used.
 OPS = ("connect", "admit", "settle", "sync", "beat", "count")
 
@@ -57,7 +60,11 @@ class Shared:
         self.degraded = True
         self._loop = loop
         self._breaker = Breaker(loop, settings, self)
-        self.state = self._breaker.state
+        self.clock = StoreClock(settings)
+        self.date = self.clock.date
+        #: See `Gates.follow`, and `Gates.take_up` where that is due.
+        self.follow: Callable[..., None] = _nobody
+        self.learn: Callable[[], Awaitable[None]] = _nothing
         self._owners: dict[tuple[str, str], Gate] = {}
         self._forms: dict[Gate, Form] = {}
         self._whole: dict[Rate | Slots, Cap] = {}  # of limits that are divided now
@@ -112,14 +119,31 @@ class Shared:
                 self.enter(self.form(gate))
 
     def turned(self) -> None:
-        """Periods have begun: nothing of them is known yet from others."""
+        """Periods have begun: nothing of them is known yet from others. What is not used is told when it is."""
         self._forms.clear()
         if self.degraded:
             self._alone()
             return
-        for gate in self._owners.values():
-            if gate.budgets:
+        for owner, gate in self._owners.items():
+            if gate.budgets and (owner in self._busy or any(one.spent for one in gate.budgets)):
                 self.enter(self.form(gate))
+
+    def follow_to(self, form: Form, answer: list[int]) -> None:
+        """The store is in other periods than this replica: take those it names, and by the calendar all others."""
+        begun = exact = False
+        for at, budget in enumerate(form.budgets):
+            begins_ms, ends_ms = answer[FRONT + 2 * at : FRONT + 2 * at + 2]
+            if not begins_ms:
+                exact = True
+            elif begins_ms != budget.begins_ms:
+                budget.turn(begins_ms, ends_ms)
+                begun = True
+        jumped = self.clock.hear(answer[4])
+        self.follow(self.clock.wall(), begun=begun, exact=exact, jumped=jumped)
+
+    def state(self) -> dict[str, str | float]:
+        """Whether the store is in use, and why not; and how far this machine's clock is from its, where it is."""
+        return {**self._breaker.state(), **self.clock.told()}
 
     # -- what the breaker tells --
 
@@ -134,17 +158,20 @@ class Shared:
     async def introduce(self, link: Link) -> None:
         """Tell what this replica knows and holds. Raises Gone or Said."""
         await self._breaker.ask(link, *self._register(b"count"), done=self._count)
+        await self.learn()
         await self._tell(
             link, [gate for gate in self._owners.values() if gate.budgets or any(one.used for one in gate.slots)]
         )
 
     async def _tell(self, link: Link, gates: Sequence[Gate]) -> None:
         for at in range(0, len(gates), AT_ONCE):
-            asked = []
-            for gate in gates[at : at + AT_ONCE]:
-                form = self.form(gate)
-                asked.append(self._breaker.ask(link, *form.sync(self.replicas), done=partial(self._entered, form)))
-            await asyncio.gather(*asked)
+            left = gates[at : at + AT_ONCE]
+            for _ in range(TRIES):
+                asked = []
+                for form in map(self.form, left):
+                    asked.append(self._breaker.ask(link, *form.sync(self.replicas), done=partial(self._entered, form)))
+                answers = await asyncio.gather(*asked)
+                left = [gate for gate, answer in zip(left, answers, strict=True) if answer[0] == ANOTHER]  # type: ignore[index]
 
     async def refresh(self) -> None:
         """Tell all that this replica knows, which is answered with what others have used."""
@@ -169,7 +196,7 @@ class Shared:
         for owner in self._touched:
             if owner in self._owners:
                 form = self.form(self._owners[owner])
-                link.call(*form.sync(self.replicas, anew=True), partial(self._synced, form))
+                link.call(*form.sync(self.replicas, anew=True), partial(self._synced, form, TRIES))
                 self._busy[owner] = self._loop.time()
         logger.info("store %s is there: limits are shared, replicas: %d", self.settings, self.replicas)
 
@@ -209,17 +236,18 @@ class Shared:
 
     def locally(self, gate: Gate, tokens: int, need: int, now_s: float, now_ms: float) -> Hold | Refused:
         """Admit by what this replica may do by itself."""
+        date_s = self.date(now_ms / 1_000)
         hard = next((one for one in gate.budgets if one.mode == "hard"), None)
         if self.up and hard is not None and need:
             return Refused(hard, SOON_US, unknown=True)
-        got = gate.admit(tokens, need, now_s, now_ms)
+        got = gate.admit(tokens, need, now_s, date_s * 1_000)
         if isinstance(got, Refused):
             limit = got.limit
             if isinstance(limit, Budget) and limit.gone + need <= limit.limit:
                 return Refused(limit, SOON_US, unknown=True)
             return got
         self._touched.update((one.scope, one.name) for one in (*gate.slots, *gate.budgets))
-        return SharedHold(got.gate or gate, tokens, need, now_s, store=self, alone=True)
+        return SharedHold(got.gate or gate, tokens, need, now_s, store=self, alone=True, paid_us=int(date_s * 1e6))
 
     # -- together --
 
@@ -240,9 +268,10 @@ class Shared:
         else:
             link.call(*form.call(b"admit", asked.tokens, asked.need, self.heard_us), asked.answer)
 
-    def hold(self, form: Form, over: int, tokens: int, need: int) -> SharedHold:
-        """A request was admitted; `over` are the limits in shadow mode that would have refused it. HOT."""
+    def hold(self, form: Form, answer: list[int], tokens: int, need: int) -> SharedHold:
+        """A request was admitted, perhaps over limits in shadow mode that would have refused it. HOT."""
         gate = form.gate
+        over, at_us = answer[3], answer[4]
         if over:
             gate = gate.without([one for at, one in enumerate(form.limits) if over >> at & 1])
         for slots in gate.slots:
@@ -252,22 +281,22 @@ class Shared:
         now = self._loop.time()
         for owner in form.owners:
             self._busy[owner] = now
-        return SharedHold(gate, tokens, need, now, store=self)
+        return SharedHold(gate, tokens, need, now, store=self, since_us=at_us, paid_us=at_us)
 
-    def settle(self, gate: Gate, places: int, requests: int, tokens: int, need: int) -> None:
-        """Tell what came of a request. While the store is away that is told later, as part of all."""
+    def settle(self, gate: Gate, what: tuple[int, int, int, int, int]) -> None:
+        """Tell what came of a request, see `Form.settle`; while the store is away later, as part of all."""
         link = self._breaker.link
         if self.degraded or link is None:
             self._touched.update((one.scope, one.name) for one in (*gate.slots, *gate.budgets))
             return
         form = self.form(gate)
         if form.limits:
-            link.call(*form.settle(places, requests, tokens, need), partial(self._numbers_of, "settle"))
+            link.call(*form.settle(*what), partial(self._numbers_of, "settle"))
 
     def released(self, hold: Hold, freed: int) -> None:
         """What an attempt cost is told before the next one leaves."""
         if hold.gate is not None and hold.gate.budgets:
-            self.settle(hold.gate, 0, 0, 0, freed)
+            self.settle(hold.gate, (0, 0, 0, freed, 0))
 
     def form(self, gate: Gate) -> Form:
         """How a gate is written on the connection there is. HOT where limits are shared."""
@@ -276,7 +305,7 @@ class Shared:
             form = self._forms[gate] = Form(gate, self._session)
         return form
 
-    def enter(self, form: Form) -> None:
+    def enter(self, form: Form, tries: int = TRIES) -> None:
         """Tell of every key, team or target of a gate what this replica knows."""
         link = self._breaker.link
         if link is None:
@@ -285,7 +314,7 @@ class Shared:
             gate = self._owners.get(owner)
             if gate is not None:
                 own = self.form(gate)
-                link.call(*own.sync(self.replicas), partial(self._synced, own))
+                link.call(*own.sync(self.replicas), partial(self._synced, own, tries - 1))
 
     # -- answers --
 
@@ -303,19 +332,24 @@ class Shared:
     def _numbers_of(self, op: str, reply: Reply) -> None:
         self.numbers(op, reply)
 
-    def _synced(self, form: Form, reply: Reply) -> None:
+    def _synced(self, form: Form, tries: int, reply: Reply) -> None:
         answer = self.numbers("sync", reply)
         if answer is not None:
             try:
                 self._entered(form, answer)
             except Gone as why:
                 self._breaker.fail(why)
+            else:
+                if answer[0] == ANOTHER and tries:
+                    self.enter(form, tries)
 
     def _entered(self, form: Form, answer: list[int]) -> None:
         if answer[0] == OUTDATED:
             self._breaker.outdo(answer[1])
             raise Gone("outdated")
-        if self.degraded:
+        if answer[0] == ANOTHER:
+            self.follow_to(form, answer)
+        elif self.degraded:
             self._heard.append((form, answer))
         else:
             self.see(form, answer, time.monotonic())
@@ -324,6 +358,8 @@ class Shared:
         answer = self.numbers("beat", reply)
         if answer is not None and answer[0] == UNKNOWN:
             self.enter(form)
+        elif answer is not None and answer[0] == ANOTHER:
+            self.follow_to(form, answer)
         elif answer is not None:
             self.see(form, answer, time.monotonic())
 
@@ -347,6 +383,9 @@ class Shared:
     def _count(self, answer: list[int]) -> None:
         """How many replicas there are. A store that has just come back, or was emptied, does not know them all yet."""
         now = self._loop.time()
+        first = not self.clock.known
+        if self.clock.hear(answer[2]):
+            self.follow(self.clock.wall(), jumped=True, first=first)
         if self.degraded or not answer[0]:
             self._sure_at = now + SURE_S
         if answer[1] >= self.replicas or now >= self._sure_at:
@@ -390,6 +429,7 @@ class Shared:
     def read(self) -> Iterator[Kept]:
         """What a scrape is told."""
         yield Rows(families.STORE_UP, [((self.name,), int(self.up))])
+        yield Rows(families.STORE_CLOCK, [((self.name,), self.clock.off_s)])
         yield Rows(families.STORE_ERRORS, [((self.name, op), count) for op, count in self.errors.items()])
 
 
@@ -398,5 +438,9 @@ def _owner(gate: Gate) -> tuple[str, str]:
     return first.scope, first.name
 
 
-def _nobody(reply: Reply) -> None:
+def _nobody(*_: object, **__: object) -> None:
     """Nobody waits for it."""
+
+
+async def _nothing() -> None:
+    """There are no books."""

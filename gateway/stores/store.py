@@ -34,7 +34,10 @@ class Store(Protocol):
     def turned(self) -> None:
         """Periods have begun."""
 
-    def state(self) -> dict[str, str] | None:
+    def date(self, now_s: float) -> float:
+        """The time that tells which period it is, where the clock of this machine says `now_s`. Unix seconds."""
+
+    def state(self) -> dict[str, str | float] | None:
         """Whether what others share can be reached, and why not; None where nothing is shared."""
 
     async def refresh(self) -> None:
@@ -62,7 +65,11 @@ class Memory:
     def turned(self) -> None:
         """The same."""
 
-    def state(self) -> dict[str, str] | None:
+    def date(self, now_s: float) -> float:
+        """That very time."""
+        return now_s
+
+    def state(self) -> dict[str, str | float] | None:
         """Nothing is."""
         return None
 

@@ -7,13 +7,8 @@ here is a ratio where two counters say more, and every duration is in seconds.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from gateway.core.types import NANO_PER_USD
 from gateway.telemetry.series import Family
-
-if TYPE_CHECKING:
-    pass
 
 #: Seconds. Answers of language models take from milliseconds (a cached short one) to minutes (long thinking).
 DURATION_BUCKETS_S = (
@@ -333,6 +328,12 @@ STORE_UP = Family(
     ("store",),
     "1 while the store that replicas share can be used. Absent where there is none.",
 )
+STORE_CLOCK = Family(
+    "pointsman_store_clock_offset_seconds",
+    "gauge",
+    ("store",),
+    "How far this clock is ahead of that of the shared store, by which periods of budgets go; below 0: behind.",
+)
 STORE_ERRORS = Family(
     "pointsman_store_errors_total",
     "counter",
@@ -437,7 +438,7 @@ FAMILIES = (
     INFLIGHT, MEMORY_USED, MEMORY_LIMIT, MEMORY_PRESSURE, CONNECTIONS, LOAD, SHED, QUEUE,
     ENDPOINT_INFLIGHT, ENDPOINT_LIMIT, ENDPOINT_STATE, EJECTIONS, LOOP_BLOCKED,
     TARGET_STATE, TARGET_SLOW, TARGET_DOUBTED, RELOADS, RELOADED, LOADED_AT, RECORDS, LOG_LINES,
-    BUDGET_LIMIT, BUDGET_LEFT, BUDGET_ENDS, SHADOWED, STORE_UP, STORE_ERRORS,
+    BUDGET_LIMIT, BUDGET_LEFT, BUDGET_ENDS, SHADOWED, STORE_UP, STORE_CLOCK, STORE_ERRORS,
     LEDGER_UP, LEDGER_LAG, LEDGER_PENDING, LEDGER_ENTRIES, LEDGER_ERRORS,
     SHIPPED, UNSHIPPED, SHIPPING_LAG, SHIPPING_ERRORS, OTLP_EXPORTS, OTLP_EXPORTED, OTLP_DROPPED,
     OTLP_DROPPED_REQUESTS, BUILD, POLICY, TARGET, TOKEN_PRICE, RETIRES,

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,13 @@ class Replicas:
 
 @contextlib.contextmanager
 def replicas(
-    where: Path, count: int, url: str, keys: list[dict[str, Any]], *scripts: Script, **store: Any
+    where: Path,
+    count: int,
+    url: str,
+    keys: list[dict[str, Any]],
+    *scripts: Script,
+    environs: Sequence[Mapping[str, str]] = (),
+    **store: Any,
 ) -> Iterator[Replicas]:
     """So many, started together. Prompts cost nothing. Of several scripts, each is a target's, tried in their order."""
     upstreams = {name: Upstream([script]) for name, script in zip("abc", scripts or [ANSWER], strict=False)}
@@ -101,7 +107,8 @@ def replicas(
             (where / str(at) / "policies" / "default.yaml").write_text(
                 f"policy: default\nrank: listed\nrules:\n  - {{id: all, use: [{order}]}}\n"
             )
-        starting = [running(where / str(at), settings(at)) for at in range(count)]
+        own = environs or [{}] * count
+        starting = [running(where / str(at), settings(at), **own[at]) for at in range(count)]
         gateways = list(pool.map(stack.enter_context, starting))
         made = Replicas(gateways, upstreams)
         stack.callback(made.close)

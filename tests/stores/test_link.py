@@ -116,7 +116,7 @@ def test_a_script_that_the_server_has_forgotten_is_sent_whole(server: Valkey) ->
             link.call(len(words), b"".join(map(argument, words)), found.append)
             while not found:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-            assert found.pop() in ([0, 1], [1, 1])
+            assert found.pop()[:2] in ([0, 1], [1, 1])  # type: ignore[index]
         link.end(Gone("done"))
         return found
 

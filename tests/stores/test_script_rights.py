@@ -46,7 +46,7 @@ def test_the_documented_user_may_do_what_the_gateway_does_and_nothing_else(serve
 
 def gate() -> Gate:
     budget = Budget("key", "k", Allowance(1_000_000, "day"))
-    budget.begin(1_000, 2_000)
+    budget.begin(0, 1 << 52)
     rates = (Rate("key", "k", "rpm", Cap(60)),), (Rate("key", "k", "tpm", Cap(6_000)),)
     return Gate(*rates, (Slots("key", "k", Cap(5)),), (budget,), tag="k")
 

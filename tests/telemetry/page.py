@@ -64,6 +64,7 @@ OF_CONFIGURATION = {
     families.BUDGET_ENDS: "B",
     families.SHADOWED: "S",
     families.STORE_UP: "1",
+    families.STORE_CLOCK: "1",
     families.STORE_ERRORS: "6",
     families.LEDGER_ENTRIES: "10",
     families.LEDGER_ERRORS: "3",
