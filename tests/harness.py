@@ -358,15 +358,20 @@ def serving(path: Path, *, command: tuple[str, ...] = SERVE, **environ: str) -> 
             raise AssertionError("the gateway did not start:\n" + "\n".join(lines))
         yield Gateway(process, found["public"], found["admin"], path.parent, lines)
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)
         reader.join(5)
         assert process.stdout is not None
         process.stdout.close()
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """Ask it to, and after ten seconds no more."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def chat(model: str = "auto", text: str = "Say hello.", **more: Any) -> dict[str, Any]:

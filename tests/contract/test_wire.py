@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from gateway.core.servers.dialects import (
 from gateway.core.servers.refusals import CODES
 from gateway.core.servers.respell import OTHER
 from gateway.core.types import Backend, Endpoint, Model, Outcome, Target, Thinking
+from tests.fuzz import targets
 
 WIRE = Path(__file__).parent.parent / "wire"
 
@@ -213,17 +213,7 @@ def relayed(
 
 
 def cuts(one: Recorded) -> list[list[bytes] | tuple[bytes, ...]]:
-    body = one.body
-    made: list[list[bytes] | tuple[bytes, ...]] = [one.chunks, [body], [body[i : i + 1] for i in range(len(body))]]
-    chance = random.Random(one.name)
-    for most in (3, 40, 700):
-        reads, at = [], 0
-        while at < len(body):
-            size = chance.randint(1, most)
-            reads.append(body[at : at + size])
-            at += size
-        made.append(reads)
-    return made
+    return [one.chunks, *targets.reads(one.body)]
 
 
 @pytest.mark.parametrize("one", STREAMS, ids=str)

@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.harness import end
+
 
 def free_port() -> int:
     """A port that was free a moment ago: Prometheus cannot say which one it was given."""
@@ -39,9 +41,9 @@ class Prometheus:
 
     def wait_for(self, query: str, seconds: float = 20.0) -> None:
         """Until the query has a result."""
-        end = time.monotonic() + seconds
+        ends_at = time.monotonic() + seconds
         while not self.ask(query):
-            assert time.monotonic() < end, f"nothing after {seconds} s for {query}"
+            assert time.monotonic() < ends_at, f"nothing after {seconds} s for {query}"
             time.sleep(0.2)
 
     def ready(self) -> bool:
@@ -74,17 +76,12 @@ def running(where: Path, config: str, *options: str) -> Iterator[Prometheus]:
         )  # fmt: skip
     server = Prometheus(f"http://127.0.0.1:{port}")
     try:
-        end = time.monotonic() + 30
+        ends_at = time.monotonic() + 30
         while not server.ready():
             assert process.poll() is None, (where / "prometheus.log").read_text()
-            assert time.monotonic() < end, "prometheus does not get ready"
+            assert time.monotonic() < ends_at, "prometheus does not get ready"
             time.sleep(0.1)
         yield server
     finally:
         server.close()
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)
