@@ -39,7 +39,8 @@ MEDIA_MEMBERS: Mapping[str, Modality] = MappingProxyType(
         **dict.fromkeys(("image_embeds", "image_pil", "audio_embeds", "attachments"), "other"),
     }
 )
-_HEADER_CHARS = 131_072  # of base64: JPEG puts its size behind previews, PNG, GIF and WebP in the first 30 bytes
+#: Characters that hold an image's size: PNG, GIF and WebP have it in the first 30 bytes, JPEG puts it behind previews.
+_HEADER_CHARS = (2_048, 131_072)
 
 
 @dataclass(slots=True)
@@ -94,13 +95,15 @@ def read(messages: Sequence[Mapping[str, Any]]) -> Content:
                         _part(part, found)
                 elif value:
                     texts.append(value)
+            elif name == "role":
+                continue
             elif name == "tool_calls" and isinstance(value, list):
                 found.calls += len(value)
                 for call in value:
                     texts += _apart(call)
             elif name in MEDIA_MEMBERS and value:
                 _beside(MEDIA_MEMBERS[name], value, found)
-            elif name != "role" and value:
+            elif value:
                 texts += [value] if isinstance(value, str | LongText) else _apart(value)
     return found
 
@@ -221,18 +224,21 @@ def image_size(url: Text | None) -> Size | None:
     """Width and height of an image in a data URL, from its header; None where it is elsewhere or cannot be read."""
     if url is None:
         return None
-    head = url.window(0, _HEADER_CHARS) if isinstance(url, LongText) else url[:_HEADER_CHARS]
-    if not head or not head.startswith("data:image/"):
-        return None
-    meta, comma, data = head.partition(",")
-    if not comma or not meta.endswith(";base64"):
-        return None
-    try:
-        raw = binascii.a2b_base64(data[: len(data) // 4 * 4])
-    except ValueError:
-        return None
-    size = _png(raw) or _gif(raw) or _webp(raw) or _jpeg(raw)
-    return size if size is not None and min(size) > 0 else None
+    for chars in _HEADER_CHARS:
+        head = url.window(0, chars) if isinstance(url, LongText) else url[:chars]
+        if not head or not head.startswith("data:image/"):
+            return None
+        meta, comma, data = head.partition(",")
+        if not comma or not meta.endswith(";base64"):
+            return None
+        try:
+            raw = binascii.a2b_base64(data[: len(data) // 4 * 4])
+        except ValueError:
+            return None
+        size = _png(raw) or _gif(raw) or _webp(raw) or _jpeg(raw)
+        if size is not None:
+            return size if min(size) > 0 else None
+    return None
 
 
 def _png(raw: bytes) -> Size | None:

@@ -117,9 +117,9 @@ def _user_texts(messages: Sequence[Mapping[str, Any]]) -> list[Text]:
         if message["role"] != "user":
             continue
         content = message.get("content")
-        if isinstance(content, str | LongText):
+        if type(content) is str or type(content) is LongText:
             found.append(content)
-        elif isinstance(content, list):
+        elif type(content) is list:
             texts = [part.get("text") for part in content if part["type"] in ("text", "input_text")]
             short = [text for text in texts if isinstance(text, str)]
             long = [text for text in texts if isinstance(text, LongText)]

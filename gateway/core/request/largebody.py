@@ -7,7 +7,7 @@ searches, counts and comparisons at C speed. What the text means, and small bodi
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import msgspec
@@ -35,7 +35,7 @@ _OUTSIDE = b"0123456789+-.eE,[]{}: \t\r\ntruefalsn"  # the bytes of JSON outside
 _PIECE = 65_536
 _PIECES_PER_STEP = 16
 _COMPARED = 1 << 20  # bytes compared at once where that takes a copy
-_PLACES_PER_STEP = 1_000
+_MEMBERS_PER_STEP = 1_000
 _STEP = 128
 _DIGITS = re.compile(rb"[0-9]{2,}")
 _BACKSLASH, _COMMA, _COLON, _CLOSE_OBJECT = b"\\,:}"
@@ -58,7 +58,7 @@ def check_count(body: Body) -> Generator[None, None, None]:
     step = max(size // 256, 129)
     phase = hash(bytes(body[:64])) % (step - 128)  # differs from process to process: nobody can aim between the places
     places = range(phase, size - 128, step)
-    seen = b"".join(b"" if _is_text(body[at : at + 128]) else body[at : at + 128] for at in places)
+    seen = b"".join(_seen(bytes(body[at : at + 128])) for at in places)
     if sum(map(seen.count, _SEPARATORS)) * size < MAX_VALUES * 128 * len(places):
         return
     found, at, inside, pieces = 1, 0, False, 0
@@ -85,13 +85,16 @@ def check_count(body: Body) -> Generator[None, None, None]:
             raise BadRequest("invalid_json", f"The request body holds more than {MAX_VALUES:,} values.")
 
 
-def _is_text(cut: bytes | bytearray) -> bool:
-    """Whether a cut from a body is proved to lie inside one string: it has no quote, and a byte that only strings have.
+def _seen(cut: bytes) -> bytes:
+    """A cut from a body without what is proved to lie inside strings, for it holds a byte that only strings have.
 
-    What it begins with may belong to an escape before it, so quotes and backslashes there say nothing.
+    What the cut begins with may belong to an escape before it, so quotes and backslashes there say nothing.
     """
-    plain = cut.lstrip(b'\\"').replace(b"\\\\", b"").replace(b'\\"', b"")
-    return b'"' not in plain and bool(plain.translate(None, _OUTSIDE))
+    parts = cut.lstrip(b'\\"').replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+    for number, part in enumerate(parts):
+        if part.translate(None, _OUTSIDE):
+            return b"".join(parts[number % 2 ^ 1 :: 2])
+    return cut
 
 
 def check_numbers(text: bytes) -> None:
@@ -114,90 +117,53 @@ def _long_digits(text: bytes) -> int:
     return found
 
 
-def check_names(members: Mapping[str, Any]) -> None:
+def check_names(names: Iterable[str]) -> None:
     """Refuse names that are no names."""
-    if members and max(map(len, members)) > MAX_NAME:
+    if max(map(len, names), default=0) > MAX_NAME:
         raise BadRequest("invalid_json", f"The request body holds a key of more than {MAX_NAME:,} characters.")
 
 
-def places(body: Body, at: int, size: int, members: Mapping[str, Any]) -> Generator[None, None, list[int]]:
-    """Where in `body` each member's value starts, of the object of `size` bytes at `at`.
+def check_members(text: memoryview, members: Mapping[str, Any]) -> Generator[None, None, None]:
+    """Refuse the text of an object that holds more members than its dict.
 
-    Refuses an object whose text holds more members than its dict. Compact text is proved by its length. Otherwise the
-    text is walked along the dict: key, colon, value, comma and so on to the closing brace. That cannot succeed where a
-    key is doubled, for the dict has fewer members, and the text cannot end after fewer.
+    The text is walked along the dict: key, colon, value, comma and so on to the closing brace. That cannot succeed
+    where a key is doubled, for the dict has fewer members, and the text cannot end after fewer.
     """
-    found: list[int] = []
-    end, start = at + size, at
-    at += 1
-    for name, value in members.items():
-        at += len(_ENCODER.encode(name)) + 1
-        if not found and not stands(body, memoryview(value), at):
-            break  # not compact from the start
-        found.append(at)
-        at += len(memoryview(value)) + 1
-        if len(found) % _PLACES_PER_STEP == 0:
-            yield
-    if at == end:
-        return found
-    found = []
-    at = skip_space(body, start + 1)
-    for name, value in members.items():
-        if body[at] <= _SPACE:
-            at = skip_space(body, at)
+    at = skip_space(text, 1)
+    for number, (name, value) in enumerate(members.items()):
+        if text[at] <= _SPACE:
+            at = skip_space(text, at)
         key = _ENCODER.encode(name)
-        at = at + len(key) if body[at : at + len(key)] == key else _key_end(body, at, len(name))
-        if body[at] != _COLON:
-            at = skip_space(body, at)
+        at = at + len(key) if bytes(text[at : at + len(key)]) == key else _key_end(text, at, len(name))
+        if text[at] != _COLON:
+            at = skip_space(text, at)
         at += 1
-        if body[at] <= _SPACE:
-            at = skip_space(body, at)
-        found.append(at)
-        view = memoryview(value)
-        if not stands(body, view, at):
+        if text[at] <= _SPACE:
+            at = skip_space(text, at)
+        if not _stands(text, memoryview(value), at):
             duplicate()
-        at += len(view)
-        if body[at] <= _SPACE:
-            at = skip_space(body, at)
-        if body[at] != _COMMA and body[at] != _CLOSE_OBJECT:
+        at += len(memoryview(value))
+        if text[at] <= _SPACE:
+            at = skip_space(text, at)
+        if text[at] != _COMMA and text[at] != _CLOSE_OBJECT:
             duplicate()
         at += 1
-        if len(found) % _PLACES_PER_STEP == 0:
+        if number % _MEMBERS_PER_STEP == 0:
             yield
-    if members and body[at - 1] != _CLOSE_OBJECT:
+    if members and text[at - 1] != _CLOSE_OBJECT:
         duplicate()
-    return found
 
 
-def item_places(body: Body, at: int, items: Sequence[Any]) -> Generator[None, None, list[int]]:
-    """Where in `body` each item starts, of the array at `at`."""
-    found = []
-    at = skip_space(body, at + 1)
-    for item in items:
-        found.append(at)
-        at += len(memoryview(item))
-        if body[at] <= _SPACE:
-            at = skip_space(body, at)
-        at += 1  # past the comma
-        if body[at] <= _SPACE:
-            at = skip_space(body, at)
-        if len(found) % _PLACES_PER_STEP == 0:
-            yield
-    return found
-
-
-def stands(body: Body, text: memoryview, at: int) -> bool:
-    """Whether `text` stands at `body[at]`."""
-    if isinstance(body, bytes | bytearray):
-        return body.startswith(text, at)
-    for start in range(0, len(text), _COMPARED):
-        part = text[start : start + _COMPARED]
-        if not body[at + start : at + start + len(part)].startswith(part):
+def _stands(text: memoryview, value: memoryview, at: int) -> bool:
+    """Whether `value` stands at `text[at]`."""
+    for start in range(0, len(value), _COMPARED):
+        part = value[start : start + _COMPARED]
+        if not bytes(text[at + start : at + start + len(part)]).startswith(part):
             return False
     return True
 
 
-def skip_space(text: Body, at: int) -> int:
+def skip_space(text: memoryview, at: int) -> int:
     """The place of the first byte from `at` on that is no white space, of text that is known to be JSON."""
     size, stop = 1024, at + MAX_SPACE
     while at < len(text) and text[at] <= _SPACE:
@@ -205,18 +171,15 @@ def skip_space(text: Body, at: int) -> int:
             raise BadRequest(
                 "invalid_json", f"The request body holds over {MAX_SPACE:,} bytes of white space in a row."
             )
-        space = text[at : at + size]
+        space = bytes(text[at : at + size])
         at += len(space) - len(space.lstrip())
         size = min(4 * size, 1 << 20)
     return at
 
 
-def _key_end(text: Body, at: int, length: int) -> int:
+def _key_end(text: memoryview, at: int, length: int) -> int:
     """The place after the closing quote of a key of `length` characters that starts at `at`, however it is escaped."""
-    end = text.find(b'"', at + 1)
-    if text[end - 1] != _BACKSLASH:  # the usual case: no backslash before it
-        return end + 1
-    key = text[at + 1 : at + 12 * length + 2]  # a character takes at most two \uXXXX
+    key = bytes(text[at + 1 : at + 12 * length + 2])  # a character takes at most two \uXXXX
     return at + 2 + key.replace(b"\\\\", b"__").replace(b'\\"', b"__").find(b'"')
 
 

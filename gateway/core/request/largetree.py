@@ -1,21 +1,27 @@
-"""The tree of a large body, grown in steps, with its long texts left where they are.
+"""The tree of a large body, grown in steps, with its texts left where they are.
 
 Here belongs reading what is too large to be decoded in one piece: which parts are decoded, which stay views of the
 body, and where a caller who must not be held up may pause. How a short piece is decoded is `wire`'s and is handed in;
 what costs too much is refused by `largebody`. Every generator here yields at places where it may be left for a while:
 no step takes longer than one look at the whole body, about 1 ms per MB of hostile text, a quarter of that of any other.
+
+A large body is a few kinds of objects many times over. So whatever can be is done to all values of one level at once,
+which takes a fraction of the time of one after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
+from itertools import chain, compress, pairwise
+from operator import not_
+from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
 from gateway.core.errors import BadRequest
-from gateway.core.request.largebody import Body, check_names, check_numbers, item_places, places, skip_space
+from gateway.core.request.glue import Glue, Members, Table, glue_of, stands, table
+from gateway.core.request.largebody import MAX_NAME, Body, check_members, check_names, check_numbers, skip_space
 from gateway.core.text.longtext import LongText
 
 T = TypeVar("T")
@@ -24,14 +30,16 @@ Steps = Generator[None, None, T]
 _BATCH_BYTES = 65_536
 _UTF8_BYTES = 65_536  # decoded at once, to bound the memory that takes
 _UTF8_PIECES = 64  # per step
-_TURNS_PER_STEP = 2_000
-_MESSAGES = b'"messages":'
-_PARTS_BYTES = 512  # of parts that are left where they are; shorter ones are decoded more quickly than looked at
-_AROUND_BYTES = 65_536  # before them, and behind them, of a usual body
+_SLOTS_PER_STEP = 2_000
+_CONTAINERS_PER_STEP = 256
+_MESSAGES = b'"messages"'
+_SHORT_BYTES = 128  # a value of up to this many is decoded: that takes no longer than to leave it where it is
+_LEAST_AROUND_BYTES = 131_072  # before the messages and behind them; of a larger body an eighth, which is copied
 # Every level around a large value reads over it once more: bytes of the body times levels that may hold large values,
 # 8 of them at 64 MB, all at 8 MB.
 _MAX_WORK = 536_870_912
-_SPACE, _QUOTE, _OPEN_OBJECT, _OPEN_ARRAY = b' "{['
+_MAX_LEVELS = 8  # down to which values that are not large are left where they are as well
+_QUOTE, _OPEN_OBJECT, _OPEN_ARRAY = b'"{['
 
 
 def finish(steps: Steps[T]) -> T:
@@ -45,54 +53,20 @@ def finish(steps: Steps[T]) -> T:
 
 
 class Chat(NamedTuple):
-    """A body of the usual kind. `plain`: its messages hold a role and a text each, and nothing else."""
+    """A body of the usual kind: its tree, and the texts of its members."""
 
     tree: dict[str, Any]
     members: dict[str, Any]
-    plain: bool
-
-
-#: How long some messages are, whether they are plain, and what makes their tree.
-_Read: TypeAlias = "tuple[int, bool, Steps[list[Any]]]"
-
-
-class _Turn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """What most messages are, in the order in which everybody writes it."""
-
-    role: Annotated[str, msgspec.Meta(min_length=1)]
-    content: msgspec.Raw
-
-
-_ABSENT = msgspec.Raw()
-
-
-class _Step(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """What messages are around calls of tools, and of clients that send parts."""
-
-    role: Annotated[str, msgspec.Meta(min_length=1)]
-    content: msgspec.Raw = _ABSENT
-    tool_calls: msgspec.Raw = _ABSENT
-    tool_call_id: msgspec.Raw = _ABSENT
-    name: msgspec.Raw = _ABSENT
-    refusal: msgspec.Raw = _ABSENT
-    reasoning_content: msgspec.Raw = _ABSENT
-
-
-class _Part(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    type: Literal["text"]
-    text: msgspec.Raw
 
 
 class _Chat(msgspec.Struct, gc=False):
-    """What most bodies are: such messages, and members that are only read over."""
+    """What most bodies are: messages, and members that are only read over."""
 
-    messages: Annotated[list[_Turn], msgspec.Meta(min_length=1)]
+    messages: Annotated[list[Members], msgspec.Meta(min_length=1)]
 
 
-class _Course(msgspec.Struct, gc=False):
-    """The same with calls of tools."""
-
-    messages: Annotated[list[_Step], msgspec.Meta(min_length=1)]
+#: Where a value belongs, and its text: a dict and a name, or a list and a place in it.
+_Slot: TypeAlias = "tuple[Any, Any, msgspec.Raw]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,37 +77,50 @@ class Grower:
     """
 
     body: Body
-    whole_bytes: int  # a value of up to this many bytes is decoded
+    whole_bytes: int  # a value of up to this many bytes may be decoded
     max_depth: int
     decode: Callable[[bytes, int], Any]
     too_deep: Callable[[], Any]  # raises
+    glue: Glue
+
+    @staticmethod
+    def of(
+        body: Body,
+        whole_bytes: int,
+        max_depth: int,
+        decode: Callable[[bytes, int], Any],
+        too_deep: Callable[[], Any],
+    ) -> Grower:
+        """How the tree of this body is grown."""
+        return Grower(body, whole_bytes, max_depth, decode, too_deep, glue_of(bytes(body[:_BATCH_BYTES])))
 
     def chat(self) -> Steps[Chat | None]:
         """The tree of a body and the texts of its members, from one look at it; None where it is not of the usual kind.
 
-        That is: messages of a role and a text each, or with calls of tools, and around them no more than what is
-        decoded in one piece. The decoder proves the whole to be JSON and tells what each message ends up as, but not
-        where they stand. So that is guessed: from the first `"messages":` on, for as many bytes as such messages take
-        that hold nothing else. Then everything around them is read with a 0 in their place. That cannot be JSON if they
-        go on behind the guess: what is read as text here is structure there, or a bracket is closed that was never
-        opened.
+        That is: an array of messages, written as encoders write it, and not too much around it. The decoder proves the
+        whole to be JSON and tells what each message ends up as, but not where they stand. So that is guessed: from the
+        first `"messages":` on, for as many bytes as they take if they hold nothing else. Then everything around them is
+        read with a 0 in their place. That cannot be JSON if they go on behind the guess: what is read as text here is
+        structure there, or a bracket is closed that was never opened.
         """
-        body = self.body
-        head = bytes(body[:_AROUND_BYTES])
-        at = head.find(_MESSAGES) + len(_MESSAGES)
-        space = b" " if head.startswith(b" ", at) else b""
-        at += len(space)
-        if at < len(_MESSAGES) or not head.startswith(b'[{"role":' + space, at):
+        body, glue = self.body, self.glue
+        most = max(_LEAST_AROUND_BYTES, len(body) // 8)
+        head = bytes(body[:most])
+        name = _MESSAGES + glue.colon
+        at = head.find(name) + len(name)
+        if at < len(name):
             return None
-        turns = _messages(body)
-        yield
-        if turns is None:
+        try:
+            messages = _CHAT.decode(body).messages
+        except _UNREADABLE:
             return None  # what is no JSON at all is told so by who reads any
-        read = (yield from self._plain(at, turns)) or (None if space else (yield from self._course(turns)))
-        if read is None:
+        yield
+        found = table(messages)
+        size = glue.array_size(found, 1, 1)
+        yield
+        if at + size >= len(body) or at + len(body) - at - size > most:
             return None
-        size, plain, grow = read
-        if len(body) - at - size > _AROUND_BYTES:
+        if not glue.compact and not (yield from _all(stands(glue.array_rows(messages, 1), memoryview(body)[at:]))):
             return None
         around = b"0".join((head[:at], body[at + size :]))
         try:
@@ -142,226 +129,214 @@ class Grower:
             return None
         if bytes(members.get("messages", b"")) != b"0":
             return None  # it was a member of another object
-        check_names(members)
-        check_numbers(around)
-        tree: dict[str, Any] = self.decode(around, self.max_depth)
-        yield
+        tree = yield from self._root(around, members)
         yield from check_utf8(body)
         members["messages"] = msgspec.Raw(memoryview(body)[at : at + size])
-        tree["messages"] = yield from grow
-        return Chat(tree, members, plain)
+        tree["messages"] = messages
+        yield from self._grow(found, self.max_depth - 3)
+        return Chat(tree, members)
 
-    def _plain(self, at: int, turns: Sequence[_Turn | _Step]) -> Steps[_Read | None]:
-        """The length of messages of a role and a text each, and what makes their tree."""
-        if type(turns[0]) is not _Turn:
-            return None
-        views = [memoryview(turn.content) for turn in turns]
-        size = yield from self._size(at, turns, views)
-        return None if size is None else (size, True, _texts(turns, views))
-
-    def _course(self, steps: Sequence[_Turn | _Step]) -> Steps[_Read | None]:
-        """The same for messages with calls of tools, without spaces: their texts are left where they are, what is short
-        beside them is decoded, and where that is not short this is given up.
-        """
-        roles = {role: len(_ENCODER.encode(role)) + len('{"role":},') for role in {step.role for step in steps}}
-        size = 1
-        trees: list[Any] = []
-        owners: list[tuple[dict[str, Any], str]] = []
-        values: list[msgspec.Raw] = []
-        for step in steps:
-            role, *texts = msgspec.structs.astuple(step)
-            tree: dict[str, Any] = {"role": role}
-            size += roles[role]
-            for name, room, text in zip(_STEP_NAMES, _STEP_ROOM, texts, strict=False):
-                if not text:
-                    continue
-                size += len(text) + room
-                found = _left(text) if name == "content" else None
-                if found is not None:
-                    tree[name] = found
-                elif len(text) > self.whole_bytes:
-                    return None
-                else:
-                    owners.append((tree, name))
-                    values.append(text)
-            trees.append(tree)
-            if len(trees) % _TURNS_PER_STEP == 0:
-                yield
-        return size, False, self._filled(trees, owners, values)
-
-    def _filled(
-        self, trees: list[Any], owners: Sequence[tuple[dict[str, Any], str]], values: list[msgspec.Raw]
-    ) -> Steps[list[Any]]:
-        """The trees of messages, some members of which are not decoded yet."""
-        decoded = yield from self._all(values, [0] * len(values), self.max_depth - 3)
-        for (tree, name), value in zip(owners, decoded, strict=True):
-            tree[name] = value
-        return trees
-
-    def tree(self, members: dict[str, Any]) -> Steps[dict[str, Any]]:
+    def tree(self, members: Members) -> Steps[dict[str, Any]]:
         """The decoded tree of any body, whose top-level members are given as text."""
         yield from check_utf8(self.body)
-        check_names(members)
         yield
-        begin = skip_space(self.body, 0)
-        starts = yield from places(self.body, begin, len(self.body) - begin, members)
-        yield
-        values = yield from self._all(list(members.values()), starts, self.max_depth - 1)
-        return dict(zip(members, values, strict=True))
+        return (yield from self._root(self.body, members))
 
-    def _all(self, values: list[msgspec.Raw], starts: list[int], depth: int) -> Steps[list[Any]]:
-        """The trees of some values that start at `starts`: the short ones decoded in batches, as an array is cheaper.
+    def _root(self, text: Body, members: Members) -> Steps[dict[str, Any]]:
+        """The tree of a text whose members are these."""
+        check_names(members)
+        if len(text) <= self.whole_bytes:
+            whole = bytes(text)
+            check_numbers(whole)
+            tree: dict[str, Any] = self.decode(whole, self.max_depth)
+            return tree
+        view = memoryview(text)
+        view = view[skip_space(view, 0) :]
+        end = len(view) - len(view[-_BATCH_BYTES:]) + len(bytes(view[-_BATCH_BYTES:]).rstrip())
+        yield from self._check(view[:end], members, self.max_depth)
+        tree = members.copy()
+        yield from self._grow(table([tree]), self.max_depth - 1)
+        return tree
+
+    def _check(self, text: memoryview, members: Members, depth: int) -> Steps[None]:
+        """Refuse an object with a name in it twice."""
+        glue, level = self.glue, self.max_depth - depth
+        same = len(text) == glue.size(table([members]), level)
+        if same and not glue.compact:
+            same = yield from _all(stands(glue.rows([members], level), text))
+        if not same:
+            yield from check_members(text, members)
+
+    def _grow(self, objects: Table, depth: int) -> Steps[None]:
+        """Puts trees in the place of the texts of all members of these objects."""
+        for column in objects.columns:
+            yield
+            yield from self._fill(*column, depth)
+
+    def _fill(
+        self, owners: Sequence[Any], keys: Iterable[Any], texts: Sequence[msgspec.Raw], depth: int
+    ) -> Steps[None]:
+        """Puts trees of at most so many levels in the place of these texts, those of long strings as they are."""
+        long = [len(text) > _SHORT_BYTES for text in texts]
+        if False in long:
+            if True not in long:
+                yield from self._decode(owners, keys, texts, depth)
+                return
+            some = list(zip(owners, keys, texts, strict=False))
+            yield from self._decode(*_apart(compress(some, map(not_, long))), depth)
+            owners, keys, texts = _apart(compress(some, long))
+            yield
+        kinds = [memoryview(text)[0] for text in texts]
+        yield
+        if kinds.count(_QUOTE) == len(kinds):
+            # Their escapes were validated when they were skipped, their UTF-8 with the whole body.
+            for owner, key, text in zip(owners, keys, map(LongText, texts), strict=False):
+                owner[key] = text
+            return
+        yield from self._sort(zip(owners, keys, texts, strict=False), kinds, depth)
+
+    def _sort(self, slots: Iterable[_Slot], kinds: Sequence[int], depth: int) -> Steps[None]:
+        """The same of texts of different kinds, none of them short."""
+        some: dict[int, list[_Slot]] = {_OPEN_OBJECT: [], _OPEN_ARRAY: []}
+        rest: list[_Slot] = []
+        level = self.max_depth - depth
+        for number, (slot, kind) in enumerate(zip(slots, kinds, strict=False)):
+            owner, key, text = slot
+            if number % _SLOTS_PER_STEP == 0:
+                yield
+            if kind == _QUOTE:
+                owner[key] = LongText(text)
+            elif len(text) > self.whole_bytes or (level <= _MAX_LEVELS and kind in some):
+                self._weigh(len(text), kind in some, depth)
+                some[kind].append(slot)
+            else:
+                rest.append(slot)
+        yield from self._containers(some[_OPEN_OBJECT], _OBJECT, depth, rest)
+        yield from self._containers(some[_OPEN_ARRAY], _OBJECTS, depth, rest)
+        if rest:
+            yield from self._decode(*_apart(rest), depth)
+
+    def _weigh(self, size: int, encloses: bool, depth: int) -> None:
+        """Refuse what takes too long to read."""
+        if not encloses:
+            raise BadRequest("invalid_json", "The request body holds a number that is out of range.")
+        if depth <= 0 or (size > self.whole_bytes and (self.max_depth - depth) * len(self.body) > _MAX_WORK):
+            self.too_deep()
+
+    def _containers(
+        self, slots: Sequence[_Slot], decoder: msgspec.json.Decoder[Any], depth: int, rest: list[_Slot]
+    ) -> Steps[None]:
+        """The same of texts that are all objects, or all arrays; those that are to be decoded are added to `rest`."""
+        found: list[tuple[_Slot, Any]] = []
+        for number, slot in enumerate(slots):
+            text = slot[2]
+            if len(text) > self.whole_bytes or number % _CONTAINERS_PER_STEP == 0:
+                yield
+            try:
+                read = decoder.decode(text)
+            except msgspec.ValidationError:
+                read = None
+            if read is None or (not read and decoder is _OBJECTS):  # not only objects in it, or nothing
+                yield from self._odd(slot, depth, rest)
+                continue
+            if len(text) > MAX_NAME:
+                check_names(read if decoder is _OBJECT else chain.from_iterable(read))
+            found.append((slot, read))
+        if not found:
+            return
+        yield
+        level, size = self.max_depth - depth, sum(len(text) for (_, _, text), _ in found)
+        if decoder is _OBJECTS:
+            grown = table([members for _, read in found for members in read])
+            least = self.glue.array_size(grown, len(found), level)
+        else:
+            grown = table([read for _, read in found])
+            least = self.glue.size(grown, level)
+        if not self.glue.compact or least != size:
+            grown = table((yield from self._proven(found, decoder, depth, rest)))
+        else:
+            for (owner, key, _), read in found:
+                owner[key] = read
+        if decoder is _OBJECTS:
+            depth -= 1
+            if depth <= 0 and grown.rows:
+                self.too_deep()
+        yield from self._grow(grown, depth - 1)
+
+    def _proven(
+        self, found: Sequence[tuple[_Slot, Any]], decoder: msgspec.json.Decoder[Any], depth: int, rest: list[_Slot]
+    ) -> Steps[list[Members]]:
+        """Puts what was read of texts in their place where that is all they hold; the objects in it."""
+        glue, level = self.glue, self.max_depth - depth
+        objects: list[Members] = []
+        for number, (slot, read) in enumerate(found):
+            owner, key, text = slot
+            if number % _CONTAINERS_PER_STEP == 0:
+                yield
+            rows = glue.rows([read], level) if decoder is _OBJECT else glue.array_rows(read, level)
+            if len(text) <= self.whole_bytes:
+                whole = b"".join(chain.from_iterable(rows))
+                same = len(whole) == len(text) and whole.startswith(text)
+            else:
+                size = glue.size(table([read]), level) if decoder is _OBJECT else glue.array_size(table(read), 1, level)
+                same = size == len(text) and (glue.compact or (yield from _all(stands(rows, memoryview(text)))))
+                if not same and decoder is _OBJECT:
+                    yield from check_members(memoryview(text), read)
+                    same = True
+            if not same:
+                yield from self._odd(slot, depth, rest)
+                continue
+            owner[key] = read
+            objects += [read] if decoder is _OBJECT else read
+        return objects
+
+    def _odd(self, slot: _Slot, depth: int, rest: list[_Slot]) -> Steps[None]:
+        """A text that is no object by object, or written in its own way: decoded, or an array read item by item."""
+        owner, key, text = slot
+        if len(text) <= self.whole_bytes:
+            rest.append(slot)
+            return
+        items = owner[key] = _ARRAY.decode(text)
+        yield
+        yield from self._fill([items] * len(items), range(len(items)), items.copy(), depth - 1)
+
+    def _decode(
+        self, owners: Sequence[Any], keys: Iterable[Any], texts: Sequence[msgspec.Raw], depth: int
+    ) -> Steps[None]:
+        """Puts the trees of short texts in their place: decoded in batches, as an array is cheaper.
 
         A batch is small enough for the copies that are made of it to stay in the processor's cache.
         """
-        trees: list[Any] = []
-        batch: list[msgspec.Raw] = []
-        held = 0
-        for value, at in zip(values, starts, strict=True):
-            size = len(memoryview(value))
-            if size <= self.whole_bytes:
-                batch.append(value)
-                held += size
-                if held <= _BATCH_BYTES:
-                    continue
-            if batch:
-                trees += self._batch(batch, depth)
-                batch, held = [], 0
-                yield
-            if size > self.whole_bytes:
-                trees.append((yield from self._one(at, value, depth)))
-        return trees + self._batch(batch, depth) if batch else trees
-
-    def _batch(self, values: list[msgspec.Raw], depth: int) -> list[Any]:
-        text = b"".join((b"[", b",".join(values), b"]"))
-        check_numbers(text)
-        trees: list[Any] = self.decode(text, depth + 1)
-        return trees
-
-    def _one(self, at: int, value: msgspec.Raw, depth: int) -> Steps[Any]:
-        """The tree of a value of more than `whole_bytes` that starts at `body[at]`."""
-        body = self.body
-        if depth <= 0 or (body[at] != _QUOTE and (self.max_depth - depth) * len(body) > _MAX_WORK):
-            self.too_deep()
-        kind = body[at]
-        if kind == _QUOTE:  # its escapes were validated when it was skipped, its UTF-8 with the whole body
-            return LongText(memoryview(value))
-        if kind == _OPEN_OBJECT:
-            members = _OBJECT.decode(value)
+        ends = list(range(0, len(texts), _BATCH_BYTES // _SHORT_BYTES))
+        if max(map(len, texts)) > _SHORT_BYTES:
+            ends, room = [], 0
+            for at, size in enumerate(map(len, texts)):
+                room -= size
+                if room < 0:
+                    ends.append(at)
+                    room = _BATCH_BYTES - size
+        names = iter(keys)
+        for first, end in pairwise([*ends, len(texts)]):
+            text = b"".join((b"[", b",".join(texts[first:end]), b"]"))
+            check_numbers(text)
+            for owner, key, value in zip(owners[first:end], names, self.decode(text, depth + 1), strict=False):
+                owner[key] = value
             yield
-            check_names(members)
-            starts = yield from places(body, at, len(memoryview(value)), members)
-            yield
-            values = yield from self._all(list(members.values()), starts, depth - 1)
-            return dict(zip(members, values, strict=True))
-        if kind == _OPEN_ARRAY:
-            if depth > 1 and body[at + 1 : at + 8] == b'{"role"':
-                turns = yield from self._turns(at, value)
-                if turns is not None:
-                    return turns
-            items = _ARRAY.decode(value)
-            yield
-            starts = yield from item_places(body, at, items)
-            yield
-            return (yield from self._all(items, starts, depth - 1))
-        raise BadRequest("invalid_json", "The request body holds a number that is out of range.")
 
-    def _turns(self, at: int, value: msgspec.Raw) -> Steps[list[Any] | None]:
-        """The tree of an array at `body[at]` that holds nothing but a role and a text in each item; None for any other.
 
-        The texts are not decoded. That no item holds more than was read of it is proved: of compact text by its length,
-        for a second `content` or a needless escape only makes it longer; of text with spaces where `json.dumps` puts
-        them by walking along it. Written otherwise, it is given up.
-        """
-        try:
-            turns = _TURNS.decode(value)
-        except msgspec.ValidationError:
-            return None
+def _apart(slots: Iterable[_Slot]) -> tuple[Sequence[Any], Sequence[Any], Sequence[msgspec.Raw]]:
+    """Owners, keys and texts of some slots."""
+    owners, keys, texts = zip(*slots, strict=True)
+    return owners, keys, texts
+
+
+def _all(told: Iterable[bool]) -> Steps[bool]:
+    """Whether all of these are true, in as many steps."""
+    for one in told:
+        if not one:
+            return False
         yield
-        views = [memoryview(turn.content) for turn in turns]
-        size = yield from self._size(at, turns, views)
-        if size != len(memoryview(value)):
-            return None
-        return (yield from _texts(turns, views))
-
-    def _size(self, at: int, turns: Sequence[_Turn | _Step], views: Sequence[memoryview]) -> Steps[int | None]:
-        """The bytes of an array at `body[at]` that is read as these turns, if each holds just a role and a text.
-
-        Of compact text the least it can have: a second `content` or a needless escape takes room. Text with spaces
-        where `json.dumps` puts them is walked along. None where a content is no text, and where spaces are elsewhere.
-        """
-        if any(view[0] != _QUOTE for view in views):
-            return None
-        space = b" " if self.body[at + len('[{"role":')] == _SPACE else b""
-        leads = {
-            role: b'{"role":%b%b,%b"content":%b' % (space, _ENCODER.encode(role), space, space)
-            for role in {turn.role for turn in turns}
-        }
-        yield
-        if not space:
-            return sum(map(len, views)) + sum(len(leads[turn.role]) + 2 for turn in turns) + 1
-        return (yield from self._walked(at, [leads[turn.role] for turn in turns], views))
-
-    def _walked(self, at: int, leads: Sequence[bytes], views: Sequence[memoryview]) -> Steps[int | None]:
-        """The bytes from `body[at]` on in which these beginnings stand, each behind the last by the length of its text.
-
-        A message that holds more than that leaves the walk behind: the text that it is read as is still ahead, as that
-        of every message after it will be, so that the walk cannot come to the end of the array. Nor does it go on
-        inside of a text, for there `"role"` would end it.
-        """
-        body = self.body
-        begin, at = at, at + 1
-        for left, lead, view in zip(range(len(views) - 1, -1, -1), leads, views, strict=True):
-            text = at + len(lead)
-            if body[at:text] != lead:
-                return None
-            at = text + len(view)
-            end = b"}, " if left else b"}]"
-            if body[at : at + len(end)] != end:
-                return None
-            at += len(end)
-            if left % _TURNS_PER_STEP == 0:
-                yield
-        return at - begin
-
-
-def _messages(body: Body) -> Sequence[_Turn | _Step] | None:
-    """The messages of a body, if they are of the usual kinds."""
-    for decoder in (_CHAT, _COURSE):
-        try:
-            return decoder.decode(body).messages
-        except _UNREADABLE:
-            continue
-    return None
-
-
-def _left(content: msgspec.Raw) -> LongText | list[Any] | None:
-    """A content that is a text or text parts, left where it is; None of any other, and of parts that hold more."""
-    view = memoryview(content)
-    if view[0] == _QUOTE:
-        return LongText(view)
-    if view[0] != _OPEN_ARRAY or len(view) < _PARTS_BYTES:
-        return None
-    try:
-        views = [memoryview(part.text) for part in _PARTS.decode(content)]
-    except _UNREADABLE:
-        return None
-    if sum(map(len, views)) + len(views) * len('{"type":"text","text":},') + 1 != len(view):
-        return None
-    if any(text[0] != _QUOTE for text in views):
-        return None
-    return [{"type": "text", "text": LongText(text)} for text in views]
-
-
-def _texts(turns: Sequence[_Turn | _Step], views: Sequence[memoryview]) -> Steps[list[Any]]:
-    """The tree of messages whose texts are left where they are."""
-    trees: list[Any] = []
-    for first in range(0, len(turns), _TURNS_PER_STEP):
-        some = slice(first, first + _TURNS_PER_STEP)
-        pairs = zip(turns[some], views[some], strict=True)
-        trees += [{"role": turn.role, "content": LongText(view)} for turn, view in pairs]
-        yield
-    return trees
+    return True
 
 
 def check_utf8(body: Body) -> Steps[None]:
@@ -397,12 +372,7 @@ def in_pieces(parts: Sequence[Any], longest: int) -> list[bytes | memoryview]:
 
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_ENCODER = msgspec.json.Encoder()
 _OBJECT: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ARRAY: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
-_CHAT: msgspec.json.Decoder[_Chat | _Course] = msgspec.json.Decoder(_Chat)
-_COURSE: msgspec.json.Decoder[_Chat | _Course] = msgspec.json.Decoder(_Course)
-_PARTS = msgspec.json.Decoder(list[_Part])
-_STEP_NAMES = _Step.__struct_fields__[1:]
-_STEP_ROOM = tuple(len(f',"{name}":') for name in _STEP_NAMES)
-_TURNS = msgspec.json.Decoder(list[_Turn])
+_OBJECTS: msgspec.json.Decoder[list[Members]] = msgspec.json.Decoder(list[Members])
+_CHAT = msgspec.json.Decoder(_Chat)

@@ -145,10 +145,10 @@ def parse_steps(body: Body) -> Steps[Envelope]:
     try:
         yield from check_count(body)
         yield
-        grower = Grower(body, WHOLE_BYTES, MAX_DEPTH, _whole, _too_deep)
+        grower = Grower.of(body, WHOLE_BYTES, MAX_DEPTH, _whole, _too_deep)
         chat = yield from grower.chat()
         if chat is not None:
-            tree, members = chat.tree, chat.members
+            tree, members = chat
         else:
             members = _OBJECT.decode(body)
             yield
@@ -156,7 +156,7 @@ def parse_steps(body: Body) -> Steps[Envelope]:
     except _UNREADABLE as error:
         raise _refused(error) from None
     yield
-    _check(tree, plain=chat is not None and chat.plain)
+    _check(tree)
     return Envelope.of(tree, body, members)
 
 
@@ -331,16 +331,12 @@ def _is_usual(body: bytes | bytearray) -> bool:
     return True
 
 
-def _check(tree: dict[str, Any], *, plain: bool = False) -> None:
-    """The members that routing reads have the types it relies on. Null counts as missing, as in OpenAI's API.
-
-    `plain`: that the messages hold a role and a text each is known.
-    """
+def _check(tree: dict[str, Any]) -> None:
+    """The members that routing reads have the types it relies on. Null counts as missing, as in OpenAI's API."""
     model_asked = tree.get("model")
     if type(model_asked) is not str or not 0 < len(model_asked) <= MAX_MODEL_CHARS:
         _wrong("model", f"a string of 1 to {MAX_MODEL_CHARS} characters")
-    if not plain:
-        _check_messages(tree.get("messages"))
+    _check_messages(tree.get("messages"))
     if len(tree) > 2:
         for name, value in tree.items():
             check = _CHECKS.get(name)
@@ -352,7 +348,7 @@ def _check(tree: dict[str, Any], *, plain: bool = False) -> None:
 def _check_messages(messages: Any) -> None:
     if type(messages) is not list or not messages:
         _wrong("messages", "a non-empty array of objects")
-    for index, message in enumerate(messages):
+    for index, message in enumerate(() if _are_plain(messages) else messages):
         if type(message) is not dict:
             _wrong(f"messages[{index}]", "an object")
         role = message.get("role")
@@ -361,6 +357,15 @@ def _check_messages(messages: Any) -> None:
         content = message.get("content")
         if type(content) is not str and content is not None:
             _check_content(content, index)
+
+
+def _are_plain(messages: list[Any]) -> bool:
+    """Whether messages can be seen at once to hold a role and, if any content, a text; False says nothing."""
+    return (
+        set(map(type, messages)) == {dict}
+        and {type(one.get("content")) for one in messages} <= {str, LongText, type(None)}
+        and all(type(one.get("role")) is str and one["role"] for one in messages)
+    )
 
 
 def _check_content(content: Any, index: int) -> None:

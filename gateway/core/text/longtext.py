@@ -6,34 +6,37 @@ by `wire`, which alone makes these.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from operator import attrgetter
 
 import msgspec
 
 _BACKSLASH = ord("\\")
 _BACK = 12  # bytes of the longest thing that may not be cut: an escaped surrogate pair
+_RAW = attrgetter("_raw")
 _STRING = msgspec.json.Decoder(str)
 
 
 class LongText:
-    """A JSON string of more than `wire.WHOLE_BYTES` that is read in windows and pieces, never decoded at once.
+    """A JSON string of a large body that is read in windows and pieces, never decoded at once.
 
     It stands in a decoded tree where a `str` would. It holds no copy: only a view of the request body. Decoding 40 MB
     at once would take twice the time of the whole parse, and four times the memory where one emoji is among them.
     """
 
-    __slots__ = ("_raw", "size")
+    __slots__ = ("_raw",)
 
-    size: int
-    """Bytes between the quotes. Escapes only ever shrink, so the UTF-8 text is no longer than this."""
+    def __init__(self, raw: msgspec.Raw) -> None:
+        self._raw = raw  # a view of it would be four times as large, and a body may hold ten thousand of these
 
-    def __init__(self, raw: memoryview) -> None:
-        self._raw = raw
-        self.size = len(raw) - 2
+    @property
+    def size(self) -> int:
+        """Bytes between the quotes. Escapes only ever shrink, so the UTF-8 text is no longer than this."""
+        return len(self._raw) - 2
 
     @property
     def _text(self) -> memoryview:
-        return self._raw[1:-1]  # without the quotes
+        return memoryview(self._raw)[1:-1]  # without the quotes
 
     def window(self, start: int, length: int) -> str | None:
         """The text of about `length` bytes from about byte `start`, cut at whole characters.
@@ -87,6 +90,11 @@ def _decode_piece(text: memoryview, start: int, end: int) -> tuple[str, int] | N
         except (msgspec.DecodeError, UnicodeDecodeError):
             continue
     return None
+
+
+def sizes(texts: Iterable[LongText]) -> list[int]:
+    """`size` of each of these, of which there may be very many."""
+    return [length - 2 for length in map(len, map(_RAW, texts))]
 
 
 def ends(text: str | LongText, head: int, tail: int) -> str:

@@ -18,9 +18,11 @@ from itertools import accumulate, pairwise
 from math import sqrt
 from zlib import crc32
 
-from gateway.core.text.longtext import LongText
+from gateway.core.text.longtext import LongText, sizes
 
 Text = str | LongText
+#: Texts laid end to end, and where each ends.
+_Laid = tuple[Sequence[Text], Sequence[int]]
 
 #: Up to this many characters a text is counted at once: about 1 ms, a few for hostile text. Beyond, it is
 #: sampled first.
@@ -157,13 +159,19 @@ class Prompt:
     size. `count_all` takes as long as the text is: seconds for the longest, so it belongs in a thread.
     """
 
-    __slots__ = ("_known", "chars", "size", "texts", "tokenizers")
+    __slots__ = ("_known", "_laid", "chars", "size", "texts", "tokenizers")
 
     def __init__(self, texts: Sequence[Text], tokenizers: Tokenizers) -> None:
         self.texts = texts
         self.tokenizers = tokenizers
-        self.size = sum(map(utf8_size, texts))
-        self.chars = sum(text.size if isinstance(text, LongText) else len(text) for text in texts)
+        short = [text for text in texts if type(text) is str]
+        long = [text for text in texts if type(text) is LongText]
+        self._laid: tuple[_Laid, ...] = (
+            (short, list(accumulate(map(len, short)))),
+            (long, list(accumulate(sizes(long)))),
+        )
+        self.size = sum(map(utf8_size, short)) + sum(sizes(long))
+        self.chars = sum(ends[-1] for _, ends in self._laid if ends)
         self._known: dict[str, tuple[Bounds, str]] = {}
 
     @property
@@ -223,7 +231,7 @@ class Prompt:
     def _sample(self, tokenizer: str, slices: int) -> Bounds:
         bounds, _ = self.known(tokenizer)
         try:
-            found = _sampled(self.texts, self.tokenizers, tokenizer, slices)
+            found = _sampled(self._laid, self.tokenizers, tokenizer, slices)
         except Uncountable:
             return self._keep(tokenizer, Bounds(bounds.lo, bounds.hi, True), "by its bytes: the tokenizer failed")
         hi = min(found.hi, self.size)
@@ -247,25 +255,23 @@ class Prompt:
         return bounds
 
 
-def _sampled(texts: Sequence[Text], tokenizers: Tokenizers, tokenizer: str, slices: int) -> Bounds:
+def _sampled(laid: Sequence[_Laid], tokenizers: Tokenizers, tokenizer: str, slices: int) -> Bounds:
     """An interval for texts of more than `SMALL_CHARS`.
 
     Texts that are decoded are sampled by character, long ones by byte of their JSON, each by its own ratio.
     """
     lo = hi = 0.0
-    for kind in (str, LongText):
-        some = [text for text in texts if isinstance(text, kind)]
-        length = sum(text.size if isinstance(text, LongText) else len(text) for text in some)
-        if length:
-            least, most = _ratios(list(_slices(some, length, slices)), tokenizers, tokenizer)
+    for texts, ends in laid:
+        if ends and (length := ends[-1]):
+            least, most = _ratios(list(_slices(texts, ends, slices)), tokenizers, tokenizer)
             lo += least * length
             hi += most * length
     return Bounds(int(max(lo, 0)), int(hi) + 1)
 
 
-def _slices(texts: Sequence[Text], length: int, slices: int) -> Iterator[tuple[str | None, int]]:
+def _slices(texts: Sequence[Text], ends: Sequence[int], slices: int) -> Iterator[tuple[str | None, int]]:
     """Equally spaced slices of texts laid end to end, with their lengths; None for one that cannot be read."""
-    ends = list(accumulate(text.size if isinstance(text, LongText) else len(text) for text in texts))
+    length = ends[-1]
     if length <= slices * SLICE_CHARS:
         step, count = SLICE_CHARS, -(-length // SLICE_CHARS)
         phase = 0

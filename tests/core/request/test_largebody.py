@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.errors import BadRequest
-from gateway.core.request.largebody import MAX_LONG_DIGITS, MAX_VALUES, check_count, check_numbers, item_places, places
+from gateway.core.request.largebody import MAX_LONG_DIGITS, MAX_VALUES, check_count, check_members, check_numbers
 from gateway.core.request.largetree import Grower, finish
 from gateway.core.request.wire import emit, emit_pieces, parse, parse_steps
 from gateway.core.text.longtext import LongText
@@ -58,26 +58,25 @@ NAMES = st.text(max_size=6) | st.sampled_from(['"', "\\", '\\"', "/", "é", "\U0
 
 @settings(deadline=None)
 @given(st.dictionaries(NAMES, st.integers(0, 99) | st.text(max_size=5), max_size=6), st.booleans(), st.data())
-def test_every_value_is_found_where_it_stands(members: dict[str, Any], plain: bool, data: st.DataObject) -> None:
+def test_an_object_is_walked_however_it_is_written_and_no_member_hides_in_it(
+    members: dict[str, Any], plain: bool, data: st.DataObject
+) -> None:
     def space() -> str:
         return data.draw(SPACES)
 
-    text, starts = "{" + space(), []
+    text = "{" + space()
     for number, (name, value) in enumerate(members.items()):
         text += ("," + space() if number else "") + json.dumps(name, ensure_ascii=plain) + space() + ":" + space()
-        starts.append(len(text.encode()))
         text += json.dumps(value) + space()
-    body = b"[" + (text + "}").encode() + b"]"
-    found = msgspec.json.decode(body[1:-1], type=dict[str, msgspec.Raw])
-    assert finish(places(body, 1, len(body) - 2, found)) == [start + 1 for start in starts]
-
-    text, starts = "[" + space(), []
-    for number, value in enumerate(members.values()):
-        text += "," + space() if number else ""
-        starts.append(len(text.encode()))
-        text += json.dumps(value) + space()
-    body = (text + "]").encode() + b"\n"
-    assert finish(item_places(body, 0, msgspec.json.decode(body, type=list[msgspec.Raw]))) == starts
+    body = memoryview((text + "}").encode())
+    found = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    finish(check_members(body, found))
+    if members:
+        name, value = data.draw(st.sampled_from(list(members.items())))
+        doubled = data.draw(st.sampled_from(["", text[1:] + ","])) + json.dumps(name) + ":" + json.dumps(value)
+        body = memoryview((text + "," + doubled + "}").encode())
+        with pytest.raises(BadRequest, match="duplicate key"):
+            finish(check_members(body, msgspec.json.decode(body, type=dict[str, msgspec.Raw])))
 
 
 def refused_after(body: bytes, most_lines: int) -> bool:
@@ -117,7 +116,7 @@ def refused_after(body: bytes, most_lines: int) -> bool:
 )
 def test_what_could_hold_the_server_for_seconds_takes_few_steps(hostile: bytes, refused: bool) -> None:
     body = b'{"model":"a","messages":[{"role":"user","content":"hi"}],' + hostile + b"}"
-    assert refused_after(body, 30_000) is refused
+    assert refused_after(body, 100_000) is refused
 
 
 # -- messages whose texts are left where they are --
@@ -179,7 +178,10 @@ def test_messages_of_any_shape_read_as_any_parser_reads_them(style: dict[str, An
 
 @pytest.mark.parametrize("style", [COMPACT, {}])
 def test_texts_of_usual_messages_are_not_copied(style: dict[str, Any]) -> None:
-    assert {type(message["content"]) for message in parse(body_of(messages(), **style)).tree["messages"]} == {LongText}
+    kinds: dict[bool, set[type]] = {False: set(), True: set()}
+    for one, read in zip(messages(), parse(body_of(messages(), **style)).tree["messages"], strict=True):
+        kinds[len(one["content"]) > 150].add(type(read["content"]))
+    assert kinds[True] == {LongText}
 
 
 @pytest.mark.parametrize("style", [COMPACT, {}, COMPACT | {"ensure_ascii": False}])

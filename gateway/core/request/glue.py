@@ -1,0 +1,190 @@
+"""What encoders of JSON write between values, so that a text can be compared with what was read of it.
+
+Here belong the few ways in which programs write JSON: compact, with a space behind commas and colons, or indented. An
+object that is written so has no member but those that were read, each once; how any other text is proved to hold no
+second member of a name stands in `largebody`, and what to read in `largetree`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, repeat
+from typing import NamedTuple
+
+import msgspec
+
+Members = dict[str, msgspec.Raw]
+Row = list[bytes | msgspec.Raw]  # the text of an object, in pieces
+
+_COMPARED = 262_144  # bytes put together to be compared: they stay in the processor's cache
+_NAME = 64  # characters of a name that is kept
+_COLUMNS = 32
+_PIECES = 4_096  # to be compared at once
+_BEGIN = re.compile(rb'\s*\{(\s*)"(?:[^"\\]|\\.)*+"(\s*:\s*)')
+_LINE = re.compile(rb"(\r\n?|\n)([ \t]*)")
+_ENCODER = msgspec.json.Encoder()
+
+
+class Column(NamedTuple):
+    """Values by the objects that they belong to, and by their names there."""
+
+    owners: Sequence[Members]
+    names: Iterable[str]
+    texts: Sequence[msgspec.Raw]
+
+
+class Table(NamedTuple):
+    """Objects that are mostly alike, by their members."""
+
+    rows: int
+    empty: int  # rows without a member
+    names: Mapping[str, int]  # how often each appears
+    size: int  # bytes of all values
+    columns: Sequence[Column]
+
+
+def table(objects: Sequence[Members]) -> Table:
+    """These objects by their members.
+
+    What most bodies hold ten thousand times is a handful of shapes. Taking one member of all of them at once, in a few
+    calls, is several times as fast as taking all members of one after the other.
+    """
+    shapes = set(map(tuple, objects))
+    names = list(dict.fromkeys(chain.from_iterable(shapes)))
+    columns = []
+    if len(names) <= _COLUMNS and len(shapes) <= _COLUMNS:
+        for name in names:
+            owners = objects if all(name in shape for shape in shapes) else [one for one in objects if name in one]
+            columns.append(Column(owners, repeat(name), [one[name] for one in owners]))
+        counts = {name: len(column.owners) for name, column in zip(names, columns, strict=True)}
+    else:
+        keys, texts = list(chain.from_iterable(objects)), list(chain.from_iterable(map(dict.values, objects)))
+        columns.append(Column([one for one in objects for _ in one], keys, texts))
+        counts = Counter(keys)
+    size = sum(sum(map(len, column.texts)) for column in columns)
+    return Table(len(objects), objects.count({}) if () in shapes else 0, counts, size, columns)
+
+
+class _Leads(dict[str, bytes]):
+    """What stands before the value of a member, by its name."""
+
+    def __init__(self, before: bytes, colon: bytes) -> None:
+        self.before, self.colon = before, colon
+
+    def __missing__(self, name: str) -> bytes:
+        lead = self.before + _ENCODER.encode(name) + self.colon
+        if len(name) <= _NAME:
+            self[name] = lead
+        return lead
+
+
+@dataclass(frozen=True, slots=True)
+class Glue:
+    """How a text is written: what stands behind a comma, around a colon, and where lines end, how they are indented."""
+
+    comma: bytes = b""
+    colon: bytes = b":"
+    line: bytes = b""
+    indent: bytes = b""
+    leads: dict[tuple[int, bool], _Leads] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def compact(self) -> bool:
+        """Whether the text could not be shorter, so that its length alone proves what it holds."""
+        return self.colon == b":" and not self.comma and not self.line
+
+    def turn(self, level: int) -> bytes:
+        """What stands between a bracket and what it encloses at that level, or the other way round."""
+        return self.line + self.indent * level if self.line else b""
+
+    def next(self, level: int) -> bytes:
+        """What stands between two values at that level."""
+        return b"," + (self.turn(level) or self.comma)
+
+    def size(self, table: Table, level: int) -> int:
+        """The bytes of objects at that level that are written so, without what stands between them."""
+        between = self.next(level + 1)
+        around = 2 + len(self.turn(level + 1)) + len(self.turn(level)) - len(between)
+        lead = len(self.colon) + len(between)
+        return (
+            table.size
+            + sum((len(_ENCODER.encode(name)) + lead) * count for name, count in table.names.items())
+            + (table.rows - table.empty) * around
+            + table.empty * 2
+        )
+
+    def array_size(self, table: Table, arrays: int, level: int) -> int:
+        """The same of so many arrays that hold these objects, each at least one."""
+        between, around = len(self.next(level + 1)), len(self.turn(level + 1)) + len(self.turn(level)) + 2
+        return self.size(table, level + 1) + (table.rows - arrays) * between + arrays * around
+
+    def _leads(self, level: int, first: bool) -> _Leads:
+        """What stands before the values of objects at that level, of the first members or the others."""
+        found = self.leads.get((level, first))
+        if found is None:
+            before = b"{" + self.turn(level + 1) if first else self.next(level + 1)
+            found = self.leads[level, first] = _Leads(before, self.colon)
+        return found
+
+    def rows(self, objects: Iterable[Members], level: int) -> Iterator[Row]:
+        """The text of objects at that level that are written so, with what stands between them, one after the other."""
+        first, other = self._leads(level, True), self._leads(level, False)
+        between, comma, end = b"", self.next(level), self.turn(level) + b"}"
+        for members in objects:
+            row: Row = [between]
+            leads = first
+            for name, value in members.items():
+                row += (leads[name], value)
+                leads = other
+            row.append(end if members else b"{}")
+            yield row
+            between = comma
+
+    def array_rows(self, objects: Iterable[Members], level: int) -> Iterator[Row]:
+        """The same of an array at that level that holds one object at least."""
+        yield [b"[" + self.turn(level + 1)]
+        yield from self.rows(objects, level + 1)
+        yield [self.turn(level) + b"]"]
+
+
+def glue_of(text: bytes) -> Glue:
+    """How a text that begins so seems to be written; compact where that cannot be told."""
+    begin = _BEGIN.match(text)
+    if begin is None:
+        return Glue()
+    space, colon = begin.groups()
+    line = _LINE.fullmatch(space)
+    if line is not None:
+        return Glue(colon=colon, line=line[1], indent=line[2])
+    return Glue(b" " if colon.endswith(b" ") else b"", colon)
+
+
+def stands(rows: Iterable[Row], view: memoryview) -> Iterator[bool]:
+    """Whether `view` begins with these rows, told for one stretch after another up to the first that differs."""
+    at = held = 0
+    some: Row = []
+    for row in rows:
+        some += row
+        held += sum(map(len, row))
+        if held <= _COMPARED and len(some) <= _PIECES:
+            continue
+        if held <= 2 * _COMPARED:
+            yield _begins(view, at, b"".join(some))
+            at += held
+        else:
+            for one in some:
+                piece = memoryview(one)
+                for start in range(0, len(piece), _COMPARED):
+                    yield _begins(view, at + start, piece[start : start + _COMPARED])
+                at += len(piece)
+        some, held = [], 0
+    yield _begins(view, at, b"".join(some))
+
+
+def _begins(view: memoryview, at: int, text: bytes | memoryview) -> bool:
+    part = view[at : at + len(text)]
+    whole = text if isinstance(text, bytes) else bytes(text)  # `==` of views takes a step for every byte
+    return len(part) == len(whole) and whole.startswith(part)
