@@ -120,6 +120,12 @@ def test_what_was_given_back_leaves_a_bucket_as_full_as_it_was() -> None:
     passes(gate, 23 * S, tokens=89)
 
 
+def test_of_a_very_wide_rate_no_more_is_left_than_it_has() -> None:
+    gate = Gate(tokens=(rate(10**10, "tpm"),))
+    passes(gate, 0, tokens=1)
+    assert told(gate, 0)[1] == gate.tokens[0].left(0) == 10**10 - 1
+
+
 def test_slots_come_back_when_a_request_ends_however_often_that_is_said() -> None:
     gate = Gate(slots=(Slots("key", "k", Cap(2)),))
     one, _ = passes(gate, 0), passes(gate, 0)
