@@ -229,6 +229,8 @@ def _merged(entry: Mapping[str, Any], wish: Mapping[str, Any], now: float) -> di
         elif name == "tenant" and isinstance(value, dict):
             facts = {**entry.get("tenant", {}), **value}
             merged["tenant"] = {fact: one for fact, one in facts.items() if one is not None}
+            if not merged["tenant"]:
+                del merged["tenant"]
         else:
             merged[name] = expiry(str(value), now) if name == "expires" else value
     return merged

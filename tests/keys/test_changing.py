@@ -138,7 +138,7 @@ def test_an_update_to_what_is_so_already_or_a_dry_one_writes_nothing(place: Path
     create(place, name="shop", rpm=5)
     kept = place / "pointsman.keys.json"
     before = kept.read_bytes()
-    assert update(place, "shop", rpm=5, budget=None).changed == {}
+    assert update(place, "shop", rpm=5, budget=None, tenant={"tier": None}).changed == {}
     dry = making.update(site(place).ring, "shop", {"rpm": 6}, NOW, dry=True)
     assert (dry.changed, kept.read_bytes()) == ({"rpm": (5, 6)}, before)
     assert len((place / "pointsman.keys.audit.jsonl").read_text().splitlines()) == 1
