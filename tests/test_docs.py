@@ -50,6 +50,7 @@ KINDS = {
     "provider",
     "sidecar",
     "keys",
+    "limits",
     "ledger",
     "file",
     "background",
@@ -245,6 +246,15 @@ def test_a_key_loads_as_written(tmp_path: Path) -> None:
     (tmp_path / "pointsman.yaml").write_text(servers + targets + the("keys"), encoding="utf-8")
     site = load_site(tmp_path / "pointsman.yaml", {}, tests=False)
     assert hashlib.sha256(b"sk-example-change-me").digest() in site.keys
+
+
+def test_the_limits_load_as_written(tmp_path: Path) -> None:
+    backend = "backends: {vllm-eu: {dialect: vllm, base_url: 'http://10.0.0.7/v1'}}\n"
+    (tmp_path / "pointsman.yaml").write_text(backend + the("limits").replace('"..."', '"' + "0" * 64 + '"'))
+    site = load_site(tmp_path / "pointsman.yaml", {}, secrets=False, tests=False)
+    assert {(scope, name) for scope, name, _ in site.quotas.all()} == {
+        ("key", "checkout"), ("team", "shop"), ("target", "scout-eu"),
+    }  # fmt: skip
 
 
 def test_ci_runs_the_test_command_as_the_readme_has_it() -> None:
