@@ -7,7 +7,7 @@ is `gateway.top.screen`, a bar of progress `gateway.progress`.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import IO
 
 from gateway.telemetry.logs import colours_allowed
@@ -60,3 +60,16 @@ def padded(text: str, columns: int, *, right: bool = False) -> str:
     text = cut(text, columns)
     blank = " " * (columns - width(text))
     return blank + text if right else text + blank
+
+
+def in_columns(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> Iterator[str]:
+    """Lines of a table, each column as wide as its widest cell; the cells of the columns `right` end below each other.
+
+    >>> list(in_columns([["KEY", "LEFT"], ["shop", "5"]], right={1}))
+    ['KEY   LEFT', 'shop     5']
+    """
+    safely = [[safe(cell) for cell in row] for row in rows]
+    widths = [max(map(width, column)) for column in zip(*safely, strict=True)]
+    for row in safely:
+        cells = (padded(cell, widths[at], right=at in right) for at, cell in enumerate(row))
+        yield "  ".join(cells).rstrip()

@@ -19,6 +19,7 @@ from gateway.core.errors import ConfigError, Problem
 from gateway.core.types import NANO_PER_USD
 from gateway.fields import Rates
 from gateway.printing import BROKEN, NO, OK, broken, failed, print_json
+from gateway.terminal import in_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +161,8 @@ def _amount(nano: int) -> str:
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     if not rows:
         return
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    for row in (head, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in in_columns((head, *rows)):
+        print(line)
 
 
 def _counted(found: Found, *, offers: bool) -> str:

@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gateway.admin import KEY_VARIABLE
-from gateway.core.money.pricing import dollars
-from gateway.core.types import NANO_PER_USD
-from gateway.terminal import safe
+from gateway.keys.telling import money
+from gateway.terminal import in_columns
 from gateway.times import a_period
 
 #: Seconds to wait for an answer.
@@ -74,14 +73,4 @@ def table(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             what, most, left = one["limit"], f"{one['most']:,}", f"{one['left']:,}"
         resets = one.get("resets") or (f"in {one['resets_s']:.0f} s" if one.get("resets_s") else "-")
         cells.append([one["scope"], one["name"], what + shadow, most, left, f"{one['used']:.0%}", resets])
-    widths = [max(len(line[at]) for line in cells) for at in range(len(cells[0]))]
-    for line in cells:
-        yield "  ".join(
-            safe(cell).rjust(wide) if 3 <= at <= 5 else safe(cell).ljust(wide)
-            for at, (cell, wide) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-
-
-def money(usd: float) -> str:
-    """US dollars as JSON has them, for people."""
-    return dollars(round(usd * NANO_PER_USD))
+    return in_columns(cells, right=range(3, 6))

@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gateway.config import ConfigDoc, KeyDoc
+from gateway.core.money.pricing import dollars
 from gateway.core.types import NANO_PER_USD
 from gateway.keys.file import Made, MadeKeyDoc
 from gateway.keys.holding import Holding, Holdings
 from gateway.keys.secret import SHORT
 from gateway.naming import Grant
 from gateway.quotas import quota
-from gateway.terminal import safe
-from gateway.times import moment
+from gateway.terminal import in_columns
+from gateway.times import a_period, moment
 
 
 def rows(doc: ConfigDoc, made: Made | None, now: float) -> list[dict[str, Any]]:
@@ -87,13 +88,16 @@ def table(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                 one["by"] or ("pointsman.yaml" if one["file"] == "pointsman.yaml" else "operator"),
             ]
         )
-    widths = [max(len(line[at]) for line in cells) for at in range(len(cells[0]))]
-    for line in cells:
-        yield "  ".join(safe(cell).ljust(wide) for cell, wide in zip(line, widths, strict=True)).rstrip()
+    return in_columns(cells)
+
+
+def money(usd: float) -> str:
+    """US dollars as JSON has them, for people."""
+    return dollars(round(usd * NANO_PER_USD))
 
 
 def _short(limit: Mapping[str, Any]) -> str:
     mode = "" if limit["mode"] in ("enforce", "hard") else f" ({limit['mode']})"
     if limit["limit"] == "budget":
-        return f"{limit['usd']:g} USD a {limit['per']}{mode}"
+        return f"{money(limit['usd'])} {a_period(limit['per'])}{mode}"
     return f"{limit['limit']} {limit['most']}{mode}"

@@ -47,6 +47,7 @@ from gateway.ledger.report import (
 )  # fmt: skip
 from gateway.printing import OK, failed, print_json
 from gateway.problems import suggest, validated
+from gateway.terminal import in_columns
 from gateway.yamlfile import load
 
 logger = logging.getLogger("pointsman")
@@ -237,8 +238,7 @@ def table(found: Report) -> list[str]:
     blank = [""] * len(found.by)
     lines = [[*(str(row[name]) or "-" for name in found.by), *_cells(kept, row)] for row in found.rows]
     lines.append([*["total", *blank][: len(blank)], *_cells(kept, found.total)])
-    widths = [max(len(line[at]) for line in [heads, *lines]) for at in range(len(heads))]
-    text = [_line(line, widths, len(found.by)) for line in [heads, *lines]]
+    text = list(in_columns([heads, *lines], right=range(len(found.by), len(heads))))
     if found.since_ms:
         text.append(f"from {_utc(found.since_ms)} to {_utc(found.until_ms)} UTC")
     if found.open:
@@ -264,11 +264,6 @@ _HEADS = {"cost_nano": "cost USD", "estimated_nano": "of it estimated"}
 
 def _cells(names: Sequence[str], row: Mapping[str, int]) -> list[str]:
     return [f"{row[name] / NANO_PER_USD:,.6f}" if name.endswith("_nano") else f"{row[name]:,}" for name in names]
-
-
-def _line(cells: Sequence[str], widths: Sequence[int], left: int) -> str:
-    pairs = enumerate(zip(cells, widths, strict=True))
-    return "  ".join(one.ljust(width) if at < left else one.rjust(width) for at, (one, width) in pairs).rstrip()
 
 
 def _utc(at_ms: int) -> str:
