@@ -199,6 +199,7 @@ local function slice(one, b, heard)
       set_slice(one, b, want)
     elseif not b.less or want < b.less then
       redis.call('HSET', one.key, one.id .. ':d|' .. me, int(want), one.id .. ':h|' .. me, int(now))
+      b.less = want
     end
   end
 end
@@ -226,19 +227,20 @@ local function take(one, amount)
   add(one.key, 's|' .. me, amount)
 end
 
--- What a replica is told of every limit, so that what it says to clients is what is enforced.
-local function tell(status, index, wait, over)
+-- What a replica is told of every limit, so that what it says to clients is what is enforced. What is known of some of
+-- them by now is not asked for again.
+local function tell(status, index, wait, over, known)
   local told = {status, index, wait, over, now}
-  for _, one in ipairs(limits) do
+  for i, one in ipairs(limits) do
     if one.kind == 's' then
-      told[#told + 1] = get(one.key, 's')
+      told[#told + 1] = known[i] or get(one.key, 's')
     elseif one.kind == 'b' then
-      local b = budget(one)
+      local b = known[i] or budget(one)
       told[#told + 1] = b.spent - b.mine
       told[#told + 1] = b.aside - b.held
       told[#told + 1] = b.less or b.slice
     else
-      told[#told + 1] = math.floor(used(one) * 1000000)
+      told[#told + 1] = math.floor((known[i] or used(one)) * 1000000)
     end
   end
   return told
@@ -301,7 +303,7 @@ if op == 'sync' then
     end
   end
   sweep(key)
-  return tell(rebuilding(key) and -3 or 1, 0, 0, 0)
+  return tell(rebuilding(key) and -3 or 1, 0, 0, 0, {})
 end
 
 local building, strange = false, {}
@@ -348,22 +350,29 @@ for _, key in ipairs(KEYS) do building = rebuilding(key) or building end
 if op == 'beat' then
   redis.call('HSET', KEYS[1], 'l|' .. me, int(now + lease))
   redis.call('EXPIRE', KEYS[1], KEEP_S)
-  for _, one in ipairs(limits) do if one.kind == 'b' then slice(one, budget(one), arg(0)) end end
-  return tell(building and -3 or 1, 0, 0, 0)
+  local known = {}
+  for i, one in ipairs(limits) do
+    if one.kind == 'b' then
+      known[i] = budget(one)
+      slice(one, known[i], arg(0))
+    end
+  end
+  return tell(building and -3 or 1, 0, 0, 0, known)
 end
 
 -- admit: all limits are asked before any is drawn on.
 local tokens, need, heard = arg(0), arg(1), arg(2)
-local over, spared, asked = 0, {}, {}
+local over, spared, known = 0, {}, {}
 for i, one in ipairs(limits) do
   local wait = -1
   if one.kind == 's' then
-    if get(one.key, 's') >= one.limit then wait = SOON end
+    known[i] = get(one.key, 's')
+    if known[i] >= one.limit then wait = SOON end
   elseif one.kind == 'b' then
     if need > 0 then
-      if one.mode == 'hard' and building then return tell(-3, i, 0, 0) end
+      if one.mode == 'hard' and building then return tell(-3, i, 0, 0, known) end
       local b = budget(one)
-      asked[i] = b
+      known[i] = b
       if one.mode ~= 'soft' and need > one.limit - b.spent - b.aside + b.slice then
         wait = 0
         if one.mode == 'hard' and b.spent + need <= one.limit then
@@ -372,13 +381,12 @@ for i, one in ipairs(limits) do
       end
     end
   else
-    local amount, had = one.kind == 'q' and 1 or tokens, used(one)
-    asked[i] = had
-    local lacks = had + math.min(amount, one.limit) - one.limit
+    known[i] = used(one)
+    local lacks = known[i] + math.min(one.kind == 'q' and 1 or tokens, one.limit) - one.limit
     if lacks > SLACK then wait = math.ceil(lacks * 60000000 / one.limit) end
   end
   if wait >= 0 then
-    if one.mode ~= 'shadow' then return tell(0, i, wait, 0) end
+    if one.mode ~= 'shadow' then return tell(0, i, wait, 0, known) end
     over = over + 2 ^ (i - 1)
     spared[i] = true
   end
@@ -387,17 +395,23 @@ for _, key in ipairs(KEYS) do redis.call('HSET', key, 'l|' .. me, int(now + leas
 for i, one in ipairs(limits) do
   if one.kind == 'b' then
     if need > 0 then
-      local b = asked[i]
+      local b = known[i]
       add(one.key, one.id .. ':r', need)
       add(one.key, one.id .. ':r|' .. me, need)
       b.aside, b.held = b.aside + need, b.held + need
       slice(one, b, heard)
     end
   elseif not spared[i] then
-    if one.kind == 's' then take(one, 1) else set_used(one, asked[i] + (one.kind == 'q' and 1 or tokens)) end
+    if one.kind == 's' then
+      known[i] = known[i] + 1
+      take(one, 1)
+    else
+      known[i] = known[i] + (one.kind == 'q' and 1 or tokens)
+      set_used(one, known[i])
+    end
   end
 end
-return tell(1, 0, 0, over)
+return tell(1, 0, 0, over, known)
 """.strip().encode()
 
 SHA = hashlib.sha1(SOURCE).hexdigest().encode()  # noqa: S324 - the name that the protocol gives it
