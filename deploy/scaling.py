@@ -33,11 +33,11 @@ RESTING = 10
 class Inputs:
     """Times in microseconds of one server's processor, but where the name says otherwise."""
 
-    store_us_per_call_one_rate: float = 16.4
-    store_us_per_call_1_replicas: float = 68.8
-    store_us_per_call_100_replicas: float = 115.9
-    store_us_per_call_1000_replicas: float = 59.6
-    store_us_per_sweep_1000_replicas: float = 1_308.0
+    store_us_per_call_one_rate: float = 15.8
+    store_us_per_call_1_replicas: float = 55.9
+    store_us_per_call_100_replicas: float = 106.2
+    store_us_per_call_1000_replicas: float = 57.2
+    store_us_per_sweep_1000_replicas: float = 1_255.6
     entries_per_s_catching_up: float = 15_425.0
     statements_per_s_of_10_entries: float = 1_642.0
     gateway_us_per_entry: float = 4.4
