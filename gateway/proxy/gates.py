@@ -256,7 +256,7 @@ class Gates:
         It is heard for the `first` time, so what was spent of other periods was dated by a clock that may be wrong.
         """
         self.stepped = self.stepped or jumped
-        turned = self._turn(now_s, 0 if exact else _SLIP_MS)
+        turned = self._turn(now_s, 0 if exact or first else _SLIP_MS)
         if first:
             for budget in self._budgets():
                 budget.former.clear()

@@ -72,7 +72,7 @@ local function turn(one, before)
   end
   redis.call('HDEL', one.key, one.id .. ':f')
   redis.call('HSET', one.key, one.id .. ':p', int(one.begins), one.id .. ':e', int(one.ends), one.id .. ':x', '0')
-  if before > one.begins and one.mode == 'hard' then
+  if now_ms < before and one.mode == 'hard' then
     redis.call('HSET', one.key, 'o', int(now + window), 'k', '0', 'c', '0')
   end
 end

@@ -22,7 +22,8 @@ from gateway.stores.breaker import Breaker
 from gateway.stores.clock import StoreClock
 from gateway.stores.forms import FRONT, Form, Session
 from gateway.stores.link import Gone, Link
-from gateway.stores.resp import Reply, Said, argument
+from gateway.stores.registry import Registry
+from gateway.stores.resp import Reply, Said
 from gateway.stores.script import ANOTHER, OUTDATED, UNKNOWN
 from gateway.stores.settings import StoreSettings
 from gateway.stores.store import Told
@@ -34,8 +35,6 @@ logger = logging.getLogger("pointsman")
 TICK_S = 1.0
 #: Seconds after which a lease is renewed, and after which a key that nobody uses gives back what it has leased.
 BEAT_S, IDLE_S = 2.0, 60.0
-#: Seconds after which all replicas have registered anew with a store that has lost them.
-SURE_S = 5.0
 #: Microseconds for which a new key with a hard budget waits for what others know of it. They notice within a tick.
 WINDOW_US = 3_000_000
 #: Keys, teams and targets that are told of in one go.
@@ -55,7 +54,7 @@ class Shared:
     def __init__(self, loop: asyncio.AbstractEventLoop, settings: StoreSettings, replica: str) -> None:
         self.settings = settings
         self.replica = replica
-        self.replicas = 1  # as last heard; this one among them
+        self._registry = Registry(settings, replica, 4 * TICK_S)  # a shorter lease: who it has shares limits now
         self.errors = dict.fromkeys(OPS, 0)
         self.degraded = True
         self._loop = loop
@@ -72,7 +71,6 @@ class Shared:
         self._touched: set[tuple[str, str]] = set()  # what changed here while it was being told
         self._heard: list[tuple[Form, list[int]]] = []  # before the store is in use
         self.heard_us = 0  # when the last answer on the present connection was given, by the clock of the server
-        self._sure_at = 0.0  # when the number of replicas may be less than it was
         self._timer: asyncio.TimerHandle | None = None
         self._session = self._new_session(0)
 
@@ -97,7 +95,7 @@ class Shared:
             for owner in self._busy:
                 if owner in self._owners:
                     link.call(*self.form(self._owners[owner]).call(b"yield", 0), _nobody)
-            link.call(*self._register(b"leave"), _nobody)
+            link.call(*self._registry.call(b"leave"), _nobody)
         await self._breaker.close()
 
     def _new_session(self, generation: int) -> Session:
@@ -157,7 +155,7 @@ class Shared:
 
     async def introduce(self, link: Link) -> None:
         """Tell what this replica knows and holds. Raises Gone or Said."""
-        await self._breaker.ask(link, *self._register(b"count"), done=self._count)
+        await self._breaker.ask(link, *self._registry.call(b"count"), done=self._count)
         await self.learn()
         await self._tell(
             link, [gate for gate in self._owners.values() if gate.budgets or any(one.used for one in gate.slots)]
@@ -169,7 +167,9 @@ class Shared:
             for _ in range(TRIES):
                 asked = []
                 for form in map(self.form, left):
-                    asked.append(self._breaker.ask(link, *form.sync(self.replicas), done=partial(self._entered, form)))
+                    asked.append(
+                        self._breaker.ask(link, *form.sync(self._registry.count), done=partial(self._entered, form))
+                    )
                 answers = await asyncio.gather(*asked)
                 left = [gate for gate, answer in zip(left, answers, strict=True) if answer[0] == ANOTHER]  # type: ignore[index]
 
@@ -195,10 +195,16 @@ class Shared:
         self._heard.clear()
         for owner in self._touched:
             if owner in self._owners:
-                form = self.form(self._owners[owner])
-                link.call(*form.sync(self.replicas, anew=True), partial(self._synced, form, TRIES))
                 self._busy[owner] = self._loop.time()
-        logger.info("store %s is there: limits are shared, replicas: %d", self.settings, self.replicas)
+                self._tell_anew(self._owners[owner], TRIES)
+        logger.info("store %s is there: limits are shared, replicas: %d", self.settings, self._registry.count)
+
+    def _tell_anew(self, gate: Gate, tries: int) -> None:
+        """Tell of a key, team or target what changed since it was told on this connection."""
+        link = self._breaker.link
+        if link is not None:
+            form = self.form(gate)
+            link.call(*form.sync(self._registry.count, anew=True), partial(self._synced, form, tries))
 
     def away(self, why: str) -> None:
         """The store cannot be used for now."""
@@ -210,7 +216,7 @@ class Shared:
             "store %s is away (%s): this replica keeps 1 in %d of each limit, and what it has leased of hard budgets",
             self.settings,
             why,
-            self.replicas,
+            self._registry.count,
         )
 
     def failed(self, op: str) -> None:
@@ -225,7 +231,7 @@ class Shared:
             limits: tuple[Rate | Slots, ...] = (*gate.requests, *gate.tokens, *gate.slots)
             for limit in limits:
                 self._whole[limit] = cap = Cap(limit.limit, limit.shadow)
-                limit.divide(cap, self.replicas, now_s)
+                limit.divide(cap, self._registry.count, now_s)
         self._alone()
 
     def _alone(self) -> None:
@@ -237,6 +243,8 @@ class Shared:
     def locally(self, gate: Gate, tokens: int, need: int, now_s: float, now_ms: float) -> Hold | Refused:
         """Admit by what this replica may do by itself."""
         date_s = self.date(now_ms / 1_000)
+        if any(date_s * 1_000 >= one.ends_ms for one in gate.budgets):
+            self.follow(self.clock.wall())
         hard = next((one for one in gate.budgets if one.mode == "hard"), None)
         if self.up and hard is not None and need:
             return Refused(hard, SOON_US, unknown=True)
@@ -305,7 +313,7 @@ class Shared:
             form = self._forms[gate] = Form(gate, self._session)
         return form
 
-    def enter(self, form: Form, tries: int = TRIES) -> None:
+    def enter(self, form: Form) -> None:
         """Tell of every key, team or target of a gate what this replica knows."""
         link = self._breaker.link
         if link is None:
@@ -314,7 +322,7 @@ class Shared:
             gate = self._owners.get(owner)
             if gate is not None:
                 own = self.form(gate)
-                link.call(*own.sync(self.replicas), partial(self._synced, own, tries - 1))
+                link.call(*own.sync(self._registry.count), partial(self._synced, own, 0))
 
     # -- answers --
 
@@ -341,7 +349,7 @@ class Shared:
                 self._breaker.fail(why)
             else:
                 if answer[0] == ANOTHER and tries:
-                    self.enter(form, tries)
+                    self._tell_anew(form.gate, tries - 1)
 
     def _entered(self, form: Form, answer: list[int]) -> None:
         if answer[0] == OUTDATED:
@@ -372,24 +380,12 @@ class Shared:
     def _beat(self, link: Link, form: Form) -> None:
         link.call(*form.call(b"beat", self.heard_us), partial(self._beaten, form))
 
-    def _register(self, op: bytes) -> tuple[int, bytes]:
-        """About the registry of replicas. Its lease is shorter: who it has is who shares limits now."""
-        values = [
-            1, f"{self.settings.prefix}:{{replicas}}".encode(), op, self.replica.encode(), 0,
-            int(4 * TICK_S * 1_000_000), 0, 0, 0,
-        ]  # fmt: skip
-        return len(values), b"".join(map(argument, values))  # type: ignore[arg-type]
-
     def _count(self, answer: list[int]) -> None:
-        """How many replicas there are. A store that has just come back, or was emptied, does not know them all yet."""
-        now = self._loop.time()
+        """How many replicas there are, and what time it is."""
         first = not self.clock.known
         if self.clock.hear(answer[2]):
             self.follow(self.clock.wall(), jumped=True, first=first)
-        if self.degraded or not answer[0]:
-            self._sure_at = now + SURE_S
-        if answer[1] >= self.replicas or now >= self._sure_at:
-            self.replicas = max(1, answer[1])
+        self._registry.hear(answer[1], self._loop.time(), anew=self.degraded or not answer[0])
 
     def _counted(self, reply: Reply) -> None:
         """Who is not known there any more tells all it knows: the store may have lost everything."""
@@ -407,7 +403,7 @@ class Shared:
         link = self._breaker.link
         if self.degraded or link is None:
             return
-        link.call(*self._register(b"count"), self._counted)
+        link.call(*self._registry.call(b"count"), self._counted)
         now = self._loop.time()
         for owner, asked_at in list(self._busy.items()):
             gate = self._owners.get(owner)

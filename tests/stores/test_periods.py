@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.money.admission import Hold, Refused
@@ -200,7 +200,13 @@ def test_a_replica_whose_clock_is_off_neither_begins_a_period_nor_spends_of_anot
         refused = await wrong.admit(701)
         assert isinstance(refused, Refused)
         assert (refused.spent, refused.retry_after_s) == (True, 2_995), "until the store begins the next"
+        for one in (right, wrong):
+            assert isinstance(await one.admit(50), Hold)
         world.pass_by(HOUR_S)
+        for one in (right, wrong):
+            await one.look()
+            await one.settle(50)
+            assert one.budget.spent == 0, "it began in the hour before"
         assert isinstance(await wrong.admit(900), Hold), "with the store's clock, for all"
         assert stored(world, "p") == (BEGAN + HOUR_S) * 1_000
         assert isinstance(await right.admit(101), Refused)
@@ -215,6 +221,113 @@ def test_a_replica_whose_clock_is_off_neither_begins_a_period_nor_spends_of_anot
     told = [one.getMessage() for one in caplog.records if "clock of this machine" in one.getMessage()]
     assert len(told) == 1, "once"
     assert f"{abs(off_s)} s {'ahead of' if off_s > 0 else 'behind'} that of store redis://" in told[0]
+
+
+def test_a_period_of_another_calendar_is_followed_until_it_ends(virtual: SimpleNamespace, server: Valkey) -> None:
+    async def run() -> None:
+        world, (one,) = await started(virtual, server, 0)
+        server.ask("HSET", KEY, "hour/UTC:p", (BEGAN + 300) * 1_000, "hour/UTC:e", (BEGAN + 1_800) * 1_000)
+        for _ in range(2):
+            assert isinstance(await one.admit(300), Hold)
+            await one.look()
+            assert (one.budget.begins_ms, one.budget.ends_ms) == ((BEGAN + 300) * 1_000, (BEGAN + 1_800) * 1_000)
+        world.pass_by(1_200)
+        assert isinstance(await one.admit(300), Hold)
+        assert (one.budget.begins_ms, one.budget.ends_ms) == (BEGAN * 1_000, (BEGAN + HOUR_S) * 1_000)
+        await one.kill()
+
+    asyncio.run(run())
+
+
+def test_who_has_begun_a_period_a_little_early_goes_back_to_the_one_that_is(
+    virtual: SimpleNamespace, server: Valkey
+) -> None:
+    """What it had spent of it is told at once, too, though nobody asks."""
+
+    async def run() -> None:
+        world = virtual.world = World(server)
+        world.pass_by(2_960)
+        one = Replica(world, "r0", 45)
+        one.books.append([(world.now_s + 35) * 1_000, 70])
+        await one.start()
+        assert (one.budget.begins_ms, one.budget.spent) == (BEGAN * 1_000, 70)
+        assert (stored(world, "p"), stored(world, "x")) == (BEGAN * 1_000, 70)
+        await one.kill()
+
+    asyncio.run(run())
+
+
+def test_a_key_that_is_new_while_the_clock_has_slipped_is_of_the_period_that_the_calendar_says(
+    virtual: SimpleNamespace, server: Valkey
+) -> None:
+    async def run() -> None:
+        world, (one,) = await started(virtual, server, 0)
+        world.pass_by(2_996)
+        await one.look()
+        assert one.budget.begins_ms == (BEGAN + HOUR_S) * 1_000
+        world.pass_by(-30)
+        server.ask("DEL", KEY)
+        while isinstance(await one.admit(10), Refused):
+            world.pass_by(1)
+        assert stored(world, "p") == one.budget.begins_ms == BEGAN * 1_000
+        await one.kill()
+
+    asyncio.run(run())
+
+
+def test_what_the_books_say_is_told_when_they_were_asked(virtual: SimpleNamespace, server: Valkey) -> None:
+    async def run() -> None:
+        world, (one,) = await started(virtual, server, 0)
+        assert isinstance(await one.admit(10), Hold)
+        one.books.append([world.now_s * 1_000, 400])
+        await one.gates.take_up(LedgerSettings(Path(one.name)), one.wall())
+        await one.quiet()
+        assert stored(world, "x") == one.budget.spent == 400
+        await one.kill()
+
+    asyncio.run(run())
+
+
+def test_what_was_set_aside_while_a_period_begins_and_the_store_comes_back_is_set_aside_there(
+    virtual: SimpleNamespace, server: Valkey
+) -> None:
+    async def run() -> None:
+        world, (one,) = await started(virtual, server, 0)
+        assert isinstance(await one.admit(10), Hold)
+        tell, store = one.store._tell, one.store
+
+        async def told(link: Any, gates: Any) -> None:
+            await tell(link, gates)
+            assert isinstance(await one.admit(30), Hold), "by itself, after all was told"
+            world.pass_by(HOUR_S)
+
+        store._tell = told  # type: ignore[method-assign]
+        one.cut_off()
+        await one.back()
+        assert stored(world, "r|r0") == 40 + stored(world, "s|r0")
+        assert stored(world, "p") == (BEGAN + HOUR_S) * 1_000
+        await one.kill()
+
+    asyncio.run(run())
+
+
+def test_all_is_told_again_where_a_period_begins_while_the_store_comes_back(
+    virtual: SimpleNamespace, server: Valkey
+) -> None:
+    async def run() -> None:
+        world, (one,) = await started(virtual, server, 0)
+
+        async def learn() -> None:
+            world.pass_by(HOUR_S)
+
+        one.store.learn = learn
+        one.cut_off()
+        await one.back()
+        assert stored(world, "p") == one.budget.begins_ms == (BEGAN + HOUR_S) * 1_000
+        assert int(server.hash(KEY)["g|r0"]) == one.store._session.generation
+        await one.kill()
+
+    asyncio.run(run())
 
 
 actions = st.one_of(
@@ -232,8 +345,18 @@ actions = st.one_of(
 offs = st.sampled_from([0, 0, 30, -30, 2_200, -2_200, HOUR_S, -HOUR_S, 86_400, -86_400, 40 * 86_400])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.tuples(offs, offs, offs), st.lists(actions, min_size=10, max_size=60), st.sampled_from([6.0, 86_400.0]))
+@example((0, HOUR_S, 0), [("admit", 1, 150, False), ("restart", 1, 0, 0)], 86_400.0)
+@example(  # cut off with a request under way, whose money the store holds for it no longer when a period begins
+    (0, 0, 0),
+    [
+        ("admit", 1, 150, True), ("cut off", 1, 0, 0), ("pass", 0, HOUR_S, 0), ("admit", 0, 950, True),
+        ("look", 1, 0, 0), ("settle", 1, 0, 0), ("admit", 1, 150, True),
+    ],
+    6.0,
+)  # fmt: skip
+@example((0, -HOUR_S, 0), [("admit", 1, 400, True), ("restart", 1, 0, 0), ("admit", 0, 950, True)], 86_400.0)
 def test_whatever_their_clocks_say_no_hour_of_the_store_costs_more_than_its_budget(
     virtual: SimpleNamespace, server: Valkey, offs: tuple[int, int, int], script: list[Any], lease_s: float
 ) -> None:

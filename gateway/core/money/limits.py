@@ -235,10 +235,15 @@ class Budget(Limit):
         self.others, self.elsewhere, self.leased = others, elsewhere, leased
 
     def alone(self) -> None:
-        """Nothing can be heard of others: what is leased is all there is to spend, once."""
+        """Nothing can be heard of others: what is leased is all there is to spend, once.
+
+        With it goes what requests under way will give back, as it is set aside elsewhere, too. Where nothing is leased,
+        as in a period of which nothing was heard yet, that need not be so: then it is not there to be spent.
+        """
         if self.leased >= 0:
-            self.elsewhere += self.left - self.leased
-            self.left, self.leased = self.leased, -1
+            left = self.leased or -self.reserved
+            self.elsewhere += self.left - left
+            self.left, self.leased = left, -1
 
     @property
     def ahead(self) -> int:

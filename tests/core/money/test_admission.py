@@ -215,6 +215,22 @@ def test_a_cost_belongs_to_the_period_in_which_its_attempt_began() -> None:
     assert (money.spent, money.reserved) == (20, 0)
 
 
+def test_alone_what_is_leased_can_be_spent_and_what_comes_back_only_where_that_is_set_aside_elsewhere() -> None:
+    for leased, then in ((50, 350), (0, 0)):  # nothing is leased in a period of which nothing was heard
+        made = Budget("key", "k", Allowance(1_000, "day"))
+        made.begin(0, 1_000)
+        gate = Gate(budgets=(made,))
+        hold = gate.admit(0, 300, 0, 0)
+        assert isinstance(hold, Hold)
+        made.hear(200, 250, leased)
+        made.alone()
+        assert (made.ahead, made.reserved, made.gone) == (leased, 300, 200)
+        hold.end(0)
+        assert (made.ahead, made.reserved) == (then, 0)
+        made.hear(200, 250, 10)
+        assert (made.left, made.reserved) == (750, 0)
+
+
 def test_limits_in_shadow_mode_let_pass_count_and_take_nothing_for_it() -> None:
     requests, slots, money = rate(2, shadow=True), Slots("key", "k", Cap(1, shadow=True)), budget(10, "shadow")
     gate = Gate((requests,), (), (slots,), (money,))
