@@ -63,6 +63,9 @@ class ClientConnection(Timed, HttpToolsProtocol):
             bytearray()
         )  # of one that comes in several reads; grows in place, so it is never there twice
         self._held = 0  # body bytes of this message counted in runtime.buffered
+        self._idle_until = (
+            0.0  # when it is closed if no request comes; its deadline may come before, and is then put off
+        )
         self._left = 0
         self._chunked: Chunked | None = None
         self._body_since = 0.0
@@ -84,7 +87,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
         if crowded is not None:
             self._reject(crowded)
             return
-        runtime.wheel.arm(self, runtime.serving.site.limits.keep_alive_s)
+        self._rest(runtime.serving.site.limits.keep_alive_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's callback: whatever was under way for this client ends."""
@@ -138,7 +141,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
                 self.due = self._exchange.ends_at
                 self._exchange.resume()
         elif state == _HEAD:
-            self.runtime.wheel.arm(self, self.runtime.serving.site.limits.keep_alive_s)
+            self._rest(self.runtime.serving.site.limits.keep_alive_s)
             self.runtime.loop.call_soon(self._continue)
 
     # -- assembling a message --
@@ -409,11 +412,20 @@ class ClientConnection(Timed, HttpToolsProtocol):
             return
         self._state = _HEAD
         self._begun = False
-        self.runtime.wheel.arm(self, asked.keep_alive_s)
+        wheel = self.runtime.wheel
+        self._idle_until = until = wheel.soon + asked.keep_alive_s
+        if self.due > until:  # seldom: most requests end long before the clock that ran when they came
+            wheel.arm(self, asked.keep_alive_s)
         if self._pending:
             # From the loop, not from here: a thousand pipelined requests must not nest a thousand calls deep. What
             # waits stays in `_pending`, or bytes that are read before the loop comes to it would overtake it.
             self.runtime.loop.call_soon(self._continue)
+
+    def _rest(self, keep_alive_s: float) -> None:
+        """Wait for a request."""
+        wheel = self.runtime.wheel
+        self._idle_until = wheel.soon + keep_alive_s
+        wheel.arm(self, keep_alive_s)
 
     def _continue(self) -> None:
         if self._state == _HEAD and self._pending and not self.flow.write_paused:
@@ -442,10 +454,15 @@ class ClientConnection(Timed, HttpToolsProtocol):
             self.transport.abort()
         elif state == _HOT:
             if self._exchange is not None:
-                self._exchange.out_of_time()
+                if now < self._exchange.ends_at:
+                    self.runtime.wheel.arm(self, self._exchange.ends_at - now)
+                else:
+                    self._exchange.out_of_time()
         elif state == _HEAD:
             if self._pending:
                 self._reject(TooSlow("request_timeout", "The request head did not arrive in time."))
+            elif now < self._idle_until:
+                self.runtime.wheel.arm(self, self._idle_until - now)
             else:
                 self._close()
 
@@ -454,7 +471,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
         if self._state != _HEAD or self.flow.write_paused:
             return None
         limits = self.runtime.serving.site.limits
-        since = self.due - (limits.request_head_s if self._begun else limits.keep_alive_s)
+        since = self.due - limits.request_head_s if self._begun else self._idle_until - limits.keep_alive_s
         if now - since < LEAST_IDLE_S:
             return None
         asked = self._asked
@@ -475,7 +492,7 @@ class ClientConnection(Timed, HttpToolsProtocol):
             if self._asked is not None:
                 self._close()
             elif self.runtime.draining:
-                self.runtime.wheel.arm(self, FRESH_S)
+                self._rest(FRESH_S)
         elif self._state == _COLD:
             HttpToolsProtocol.shutdown(self)
 

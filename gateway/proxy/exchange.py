@@ -101,16 +101,17 @@ class Exchange(Attempting):
 
     def _repeat(self, habit: Habit, envelope: Envelope) -> bool:
         """Start with what was decided for others like this request, if the world has not changed since. HOT."""
-        record = self.record
-        available = self.runtime.board.available(self.serving.site.fleet, record.started_at)
+        record, runtime = self.record, self.runtime
+        available = runtime.board.available(self.serving.site.fleet, record.started_at)
         wall = record.wall
         if available != habit.available or wall >= habit.until or wall < habit.since:
             return False
         self.envelope = envelope
         self.available = available
         self.pinned = habit.pinned
-        self.ends_at = record.started_at + habit.total_s
-        self.runtime.wheel.arm(self.connection, habit.total_s)
+        self.ends_at = ends_at = record.started_at + habit.total_s
+        if ends_at < self.connection.due:  # else its clock is looked at in time, see `on_due` there
+            runtime.wheel.arm(self.connection, habit.total_s)
         kept = habit.kept
         self.values = kept.values
         self.decision = kept.decision
@@ -118,7 +119,7 @@ class Exchange(Attempting):
         self.around = habit.around
         if self.asked.gate is None or self._admit(kept):
             pool = habit.straight
-            if pool is None or pool.outstanding >= pool.most or self.runtime.board.entries or record.trace is not None:
+            if pool is None or pool.outstanding >= pool.most or runtime.board.entries or record.trace is not None:
                 self._send(habit.route, habit.route.first)
             else:
                 self._send_straight(habit, pool)

@@ -125,7 +125,10 @@ class Pool:
             connection.abort()
         else:
             self._idle.append(connection)
-            self.wheel.arm(connection, IDLE_S)
+            if connection.slot:  # as `arm`, without a call
+                connection.due = self.wheel.soon + IDLE_S
+            else:
+                self.wheel.arm(connection, IDLE_S)
 
     def forget(self, connection: UpstreamConnection) -> None:
         """A connection is gone."""

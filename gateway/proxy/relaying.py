@@ -32,6 +32,7 @@ _DECIDED = b"x-request-id: %b\r\nx-pointsman-origin: %b\r\nx-pointsman-attempts:
 _ANSWERED = b"content-type: application/json\r\n%bx-pointsman-overhead-ms: %%.3f\r\n" % _DECIDED.replace(
     b"origin: %b", b"origin: upstream"
 )
+_PRICED = _ANSWERED + b"x-pointsman-cost-usd: %.9f\r\n"
 _BROKEN = {
     Outcome.IDLE_TIMEOUT: ("upstream_timeout", "The upstream stopped sending."),
     Outcome.TOTAL_TIMEOUT: ("upstream_timeout", "The time for this request is used up."),
@@ -247,14 +248,17 @@ class Relaying(Admitting):
         self.pool = None
         self._succeeded(facts.usage, facts.output_chars, facts.reasoned)
         self.committed = True
-        headers = _ANSWERED % (
+        told = (
             record.request_id.encode(),
             record.attempts,
             record.routing.headers,
-            (record.sent_at - record.started_at + time.monotonic() - received) * 1000,
+            (record.sent_at - record.started_at + time.monotonic() - received) * 1000.0,
         )
-        if self.priced:
-            headers += b"x-pointsman-cost-usd: %.9f\r\n" % (self.cost_nano / NANO_PER_USD)
+        headers = (
+            _PRICED % (told + (self.cost_nano / NANO_PER_USD,))  # noqa: RUF005 - which costs half
+            if self.priced
+            else _ANSWERED % told
+        )
         self._settle(200, "ok")
         if self.asked.gate is not None:
             headers += self._limits_told()

@@ -161,7 +161,8 @@ class Runtime:
         self.tls_public: ssl.SSLContext | None = None
         self._secrets: tuple[_Held, _Held] = ((None, set()), (None, set()))
         self._random: list[str] = []  # for ids of requests
-        self._millisecond, self._arrived = 0, ""  # of the last id, and its text
+        self._arrived = ""  # the millisecond of the last id, as text,
+        self._arrived_since = self._arrived_until = 0.0  # and between which times it is that
         self.serving: Serving
 
     def adopt(self, site: Site, balances: Balances = EMPTY) -> None:  # type: ignore[assignment]
@@ -275,9 +276,10 @@ class Runtime:
         if not random:
             text = os.urandom(4000).hex()
             random += [text[at : at + 20] for at in range(0, len(text), 20)]
-        millisecond = int(wall * 1000)
-        if millisecond != self._millisecond:
-            self._millisecond, self._arrived = millisecond, f"{millisecond:012x}"
+        if wall >= self._arrived_until or wall < self._arrived_since:
+            millisecond = int(wall * 1000)
+            self._arrived_since, self._arrived_until = wall, (millisecond + 1) / 1000
+            self._arrived = f"{millisecond:012x}"
         return self._arrived + random.pop()
 
     def keep(self, ledger: Ledger) -> None:

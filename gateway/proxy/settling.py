@@ -93,6 +93,8 @@ class Settling:
     parts: list[bytes]
 
     def __init__(self, runtime: Runtime, connection: ClientConnection, asked: Asked) -> None:
+        self.relay = self.hold = None  # are read for every request: reading a default costs three times as much
+        self.priced = True
         self.runtime = runtime
         self.serving = asked.serving  # what the request began with, should a reload come in between
         self.connection = connection

@@ -29,10 +29,12 @@ FAULTS = frozenset(
 #: Codes of what nobody has to look at. A client that leaves is nobody's fault.
 GOOD = frozenset({"ok", "client_gone"})
 BECAUSE_MAX = 512
+#: Numbers that are multiplied with floats are floats themselves throughout: the interpreter has a shorter way for that.
 _USUAL = (
     b'{"time":"%b.%03dZ","level":"info","request_id":"%b","status":200,"code":"ok",%b,"duration_ms":%.3f,"attempts":1,'
     b'"overhead_ms":%.3f,"first_event_ms":%.3f,"input_tokens":%d,"output_tokens":%d%b}\n'
 )
+_PRICED = _USUAL.replace(b"%b}\n", b'%b,"cost_usd":%.9f}\n')
 
 
 class _Shared(msgspec.Struct, omit_defaults=True):
@@ -71,7 +73,7 @@ class AccessLog:
         self._left_out = 0  # by samplings before the present one
         self._write = write
         self._coloured = coloured
-        self._second = -1
+        self._second = -1.0
         self._second_bytes = b""
         self.adopt(settings or LogSettings(), form)
 
@@ -134,35 +136,41 @@ class AccessLog:
         if shared is None:
             shared = routing.line = _shared(routing)
         begun, first, wall, usage = record.started_at, record.first_event_at, record.wall, record.usage
-        second = int(wall)
-        if second != self._second:
-            self._take(second)
-        tail = b',"cost_usd":%.9f' % (record.cost_nano / NANO_PER_USD) if record.priced and record.sent_at else b""
+        since = wall - self._second
+        if since < 0.0 or since >= 1.0:
+            since = wall - self._take(wall)
+        tail = b""
         if usage is not None and (usage.cached or usage.reasoning or usage.estimated):
-            tail = _unusual(usage) + tail
+            tail = _unusual(usage)
         if record.trace is not None and record.trace.trace_id:
             tail = b',"trace_id":"%b"%b' % (record.trace.trace_id.encode(), tail)
-        if self._sampling.one_of != 1 and self.level(record) == "info":
-            tail += b',"stands_for":%d' % self._sampling.one_of
         if (  # nearly always; one long form costs less than many short ones
             record.attempts == 1
             and usage is not None
             and record.code == "ok"
             and first - begun <= self._slow_s
             and not record.thought_unasked
+            and self._sampling.one_of == 1
         ):
-            return _USUAL % (
+            told = (
                 self._second_bytes,
-                (wall - second) * 1000,
+                since * 1000.0,
                 record.request_id.encode(),
                 shared,
-                (record.ended_at - begun) * 1000,
-                (record.sent_at - begun) * 1000,
-                (first - begun) * 1000,
+                (record.ended_at - begun) * 1000.0,
+                (record.sent_at - begun) * 1000.0,
+                (first - begun) * 1000.0,
                 usage.input,
                 usage.output,
                 tail,
             )
+            if record.priced:
+                return _PRICED % (told + (record.cost_nano / NANO_PER_USD,))  # noqa: RUF005 - which costs half
+            return _USUAL % told
+        if record.priced and record.sent_at:
+            tail += b',"cost_usd":%.9f' % (record.cost_nano / NANO_PER_USD)
+        if self._sampling.one_of != 1 and self.level(record) == "info":
+            tail += b',"stands_for":%d' % self._sampling.one_of
         return self._remarkable(record, shared, usage) + tail + b"}\n"
 
     def _remarkable(self, record: Record, shared: bytes, usage: Usage | None) -> bytes:
@@ -242,15 +250,16 @@ class AccessLog:
 
     def _time(self, wall: float) -> str:
         """RFC 3339 in UTC with milliseconds."""
-        second = int(wall)
-        if second != self._second:
-            self._take(second)
-        return f"{self._second_bytes.decode()}.{int((wall - second) * 1000):03d}Z"
+        since = wall - self._second
+        if since < 0.0 or since >= 1.0:
+            since = wall - self._take(wall)
+        return f"{self._second_bytes.decode()}.{int(since * 1000):03d}Z"
 
-    def _take(self, second: int) -> None:
-        """Make the text of a second, once."""
-        self._second = second
+    def _take(self, wall: float) -> float:
+        """Make the text of a second, once; and that second."""
+        self._second = second = float(int(wall))
         self._second_bytes = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+        return second
 
 
 def _asked(routing: Routing) -> str:
