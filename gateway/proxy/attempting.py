@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from math import floor
 from typing import TYPE_CHECKING
 
 from gateway.core.errors import GatewayError, InternalError
@@ -155,7 +156,7 @@ class Attempting(Relaying):
             account = routing.account
             if not account:
                 account = account_of(runtime, routing, route.first.target, self.decision.thinking.mode)
-            at_ms, size = int(record.wall * 1e3), envelope.size // BYTES_PER_TOKEN
+            at_ms, size = floor(record.wall * 1e3), envelope.size // BYTES_PER_TOKEN
             if self.hold is None:
                 entry: Plain = ("r", told, 1, account, at_ms, size)
             else:

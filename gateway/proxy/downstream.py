@@ -47,6 +47,13 @@ _HEAD, _BODY, _HOT, _COLD, _CLOSING, _CLOSED = range(6)
 class ClientConnection(Timed, HttpToolsProtocol):
     """One client's connection."""
 
+    # With slots for what is its own, what uvicorn keeps of a connection is few enough to need no dictionary, either.
+    __slots__ = (
+        "_asked", "_begun", "_body", "_body_at", "_body_since", "_chunked", "_exchange", "_familiar", "_head", "_held",
+        "_idle_until", "_known", "_left", "_outbox", "_overrun", "_pending", "_shedding", "_state", "_strangers",
+        "habits", "runtime",
+    )  # fmt: skip
+
     def __init__(self, runtime: Runtime, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
         Timed.__init__(self)
         HttpToolsProtocol.__init__(self, config, server_state, app_state, runtime.loop)
@@ -63,9 +70,8 @@ class ClientConnection(Timed, HttpToolsProtocol):
             bytearray()
         )  # of one that comes in several reads; grows in place, so it is never there twice
         self._held = 0  # body bytes of this message counted in runtime.buffered
-        self._idle_until = (
-            0.0  # when it is closed if no request comes; its deadline may come before, and is then put off
-        )
+        # When it is closed if no request comes. Its deadline may come before, and is put off then.
+        self._idle_until = NEVER
         self._left = 0
         self._chunked: Chunked | None = None
         self._body_since = 0.0

@@ -16,7 +16,7 @@ from gateway.core.servers import dialects
 from gateway.core.servers.respell import respell_answer
 from gateway.core.types import NANO_PER_USD, Outcome, Usage
 from gateway.proxy.admitting import Admitting, Limited
-from gateway.proxy.clocks import NEVER
+from gateway.proxy.clocks import HORIZON_S, NEVER
 from gateway.proxy.heads import AnswerHead
 from gateway.proxy.outside import answered, measured
 from gateway.proxy.upstream import UpstreamConnection
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 #: A non-streamed answer, and an error body, may be this long; more is not an answer.
 MAX_ANSWER = 32 << 20
 MAX_ERROR = 65_536
+_HEADERS_TIMEOUT = Outcome.HEADERS_TIMEOUT  # a member costs as much to read as calling a function
 _DECIDED = b"x-request-id: %b\r\nx-pointsman-origin: %b\r\nx-pointsman-attempts: %d\r\n%b"
 _ANSWERED = b"content-type: application/json\r\n%bx-pointsman-overhead-ms: %%.3f\r\n" % _DECIDED.replace(
     b"origin: %b", b"origin: upstream"
@@ -72,8 +73,12 @@ class Relaying(Admitting):
             self.resent_at = time.monotonic()
         route = self.route
         # A non-streamed answer begins when it is complete, so its head has first_event's time.
-        connection.due_outcome = Outcome.HEADERS_TIMEOUT
-        self.runtime.wheel.arm(connection, route.answer_s if self.relay is None else route.headers_s)
+        connection.due_outcome = _HEADERS_TIMEOUT
+        wheel, after_s = self.runtime.wheel, route.answer_s if self.relay is None else route.headers_s
+        if connection.slot and after_s >= HORIZON_S:  # as `arm`, without a call
+            connection.due = wheel.soon + after_s
+        else:
+            wheel.arm(connection, after_s)
 
     def on_whole(self, head: AnswerHead, body: bytes) -> None:
         """A complete answer that came in one read; its connection is back in the pool or closed."""
@@ -237,7 +242,8 @@ class Relaying(Admitting):
         """A complete non-streamed answer: check it, then send it in one write."""
         record = self.record
         received = time.monotonic()
-        facts = self.route.plan.parse(body)
+        parse = self.route.plan.parse
+        facts = parse(body)
         if facts is None:
             outcome = dialects.classify_answer(self.route.plan, body)
             self.status, self.received, self.stated = 200, len(body), whole.stated(body)

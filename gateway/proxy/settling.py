@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Mapping
+from math import floor
 from typing import TYPE_CHECKING, Any
 
 from gateway.core.answer import sse
@@ -93,7 +94,8 @@ class Settling:
     parts: list[bytes]
 
     def __init__(self, runtime: Runtime, connection: ClientConnection, asked: Asked) -> None:
-        self.relay = self.hold = None  # are read for every request: reading a default costs three times as much
+        # These are read in every request, and reading a class's attribute costs three times as much.
+        self.relay = self.hold = self.room = self.conversation = None
         self.priced = True
         self.runtime = runtime
         self.serving = asked.serving  # what the request began with, should a reload come in between
@@ -129,7 +131,7 @@ class Settling:
         if self.reserved:
             self.reserved = False
             entry = (
-                "s", record.request_id, self.attempt.number, int(time.time() * 1e3), used.input, used.output,
+                "s", record.request_id, self.attempt.number, floor(time.time() * 1e3), used.input, used.output,
                 used.cached, used.reasoning, used.written, cost_nano, used.estimated, cause,
             )  # fmt: skip
             self.runtime.outbox.entries.append(entry)
