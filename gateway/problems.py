@@ -206,6 +206,12 @@ _EXPECTED = {
     "model_type": ("a mapping", "a mapping: {key: value}"),
     "model_attributes_type": ("a mapping", "a mapping: {key: value}"),
 }
+_BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
 _SHAPES = {"a list": "[", "a mapping": "{"}
 _NEAR = "did you mean "
 _MOST_AT_ONE_PLACE = 10  # complaints of one value, by all the kinds that may stand there
@@ -239,6 +245,9 @@ def _say(one: _Complaint, model: type[BaseModel] | None) -> tuple[str, str]:
         if kind == "bool_type" and isinstance(value, str) and value.lower() in ("on", "off", "yes", "no", "y", "n"):
             return f"{value} is text in YAML 1.2, not a truth value", valid
         return f"{_shown(value)} is not {want}", valid
+    if kind in _BOUNDS:
+        word, name = _BOUNDS[kind]
+        return f"{_shown(value)} is out of range", f"{word} {context[name]:,}"
     message = str(one.item["msg"])
     return f"{_shown(value)} is not valid", message[:1].lower() + message[1:]
 

@@ -151,7 +151,7 @@ def test_an_update_to_what_is_so_already_or_a_dry_one_writes_nothing(place: Path
         ("shop", {"sha256": "ab" * 32}, "'sha256' is nothing that can be said of a key"),
         ("shop", {"by": "lead"}, "'by' is nothing that can be said of a key"),
         ("shop", {"rpmm": 3}, "'rpmm' is nothing that can be said of a key: did you mean rpm?"),
-        ("shop", {"rpm": 0}, "rpm: 0 is not valid"),
+        ("shop", {"rpm": 0}, "rpm: 0 is out of range: at least 1"),
         ("shop", {"budget": {"usd": 1, "per": "fortnight"}}, "budget.per"),
         ("shop", {"allow": ["aut"]}, "allow: 'aut' means nothing here: did you mean auto"),
         ("shop", {"policy": "othr"}, "policy: no policy 'othr': did you mean other?"),

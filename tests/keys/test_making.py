@@ -92,7 +92,7 @@ def test_a_key_may_use_what_its_entry_allows_until_it_expires(place: Path) -> No
     [
         ({"name": "no name"}, "name: 'no name' cannot be a name"),
         ({"name": "anonymous"}, "name: 'anonymous' is another key's name"),
-        ({"name": "n", "rpm": 0}, "rpm: 0 is not valid"),
+        ({"name": "n", "rpm": 0}, "rpm: 0 is out of range: at least 1"),
         ({"name": "n", "rpm": "fast"}, "rpm: 'fast' is not a whole number: such as 60"),
         ({"name": "n", "budget": {"usd": -1, "per": "day"}}, "budget.usd"),
         ({"name": "n", "budget": {"usd": 1, "per": "fortnight"}}, "budget.per"),
