@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -152,6 +153,8 @@ def virtual() -> Iterator[SimpleNamespace]:
     times = SimpleNamespace(monotonic=lambda: clock.world.now_s - BEGAN, time=lambda: clock.world.now_s)
     with clocked(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("gateway.stores.clock.time", times)
+        # A process takes longer to start than it does here, so that its generation is a later one.
+        patch.setattr("gateway.stores.breaker.time", SimpleNamespace(time=itertools.count(BEGAN).__next__))
         patch.setattr("gateway.stores.breaker.OPEN_S", 1_000.0)
         patch.setattr("gateway.stores.shared.TICK_S", 1_000.0)
         patch.setattr(report, "reading", lambda directory: contextlib.nullcontext(READ[directory]))
