@@ -3,6 +3,9 @@
 Closed: one connection, in use. Open: none; after a second one try is made, off the path of requests, and only when
 everything it asks was answered in time does the connection come into use. So while a store hangs or refuses, nobody
 waits for it but the first, for the time of one answer.
+
+A node of a cluster may say that the keys have moved: then the one it names is tried at once, once, and after that in
+its turn; where that one fails, the address that is configured is next.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ OPEN_S = 1.0
 LOOK_S = 15.0
 #: A handshake of TLS takes more than one round trip, and no request waits for it.
 TLS_S = 2.0
+_MOVED = re.compile(r"MOVED \d+ (?P<host>[A-Za-z0-9.:_-]*):(?P<port>\d{1,5})")
 
 
 class Unfit(Exception):
@@ -61,8 +65,10 @@ class Breaker:
         self._loop = loop
         self._user = user
         self._generation = 0
+        self._at = settings.host, settings.port  # who is asked
+        self._led = False  # there, since one was last in use
         self._trying: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._looking: asyncio.TimerHandle | None = None
         self._closed = False
         self._said = ""  # why it could not be used, when that was last logged
@@ -92,6 +98,7 @@ class Breaker:
     def fail(self, why: Exception) -> None:
         """What came back over the connection in use says that it must not be used."""
         if self.link is not None:
+            self._follow(why)
             self.link.end(Gone(_text(why)))
 
     def outdo(self, generation: int) -> None:
@@ -138,6 +145,19 @@ class Breaker:
         self._said = str(why)
         self._again()
 
+    def _follow(self, why: Exception) -> None:
+        """Has a node said who has the keys now? Then that one is asked next."""
+        found = _MOVED.fullmatch(str(why)) if isinstance(why, Said) else None
+        if found is None:
+            self._at = self.settings.host, self.settings.port
+            return
+        host, port = found["host"] or self._at[0], int(found["port"])
+        if not self._led and (host, port) != self._at:
+            self._led = True
+            self._timer = self._loop.call_soon(self._try)
+            logger.info("the keys of store %s have moved to %s:%d", self.settings, host, port)
+        self._at = host, port
+
     def _again(self) -> None:
         if not self._closed and self._timer is None:
             self._timer = self._loop.call_later(OPEN_S, self._try)
@@ -158,8 +178,7 @@ class Breaker:
             async with asyncio.timeout(TLS_S if settings.tls else settings.timeout_s):
                 _, link = await self._loop.create_connection(
                     lambda: Link(self._loop, settings.timeout_s, lost),
-                    settings.host,
-                    settings.port,
+                    *self._at,
                     ssl=self._tls,
                 )
             await self._greet(link)
@@ -169,9 +188,11 @@ class Breaker:
         except (OSError, TimeoutError, Gone, Said, Unfit) as error:
             if link is not None:
                 link.end(Gone("unfit"))
+            self._follow(error)
             self._unusable(error)
             return
         self._said = ""
+        self._led = False
         self.link = link
         self._user.back(link)
         self._looking = self._loop.call_later(LOOK_S, self._look, link)

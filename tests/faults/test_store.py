@@ -45,7 +45,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
         with replicas(where, 2, relay.url, KEYS, timeout="300ms") as both:
             assert eventually(lambda: all(both.up()), 10)
             time.sleep(1.2)  # a heartbeat, with which each hears of the other
-            yield SimpleNamespace(server=server, relay=relay, both=both, moved=other)
+            yield SimpleNamespace(server=server, relay=relay, both=both, moved=other, owner=owner)
         relay.close()
 
 
@@ -279,7 +279,9 @@ def test_a_script_that_is_forgotten_is_sent_again_and_nobody_notices(pair: Simpl
     assert both.up() == [True, True]
 
 
-def test_a_slot_that_has_moved_is_a_store_that_is_away(pair: SimpleNamespace) -> None:
+def test_keys_that_have_moved_are_followed_and_the_configured_store_is_gone_back_to(pair: SimpleNamespace) -> None:
+    both, server, relay = pair.both, pair.server, pair.relay
+
     def known() -> bool:
         told = pair.moved.ask("CLUSTER", "INFO")
         return isinstance(told, bytes) and b"cluster_slots_assigned:16384" in told and b"state:ok" in told
@@ -287,12 +289,17 @@ def test_a_slot_that_has_moved_is_a_store_that_is_away(pair: SimpleNamespace) ->
     assert eventually(known, 20)
     with pytest.raises(Said, match="MOVED"):
         pair.moved.ask("HGETALL", "pointsman:{rated}:key:rated")
-    pair.relay.lead(pair.moved.port)
+    relay.lead(pair.moved.port)
     try:
-        serves_degraded(pair.both)
+        assert eventually(lambda: codes([both.ask(at, "rated") for at in (0, 1)]) == {200: 2} and all(both.up()), 20)
+        assert eventually(lambda: pair.owner.hash("pointsman:{rated}:key:rated").get("q:u") is not None)
+        assert min(both.lines(f"have moved to 127.0.0.1:{pair.owner.port}")) == 1
     finally:
-        pair.relay.lead(pair.server.port)
-    comes_back(pair.both)
+        relay.lead(server.port)
+    assert codes([both.ask(at, "rated") for at in (0, 1)]) == {200: 2}
+    pair.owner.kill()
+    assert eventually(lambda: away(both) or not all(both.up()), 10)
+    comes_back(both)
 
 
 def test_a_store_that_answers_late_is_left_alone_until_it_is_quick_again(pair: SimpleNamespace) -> None:
