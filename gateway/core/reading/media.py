@@ -28,6 +28,7 @@ FILE_TOKENS = 65_536
 _AUDIO_TOKENS_PER_S = (13, 25)  # Qwen3-Omni; Qwen2-Audio and Qwen2.5-Omni
 _AUDIO_BYTES_PER_S = 1_000  # the thinnest speech codecs; PCM is 16,000 at least
 _PCM_BYTES_PER_S = 16_000  # where a recording does not say: the thinnest in use
+_MANY = 64  # messages that are worth asking first whether they are all alike
 _TEXTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking", "reasoning"})
 #: Members in which servers look for media beside the content of a message, or in a part of text, and what they hold.
 MEDIA_MEMBERS: Mapping[str, Modality] = MappingProxyType(
@@ -87,6 +88,11 @@ def read(messages: Sequence[Mapping[str, Any]]) -> Content:
     """Walk the messages of a checked request."""
     found = Content(messages=len(messages))
     texts = found.texts
+    if len(messages) > _MANY and set(map(len, messages)) == {2}:
+        contents = [message.get("content") for message in messages]
+        if set(map(type, contents)) <= {str, LongText}:  # and a role, which every message has
+            texts += filter(None, contents)
+            return found
     for message in messages:
         for name, value in message.items():
             if name == "content":
@@ -95,15 +101,13 @@ def read(messages: Sequence[Mapping[str, Any]]) -> Content:
                         _part(part, found)
                 elif value:
                     texts.append(value)
-            elif name == "role":
-                continue
             elif name == "tool_calls" and isinstance(value, list):
                 found.calls += len(value)
                 for call in value:
                     texts += _apart(call)
             elif name in MEDIA_MEMBERS and value:
                 _beside(MEDIA_MEMBERS[name], value, found)
-            elif value:
+            elif name != "role" and value:
                 texts += [value] if isinstance(value, str | LongText) else _apart(value)
     return found
 

@@ -17,6 +17,8 @@ from gateway.core.text.longtext import LongText
 from gateway.core.text.tokens import Text
 from gateway.core.types import Tenant
 
+_USER_TEXTS = 64  # who wrote no letter in so many will not have before
+
 
 class Request:
     """A request and what was found by walking it, once."""
@@ -90,7 +92,7 @@ class Request:
 
     @property
     def user_texts(self) -> list[Text]:
-        """What the user wrote, turn by turn."""
+        """The last of what the user wrote, turn by turn."""
         if self._user_texts is None:
             self._user_texts = _user_texts(self.messages)
         return self._user_texts
@@ -113,17 +115,18 @@ class Request:
 
 def _user_texts(messages: Sequence[Mapping[str, Any]]) -> list[Text]:
     found: list[Text] = []
-    for message in messages:
+    for message in reversed(messages):
         if message["role"] != "user":
             continue
         content = message.get("content")
-        if type(content) is str or type(content) is LongText:
+        if isinstance(content, str | LongText):
             found.append(content)
-        elif type(content) is list:
+        elif isinstance(content, list):
             texts = [part.get("text") for part in content if part["type"] in ("text", "input_text")]
             short = [text for text in texts if isinstance(text, str)]
-            long = [text for text in texts if isinstance(text, LongText)]
-            found += long
             if short:
                 found.append("\n".join(short))
-    return found
+            found += [text for text in reversed(texts) if isinstance(text, LongText)]
+        if len(found) >= _USER_TEXTS:
+            break
+    return found[::-1]

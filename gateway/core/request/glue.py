@@ -81,6 +81,27 @@ class _Leads(dict[str, bytes]):
         return lead
 
 
+class Level(NamedTuple):
+    """How objects at one level are written: before their first member and the others, their end, and between two."""
+
+    first: _Leads
+    other: _Leads
+    end: bytes
+    comma: bytes
+
+    def row(self, members: Members) -> Row:
+        """The text of an object in pieces."""
+        if not members:
+            return [b"{}"]
+        row: Row = []
+        leads = self.first
+        for name, value in members.items():
+            row += (leads[name], value)
+            leads = self.other
+        row.append(self.end)
+        return row
+
+
 @dataclass(frozen=True, slots=True)
 class Glue:
     """How a text is written: what stands behind a comma, around a colon, and where lines end, how they are indented."""
@@ -89,7 +110,7 @@ class Glue:
     colon: bytes = b":"
     line: bytes = b""
     indent: bytes = b""
-    leads: dict[tuple[int, bool], _Leads] = field(default_factory=dict, compare=False, repr=False)
+    levels: dict[int, Level] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def compact(self) -> bool:
@@ -121,32 +142,21 @@ class Glue:
         between, around = len(self.next(level + 1)), len(self.turn(level + 1)) + len(self.turn(level)) + 2
         return self.size(table, level + 1) + (table.rows - arrays) * between + arrays * around
 
-    def _leads(self, level: int, first: bool) -> _Leads:
-        """What stands before the values of objects at that level, of the first members or the others."""
-        found = self.leads.get((level, first))
+    def at(self, level: int) -> Level:
+        """How objects at that level are written."""
+        found = self.levels.get(level)
         if found is None:
-            before = b"{" + self.turn(level + 1) if first else self.next(level + 1)
-            found = self.leads[level, first] = _Leads(before, self.colon)
+            first = _Leads(b"{" + self.turn(level + 1), self.colon)
+            other = _Leads(self.next(level + 1), self.colon)
+            found = self.levels[level] = Level(first, other, self.turn(level) + b"}", self.next(level))
         return found
 
-    def rows(self, objects: Iterable[Members], level: int) -> Iterator[Row]:
-        """The text of objects at that level that are written so, with what stands between them, one after the other."""
-        first, other = self._leads(level, True), self._leads(level, False)
-        between, comma, end = b"", self.next(level), self.turn(level) + b"}"
-        for members in objects:
-            row: Row = [between]
-            leads = first
-            for name, value in members.items():
-                row += (leads[name], value)
-                leads = other
-            row.append(end if members else b"{}")
-            yield row
-            between = comma
-
     def array_rows(self, objects: Iterable[Members], level: int) -> Iterator[Row]:
-        """The same of an array at that level that holds one object at least."""
-        yield [b"[" + self.turn(level + 1)]
-        yield from self.rows(objects, level + 1)
+        """The text of an array at that level that is written so and holds these objects, one at least, one by one."""
+        write, between = self.at(level + 1), b"[" + self.turn(level + 1)
+        for members in objects:
+            yield [between, *write.row(members)]
+            between = write.comma
         yield [self.turn(level) + b"]"]
 
 

@@ -37,6 +37,7 @@ _PIECES_PER_STEP = 16
 _COMPARED = 1 << 20  # bytes compared at once where that takes a copy
 _MEMBERS_PER_STEP = 1_000
 _STEP = 128
+_PLACES = (256, 2_048)
 _DIGITS = re.compile(rb"[0-9]{2,}")
 _BACKSLASH, _COMMA, _COLON, _CLOSE_OBJECT = b"\\,:}"
 _SPACE = 32  # no byte of JSON outside strings is lower, but for white space
@@ -48,19 +49,21 @@ def check_count(body: Body) -> Generator[None, None, None]:
 
     In steps, as everything here that may take more than a few milliseconds.
 
-    Looking at every byte would double the time of the parse, so 256 places tell first whether there can be so many.
-    Only where they suggest too many are strings told from the rest, piece by piece up to the value that is one too
-    many. A few more than the limit may pass; empty objects and arrays count twice.
+    Looking at every byte would double the time of the parse, so 256 places tell first whether there can be so many,
+    and 2,048 whether that was chance. Only where they suggest too many are strings told from the rest, piece by piece
+    up to the value that is one too many. A few more than the limit may pass; empty objects and arrays count twice.
     """
     size = len(body)
     if size < 2 * MAX_VALUES:
         return
-    step = max(size // 256, 129)
-    phase = hash(bytes(body[:64])) % (step - 128)  # differs from process to process: nobody can aim between the places
-    places = range(phase, size - 128, step)
-    seen = b"".join(_seen(bytes(body[at : at + 128])) for at in places)
-    if sum(map(seen.count, _SEPARATORS)) * size < MAX_VALUES * 128 * len(places):
-        return
+    for places in _PLACES:
+        step = max(size // places, 129)
+        phase = hash(bytes(body[:64])) % (step - 128)  # differs from process to process: nobody can aim between them
+        cuts = [_seen(bytes(body[at : at + 128])) for at in range(phase, size - 128, step)]
+        seen = b"".join(cuts)
+        if sum(map(seen.count, _SEPARATORS)) * size < MAX_VALUES * 128 * len(cuts):
+            return
+        yield
     found, at, inside, pieces = 1, 0, False, 0
     while at < size:
         pieces += 1

@@ -11,7 +11,7 @@ which takes a fraction of the time of one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress, pairwise
 from operator import not_
@@ -21,7 +21,7 @@ import msgspec
 
 from gateway.core.errors import BadRequest
 from gateway.core.request.glue import Glue, Members, Table, glue_of, stands, table
-from gateway.core.request.largebody import MAX_NAME, Body, check_members, check_names, check_numbers, skip_space
+from gateway.core.request.largebody import Body, check_members, check_names, check_numbers, skip_space
 from gateway.core.text.longtext import LongText
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ Steps = Generator[None, None, T]
 _BATCH_BYTES = 65_536
 _UTF8_BYTES = 65_536  # decoded at once, to bound the memory that takes
 _UTF8_PIECES = 64  # per step
-_SLOTS_PER_STEP = 2_000
+_MANY, _FEW = 64, 8
 _CONTAINERS_PER_STEP = 256
 _MESSAGES = b'"messages"'
 _SHORT_BYTES = 128  # a value of up to this many is decoded: that takes no longer than to leave it where it is
@@ -163,7 +163,7 @@ class Grower:
         glue, level = self.glue, self.max_depth - depth
         same = len(text) == glue.size(table([members]), level)
         if same and not glue.compact:
-            same = yield from _all(stands(glue.rows([members], level), text))
+            same = yield from _all(stands([glue.at(level).row(members)], text))
         if not same:
             yield from check_members(text, members)
 
@@ -186,40 +186,47 @@ class Grower:
             yield from self._decode(*_apart(compress(some, map(not_, long))), depth)
             owners, keys, texts = _apart(compress(some, long))
             yield
-        kinds = [memoryview(text)[0] for text in texts]
+        kinds = bytes([memoryview(text)[0] for text in texts])
         yield
         if kinds.count(_QUOTE) == len(kinds):
             # Their escapes were validated when they were skipped, their UTF-8 with the whole body.
             for owner, key, text in zip(owners, keys, map(LongText, texts), strict=False):
                 owner[key] = text
             return
-        yield from self._sort(zip(owners, keys, texts, strict=False), kinds, depth)
+        yield from self._sort(owners, keys, texts, kinds, depth)
 
-    def _sort(self, slots: Iterable[_Slot], kinds: Sequence[int], depth: int) -> Steps[None]:
+    def _sort(
+        self, owners: Sequence[Any], keys: Iterable[Any], texts: Sequence[msgspec.Raw], kinds: bytes, depth: int
+    ) -> Steps[None]:
         """The same of texts of different kinds, none of them short."""
-        some: dict[int, list[_Slot]] = {_OPEN_OBJECT: [], _OPEN_ARRAY: []}
         rest: list[_Slot] = []
-        level = self.max_depth - depth
-        for number, (slot, kind) in enumerate(zip(slots, kinds, strict=False)):
-            owner, key, text = slot
-            if number % _SLOTS_PER_STEP == 0:
-                yield
+        slots = list(zip(owners, keys, texts, strict=False))
+        yield
+        level, most = self.max_depth - depth, max(map(len, texts))
+        for kind, decoder in ((_OPEN_OBJECT, _OBJECT), (_OPEN_ARRAY, _OBJECTS)):
+            some = list(compress(slots, map(kind.__eq__, kinds))) if kind in kinds else []
+            yield
+            if most > self.whole_bytes or level > _MAX_LEVELS:
+                for slot in some:
+                    self._weigh(len(slot[2]), depth)
+                if level > _MAX_LEVELS:
+                    rest += [slot for slot in some if len(slot[2]) <= self.whole_bytes]
+                    some = [slot for slot in some if len(slot[2]) > self.whole_bytes]
+            elif some and depth <= 0:
+                self.too_deep()
+            yield from self._containers(some, decoder, depth, rest)
+        for slot, kind in zip(slots, kinds, strict=True):
             if kind == _QUOTE:
-                owner[key] = LongText(text)
-            elif len(text) > self.whole_bytes or (level <= _MAX_LEVELS and kind in some):
-                self._weigh(len(text), kind in some, depth)
-                some[kind].append(slot)
-            else:
+                slot[0][slot[1]] = LongText(slot[2])
+            elif kind != _OPEN_OBJECT and kind != _OPEN_ARRAY:
+                if len(slot[2]) > self.whole_bytes:
+                    raise BadRequest("invalid_json", "The request body holds a number that is out of range.")
                 rest.append(slot)
-        yield from self._containers(some[_OPEN_OBJECT], _OBJECT, depth, rest)
-        yield from self._containers(some[_OPEN_ARRAY], _OBJECTS, depth, rest)
         if rest:
             yield from self._decode(*_apart(rest), depth)
 
-    def _weigh(self, size: int, encloses: bool, depth: int) -> None:
+    def _weigh(self, size: int, depth: int) -> None:
         """Refuse what takes too long to read."""
-        if not encloses:
-            raise BadRequest("invalid_json", "The request body holds a number that is out of range.")
         if depth <= 0 or (size > self.whole_bytes and (self.max_depth - depth) * len(self.body) > _MAX_WORK):
             self.too_deep()
 
@@ -227,67 +234,66 @@ class Grower:
         self, slots: Sequence[_Slot], decoder: msgspec.json.Decoder[Any], depth: int, rest: list[_Slot]
     ) -> Steps[None]:
         """The same of texts that are all objects, or all arrays; those that are to be decoded are added to `rest`."""
-        found: list[tuple[_Slot, Any]] = []
-        for number, slot in enumerate(slots):
-            text = slot[2]
-            if len(text) > self.whole_bytes or number % _CONTAINERS_PER_STEP == 0:
-                yield
-            try:
-                read = decoder.decode(text)
-            except msgspec.ValidationError:
-                read = None
-            if read is None or (not read and decoder is _OBJECTS):  # not only objects in it, or nothing
-                yield from self._odd(slot, depth, rest)
-                continue
-            if len(text) > MAX_NAME:
-                check_names(read if decoder is _OBJECT else chain.from_iterable(read))
-            found.append((slot, read))
-        if not found:
+        if not slots:
             return
-        yield
-        level, size = self.max_depth - depth, sum(len(text) for (_, _, text), _ in found)
-        if decoder is _OBJECTS:
-            grown = table([members for _, read in found for members in read])
-            least = self.glue.array_size(grown, len(found), level)
+        reads: list[Any] = []
+        for first in range(0, len(slots), _CONTAINERS_PER_STEP):
+            some = slots[first : first + _CONTAINERS_PER_STEP]
+            try:
+                reads += [decoder.decode(text) for _, _, text in some]
+            except msgspec.ValidationError:  # not only objects in an array
+                reads += [_read(text, decoder) for _, _, text in some]
+            yield
+        array, level = decoder is _OBJECTS, self.max_depth - depth
+        grown, size = None, 0
+        if self.glue.compact and None not in reads:
+            grown = table([members for read in reads for members in read] if array else reads)
+            yield
+            size = self.glue.array_size(grown, len(reads), level) if array else self.glue.size(grown, level)
+        if grown is None or size != sum(len(text) for _, _, text in slots) or [] in reads:
+            grown = table((yield from self._proven(slots, reads, array, depth, rest)))
         else:
-            grown = table([read for _, read in found])
-            least = self.glue.size(grown, level)
-        if not self.glue.compact or least != size:
-            grown = table((yield from self._proven(found, decoder, depth, rest)))
-        else:
-            for (owner, key, _), read in found:
+            for (owner, key, _), read in zip(slots, reads, strict=True):
                 owner[key] = read
-        if decoder is _OBJECTS:
+        yield
+        check_names(grown.names)
+        if array:
             depth -= 1
             if depth <= 0 and grown.rows:
                 self.too_deep()
         yield from self._grow(grown, depth - 1)
 
     def _proven(
-        self, found: Sequence[tuple[_Slot, Any]], decoder: msgspec.json.Decoder[Any], depth: int, rest: list[_Slot]
+        self, slots: Sequence[_Slot], reads: Sequence[Any], array: bool, depth: int, rest: list[_Slot]
     ) -> Steps[list[Members]]:
         """Puts what was read of texts in their place where that is all they hold; the objects in it."""
         glue, level = self.glue, self.max_depth - depth
-        objects: list[Members] = []
-        for number, (slot, read) in enumerate(found):
+        row, objects = glue.at(level).row, list[Members]()
+        for number, (slot, read) in enumerate(zip(slots, reads, strict=True)):
             owner, key, text = slot
             if number % _CONTAINERS_PER_STEP == 0:
                 yield
-            rows = glue.rows([read], level) if decoder is _OBJECT else glue.array_rows(read, level)
+            if array and not read:
+                yield from self._odd(slot, depth, rest)
+                continue
             if len(text) <= self.whole_bytes:
-                whole = b"".join(chain.from_iterable(rows))
+                whole = b"".join(chain.from_iterable(glue.array_rows(read, level)) if array else row(read))
                 same = len(whole) == len(text) and whole.startswith(text)
             else:
-                size = glue.size(table([read]), level) if decoder is _OBJECT else glue.array_size(table(read), 1, level)
-                same = size == len(text) and (glue.compact or (yield from _all(stands(rows, memoryview(text)))))
-                if not same and decoder is _OBJECT:
+                check_names(chain.from_iterable(read) if array else read)
+                size = glue.array_size(table(read), 1, level) if array else glue.size(table([read]), level)
+                same = size == len(text)
+                if same and not glue.compact:
+                    rows = glue.array_rows(read, level) if array else [row(read)]
+                    same = yield from _all(stands(rows, memoryview(text)))
+                if not same and not array:
                     yield from check_members(memoryview(text), read)
                     same = True
             if not same:
                 yield from self._odd(slot, depth, rest)
                 continue
             owner[key] = read
-            objects += [read] if decoder is _OBJECT else read
+            objects += read if array else [read]
         return objects
 
     def _odd(self, slot: _Slot, depth: int, rest: list[_Slot]) -> Steps[None]:
@@ -307,21 +313,47 @@ class Grower:
 
         A batch is small enough for the copies that are made of it to stay in the processor's cache.
         """
-        ends = list(range(0, len(texts), _BATCH_BYTES // _SHORT_BYTES))
-        if max(map(len, texts)) > _SHORT_BYTES:
+        names = iter(keys)
+        if max(map(len, texts)) <= _SHORT_BYTES:
+            ends = list(range(0, len(texts), _BATCH_BYTES // _SHORT_BYTES))
+            alike = len(texts) > _MANY and len(set(map(bytes, texts[:_MANY]))) <= _FEW
+            if alike and (yield from self._decode_few(owners, names, texts, depth)):
+                return
+        else:
             ends, room = [], 0
             for at, size in enumerate(map(len, texts)):
                 room -= size
                 if room < 0:
                     ends.append(at)
                     room = _BATCH_BYTES - size
-        names = iter(keys)
         for first, end in pairwise([*ends, len(texts)]):
             text = b"".join((b"[", b",".join(texts[first:end]), b"]"))
             check_numbers(text)
             for owner, key, value in zip(owners[first:end], names, self.decode(text, depth + 1), strict=False):
                 owner[key] = value
             yield
+
+    def _decode_few(
+        self, owners: Sequence[Any], keys: Iterator[Any], texts: Sequence[msgspec.Raw], depth: int
+    ) -> Steps[bool]:
+        """The same where all texts are a few words over and over, such as roles; False where they are not."""
+        words = list(map(bytes, texts))
+        yield
+        several = list(set(words))
+        if len(several) > _MANY or any(word[0] in b"[{" for word in several):
+            return False
+        values = dict(zip(several, self.decode(b"[%b]" % b",".join(several), depth + 1), strict=True))
+        for owner, key, word in zip(owners, keys, words, strict=False):
+            owner[key] = values[word]
+        yield
+        return True
+
+
+def _read(text: msgspec.Raw, decoder: msgspec.json.Decoder[Any]) -> Any:
+    try:
+        return decoder.decode(text)
+    except msgspec.ValidationError:
+        return None
 
 
 def _apart(slots: Iterable[_Slot]) -> tuple[Sequence[Any], Sequence[Any], Sequence[msgspec.Raw]]:

@@ -348,29 +348,18 @@ def _check(tree: dict[str, Any]) -> None:
 def _check_messages(messages: Any) -> None:
     if type(messages) is not list or not messages:
         _wrong("messages", "a non-empty array of objects")
-    for index, message in enumerate(() if _are_plain(messages) else messages):
+    for index, message in enumerate(messages):
         if type(message) is not dict:
             _wrong(f"messages[{index}]", "an object")
         role = message.get("role")
         if type(role) is not str or not role:
             _wrong(f"messages[{index}].role", "a non-empty string")
         content = message.get("content")
-        if type(content) is not str and content is not None:
+        if type(content) is not str and type(content) is not LongText and content is not None:
             _check_content(content, index)
 
 
-def _are_plain(messages: list[Any]) -> bool:
-    """Whether messages can be seen at once to hold a role and, if any content, a text; False says nothing."""
-    return (
-        set(map(type, messages)) == {dict}
-        and {type(one.get("content")) for one in messages} <= {str, LongText, type(None)}
-        and all(type(one.get("role")) is str and one["role"] for one in messages)
-    )
-
-
 def _check_content(content: Any, index: int) -> None:
-    if type(content) is LongText:
-        return
     if type(content) is not list:
         _wrong(f"messages[{index}].content", "a string, null or an array of objects")
     for number, part in enumerate(content):

