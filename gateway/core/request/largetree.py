@@ -12,7 +12,7 @@ which takes a fraction of the time of one after the other.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, compress, pairwise
 from operator import not_
 from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
@@ -82,6 +82,7 @@ class Grower:
     decode: Callable[[bytes, int], Any]
     too_deep: Callable[[], Any]  # raises
     glue: Glue
+    short_bytes: int = _SHORT_BYTES  # one of more than that is left where it is as far as it is text
 
     @staticmethod
     def of(
@@ -155,8 +156,14 @@ class Grower:
         end = len(view) - len(view[-_BATCH_BYTES:]) + len(bytes(view[-_BATCH_BYTES:]).rstrip())
         yield from self._check(view[:end], members, self.max_depth)
         tree = members.copy()
-        yield from self._grow(table([tree]), self.max_depth - 1)
-        return tree
+        found = tree.pop("messages", None)
+        # Outside of the messages nobody expects a text that is not decoded, but for very long ones.
+        others = replace(self, short_bytes=self.whole_bytes)
+        yield from others._grow(table([tree]), self.max_depth - 1)
+        if found is not None:
+            tree["messages"] = found
+            yield from self._fill([tree], ["messages"], [found], self.max_depth - 1)
+        return {name: tree[name] for name in members}
 
     def _check(self, text: memoryview, members: Members, depth: int) -> Steps[None]:
         """Refuse an object with a name in it twice."""
@@ -177,7 +184,7 @@ class Grower:
         self, owners: Sequence[Any], keys: Iterable[Any], texts: Sequence[msgspec.Raw], depth: int
     ) -> Steps[None]:
         """Puts trees of at most so many levels in the place of these texts, those of long strings as they are."""
-        long = [len(text) > _SHORT_BYTES for text in texts]
+        long = [len(text) > self.short_bytes for text in texts]
         if False in long:
             if True not in long:
                 yield from self._decode(owners, keys, texts, depth)

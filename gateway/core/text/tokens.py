@@ -23,6 +23,8 @@ from gateway.core.text.longtext import LongText, sizes
 Text = str | LongText
 #: Texts laid end to end, and where each ends.
 _Laid = tuple[Sequence[Text], Sequence[int]]
+#: Slices of such texts with their lengths, None for one that cannot be read; and how long all are together.
+_Cuts = tuple[Sequence[tuple[str | None, int]], int]
 
 #: Up to this many characters a text is counted at once: about 1 ms, a few for hostile text. Beyond, it is
 #: sampled first.
@@ -159,7 +161,7 @@ class Prompt:
     size. `count_all` takes as long as the text is: seconds for the longest, so it belongs in a thread.
     """
 
-    __slots__ = ("_known", "_laid", "chars", "size", "texts", "tokenizers")
+    __slots__ = ("_cuts", "_known", "_laid", "chars", "size", "texts", "tokenizers")
 
     def __init__(self, texts: Sequence[Text], tokenizers: Tokenizers) -> None:
         self.texts = texts
@@ -170,6 +172,7 @@ class Prompt:
         self._laid: tuple[_Laid, ...] = (short, list(accumulate(map(len, short)))), (long, list(accumulate(bytes_long)))
         self.size = sum(map(utf8_size, short)) + sum(bytes_long)
         self.chars = sum(ends[-1] for _, ends in self._laid if ends)
+        self._cuts: dict[int, Sequence[_Cuts]] = {}
         self._known: dict[str, tuple[Bounds, str]] = {}
 
     @property
@@ -228,8 +231,10 @@ class Prompt:
 
     def _sample(self, tokenizer: str, slices: int) -> Bounds:
         bounds, _ = self.known(tokenizer)
+        if slices not in self._cuts:  # kept, for every tokenizer that is asked counts the same
+            self._cuts[slices] = [(list(_slices(*laid, slices)), laid[1][-1]) for laid in self._laid if any(laid[1])]
         try:
-            found = _sampled(self._laid, self.tokenizers, tokenizer, slices)
+            found = _sampled(self._cuts[slices], self.tokenizers, tokenizer)
         except Uncountable:
             return self._keep(tokenizer, Bounds(bounds.lo, bounds.hi, True), "by its bytes: the tokenizer failed")
         hi = min(found.hi, self.size)
@@ -253,17 +258,16 @@ class Prompt:
         return bounds
 
 
-def _sampled(laid: Sequence[_Laid], tokenizers: Tokenizers, tokenizer: str, slices: int) -> Bounds:
+def _sampled(cuts: Sequence[_Cuts], tokenizers: Tokenizers, tokenizer: str) -> Bounds:
     """An interval for texts of more than `SMALL_CHARS`.
 
     Texts that are decoded are sampled by character, long ones by byte of their JSON, each by its own ratio.
     """
     lo = hi = 0.0
-    for texts, ends in laid:
-        if ends and (length := ends[-1]):
-            least, most = _ratios(list(_slices(texts, ends, slices)), tokenizers, tokenizer)
-            lo += least * length
-            hi += most * length
+    for slices, length in cuts:
+        least, most = _ratios(slices, tokenizers, tokenizer)
+        lo += least * length
+        hi += most * length
     return Bounds(int(max(lo, 0)), int(hi) + 1)
 
 
