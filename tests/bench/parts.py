@@ -99,7 +99,11 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("route: signals: language", ("core.text.language:of",)),
     ("route: signals: task and difficulty", ("core.reading.lexicon:Lexicon.judge",)),
     ("route: decide", ("proxy.exchange:Exchange._decide", "core.decide:decide")),
-    ("upstream: begin the attempt", ("proxy.exchange:Exchange._start", "proxy.attempting:Attempting._send")),
+    ("upstream: begin the attempt", (
+        "proxy.exchange:Exchange._start",
+        "proxy.attempting:Attempting._send",
+        "proxy.attempting:Attempting._send_straight",
+    )),
     ("upstream: body to send", ("core.servers.dialects:request_body",)),
     ("upstream: connection from the pool, hand over", (
         "proxy.pool:Pool.send",
