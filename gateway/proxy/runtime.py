@@ -107,6 +107,16 @@ class Remembered(msgspec.Struct, frozen=True, eq=False, gc=False):  # made for e
 class Runtime:
     """The one mutable heart of a serving process. Built by `app`, used by the proxy."""
 
+    # It has too many for the interpreter's short way to what an object holds without slots.
+    __slots__ = (
+        "_arrived", "_arrived_since", "_arrived_until", "_hedged", "_places", "_prefixes", "_random", "_remember_at",
+        "_remembered", "_round_at", "_secrets", "_tokens", "board", "buffered", "checkpoints", "closing",
+        "conversations", "draining", "exchanges", "executor", "gates", "hedges", "ledger", "lexicon", "log", "loop",
+        "may_buffer", "measures", "metrics", "otlp", "outbox", "paces", "pools", "pressure", "promises", "records",
+        "refusing", "retries", "serving", "shadows", "shedding", "sidecar", "strangers", "tls_public", "tokenizers",
+        "tracing", "watchdog", "wheel",
+    )  # fmt: skip
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
