@@ -101,8 +101,9 @@ def _facts(choices: list[_Choice], usage: Usage | None) -> Answer | None:
         length = len(content)
         if length > 2 and content != _NULL:  # as `_length`, without a call
             size += length - 2
-        if message.refusal is not _NOTHING:
-            size += _length(message.refusal)
+        refusal = message.refusal
+        if refusal is not _NOTHING and refusal != _NULL:
+            size += _length(refusal)
         if message.tool_calls is not _NOTHING:
             size += _length(message.tool_calls)
         if message.reasoning is not _NOTHING or message.reasoning_content is not _NOTHING:
