@@ -17,10 +17,12 @@ from gateway.core.money.limits import Allowance, Budget, Cap, Limit, Rate, Slots
 from gateway.stores.forms import Form, Session
 from gateway.stores.resp import Reader, argument
 from gateway.stores.script import REBUILDING, SOURCE
+from tests.stores.clocked import CLOCKED, turn
 from tests.stores.model import Answer, Limits, Model
 from tests.valkey import Valkey
 
 LEASE_US, LONG_US, WINDOW_S = 20_000, 600_000_000, 0.4
+STEP_US = 700  # from one call to the next
 names = itertools.count()
 
 
@@ -47,6 +49,13 @@ class Server:
 @pytest.fixture(scope="module")
 def conn(server: Valkey) -> Iterator[Server]:
     made = Server(server.port)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def clocked(server: Valkey) -> Iterator[Server]:
+    made = Server(server.port, CLOCKED)
     yield made
     made.close()
 
@@ -116,18 +125,20 @@ actions = st.one_of(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(actions, min_size=15, max_size=50), st.booleans())
-def test_the_script_does_what_the_model_says(conn: Server, server: Valkey, script: list, shadow: bool) -> None:
-    key = f"k{next(names)}"
+def test_the_script_does_what_the_model_says(clocked: Server, server: Valkey, script: list, shadow: bool) -> None:
+    key, conn, now_us = f"k{next(names)}", clocked, itertools.count(1_800_000_000_000_000, STEP_US)
     limits = Limits(places=3, requests=8, tokens=400, budget=1_000, shadow=shadow)
     model = Model(limits, LEASE_US, 0.1)
     replicas = [Replica(f"r{at}", key, limits) for at in range(3)]
+    turn(server, next(now_us))
     for one in replicas:
         _step(conn, model, one, "restart", 0, 0)
     for action, at, first, second in script:
         one = replicas[at]
         if action == "wait":
-            time.sleep(LEASE_US / 1_000_000)
+            now_us = itertools.count(next(now_us) + LEASE_US, STEP_US)
             continue
+        turn(server, next(now_us))
         _step(conn, model, one, action, int(first), second)
         found = server.hash(f"m:{{{key}}}:key:{key}")
         for total, part in (("s", "s|"), ("day/UTC:r", "day/UTC:r|"), ("day/UTC:x", "day/UTC:x|")):
