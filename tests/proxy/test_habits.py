@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from gateway.proxy.framing import Chunked
 from tests.harness import COMPLETION, KEY, Received, Script, chat, hang, plain, stream
 from tests.proxy.conftest import Start
 from tests.proxy.test_requests import read_answer
+
+#: Members behind the messages, long enough for bodies to be seen to end alike.
+ALIKE = {"temperature": 0.5, "max_tokens": 64, "seed": 12345}
 
 
 def ask(conn: socket.socket, body: dict[str, Any], *lines: str, key: str = KEY) -> tuple[dict[str, str], bytes]:
@@ -111,9 +115,31 @@ def test_a_request_served_the_short_way_still_has_its_clocks(start: Start) -> No
     gateway, _ = start({"a": [plain()] * 4 + [hang]}, timeouts={"headers": "30s", "first_event": "30s", "total": "1s"})
     with gateway.connect() as conn:
         for n in range(4):
-            assert ask(conn, chat("a", f"Number {n}"))[0]["status"] == "200"
-        told, answer = ask(conn, chat("a", "Number 5"))
+            assert ask(conn, chat("a", f"Number {n}", **ALIKE))[0]["status"] == "200"
+        time.sleep(1.3)  # until no clock of those runs any more
+        told, answer = ask(conn, chat("a", "Number 5", **ALIKE))
     assert (told["status"], json.loads(answer)["error"]["code"]) == ("504", "upstream_timeout")
+
+
+def test_the_clock_of_an_idle_connection_neither_cuts_off_an_answer_nor_closes_too_soon_behind_it(start: Start) -> None:
+    """It is left running while requests are served, and put off where it runs out meanwhile or soon after."""
+    good = plain()
+
+    def late(after_s: float) -> Script:
+        def script(conn: socket.socket, request: Received) -> bool:
+            time.sleep(after_s)
+            return good(conn, request)
+
+        return script
+
+    gateway, _ = start({"a": [good] * 4 + [late(0.5)] + [good] * 4 + [late(1.2)]}, limits={"keep_alive": "700ms"})
+    for _ in range(2):
+        with gateway.connect() as conn:
+            for n in range(5):
+                assert ask(conn, chat("a", f"Number {n}", **ALIKE))[0]["status"] == "200"
+            answered = time.monotonic()
+            assert conn.recv(1) == b""
+            assert 0.6 <= time.monotonic() - answered < 5
 
 
 def test_a_stream_served_the_short_way_says_what_the_upstream_said(start: Start) -> None:
