@@ -175,26 +175,25 @@ def test_a_team_that_nobody_is_of_is_warned_of_wherever_a_key_is_put_into_it(tmp
     nobody = "no limits are set for the team 'serch', and no other key is of it: did you mean search?"
     mistyped, right = {"tenant": {"team": "serch"}}, {"tenant": {"team": "search"}}
     with running(tmp_path, config({"a": up}, teams={"search": {"rpm": 60}})) as gateway:
+
+        def asked(method: str, path: str, body: dict[str, Any], key: str | None = None) -> Any:
+            return call(gateway, method, path, body, key).json()["warnings"]
+
         made = command(gateway, "create", "frank", "--team", "serch")
         assert (made.returncode, f"pointsman keys: warning: {nobody}\n" in made.stderr) == (0, True)
-        assert "warning" not in command(gateway, "create", "fred", "--team", "search").stderr
-        assert "warning" not in command(gateway, "update", "frank", "--rpm", "5").stderr  # told before
-        assert nobody not in command(gateway, "revoke", "frank", "--now", "--url", gateway.admin).stderr
-        told = command(gateway, "update", "fred", "--team", "serch", "--dry-run", "--json")
-        assert json.loads(told.stdout)["key"]["warnings"] == [nobody]
-        assert f"warning: {nobody}\n" in command(gateway, "update", "fred", "--team", "serch").stderr
-
-        def asked(method: str, path: str, body: dict[str, Any]) -> Any:
-            return call(gateway, method, path, body, None).json()["warnings"]
-
-        assert asked("POST", "/v1/keys", {"name": "second", **mistyped}) == [], "fred is of it"
+        assert asked("PATCH", "/v1/keys/frank", {"rpm": 5}) == [], "it was told before"
+        assert asked("POST", "/v1/keys", {"name": "fred", **right}) == []
+        assert asked("PATCH", "/v1/keys/fred", mistyped) == [], "frank is of it"
         assert asked("PATCH", "/v1/keys/fred", right) == []
-        assert asked("PATCH", "/v1/keys/second", right) == []
+        assert call(gateway, "DELETE", "/v1/keys/frank", None, None).status_code == 200
+        told = command(gateway, "update", "fred", "--team", "serch", "--dry-run", "--json")
+        assert json.loads(told.stdout)["key"]["warnings"] == [nobody], "a revoked key is no company"
+        assert f"warning: {nobody}\n" in command(gateway, "update", "fred", "--team", "serch").stderr
+        assert asked("PATCH", "/v1/keys/fred", right) == []
         assert asked("POST", "/v1/keys", {"name": "third", **mistyped}) == [nobody]
-        assert asked("PATCH", "/v1/keys/third", {"rpm": 5}) == []
-        assert asked("PATCH", "/v1/keys/third", right) == []
-        assert asked("PATCH", "/v1/keys/third", {"may_create": True}) == []
-        assert command(gateway, "create", "child", "--as", "third").returncode == 0
+        assert asked("PATCH", "/v1/keys/third", {**right, "may_create": True}) == []
+        third = call(gateway, "POST", "/v1/keys/third/rotate", {}, None).json()["key"]
+        assert asked("POST", "/v1/keys", {"name": "child"}, third) == []
         assert asked("PATCH", "/v1/keys/third?dry_run=true", mistyped) == [nobody], "child would only go with it"
 
 
