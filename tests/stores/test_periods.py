@@ -43,6 +43,12 @@ class World:
         server.ask("FLUSHALL")
         turn(server, self.now_s * 1_000_000)
 
+    def days(self) -> dict[int, int]:
+        found: defaultdict[int, int] = defaultdict(int)
+        for hour, cost in self.costs.items():
+            found[hour // 24] += cost
+        return found
+
     def pass_by(self, seconds: int) -> None:
         self.now_s += seconds
         turn(self.server, self.now_s * 1_000_000)
@@ -56,6 +62,7 @@ class Replica:
     name: str
     off_s: int
     lease_s: float = 86_400.0
+    day: int = 100 * LIMIT
     books: list[list[int]] = field(default_factory=list)  # when by its own clock, and the cost or what it may be
     holds: list[tuple[Hold, list[int], int]] = field(default_factory=list)
 
@@ -78,7 +85,8 @@ class Replica:
                 await gates.take_up(where, self.wall())
 
         store.follow, store.learn = gates.follow, learn
-        quotas = Quotas({"key": Quota(budgets=(Allowance(LIMIT, "hour"),))}, {}, {}, {})
+        budgets = (Allowance(LIMIT, "hour"), Allowance(self.day, "day"))
+        quotas = Quotas({"key": Quota(budgets=budgets)}, {}, {}, {})
         READ[where.directory] = self.books
         keys, _ = gates.adopt(quotas, gates.balances(quotas, where, self.wall()), self.wall())
         self.gate = keys["key"]
@@ -360,7 +368,7 @@ offs = st.sampled_from([0, 0, 30, -30, 2_200, -2_200, HOUR_S, -HOUR_S, 86_400, -
     6.0,
 )  # fmt: skip
 @example((0, -HOUR_S, 0), [("admit", 1, 400, True), ("restart", 1, 0, 0), ("admit", 0, 950, True)], 86_400.0)
-def test_whatever_their_clocks_say_no_hour_of_the_store_costs_more_than_its_budget(
+def test_whatever_their_clocks_say_no_hour_or_day_of_the_store_costs_more_than_its_budget(
     virtual: SimpleNamespace, server: Valkey, offs: tuple[int, int, int], script: list[Any], lease_s: float
 ) -> None:
     asyncio.run(_follow(virtual, server, offs, script, lease_s))
@@ -369,7 +377,7 @@ def test_whatever_their_clocks_say_no_hour_of_the_store_costs_more_than_its_budg
 async def _follow(
     virtual: SimpleNamespace, server: Valkey, offs: tuple[int, ...], script: list[Any], lease_s: float
 ) -> None:
-    world, replicas = await started(virtual, server, *offs, lease_s=lease_s)
+    world, replicas = await started(virtual, server, *offs, lease_s=lease_s, day=2 * LIMIT)
     were_set = set()
     for action, at, first, second in script:
         one = replicas[at]
@@ -392,11 +400,12 @@ async def _follow(
             await one.kill()
             await one.start()
         assert max(world.costs.values(), default=0) <= LIMIT, (action, dict(world.costs))
+        assert max(world.days().values(), default=0) <= 2 * LIMIT, (action, dict(world.costs))
     for one in replicas:
         while one.holds:
             await one.settle(0)
         await one.back()
-    world.pass_by(HOUR_S - world.now_s % HOUR_S + 5)
+    world.pass_by(24 * HOUR_S - world.now_s % (24 * HOUR_S) + 5)
     for _ in range(2):  # who is told to make do with less says that it has heard
         for one in replicas:
             await one.look()
