@@ -180,10 +180,6 @@ def _beside(member: bytes) -> bytes:
     return b'{"model":"%b","messages":[{"role":"user","content":"hi"}],"z":%b}' % (TARGET.encode(), member)
 
 
-def _listed(unit: bytes, size: int) -> bytes:
-    return _beside(b"[" + b",".join([unit] * (size // (len(unit) + 1))) + b"]")
-
-
 Body = tuple[str, Callable[[int], bytes]]  # title, and what makes a body of about so many bytes
 
 #: What clients send: prose, to a target by name and to `auto`.
@@ -255,8 +251,16 @@ HOSTILE: dict[str, Body] = {
             b"{" + b",".join(b'"%d%b":1' % (n, b"k" * (size // 45_000)) for n in range(45_000)) + b"}"
         ),
     ),
-    "numbers": ("90,000 numbers that are slow to read", lambda size: _listed(b"1.2345678901234567e-300", 2_100_000)),
-    "digits": ("long numbers", lambda size: _listed(b"1" * 255, min(size, 15_000_000))),
+    "numbers": (
+        "90,000 numbers that are slow to read",
+        lambda size: _beside(b"[%b]" % b",".join(b"1.%016de-300" % (n * 7**17 % 10**16) for n in range(90_000))),
+    ),
+    "digits": (
+        "long numbers",
+        lambda size: _beside(
+            b"[%b]" % b",".join(b"%0255d" % (n + 10**254) for n in range(min(size, 15_000_000) // 256))
+        ),
+    ),
     "tools": (
         "thousands of tools",
         lambda size: (

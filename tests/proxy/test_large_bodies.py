@@ -89,6 +89,33 @@ def test_every_byte_arrives(tmp_path: Path, certificate: tuple[Path, Path], styl
         assert (len(up.requests), up.connections) == (2, 1)
 
 
+def test_what_comes_behind_a_large_body_is_the_next_request(tmp_path: Path) -> None:
+    small = json.dumps(chat("a")).encode()
+    large = [body_of("plain"), body_of("escaped")]
+    with (
+        scripted(*[plain()] * 4) as up,
+        gateway_of(tmp_path, {"a": up.url}) as gateway,
+        gateway.connect() as conn,
+    ):
+        for body in large:
+            conn.sendall(head(len(body)) + body + head(len(small)) + small)
+            behind = b""
+            for _ in range(2):
+                first, _, behind = read_answer(conn, behind)
+                assert first.startswith(b"HTTP/1.1 200")
+        assert [one.json for one in up.requests] == [expected(body) for one in large for body in (one, small)]
+
+
+def test_a_large_body_that_stops_coming_is_given_up(tmp_path: Path) -> None:
+    body = body_of("plain")
+    with scripted(plain()) as up, gateway_of(tmp_path, {"a": up.url}) as gateway:
+        for _ in range(3):
+            with gateway.connect() as conn:
+                conn.sendall(head(len(body)) + body[:6_000_000])
+        assert gateway.post(body).status_code == 200
+        assert [one.json for one in up.requests] == [expected(body)]
+
+
 def test_a_chunked_upload_arrives_with_a_length(tmp_path: Path) -> None:
     body = body_of("plain")
     with (

@@ -11,7 +11,7 @@ which takes a fraction of the time of one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, compress, pairwise
 from operator import not_
@@ -30,7 +30,6 @@ Steps = Generator[None, None, T]
 _BATCH_BYTES = 65_536
 _UTF8_BYTES = 65_536  # decoded at once, to bound the memory that takes
 _UTF8_PIECES = 64  # per step
-_MANY, _FEW = 64, 8
 _CONTAINERS_PER_STEP = 256
 _MESSAGES = b'"messages"'
 _SHORT_BYTES = 128  # a value of up to this many is decoded: that takes no longer than to leave it where it is
@@ -323,9 +322,6 @@ class Grower:
         names = iter(keys)
         if max(map(len, texts)) <= _SHORT_BYTES:
             ends = list(range(0, len(texts), _BATCH_BYTES // _SHORT_BYTES))
-            alike = len(texts) > _MANY and len(set(map(bytes, texts[:_MANY]))) <= _FEW
-            if alike and (yield from self._decode_few(owners, names, texts, depth)):
-                return
         else:
             ends, room = [], 0
             for at, size in enumerate(map(len, texts)):
@@ -339,21 +335,6 @@ class Grower:
             for owner, key, value in zip(owners[first:end], names, self.decode(text, depth + 1), strict=False):
                 owner[key] = value
             yield
-
-    def _decode_few(
-        self, owners: Sequence[Any], keys: Iterator[Any], texts: Sequence[msgspec.Raw], depth: int
-    ) -> Steps[bool]:
-        """The same where all texts are a few words over and over, such as roles; False where they are not."""
-        words = list(map(bytes, texts))
-        yield
-        several = list(set(words))
-        if len(several) > _MANY or any(word[0] in b"[{" for word in several):
-            return False
-        values = dict(zip(several, self.decode(b"[%b]" % b",".join(several), depth + 1), strict=True))
-        for owner, key, word in zip(owners, keys, words, strict=False):
-            owner[key] = values[word]
-        yield
-        return True
 
 
 def _read(text: msgspec.Raw, decoder: msgspec.json.Decoder[Any]) -> Any:
