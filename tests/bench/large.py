@@ -126,12 +126,14 @@ def _code(size: int) -> list[dict[str, Any]]:
 def _pictured(size: int, each: int) -> list[dict[str, Any]]:
     """Pictures as data URLs, so many bytes each, and a question about every one."""
     chance = random.Random(13)
-    data = base64.b64encode(
-        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x04\0\0\0\x03\0" + chance.randbytes(each * 3 // 4)
-    ).decode()
-    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    head = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x04\0\0\0\x03\0"
+
+    def picture() -> dict[str, Any]:
+        data = base64.b64encode(head + chance.randbytes(each * 3 // 4)).decode()
+        return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+
     return [
-        {"role": "user", "content": [{"type": "text", "text": f"What is in picture {number}?"}, picture]}
+        {"role": "user", "content": [{"type": "text", "text": f"What is in picture {number}?"}, picture()]}
         for number in range(size // each)
     ]
 
@@ -144,8 +146,8 @@ def _heard(size: int) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [{"type": "text", "text": "Write down what is said."}, sound]}]
 
 
-def _schema() -> dict[str, Any]:
-    """An answer's schema of some 2 MB, as generated from a data model of 400 classes."""
+def _schema(classes: int) -> dict[str, Any]:
+    """An answer's schema, as generated from a data model of so many classes of 5 KB."""
     chance = random.Random(19)
 
     def fields(number: int) -> dict[str, Any]:
@@ -153,11 +155,11 @@ def _schema() -> dict[str, Any]:
             f"field_{number}_{n}": {"type": "string", "description": text_of(200, chance)} for n in range(20)
         }  # fmt: skip
 
-    classes = {
+    defs = {
         f"Class{number}": {"type": "object", "properties": fields(number), "additionalProperties": False}
-        for number in range(400)
+        for number in range(classes)
     }
-    schema = {"type": "object", "properties": {"it": {"$ref": "#/$defs/Class0"}}, "$defs": classes}
+    schema = {"type": "object", "properties": {"it": {"$ref": "#/$defs/Class0"}}, "$defs": defs}
     return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
 
 
@@ -220,7 +222,7 @@ BODIES: dict[str, Body] = {
     "audio": ("a recording", lambda size: _asked(_heard(size), SENSES)),
     "schema": (
         "one document in English, and 2 MB of an answer's schema, to `auto`",
-        lambda size: _asked(_document(size - 2_000_000), "auto", response_format=_schema()),
+        lambda size: _asked(_document(size * 19 // 20), "auto", response_format=_schema(size // 100_000)),
     ),
 }
 #: What nobody sends, but is accepted: bodies made to hold a server up.
