@@ -427,7 +427,7 @@ def test_a_reload_with_another_key_changes_the_process_and_ends_no_stream(tmp_pa
         assert keys == ["Bearer sk-first-key", "Bearer sk-second-key"]
         same = state(gateway)
         gateway.process.send_signal(signal.SIGHUP)
-        assert eventually(lambda: sum("reloaded:" in line for line in gateway.lines) == 2)
+        assert eventually(lambda: sum("reloaded:" in line for line in gateway.lines) == 2, 60)
         assert state(gateway) == same  # what does not concern it does not disturb it
 
 
