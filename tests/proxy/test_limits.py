@@ -332,6 +332,15 @@ def test_long_answers_are_a_debt_of_tokens(up: Up, tmp_path: Path) -> None:
         assert len(ups["a"].requests) == 1
 
 
+def test_an_answer_tells_of_tokens_that_were_not_used_as_back_already(up: Up, tmp_path: Path) -> None:
+    ups = up(a=used(10, 20))
+    with running(tmp_path, settings(ups, key(tpm=1_000))) as gateway:
+        for used_up in (30, 60):
+            answer = gateway.post(chat(max_tokens=500))
+            left = int(answer.headers["x-ratelimit-remaining-tokens"])
+            assert 1_000 - used_up - 1 <= left <= 1_000, "and not 500 less, which come back with the end of it"
+
+
 def test_who_leaves_gives_his_place_back(up: Up, tmp_path: Path) -> None:
     ups = up(a=hang)
     with running(tmp_path, settings(ups, key(max_concurrent=2))) as gateway:
