@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,8 @@ def _settings(
     document = load(path, cache_dir=cache_dir(environ))
     doc = validated(document, ConfigDoc)
     found: list[Problem] = []
-    settings = doc.books(path, environ, lambda *said: found.append(document.problem(*said)), [])
+    here = given.own or given.repair  # what opens PostgreSQL is not needed then, and may not be on this machine
+    settings = doc.books(path, environ, lambda *said: found.append(document.problem(*said)), [], secrets=not here)
     if found:
         raise ConfigError(found)
     if settings is None:
@@ -140,7 +142,7 @@ def _catch_up(settings: LedgerSettings) -> None:
     """Where no gateway runs, take in what the last one left: it may have been killed. Raises LedgerError."""
     if (settings.directory / DATABASE).exists():
         try:
-            open_ledger(settings).close()
+            open_ledger(replace(settings, postgres=None)).close()  # nothing is shipped by this
         except LedgerBusy:
             return  # the one that runs does so itself
 

@@ -21,6 +21,7 @@ import pytest
 from gateway.cli import main
 from gateway.core.money.booking import BY_EXPIRE, BY_SETTLE, BY_VOID, Account, Booked
 from gateway.core.types import NANO_PER_USD, Price, PriceTier
+from gateway.ledger import postgres as pg
 from gateway.ledger.command import asked_of
 from gateway.ledger.database import Database, Position
 from gateway.ledger.directory import DATABASE, LedgerSettings, journal_path, journals
@@ -375,6 +376,28 @@ def test_books_of_one_replica_of_several_say_that_they_are(
             said = "the books of one replica, and others share its store: ledger: {postgres: ...} has those of all"
             assert (said in told.err) is bool(store)
             assert said not in told.out
+
+
+@pytest.mark.parametrize("option", ["--own", "--repair"])
+def test_books_of_this_replica_are_read_without_what_only_postgresql_needs(
+    books: tuple[Path, list[Booked]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+) -> None:
+    config = tmp_path / "pointsman.yaml"
+    config.write_text(
+        "backends: {a: {dialect: vllm, base_url: 'http://127.0.0.1:9/v1'}}\n"
+        "targets: {q: {model: qwen3.5-9b, backend: a, window: 32k, price: none}}\n"
+        f"ledger: {{dir: {books[0]}, postgres: {{host: db.invalid, password: {{env: NOT_SET}}}}}}\n"
+    )
+    named = ["usage", "--config", str(config), "--json"]
+    assert main(named) == 2, "those of all replicas need it"
+    assert "NOT_SET" in capsys.readouterr().out
+    monkeypatch.setattr(pg, "installed", lambda: False)
+    assert main([*named, option]) == 0
+    assert json.loads(capsys.readouterr().out)["total"]["attempts"] > 0
 
 
 def test_days_may_be_said_by_what_they_are_called() -> None:
