@@ -164,8 +164,10 @@ def parser() -> argparse.ArgumentParser:
 
     one = command("test", _test, "Run the tests that policies carry, on the reference fleet.")
     one.epilog = "Exit codes: 0 all passed; 1 a test failed, too little is covered, a mutant lives; 2 a file is broken."
-    one.add_argument("paths", nargs="*", type=Path, metavar="POLICY", help="files or folders (default: the bundled)")
-    arguments.config(one, "whose `catalog:` may name further models (default pointsman.yaml, if there is one)")
+    paths = "files or folders (default: the configuration's; without one, those that come with Pointsman)"
+    one.add_argument("paths", nargs="*", type=Path, metavar="POLICY", help=paths)
+    whose = "whose policies are the default, and whose `catalog:` may name further models (default pointsman.yaml)"
+    arguments.config(one, whose)
     one.add_argument("-k", metavar="TEXT", help="only tests whose name holds this")
     one.add_argument("--junit", type=Path, metavar="FILE", help="also write the results as JUnit XML")
     one.add_argument("--coverage", action="store_true", help="show rules, rungs, constraints that no test reaches")

@@ -223,7 +223,57 @@ def test_a_missing_configuration_is_said_plainly(
 
 def test_the_bundled_policies_pass_their_own_tests(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["test"]) == 0
-    assert capsys.readouterr().out.rstrip().endswith(" passed, 0 failed")
+    told = capsys.readouterr().out
+    assert told.startswith("no pointsman.yaml here: testing the policies that come with Pointsman\n")
+    assert told.rstrip().endswith(" passed, 0 failed")
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_without_paths_the_policies_of_the_configuration_are_tested(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], named: bool
+) -> None:
+    break_policy(site, "expect: {rule: code,", "expect: {rule: default,")
+    config = Path("pointsman.yaml")
+    if named:
+        (site / "elsewhere").mkdir()
+        monkeypatch.chdir(site / "elsewhere")
+        config = Path("../pointsman.yaml")
+    arguments = ["test", "--config", str(config)] if named else ["test"]
+    assert main(arguments) == 1
+    first, *told = capsys.readouterr().out.splitlines()
+    assert first == f"{config}: testing policies of {config.parent / 'policies'}"
+    assert told[0] == f"{config.parent / 'policies' / 'first.yaml'}: 1 test"
+    assert told[-1] == "0 passed, 1 failed"
+    assert main([*arguments, "--json"]) == 1
+    assert [Path(one["file"]).name for one in json.loads(capsys.readouterr().out)["files"]] == ["first.yaml"]
+
+
+def test_the_overlays_of_the_configuration_are_tested_with_its_policies(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (site / "house.part.yaml").write_text(
+        "part: house\nas_of: 2026-11-21\n"
+        "constraints:\n  - {id: no-gemma, forbid: {family: gemma}}\n"
+        "tests:\n  - {name: no gemma, expect: {never_family: gemma}}\n"
+    )
+    for folder, tests in (("dir: policies, default: first", 2), ("default: default", None)):
+        policies = f"policies: {{{folder}, overlays: [house.part.yaml]}}"
+        (site / "pointsman.yaml").write_text(re.sub(r"^policies:.*$", policies, CONFIG, flags=re.M))
+        assert main(["test"]) == 0
+        first, *told = capsys.readouterr().out.splitlines()
+        assert "house.part.yaml: 1 test" in told
+        if tests is None:
+            assert first == "pointsman.yaml names no folder: testing the policies that come with Pointsman"
+        else:
+            assert told[-1] == f"{tests} passed, 0 failed"
+
+
+def test_a_configuration_whose_folder_holds_no_policy_is_no_success(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (site / "pointsman.yaml").write_text(CONFIG.replace("dir: policies", "dir: polices"))
+    assert main(["test"]) == 2
+    assert "pointsman.yaml:1: policies.dir: no policy files in polices" in capsys.readouterr().err
 
 
 def test_a_failing_test_shows_what_was_expected_and_what_came(site: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,14 +13,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gateway import bundled
+from gateway import bundled, yamlfile
 from gateway.compiled import cache_dir
+from gateway.config import ConfigDoc
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.proving.coverage import Coverage, coverage
 from gateway.core.proving.policytest import run_all
 from gateway.core.types import Fleet
 from gateway.policyfile import PolicyFile, fleet_of_tests, load_policy, policy_files
 from gateway.printing import BROKEN, NO, OK, print_json
+from gateway.problems import validated
 from gateway.progress import AFTER_S, Progress
 from gateway.testing.junit import junit
 from gateway.testing.mutation import ready, survey
@@ -32,7 +34,7 @@ class Options:
     """What the command line asks for. `chosen`: only tests whose names hold this, whatever the case."""
 
     paths: Sequence[Path] = ()
-    config: Path | None = None  # whose catalogue adds models; None: no other than the shipped ones
+    config: Path | None = None  # whose catalogue adds models, and whose policies are meant where no path is given
     as_json: bool = False
     chosen: str | None = None
     junit: Path | None = None
@@ -45,7 +47,7 @@ class Options:
 def run(options: Options, environ: Mapping[str, str]) -> int:
     """Test every file. Raises `ConfigError` where no file or no test is meant, OSError where it cannot write."""
     cache = cache_dir(environ)
-    files = _files(options.paths)
+    files = _files(options.paths) if options.paths else _unnamed(options, cache)
     fleet = fleet_of_tests(options.config, cache=cache)
     ends = time.monotonic() + options.time_limit_s
     told: list[FileResult] = []
@@ -77,11 +79,31 @@ def run(options: Options, environ: Mapping[str, str]) -> int:
 def _files(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
     """The files that are meant, and whether those that one includes are meant too, as where a folder is."""
     files: list[tuple[Path, bool]] = []
-    for path in paths or [bundled.policies()]:
+    for path in paths:
         files += [(one, True) for one in policy_files(path)] if path.is_dir() else [(path, False)]
     if not files:
         raise ConfigError([Problem(str(paths[0]), 0, "", "holds no policy", "a folder of *.yaml files")])
     return files
+
+
+def _unnamed(options: Options, cache: Path | None) -> list[tuple[Path, bool]]:
+    """Those of the configuration, as it serves them; without one, those that come with Pointsman. Which, is said."""
+    whose, directory, overlays = "no pointsman.yaml here", bundled.policies(), list[Path]()
+    own = None
+    if options.config is not None:
+        document = yamlfile.load(options.config, cache_dir=cache)
+        doc = validated(document, ConfigDoc)
+        whose, own = f"{options.config} names no folder", doc.policies.dir
+        overlays = [options.config.parent / name for name in doc.policies.overlays]
+        if own is not None:
+            whose, directory = str(options.config), options.config.parent / own
+            if not policy_files(directory):
+                valid = "a directory of *.yaml files"
+                raise ConfigError([document.problem("policies.dir", f"no policy files in {directory}", valid)])
+    if not options.as_json:
+        what = "the policies that come with Pointsman" if own is None else f"policies of {directory}"
+        print(f"{whose}: testing {what}")
+    return [*_files([directory]), *((path, True) for path in overlays)]
 
 
 def _test(path: Path, file: PolicyFile, fleet: Fleet, options: Options, ends: float) -> FileResult:
