@@ -303,6 +303,36 @@ def test_what_retires_soon_is_not_chosen() -> None:
     assert "llama-4-scout" not in names  # withdrawn 2026-02-06
 
 
+def test_offers_left_out_because_nobody_knows_their_window_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    catalogue = load_catalogue()
+    rented = {model: offers for (model, name), offers in catalogue.offers.items() if name == "openrouter"}
+    mute = [model for model, offers in rented.items() if all(one.window is None for one in offers)]
+    lasting = [model for model in mute if all(one.retires_on is None for one in rented[model])]
+    assert "llama-4-maverick" in lasting, "or this shows nothing"
+    monkeypatch.setenv("OPENROUTER_API_KEY", CANARY)
+    assert main(["init"]) == 0
+    [note] = [line for line in capsys.readouterr().out.splitlines() if "no window known" in line]
+    assert note.startswith("note: of openrouter left out, no window known: ")
+    named = note.split(": ", 2)[2].split(";")[0].split(", ")
+    assert (set(lasting) <= set(named) <= set(mute), len(set(named))) == (True, len(named))
+    assert not {target.model.id for target in loaded(OPENROUTER_API_KEY="k").fleet.targets} & {*named}
+
+
+def test_what_the_policy_avoids_is_kept_only_where_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENROUTER_API_KEY", CANARY)
+    assert main(["init"]) == 0
+    site = loaded(OPENROUTER_API_KEY="k")
+    assert [
+        target.name for target in site.fleet.targets if fromkeys.avoided(site.default_policy) >> target.index & 1
+    ] == []
+    assert main(["init", "--force", *OWN[:2], "--model", "qwen3.5-4b", *OWN[4:]]) == 0
+    small = loaded()
+    assert fromkeys.avoided(small.default_policy) == small.fleet.mask(), "the policy avoids what is small"
+    assert fromkeys.chosen(small.default_policy, small.fleet) == small.fleet.mask()
+
+
 def test_without_anything_to_begin_with_it_says_what_would_do(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init"]) == 2
     told = capsys.readouterr().err

@@ -188,6 +188,9 @@ def _drafted(
         fromkeys.add(draft, wanted, catalogue, environ, day)
         said += incomplete(catalogue, environ).values()
         for one in wanted:
+            if unknown := fromkeys.windowless(catalogue, one, day):
+                what = f"of {one.name} left out, no window known: {', '.join(unknown)}"
+                said.append(f"{what}; add the one you want under targets:, with its window:")
             if one.called not in draft.backends:
                 what = "nothing that the default policy prefers to what others rent"
                 if not any(provider == one.name for _, provider in catalogue.offers):

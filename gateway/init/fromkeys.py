@@ -1,14 +1,16 @@
 """From providers' keys in the environment to targets: what the default policy would want of all that they rent out.
 
 The choice is the policy's own. All current offers are laid before it as one large fleet, and of every rule the first
-few targets are kept, in the order of its rungs and by price inside a rung. Nothing is asked of any server.
+few targets are kept, in the order of its rungs and by price inside a rung, those that it avoids after all others.
+Nothing is asked of any server.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, timedelta
+from itertools import islice
 
 from gateway.catalog.catalogue import Catalogue, Offer
 from gateway.core.decide import decide
@@ -72,19 +74,39 @@ def target_name(model: str, backend: str) -> str:
 
 def _current(catalogue: Catalogue, provider: Hosted, day: date) -> dict[str, Offer]:
     """The offer of each model that says its window and lasts."""
+    return {
+        model: next(offer for offer in offers if offer.window is not None)
+        for model, offers in _lasting(catalogue, provider, day)
+        if any(offer.window is not None for offer in offers)
+    }
+
+
+def windowless(catalogue: Catalogue, provider: Hosted, day: date) -> list[str]:
+    """The models that this provider goes on renting out, and of which no offer says its window: no target is made."""
+    return [
+        model
+        for model, offers in _lasting(catalogue, provider, day)
+        if offers and all(offer.window is None for offer in offers)
+    ]
+
+
+def _lasting(catalogue: Catalogue, provider: Hosted, day: date) -> Iterator[tuple[str, list[Offer]]]:
+    """Of each model the offers to anybody that last, the one that its name alone means before the others."""
     region = catalogue.regions.get(provider.name)
-    current = {}
     for (model, name), offers in catalogue.offers.items():
         if name != provider.name:
             continue
         first = catalogue.offer(model, name, region)
-        for offer in (first, *offers):
-            if offer is None or offer.window is None or ((offer.regions or offer.processing) and offer != first):
-                continue
-            if offer.retires_on is None or offer.retires_on - day > LASTS:
-                current[model] = offer
-                break
-    return current
+        yield (
+            model,
+            [
+                offer
+                for offer in (first, *offers)
+                if offer is not None
+                and (offer == first or not (offer.regions or offer.processing))
+                and (offer.retires_on is None or offer.retires_on - day > LASTS)
+            ],
+        )
 
 
 def chosen(policy: Policy, fleet: Fleet) -> int:
@@ -94,15 +116,28 @@ def chosen(policy: Policy, fleet: Fleet) -> int:
     promising = able.never_thinks & usable
     if any(entry.thinking.mode == "never" for entry in policy.thinking):
         usable = promising or usable  # one that cannot promise not to think would be passed over by most requests
+    last = avoided(policy) & usable
     kept = 0
     for rule in policy.rules:
-        mine = 0
-        for rung in rule.rungs:
-            for target in _by_price(rung, fleet):
-                if mine.bit_count() < KEPT and usable >> target.index & 1:
-                    mine |= 1 << target.index
-        kept |= mine
+        wanted = dict.fromkeys(
+            target.index
+            for among in (usable & ~last, last)
+            for rung in rule.rungs
+            for target in _by_price(rung, fleet)
+            if among >> target.index & 1
+        )
+        for index in islice(wanted, KEPT):
+            kept |= 1 << index
     return kept
+
+
+def avoided(policy: Policy) -> int:
+    """The mask of targets that the policy puts behind all others, whatever is asked."""
+    mask = 0
+    for constraint in policy.avoids:
+        if constraint.when is None and constraint.select.resolve is None:
+            mask |= constraint.select.possible
+    return mask
 
 
 def _by_price(rung: Rung, fleet: Fleet) -> list[Target]:
