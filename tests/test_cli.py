@@ -268,6 +268,50 @@ def test_the_overlays_of_the_configuration_are_tested_with_its_policies(
             assert told[-1] == f"{tests} passed, 0 failed"
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [
+        'allow_closed: [acme]\nrules: [{id: all, use: ["*"]}]\n',
+        'sets: {own: [acme-7b]}\nrules: [{id: all, use: [{model: "@own"}, "*"]}]\n',
+        'tokens_by: acme\nrules: [{id: all, use: ["*"]}]\n',
+        'rules: [{id: all, use: [{model: acme-7b}, "*"]}]\n',
+        'rules: [{id: all, use: [{family: acme}, "*"]}]\n',
+        'rules: [{id: all, use: ["*"]}]\ntests: [{name: own, expect: {not_model: acme-7b}}]\n',
+        'rules: [{id: all, use: ["*"]}]\ntests: [{name: own, expect: {not_family: acme}}]\n',
+    ],
+)
+def test_a_name_that_only_the_catalogue_of_a_configuration_knows_is_told_to_need_it(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], policy: str
+) -> None:
+    (site / "own.yaml").write_text(
+        "catalogue: 1\nas_of: 2026-11-21\nsources: {us: {as_of: 2026-11-21, kind: operator, ref: ours}}\n"
+        "models: {acme-7b: {family: acme, source: us, tokenizer: acme}}\n"
+    )
+    (site / "pointsman.yaml").write_text(CONFIG + "catalog: own.yaml\n")
+    (site / "policies" / "first.yaml").write_text(f"policy: first\nas_of: 2026-11-21\n{policy}")
+    hint = "or --config FILE, whose catalog: names it"
+    main(["test", "policies"])
+    assert "to put right" not in capsys.readouterr().err, "here the configuration is read"
+    (site / "elsewhere").mkdir()
+    monkeypatch.chdir(site / "elsewhere")
+    assert main(["test", "../policies"]) == 2
+    assert hint in capsys.readouterr().err
+    main(["test", "../policies", "--config", "../pointsman.yaml"])
+    assert "to put right" not in capsys.readouterr().err
+
+
+def test_other_mistakes_are_not_put_down_to_a_missing_configuration(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    break_policy(site, "family: qwen", "familly: qwen")
+    (site / "elsewhere").mkdir()
+    monkeypatch.chdir(site / "elsewhere")
+    assert main(["test", "../policies"]) == 2
+    told = capsys.readouterr().err
+    assert "familly" in told
+    assert "--config" not in told
+
+
 def test_a_configuration_whose_folder_holds_no_policy_is_no_success(
     site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ was not noticed or not tried; 2 a file does not load, or no test was chosen.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -61,7 +62,7 @@ def run(options: Options, environ: Mapping[str, str]) -> int:
             files += [(part, False) for part in file.parts if with_parts and part.resolve() not in known]
             tested = _test(path, file, fleet, options, ends)
         except ConfigError as error:
-            broken += error.problems
+            broken += error.problems if options.config is not None else map(_overlaid, error.problems)
             continue
         finally:
             bar.done()  # what is printed next stands on the same terminal
@@ -104,6 +105,17 @@ def _unnamed(options: Options, cache: Path | None) -> list[tuple[Path, bool]]:
         what = "the policies that come with Pointsman" if own is None else f"policies of {directory}"
         print(f"{whose}: testing {what}")
     return [*_files([directory]), *((path, True) for path in overlays)]
+
+
+#: As core says that a catalogue knows no such model or family.
+_STRANGE = re.compile(r"\bno (model|family)\b.* (catalogue|is known)\b", re.S)
+
+
+def _overlaid(problem: Problem) -> Problem:
+    """The same where no configuration was read: a name may be one that only the catalogue of the policy's own knows."""
+    if not _STRANGE.search(problem.what):
+        return problem
+    return replace(problem, valid=f"{problem.valid}; or --config FILE, whose catalog: names it")
 
 
 def _test(path: Path, file: PolicyFile, fleet: Fleet, options: Options, ends: float) -> FileResult:
