@@ -59,7 +59,7 @@ def read_text(ref: SecretRef, environ: Mapping[str, str], directory: Path) -> tu
     if ref.env is not None:
         place, value = f"environment variable {ref.env}", environ.get(ref.env)
         if value is None:
-            raise Invalid(f"{place} is not set", "set it to the key before the gateway starts")
+            raise Invalid(f"{place} is not set", "set it before the gateway starts")
     else:
         path = directory / str(ref.file)
         place = f"file {path}"

@@ -87,7 +87,7 @@ class Upstream:
             if self.tls is not None:
                 conn = self.tls.wrap_socket(conn, server_side=True)
             while (request := read_message(conn)) is not None:
-                if request.head.startswith(b"GET /metrics "):
+                if b"X-Prometheus-Scrape" in request.head:
                     return  # a Prometheus of another test, beside this one: its gateway had this port before
                 with self._lock:
                     index = min(len(self.requests), len(self.scripts) - 1)

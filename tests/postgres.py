@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,8 @@ class Postgres:
         assert self.process is not None
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         for pid in [self.process.pid, *map(int, children)]:
-            os.kill(pid, signal.SIGSTOP if on else signal.SIGCONT)
+            with suppress(ProcessLookupError):  # one of them that has just ended
+                os.kill(pid, signal.SIGSTOP if on else signal.SIGCONT)
 
     def stop(self) -> None:
         if self.process is not None and self.running:

@@ -176,7 +176,7 @@ def test_without_the_keys_of_upstreams_check_says_how_to_do_without(
     (site / "pointsman.yaml").write_text(config)
     assert main(["check"]) == 2
     assert capsys.readouterr().err == (
-        "pointsman.yaml:3: backends.here.key: environment variable NOBODY_HAS_THIS is not set: set it to the key "
+        "pointsman.yaml:3: backends.here.key: environment variable NOBODY_HAS_THIS is not set: set it "
         "before the gateway starts; or --no-keys, to judge the rest where keys are not\n1 to put right\n"
     )
     (site / "pointsman.yaml").write_text(config.replace("qwen3.5-9b", "qwen3.5-9x"))

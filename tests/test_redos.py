@@ -90,7 +90,7 @@ def _uses() -> list[Use]:
                 found[module, pattern.pattern, node.func.attr] = Use(
                     module, f"line {node.lineno}", pattern, node.func.attr
                 )
-    return [found[key] for key in sorted(found)]  # the same on every worker, whatever its hashes
+    return [found[key] for key in sorted(found, key=repr)]  # the same on every worker, whatever its hashes
 
 
 USES = _uses()

@@ -140,7 +140,7 @@ class Keys:
         except FileBusy as error:
             raise Unavailable("store_unavailable", f"{self._named(str(error))}.", retry_after_s=1) from None
         except OSError as error:
-            what = f"The keys file cannot be changed ({error.strerror or type(error).__name__}); nothing was."
+            what = f"The keys file cannot be changed ({error.strerror or type(error).__name__}); nothing was changed."
             raise Unavailable("store_unavailable", what, retry_after_s=5) from None
 
     def _answer(self, error: Invalid | ConfigError) -> GatewayError:

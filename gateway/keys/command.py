@@ -66,7 +66,7 @@ def run(given: argparse.Namespace, config: Path, environ: Mapping[str, str]) -> 
     except BrokenPipeError:
         raise
     except OSError as error:
-        what = f"{place.path} cannot be changed: {error.strerror or error}; nothing was"
+        what = f"{place.path} cannot be changed: {error.strerror or error}; nothing was changed"
         return failed(command, what, as_json=given.json)
     idle = given.what == "update" and (told["dry_run"] or not told["changed"])
     asked: dict[str, str] = {}

@@ -177,7 +177,8 @@ class Admitting(Settling):
         if isinstance(limit, Budget) and not refused.unknown and refused.spent and limit.gone < limit.limit:
             bound = self.bound or bounding.Bound(self._longest_input())
             asked = quotes.asked_output(self.envelope)
-            error.message += bounding.told(bound, self.decision, asked, self.envelope.choices)
+            left = limit.limit - limit.gone
+            error.message += bounding.told(bound, self.decision, asked, self.envelope.choices, left)
             if bound.loading and isinstance(error, Limited):
                 error.lasting, error.retry_after_s = False, SOON_S
         return error

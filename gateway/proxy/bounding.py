@@ -85,10 +85,13 @@ def least_of(asked: int) -> int:
     return min(asked, LEAST_OUTPUT) if asked else LEAST_OUTPUT
 
 
-def told(bound: Bound, decision: Decision, asked: int, choices: int) -> str:
-    """What a request may cost at the least that would do, for who is refused."""
+def told(bound: Bound, decision: Decision, asked: int, choices: int, left: int) -> str:
+    """What a request may cost at the least that would do, for who is refused with so much left of a budget."""
     share = quotes.share(quotes.reaches(decision, bound.tokens, least_of(asked), choices))
-    return "" if share is None else f" It may cost {in_words(share, bound.basis)}."
+    if share is None:
+        return ""
+    shorter = ": ask for a shorter one" if share.answer_nano > left else ""
+    return f" It may cost {in_words(share, bound.basis)}{shorter}."
 
 
 def in_words(share: Share, basis: str) -> str:

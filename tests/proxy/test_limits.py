@@ -219,6 +219,9 @@ def test_a_prompt_is_counted_before_a_small_budget_refuses_it_by_its_size(up: Up
             refused.json()["error"]["message"],
         )
         assert gateway.post(long, path="/v1/explain").json()["budget"]["fits"] == "not now"
+        refused = gateway.post(chat(text="Hi.", max_tokens=300))
+        assert refused.json()["error"]["message"].endswith("for an answer of 256 tokens: ask for a shorter one.")
+        assert gateway.post(chat(text="Hi.", max_tokens=5)).status_code == 200
 
 
 def test_without_a_price_nothing_is_sent_on_a_hard_budget_and_all_on_a_soft_one(up: Up, tmp_path: Path) -> None:
