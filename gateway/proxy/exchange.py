@@ -119,7 +119,9 @@ class Exchange(Attempting):
         self.around = habit.around
         if self.asked.gate is None or self._admit(kept):
             pool = habit.straight
-            if pool is None or pool.outstanding >= pool.most or runtime.board.entries or record.trace is not None:
+            if pool is None or self.around is None:  # or its limits have made another request of it
+                self._send(habit.route, habit.route.first)
+            elif pool.outstanding >= pool.most or runtime.board.entries or record.trace is not None:
                 self._send(habit.route, habit.route.first)
             else:
                 self._send_straight(habit, pool)

@@ -291,6 +291,8 @@ class Relaying(Admitting):
         """A complete answer that is not a 200."""
         body = b"".join(self.parts)
         outcome = dialects.classify(self.route.plan, self.status, body)
+        if outcome is Outcome.OK:  # such as a 204: it says that all is well, and answers nothing
+            outcome = Outcome.INVALID
         if outcome is Outcome.AUTH and self.route.openings:
             self.route.openings[0].door.refused()
         retry_after_s = _retry_after(self.upstream_head.headers.get(b"retry-after"))

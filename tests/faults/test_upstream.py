@@ -53,6 +53,7 @@ BROKEN_BEFORE_THE_FIRST_EVENT: dict[str, Script] = {
     "404 model": plain(404, b'{"error":{"message":"The model does not exist","code":"model_not_found"}}'),
     "redirect": plain(302, b"", headers="location: http://127.0.0.1:1/\r\n"),
     "hangs before headers": hang,
+    "204": plain(204, b""),
     "200 html": plain(200, HTML, content_type="text/html"),
     "role then error": stream([ROLE, b'data: {"error":{"message":"overloaded","type":"server_error"}}\n\n']),
     "role then cut": stream([ROLE], end="eof"),
@@ -91,6 +92,7 @@ def test_a_failure_before_the_first_event_is_invisible(start: Start, name: str) 
         ("hangs before headers", 504, "upstream_timeout"),
         ("200 html", 502, "upstream_invalid_response"),
         ("redirect", 502, "upstream_invalid_response"),
+        ("204", 502, "upstream_invalid_response"),
     ],
 )
 def test_when_nobody_is_left_the_last_failure_has_its_status(start: Start, name: str, status: int, code: str) -> None:

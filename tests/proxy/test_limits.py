@@ -344,6 +344,22 @@ def test_an_answer_tells_of_tokens_that_were_not_used_as_back_already(up: Up, tm
             assert 1_000 - used_up - 1 <= left <= 1_000, "and not 500 less, which come back with the end of it"
 
 
+def test_answers_are_shortened_on_a_connection_that_always_asks_alike(up: Up, tmp_path: Path) -> None:
+    """They were answered with 500: what its habit sends around messages is not what a shortened request has."""
+    ups = up(a=used(10, 1_000))
+    made = settings(ups, key(budget={"usd": 0.008, "per": "day"}), price={"input": 1.0, "output": 2.0})
+    with running(tmp_path, made) as gateway, httpx.Client() as client:
+        url, headers = f"{gateway.public}/v1/chat/completions", {"authorization": f"Bearer {KEY}"}
+        bodies = [chat("a", f"Number {number}", temperature=0.5, max_tokens=1_000) for number in range(6)]
+        answers = [client.post(url, json=one, headers=headers, timeout=30) for one in bodies]
+        told = [(one.status_code, one.headers.get("x-pointsman-max-tokens")) for one in answers]
+        assert told[:3] == [(200, None)] * 3
+        assert told[3][0] == 200
+        assert told[3][1] is not None
+        assert {status for status, _ in told[4:]} == {429}
+        assert json.loads(ups["a"].requests[3].body)["max_tokens"] == int(told[3][1])
+
+
 def test_who_leaves_gives_his_place_back(up: Up, tmp_path: Path) -> None:
     ups = up(a=hang)
     with running(tmp_path, settings(ups, key(max_concurrent=2))) as gateway:

@@ -23,7 +23,9 @@ _COMPARED = 262_144  # bytes put together to be compared: they stay in the proce
 _NAME = 64  # characters of a name that is kept
 _COLUMNS = 32
 _PIECES = 4_096  # to be compared at once
-_BEGIN = re.compile(rb'\s*\{(\s*)"(?:[^"\\]|\\.)*+"(\s*:\s*)')
+#: No encoder writes more white space than that at one place; what does is not compared, lest it be multiplied.
+_BEGIN = re.compile(rb'\s*\{(\s{0,16})"(?:[^"\\]|\\.)*+"(\s{0,2}:\s{0,2})(?!\s)')
+_WIDEST = 128
 _LINE = re.compile(rb"(\r\n?|\n)([ \t]*)")
 _ENCODER = msgspec.json.Encoder()
 
@@ -141,6 +143,10 @@ class Glue:
         """The same of so many arrays that hold these objects, each at least one."""
         between, around = len(self.next(level + 1)), len(self.turn(level + 1)) + len(self.turn(level)) + 2
         return self.size(table, level + 1) + (table.rows - arrays) * between + arrays * around
+
+    def wide(self, level: int) -> bool:
+        """Whether lines at that level begin with so much space that text must not be made of it for every member."""
+        return len(self.turn(level + 2)) > _WIDEST
 
     def at(self, level: int) -> Level:
         """How objects at that level are written."""

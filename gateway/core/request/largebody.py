@@ -42,6 +42,7 @@ _DIGITS = re.compile(rb"[0-9]{2,}")
 _BACKSLASH, _COMMA, _COLON, _CLOSE_OBJECT = b"\\,:}"
 _SPACE = 32  # no byte of JSON outside strings is lower, but for white space
 _ENCODER = msgspec.json.Encoder()
+_KEY = msgspec.json.Decoder(str)
 
 
 def check_count(body: Body) -> Generator[None, None, None]:
@@ -137,9 +138,11 @@ def check_members(text: memoryview, members: Mapping[str, Any]) -> Generator[Non
         if text[at] <= _SPACE:
             at = skip_space(text, at)
         key = _ENCODER.encode(name)
-        at = at + len(key) if bytes(text[at : at + len(key)]) == key else _key_end(text, at, len(name))
+        at = at + len(key) if bytes(text[at : at + len(key)]) == key else _key_end(text, at, name)
         if text[at] != _COLON:
             at = skip_space(text, at)
+            if text[at] != _COLON:
+                duplicate()
         at += 1
         if text[at] <= _SPACE:
             at = skip_space(text, at)
@@ -153,7 +156,7 @@ def check_members(text: memoryview, members: Mapping[str, Any]) -> Generator[Non
         at += 1
         if number % _MEMBERS_PER_STEP == 0:
             yield
-    if members and text[at - 1] != _CLOSE_OBJECT:
+    if members and (text[at - 1] != _CLOSE_OBJECT or at != len(text)):
         duplicate()
 
 
@@ -180,10 +183,13 @@ def skip_space(text: memoryview, at: int) -> int:
     return at
 
 
-def _key_end(text: memoryview, at: int, length: int) -> int:
-    """The place after the closing quote of a key of `length` characters that starts at `at`, however it is escaped."""
-    key = bytes(text[at + 1 : at + 12 * length + 2])  # a character takes at most two \uXXXX
-    return at + 2 + key.replace(b"\\\\", b"__").replace(b'\\"', b"__").find(b'"')
+def _key_end(text: memoryview, at: int, name: str) -> int:
+    """The place after the closing quote of this key, which starts at `at`, however it is escaped."""
+    key = bytes(text[at + 1 : at + 12 * len(name) + 2])  # a character takes at most two \uXXXX
+    end = key.replace(b"\\\\", b"__").replace(b'\\"', b"__").find(b'"')
+    if end < 0 or _KEY.decode(b'"%b"' % key[:end]) != name:  # another one stands there
+        duplicate()
+    return at + 2 + end
 
 
 def duplicate() -> NoReturn:

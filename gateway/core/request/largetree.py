@@ -274,17 +274,17 @@ class Grower:
     ) -> Steps[list[Members]]:
         """Puts what was read of texts in their place where that is all they hold; the objects in it."""
         glue, level = self.glue, self.max_depth - depth
-        row, objects = glue.at(level).row, list[Members]()
+        row, objects, wide = glue.at(level).row, list[Members](), glue.wide(level)
         for number, (slot, read) in enumerate(zip(slots, reads, strict=True)):
             owner, key, text = slot
             if number % _CONTAINERS_PER_STEP == 0:
                 yield
-            if array and not read:
+            if (array and not read) or (wide and (array or len(text) <= self.whole_bytes)):
                 yield from self._odd(slot, depth, rest)
                 continue
             if len(text) <= self.whole_bytes:
-                whole = b"".join(chain.from_iterable(glue.array_rows(read, level)) if array else row(read))
-                same = len(whole) == len(text) and whole.startswith(text)
+                pieces = list(chain.from_iterable(glue.array_rows(read, level))) if array else row(read)
+                same = sum(map(len, pieces)) == len(text) and b"".join(pieces).startswith(text)
             else:
                 check_names(chain.from_iterable(read) if array else read)
                 size = glue.array_size(table(read), 1, level) if array else glue.size(table([read]), level)

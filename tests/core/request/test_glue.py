@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -35,6 +36,20 @@ def test_what_encoders_write_is_known_byte_for_byte(style: dict[str, Any], objec
     if glue.array_size(table(read), 1, 1) == len(array):
         assert all(stands(rows, memoryview(body)[at:]))
         assert not all(stands(rows, memoryview(body)[at + 1 :]))
+
+
+@pytest.mark.parametrize("begin", ['{"model"' + " " * 60_000 + ":", "{\n" + " " * 60_000 + '"model":'])
+def test_no_white_space_of_a_body_is_written_again_for_each_of_its_members(begin: str) -> None:
+    """A body of 200 KB took gigabytes and seconds: it was compared with a text of its own making."""
+    crowd = ",".join(f'"{number:x}":1' for number in range(8_000))
+    messages = ",".join([f'{{"role":"user","content":"x",{crowd}}}'] * 2)
+    body = f'{begin}"auto","pad":"{"p" * 140_000}","messages":[{messages}]}}'.encode()
+    tracemalloc.start()
+    try:
+        assert parse(body).get("messages")[1]["content"] == "x"
+        assert tracemalloc.get_traced_memory()[1] < 40 * len(body)
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -79,6 +79,23 @@ def test_an_object_is_walked_however_it_is_written_and_no_member_hides_in_it(
             finish(check_members(body, msgspec.json.decode(body, type=dict[str, msgspec.Raw])))
 
 
+def test_a_key_that_looks_like_more_of_the_object_hides_no_member() -> None:
+    """The walk went on inside the second key: behind its first character stood a value of the next member."""
+    hiding = f'"xnull}}{"z" * 100}":1,'
+    read_by_others = '"content":[{"type":"image_url","image_url":{"url":"http://a/b"}}],"content":null'
+    text = f'{{"role":"user","pad":"{"p" * 131_072}",{hiding * 2}{read_by_others}}}'
+    with pytest.raises(BadRequest, match="duplicate key"):
+        finish(check_members(memoryview(text.encode()), msgspec.json.decode(text, type=dict[str, msgspec.Raw])))
+    with pytest.raises(BadRequest, match="duplicate key"):
+        parse(f'{{"model":"a","messages":[{text}]}}'.encode())
+
+
+def test_a_key_that_stands_where_another_should_is_a_second_one() -> None:
+    text = b'{"ab":1,"ac":1,"ab":1,"ad":1}'
+    with pytest.raises(BadRequest, match="duplicate key"):
+        finish(check_members(memoryview(text), msgspec.json.decode(text, type=dict[str, msgspec.Raw])))
+
+
 def refused_after(body: bytes, most_lines: int) -> bool:
     """Parse with every executed line of ours counted: work per byte shows there, on a machine of any speed."""
     left = most_lines
