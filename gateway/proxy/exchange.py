@@ -118,10 +118,9 @@ class Exchange(Attempting):
         self.routings = kept.routings
         self.around = habit.around
         if self.asked.gate is None or self._admit(kept):
-            pool = habit.straight
-            if pool is None or self.around is None:  # or its limits have made another request of it
-                self._send(habit.route, habit.route.first)
-            elif pool.outstanding >= pool.most or runtime.board.entries or record.trace is not None:
+            # None, too, where its limits have made another request of it, whose answer is shorter.
+            pool = habit.straight if self.around is not None else None
+            if pool is None or pool.outstanding >= pool.most or runtime.board.entries or record.trace is not None:
                 self._send(habit.route, habit.route.first)
             else:
                 self._send_straight(habit, pool)
