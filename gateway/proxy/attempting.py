@@ -123,20 +123,7 @@ class Attempting(Relaying):
             self.status = 0
             self.received = 0
         if runtime.ledger is not None:
-            # The journal says what is about to leave, and is written before it leaves: see `outbox`.
-            account = routing.account
-            if not account:
-                account = account_of(runtime, routing, attempt.target, self.decision.thinking.mode)
-            at_ms = int((record.wall if number == 1 else time.time()) * 1e3)
-            size = envelope.size // BYTES_PER_TOKEN
-            if self.hold is None:
-                entry: Plain = ("r", record.request_id, number, account, at_ms, size)
-            else:
-                self.began_ms = at_ms
-                need = self.hold.need
-                entry = ("r", record.request_id, number, account, at_ms, size, need if need < MOST_NANO else MOST_NANO)
-            runtime.outbox.entries.append(entry)
-            self.reserved = True
+            self._reserve(record.wall if number == 1 else time.time())
         self.pool = pool
         self.upstream = pool.send(self, request, connect_s=route.connect_s, fresh=attempt.fresh_connection)
         if route.pace is not None and number == 1 and envelope.stream and self.serving.site.max_attempts > 1:
@@ -153,21 +140,27 @@ class Attempting(Relaying):
         body = dialects.filled(habit.around, envelope.messages, envelope.user)  # type: ignore[arg-type]  # it has both
         runtime = self.runtime
         if runtime.ledger is not None:
-            account = routing.account
-            if not account:
-                account = account_of(runtime, routing, route.first.target, self.decision.thinking.mode)
-            at_ms, size = floor(record.wall * 1e3), envelope.size // BYTES_PER_TOKEN
-            if self.hold is None:
-                entry: Plain = ("r", told, 1, account, at_ms, size)
-            else:
-                self.began_ms = at_ms
-                need = self.hold.need
-                entry = ("r", told, 1, account, at_ms, size, need if need < MOST_NANO else MOST_NANO)
-            runtime.outbox.entries.append(entry)
-            self.reserved = True
+            self._reserve(record.wall)
         self.pool = pool
         request = b"%b%d\r\nX-Request-Id: %b\r\n\r\n%b" % (route.heads[0], len(body), told.encode(), body)
         self.upstream = pool.send(self, request, connect_s=route.connect_s)
+
+    def _reserve(self, at: float) -> None:
+        """Have the journal say what is about to leave at that Unix time, before it leaves: see `outbox`. HOT."""
+        runtime, record, attempt = self.runtime, self.record, self.attempt
+        account = record.routing.account
+        if not account:
+            account = account_of(runtime, record.routing, attempt.target, self.decision.thinking.mode)
+        at_ms, size = floor(at * 1e3), self.envelope.size // BYTES_PER_TOKEN
+        if self.hold is None:
+            entry: Plain = ("r", record.request_id, attempt.number, account, at_ms, size)
+        else:
+            self.began_ms = at_ms
+            need = self.hold.need
+            most = need if need < MOST_NANO else MOST_NANO
+            entry = ("r", record.request_id, attempt.number, account, at_ms, size, most)
+        runtime.outbox.entries.append(entry)
+        self.reserved = True
 
     def send(self, route: Route, attempt: Attempt) -> None:
         """Begin an attempt beside the one that was in hand."""
