@@ -9,7 +9,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.ports import free_port
 
 NOBODY = 65_534
 PASSWORD = "pw-canary-7e1"
@@ -48,8 +49,7 @@ class Postgres:
             os.chown(self.data, NOBODY, NOBODY)
             if not self._for_everybody(self.programs / "bin" / "postgres"):
                 self.programs = self._copied()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         secret = self.directory / "password"
         secret.write_text(PASSWORD)
         secret.chmod(0o644)

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from gateway.demo import model as demo_model
 from gateway.ledger.directory import PostgresSettings
 from gateway.site import load_site
 from gateway.telemetry.families import FAMILIES
+from tests.ports import free_port
 from tests.tls import certificate
 
 ROOT = Path(__file__).parent.parent
@@ -96,12 +96,6 @@ def blocks_of(page: Path) -> list[Block]:
 def the(kind: str) -> str:
     [block] = [block for block in blocks() if block.kind == kind]
     return block.text
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def matches(expected: str, printed: str) -> None:

@@ -22,6 +22,7 @@ from gateway.probe.command import Options, run
 from gateway.probe.reply import length_in
 from gateway.site import load_site
 from tests.harness import COMPLETION, DONE, ROLE, STOP, Received, Script, Upstream, chat, chunk, plain, running, stream
+from tests.ports import free_port
 
 KEY = "sk-canary-probe-2718281828"
 HELD = '{"zq_kind": "umber", "zq_size": 3}'
@@ -447,12 +448,6 @@ def test_a_gateway_that_doubts_a_target_believes_it_again_after_a_probe(tmp_path
         code, told = probed(path)
         assert (code, "the gateway believes up again" in told) == (0, True)
         assert gateway.post(chat("auto")).status_code == 200
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize(

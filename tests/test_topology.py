@@ -26,7 +26,8 @@ from gateway.config import ConfigDoc
 from gateway.ledgerdoc import LedgerDoc
 from gateway.problems import validated
 from tests.harness import KEY, ROOT, Gateway, Upstream, chat, eventually, serving
-from tests.ledger.test_kill import Generated, free_ports
+from tests.ledger.test_kill import Generated
+from tests.ports import free_port
 from tests.postgres import PASSWORD, Postgres, postgres
 from tests.test_deploy import installed
 from tests.valkey import Valkey, valkey
@@ -88,7 +89,7 @@ def topology(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
 
 @contextlib.contextmanager
 def balancing(where: Path, ports: list[int]) -> Iterator[str]:
-    [port] = free_ports(1)
+    port = free_port()
     words = {f"{name}:8080 ": f"127.0.0.1:{at} " for name, at in zip(NAMES, ports, strict=True)}
     words |= {"listen 8080": f"listen 127.0.0.1:{port}", "/dev/stderr": "stderr"}
     text = replaced((COMPOSE / "nginx.conf").read_text(), words)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from gateway.stores.resp import Reader, Reply, Said, command
+from tests.ports import free_port
 
 
 def binary() -> Path:
@@ -49,7 +50,7 @@ class Valkey:
         """On the port it had; the first time on one that is free. `ready` waits until it answers."""
         end = time.monotonic() + 20
         while True:
-            port = self.port or _free_port()
+            port = self.port or free_port()
             with open(self.where / "valkey.log", "ab") as log:
                 self.process = subprocess.Popen(
                     [
@@ -106,13 +107,6 @@ class Valkey:
         if self.process is not None and self.process.poll() is None:
             self.signal(signal.SIGCONT)
             self.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

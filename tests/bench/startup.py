@@ -18,7 +18,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from benchparts import free_port
 
 CONFIG = """\
 listen: {public: "127.0.0.1:%d", admin: "127.0.0.1:%d"}
@@ -89,7 +90,7 @@ def main() -> int:
         environ = {**os.environ, "HOME": name, "XDG_CACHE_HOME": f"{name}/cache", "PYTHONPYCACHEPREFIX": f"{name}/pyc"}
         environ.pop("PYTHONDONTWRITEBYTECODE", None)
         config = into / "pointsman.yaml"
-        config.write_text(CONFIG % (_free_port(), _free_port()), encoding="utf-8")
+        config.write_text(CONFIG % (free_port(), free_port()), encoding="utf-8")
         start(config, environ)  # compiles byte code and fills the cache
         rounds = [{**start(config, environ), "parts": parts(config, environ)} for _ in range(given.rounds)]
         imports = [_timed([sys.executable, "-c", "import gateway"], environ) for _ in range(given.rounds)]
@@ -215,12 +216,6 @@ def _get(port: int, path: str) -> int:
         return answer.status
     finally:
         connection.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,14 +14,7 @@ import httpx
 import pytest
 
 from tests.harness import end
-
-
-def free_port() -> int:
-    """A port that was free a moment ago: Prometheus cannot say which one it was given."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+from tests.ports import free_port
 
 
 class Prometheus:

@@ -40,6 +40,7 @@ from tests.harness import (
     settled,
     stream,
 )
+from tests.ports import free_port
 from tests.sidecars import ANTHROPIC, OUTPUT_TOKENS, PYTHON, lite_backend, needs_litellm, settings
 
 pytestmark = needs_litellm
@@ -459,12 +460,6 @@ def alone(directory: Path, made: dict[str, Any], port: int, **environ: str) -> I
         assert process.wait(20) == 0
         assert process.stdout is not None
         process.stdout.close()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        port: int = one.getsockname()[1]
-        return port
 
 
 def test_it_runs_elsewhere_with_only_its_own_keys(tmp_path: Path) -> None:

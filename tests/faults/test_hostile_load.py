@@ -43,6 +43,7 @@ from tests.harness import (
     reset,
     stream,
 )
+from tests.ports import free_port
 from tests.proxy.conftest import Start
 from tests.proxy.test_requests import read_answer
 
@@ -235,8 +236,7 @@ def test_sigterm_ends_every_stream_cleanly(start: Start) -> None:
 @pytest.mark.parametrize("streams", ["stdout", "both"])
 def test_a_log_that_nobody_reads_does_not_stop_the_gateway(tmp_path: Path, streams: str) -> None:
     up = Upstream([plain()])
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     path = tmp_path / "pointsman.yaml"
     with path.open("w") as file:
         YAML().dump(config({"a": up}, listen={"public": f"127.0.0.1:{port}", "admin": "127.0.0.1:0"}), file)

@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from gateway.ledger.directory import LOCK, SPARE, journal_path, journals
 from tests.faults.test_process_drain import booked, message
 from tests.harness import ROLE, ROOT, SERVE, Upstream, chat, chunk, config, running, stream
+from tests.ports import free_port
 
 FILE = "pointsman.yaml"
 
@@ -107,8 +108,7 @@ def test_each_obstacle_at_the_start_gets_one_line_and_its_exit_code(tmp_path: Pa
 
 @pytest.mark.skipif(sys.platform != "linux", reason="waits by /proc")
 def test_no_connection_is_taken_before_it_can_be_served(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     up = Upstream([stream()])
     settings = config({"a": up}, listen={"public": f"127.0.0.1:{port}", "admin": "127.0.0.1:0"})
     with (tmp_path / FILE).open("w") as file:

@@ -24,6 +24,7 @@ from ruamel.yaml import YAML
 
 from gateway.ledger.directory import DATABASE
 from tests.harness import KEY, ROLE, ROOT, SSE_HEAD, Received, Upstream, chat, chunk, config, framed, plain
+from tests.ports import free_port
 
 #: Kills of one gateway that serves one client, and of one that serves several at once: 200 together.
 KILLS = {1: 80, 6: 120}
@@ -120,14 +121,6 @@ class Client(threading.Thread):
                         self.whole.append(answer.headers["x-request-id"])
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports: list[int] = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 def listening(port: int, within_s: float = 30.0) -> bool:
     ends_at = time.monotonic() + within_s
     while time.monotonic() < ends_at:
@@ -194,7 +187,7 @@ def test_nothing_that_the_upstream_generated_is_missing_or_doubled_after_kills_a
     truths = {"good": Generated(slow=True), "spare": Generated(), "copied": Generated(), "bad": Generated()}
     good = truths["good"]
     upstreams = {name: Upstream([one.fail if name == "bad" else one.answer]) for name, one in truths.items()}
-    ports = free_ports(2)
+    ports = [free_port(), free_port()]
     (tmp_path / "policies").mkdir()
     for name, text in POLICIES.items():
         (tmp_path / "policies" / f"{name}.yaml").write_text(text)

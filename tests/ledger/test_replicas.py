@@ -21,7 +21,8 @@ from gateway.ledger import shared
 from gateway.ledger.directory import DATABASE, PostgresSettings
 from gateway.ledger.report import Asked, report
 from tests.harness import Upstream, config, eventually
-from tests.ledger.test_kill import Client, Generated, Zygote, free_ports, listening
+from tests.ledger.test_kill import Client, Generated, Zygote, listening
+from tests.ports import free_port
 from tests.postgres import PASSWORD, Postgres, postgres
 
 
@@ -36,7 +37,7 @@ class Replica:
 
     def __init__(self, directory: Path, name: str, upstreams: dict[str, Upstream], database: Postgres) -> None:
         self.directory, self.name = directory / name, name
-        self.ports = free_ports(2)
+        self.ports = [free_port(), free_port()]
         (self.directory / "policies").mkdir(parents=True)
         (self.directory / "policies" / "default.yaml").write_text(
             "policy: default\nrules:\n  - {id: all, use: [{target.name: good}]}\n"
