@@ -13,6 +13,7 @@ import random
 import sqlite3
 import threading
 import time
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from gateway.ledger import postgres
@@ -29,6 +30,8 @@ EVERY_S = 1.0
 #: Entries of one statement. Preparing them holds the interpreter, and requests wait so long.
 BATCH = 250
 SEND_S = 10.0
+#: Without anything to send, the longest that it is not asked whether it still answers: an open socket does not say so.
+LOOK_S = 5.0
 #: After a failure, the longest that is waited before the next try; half of it at least, so that many replicas do not
 #: come back at once.
 _AGAIN_S, _MOST_AGAIN_S = 1.0, 10.0
@@ -66,6 +69,7 @@ class Shipping:
         self._unshipped.begin()
         self._look()
         self._connection: Connection[Any] | None = None
+        self._answered_s = 0.0  # when it last did, by the monotonic clock
         self._closing = threading.Event()
         self._wake: asyncio.Event = None  # type: ignore[assignment]  # made in the thread's loop, as the next one
         self._end: asyncio.Event = None  # type: ignore[assignment]
@@ -157,6 +161,8 @@ class Shipping:
                     break
                 if until is not None and time.monotonic() > until:
                     break
+            if until is None:
+                await self._look_after()
         except sqlite3.Error as error:
             self._fail("local", error)
             return False
@@ -195,13 +201,23 @@ class Shipping:
         connection = await self._connected()
         left = max(0, self.unshipped - len(batch.entries))
         work = postgres.ship(connection, self.replica_id, left, batch.entries, batch.accounts)
+        await self._answer(connection, work)
+
+    async def _look_after(self) -> None:
+        """One that hangs is noticed before there is something to send."""
+        connection = self._connection
+        if connection is not None and time.monotonic() - self._answered_s >= LOOK_S:
+            await self._answer(connection, connection.execute("SELECT 1"))
+
+    async def _answer(self, connection: Connection[Any], work: Awaitable[object]) -> None:
         await postgres.bounded(connection, work, SEND_S)
+        self._answered_s = time.monotonic()
 
     async def _connected(self) -> Connection[Any]:
         if self._connection is None or self._connection.is_closed():
             self._connection = connection = await postgres.connect(self._place)
             work = postgres.prepare(connection, self.replica_id, self._settings.replica)
-            await postgres.bounded(connection, work, SEND_S)
+            await self._answer(connection, work)
             logger.info("ledger: entries are shipped to %s as %s", self._place.place, self._settings.replica)
         return self._connection
 

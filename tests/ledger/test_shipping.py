@@ -234,6 +234,36 @@ def test_a_database_that_goes_while_nothing_waits_is_missed_at_once(database: Po
     ledger.close()
 
 
+def test_a_database_that_hangs_while_nothing_waits_is_missed_and_the_end_waits_only_a_moment(
+    database: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shipping, "LOOK_S", 0.05)
+    monkeypatch.setattr(shipping, "SEND_S", 0.3)
+    monkeypatch.setattr(pg, "CONNECT_S", 0.3)
+    ledger = started(settings(tmp_path, place(database)))
+    book(ledger, 0, 10)
+    wait(arrived(ledger, 10))
+    shipper = ledger.shipping
+    assert shipper is not None
+    database.hang(on=True)
+    try:
+        wait(lambda: shipper.failing == "timeout")
+        assert shipper.state() == {"state": "degraded", "unshipped": 0, "behind_s": 0, "reason": "timeout"}
+    finally:
+        database.hang(on=False)
+    wait(lambda: shipper.failing is None)
+    assert sum("cannot be shipped" in one.message for one in caplog.records) == 1
+    monkeypatch.setattr(shipping, "SEND_S", 600.0)
+    monkeypatch.setattr(shipping, "_LAST_S", 0.3)
+    database.hang(on=True)
+    try:
+        time.sleep(0.2)  # it is being asked by now; were it not to be yet, the end would be as soon
+        ledger.close()
+        assert not shipper._thread.is_alive()
+    finally:
+        database.hang(on=False)
+
+
 def refuse_permission(database: Postgres) -> PostgresSettings:
     database.ask("DROP ROLE IF EXISTS guest")
     database.ask(f"CREATE ROLE guest LOGIN PASSWORD '{PASSWORD}'")
