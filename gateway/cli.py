@@ -143,7 +143,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--policies", action="append", default=[], type=Path, metavar="PATH", help=paths)
     one.add_argument("--strict", action="store_true", help="exit with 1 if there is a warning that nobody accepts")
     one.add_argument("--verbose", action="store_true", help="also show what is only good to know (severity info)")
-    one.add_argument("--no-keys", action="store_true", help="do not look up upstream keys: for machines without them")
+    without = "ask for no keys and packages that only serving needs: for machines that do not serve"
+    one.add_argument("--no-keys", action="store_true", help=without)
     arguments.as_json(one)
 
     one = command("probe", _probe, "Ask each target, with real requests, what it does; show where the file says other.")

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from gateway import bundled, fixtures, yamlfile
+from gateway import bundled, configfile, fixtures, yamlfile
 from gateway.catalog import catalogue as catalog
 from gateway.catalog.catalogue import Catalogue
-from gateway.config import ConfigDoc, FleetDoc
+from gateway.config import FleetDoc
 from gateway.core.analyse.imagined import Imagined, imagine
 from gateway.core.analyse.ways import Way
 from gateway.core.clauses.findings import Finding
@@ -36,6 +36,8 @@ from gateway.yamlfile import Document
 #: Files of a policy directory that are not policies.
 NOT_POLICIES = frozenset({"lexicon.yaml"})
 _ENTRY = re.compile(r"\w+(\[\d+\]|\.[^.\[]+)")  # the entry that a path lies in
+#: As core says that a catalogue knows no such model or family.
+_STRANGE = re.compile(r"\bno (model|family)\b.* (catalogue|is known)\b", re.S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +155,7 @@ def lay_over(file: PolicyFile, overlays: Sequence[Part], *, touched: list[Path] 
 
 def overlays_of(config: Path, *, cache: Path | None = None) -> tuple[Part, ...]:
     """What a configuration lays over all of its policies. Raises `ConfigError`."""
-    document = yamlfile.load(config)
-    doc = validated(document, ConfigDoc)
+    document, doc = configfile.read(config, cache=cache)
     return read_overlays(document, [config.parent / name for name in doc.policies.overlays], cache)
 
 
@@ -174,6 +175,21 @@ def policy_files(directory: Path) -> list[Path]:
     """The policy files of a directory, sorted."""
     found = directory.glob("*.yaml")
     return sorted(path for path in found if path.name not in NOT_POLICIES and not path.name.endswith(SUFFIX))
+
+
+def files_at(path: Path) -> list[Path]:
+    """The file itself, or the policy files of a folder. Raises `ConfigError` for a folder without any."""
+    files = policy_files(path) if path.is_dir() else [path]
+    if not files:
+        raise ConfigError([Problem(str(path), 0, "", "holds no policy", "a folder of *.yaml files")])
+    return files
+
+
+def perhaps_overlaid(problem: Problem) -> Problem:
+    """The same where no configuration was read: a name may be one that only the catalogue of the policy's own knows."""
+    if not _STRANGE.search(problem.what):
+        return problem
+    return replace(problem, valid=f"{problem.valid}; or --config FILE, whose catalog: names it")
 
 
 def load_catalogue(overlays: Sequence[Path] = (), *, cache: Path | None = None) -> Catalogue:
@@ -207,7 +223,7 @@ def fleet_of_tests(config: Path | None, *, cache: Path | None = None) -> Fleet:
     """The reference fleet, with the models that the catalogue of a configuration has besides. Raises `ConfigError`."""
     if config is None:
         return reference_fleet(cache=cache)
-    doc = validated(yamlfile.load(config, cache_dir=cache), ConfigDoc)
+    _, doc = configfile.read(config, cache=cache)
     return reference_fleet(load_catalogue([config.parent / name for name in doc.catalog], cache=cache), cache=cache)
 
 

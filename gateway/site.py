@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from gateway import bundled, exported, otlpdoc, storedoc, yamlfile
+from gateway import bundled, configfile, exported, otlpdoc, storedoc, yamlfile
 from gateway.addresses import Address
 from gateway.catalog.catalogue import Catalogue
 from gateway.catalog.catalogue import files_of as catalogue_files
@@ -42,7 +42,7 @@ from gateway.ledger.directory import LedgerSettings
 from gateway.limits import Drain, Limits
 from gateway.naming import Grant, Route, routes
 from gateway.policyfile import failures_of, lay_over, load_catalogue, load_policy, placed, policy_files, reference_fleet
-from gateway.problems import suggest, validated
+from gateway.problems import suggest
 from gateway.quotas import Quotas
 from gateway.secretref import Reading
 from gateway.sidecar.spec import SidecarSpec, SpecReader
@@ -227,9 +227,8 @@ class _Loader:
         self.unread = False  # a policy file did not load: of names that lead to policies nothing can be said
 
     def load(self) -> Site:
-        document = self._read()
+        document, doc = configfile.read(self.path, cache=self.cache)
         self.document = document
-        doc = validated(document, ConfigDoc)
         self.digests.append(document.sha256)
         overlays = [self.directory / name for name in doc.catalog]
         self.files += overlays
@@ -297,15 +296,6 @@ class _Loader:
             _base=base,
             **_of_keys(keyed),
         )
-
-    def _read(self) -> yamlfile.Document:
-        try:
-            return yamlfile.load(self.path, cache_dir=self.cache)
-        except ConfigError as error:
-            if self.path.exists():
-                raise
-            valid = "name another file with --config, or write one with `pointsman init`"
-            raise ConfigError([replace(problem, valid=valid) for problem in error.problems]) from None
 
     # -- the fleet and the listeners --
 

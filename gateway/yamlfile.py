@@ -13,6 +13,7 @@ worst file at about three seconds (ruamel reads some 30,000 values a second).
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -32,6 +33,8 @@ MAX_DEPTH = 50
 MAX_LINE_BYTES = 1 << 16
 MAX_VALUES = 100_000
 _CACHE_FROM_BYTES = 256  # ruamel needs some 15 ms for 4 KB, a cached file 0.1 ms
+
+_READABLE = {errno.EISDIR: "a file, not a folder", errno.EACCES: "a file that this user may read"}
 
 # A node of the line tree: its line, and where it has children, a node for each.
 Lines = list[Any]  # [line] | [line, {key: Lines}] | [line, [Lines]]
@@ -135,7 +138,7 @@ def read(path: Path) -> bytes:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         what = f"cannot be read: {error.strerror or error}"
-        raise ConfigError([Problem(name, 0, "", what)]) from None
+        raise ConfigError([Problem(name, 0, "", what, _READABLE.get(error.errno or 0, ""))]) from None
     if len(raw) > MAX_BYTES:
         raise ConfigError([Problem(name, 0, "", "is larger than 1 MiB", "several smaller files")])
     return raw

@@ -129,7 +129,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("overlay", "text", "says"),
     [
         ("gone.yaml", None, "gone.yaml cannot be read: No such file or directory: a path relative to this file"),
-        ("policies", None, "policies cannot be read: Is a directory: a path relative to this file"),
+        ("policies", None, "policies cannot be read: Is a directory: a file, not a folder"),
         ("large.yaml", "x" * (1 << 20) + "x", "large.yaml is larger than 1 MiB: several smaller files"),
     ],
 )
@@ -177,12 +177,12 @@ def test_without_the_keys_of_upstreams_check_says_how_to_do_without(
     assert main(["check"]) == 2
     assert capsys.readouterr().err == (
         "pointsman.yaml:3: backends.here.key: environment variable NOBODY_HAS_THIS is not set: set it "
-        "before the gateway starts; or --no-keys, to judge the rest where keys are not\n1 to put right\n"
+        "before the gateway starts; or --no-keys, on a machine that will not serve it\n1 to put right\n"
     )
     (site / "pointsman.yaml").write_text(config.replace("qwen3.5-9b", "qwen3.5-9x"))
     assert main(["check"]) == 2
     told = capsys.readouterr().err.splitlines()
-    assert [line.endswith("--no-keys, to judge the rest where keys are not") for line in told] == [True, False, False]
+    assert [line.endswith("a machine that will not serve it") for line in told] == [True, False, False]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from gateway import bundled, yamlfile
+from gateway import bundled, configfile
 from gateway.catalog.facts import Change, Fact, Facts, Knowledge, changes, merge, offer_name
 from gateway.catalog.query import Found, Query, Row, find, read_layers, unknown_names, value
 from gateway.core.errors import ConfigError, Problem
@@ -60,7 +60,7 @@ def answer(asked: Asked, *, cache: Path | None, today: date) -> int:
 
 def overlays_of(config: Path, cache: Path | None) -> tuple[Path, ...]:
     """The catalogue files that a configuration names, without judging the rest of it. Raises `ConfigError`."""
-    named = yamlfile.load(config, cache_dir=cache).data.get("catalog", [])
+    named = configfile.load(config, cache=cache).data.get("catalog", [])
     names = [named] if isinstance(named, str) else named if isinstance(named, list) else []
     return tuple(config.parent / name for name in names if isinstance(name, str))
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from gateway import bundled, yamlfile
+from gateway import bundled, configfile
+from gateway.catalog.catalogue import Catalogue
 from gateway.catalog.ways import ways_of
 from gateway.check import configuration
 from gateway.check.report import Places, Report, Told
@@ -20,14 +21,15 @@ from gateway.core.errors import ConfigError, Problem
 from gateway.includes import is_part
 from gateway.policyfile import (
     PolicyFile,
+    files_at,
     lay_over,
     load_catalogue,
     load_policy,
     overlays_of,
+    perhaps_overlaid,
     policy_files,
     reference_fleet,
 )
-from gateway.problems import validated
 from gateway.progress import over, waiting
 from gateway.site import Site, load_site
 from gateway.yamlfile import Document
@@ -65,8 +67,7 @@ def check(options: Options, environ: Mapping[str, str], now: float) -> Checked:
     with waiting("reading the configuration"):
         site = _site(options, environ)
     cache = cache_dir(environ)
-    document = yamlfile.load(options.config, cache_dir=cache)
-    doc = validated(document, ConfigDoc)
+    document, doc = configfile.read(options.config, cache=cache)
     chosen = _chosen(options, site.policies)
     places = Places(document, _documents(doc, options.config, cache), [key.name for key in doc.keys])
     facts = configuration.facts_of(doc)
@@ -100,7 +101,7 @@ def _site(options: Options, environ: Mapping[str, str]) -> Site:
         told = [
             one
             if one in without or one.file != str(options.config)
-            else replace(one, valid=f"{one.valid}; or --no-keys, to judge the rest where keys are not")
+            else replace(one, valid=f"{one.valid}; or --no-keys, on a machine that will not serve it")
             for one in error.problems
         ]
         raise ConfigError(told) from None
@@ -111,13 +112,29 @@ def _without_fleet(options: Options, environ: Mapping[str, str], now: float) -> 
     cache = cache_dir(environ)
     directory, known = bundled.policies(), None
     if options.given or options.config.exists():
-        doc = validated(yamlfile.load(options.config, cache_dir=cache), ConfigDoc)
+        _, doc = configfile.read(options.config, cache=cache)
         directory = _directory(doc, options.config)
         known = load_catalogue([options.config.parent / name for name in doc.catalog], cache=cache)
-    paths = [one for path in options.files or (directory,) for one in (policy_files(path) if path.is_dir() else [path])]
-    files = {file.doc.policy: file for file in (load_policy(path, cache=cache, part=True) for path in paths)}
-    chosen = _chosen(options, files)
-    places = Places(None, {name: file.document for name, file in files.items()})
+    files: dict[str, PolicyFile] = {}
+    paths = [one for path in options.files or (directory,) for one in files_at(path)]
+    for path in {path.resolve(): path for path in paths}.values():
+        file = load_policy(path, cache=cache, part=True)
+        if (first := files.setdefault(file.doc.policy, file)) is not file:
+            what = f"{file.doc.policy} is the policy of {first.document.name} already"
+            raise ConfigError([file.document.problem("policy", what, "a name of its own")])
+    try:
+        return _apart(_chosen(options, files), known, options, now, cache)
+    except ConfigError as error:
+        if known is not None:
+            raise
+        raise ConfigError([*map(perhaps_overlaid, error.problems)]) from None
+
+
+def _apart(
+    chosen: Sequence[PolicyFile], known: Catalogue | None, options: Options, now: float, cache: Path | None
+) -> Checked:
+    """What is found of policies, each by itself."""
+    places = Places(None, {file.doc.policy: file.document for file in chosen})
     counted = _count(len(chosen), "policy", "policies")
     if options.against == "reference":
         fleet = reference_fleet(known, cache=cache)

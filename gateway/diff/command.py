@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gateway import bundled, yamlfile
+from gateway import bundled, configfile
 from gateway.compiled import cache_dir
 from gateway.config import ConfigDoc
 from gateway.core.errors import ConfigError, Problem
@@ -29,7 +29,6 @@ from gateway.diff.traffic import Traffic, Versions
 from gateway.includes import Part
 from gateway.policyfile import fleet_of_tests, lay_over, load_policy, policy_files
 from gateway.printing import BROKEN, NO, OK, print_json
-from gateway.problems import validated
 from gateway.progress import over
 from gateway.replay.command import count, reading
 from gateway.replay.reading import Read, Wanted, files_of
@@ -88,7 +87,7 @@ def _paths(options: Options) -> list[Path]:
     """The files and folders of policies that are meant, absolute. Raises `ConfigError`."""
     if options.policies:
         return [path.absolute() for path in options.policies]
-    doc = None if options.config is None else validated(yamlfile.load(options.config), ConfigDoc)
+    doc = None if options.config is None else configfile.read(options.config)[1]
     if options.config is not None and doc is not None and doc.policies.dir is not None:
         return [(options.config.parent / doc.policies.dir).absolute()]
     if Path("policies").is_dir():

@@ -9,12 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway import yamlfile
-from gateway.config import ConfigDoc
+from gateway import configfile
 from gateway.core.errors import ConfigError
 from gateway.diff.revision import Revision
 from gateway.includes import Part, read_overlays
-from gateway.problems import validated
 from gateway.yamlfile import Document
 
 
@@ -67,5 +65,5 @@ def overlays(config: Path | None, revision: Revision, folder: Path, cache: Path 
 
 def _listed(config: Path, folder: Path) -> tuple[Document, list[Path]]:
     """A configuration, and the files below the folder that it lays over its policies."""
-    document = yamlfile.load(config)
-    return document, [folder / name for name in validated(document, ConfigDoc).policies.overlays]
+    document, doc = configfile.read(config)
+    return document, [folder / name for name in doc.policies.overlays]

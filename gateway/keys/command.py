@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gateway import yamlfile
+from gateway import configfile, yamlfile
 from gateway.admin import key_of, url_of
 from gateway.compiled import cache_dir
 from gateway.config import ConfigDoc
@@ -30,7 +30,7 @@ from gateway.keys.making import Issued, NoSuchKey
 from gateway.keys.ring import Ring
 from gateway.keys.secret import SHORT
 from gateway.printing import NO, OK, broken, failed, print_json
-from gateway.problems import suggest, validated
+from gateway.problems import suggest
 from gateway.terminal import safe
 
 #: Seconds in which a running gateway reads the file by itself: it looks once a second.
@@ -43,7 +43,7 @@ def run(given: argparse.Namespace, config: Path, environ: Mapping[str, str]) -> 
     """Run one of the commands and return its exit code."""
     command = f"keys {given.what}"
     try:
-        doc = validated(yamlfile.load(config, cache_dir=cache_dir(environ)), ConfigDoc)
+        _, doc = configfile.read(config, cache=cache_dir(environ))
         place = Place.of(doc, config)
         if given.what == "list":
             return _list(given, doc, place)

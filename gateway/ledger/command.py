@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from gateway import configfile
 from gateway.compiled import cache_dir
 from gateway.config import ConfigDoc
 from gateway.core.errors import BadRequest, ConfigError, InternalError, Problem, Unavailable
@@ -47,9 +48,8 @@ from gateway.ledger.report import (
     usd,
 )  # fmt: skip
 from gateway.printing import OK, failed, print_json
-from gateway.problems import suggest, validated
+from gateway.problems import suggest
 from gateway.terminal import in_columns
-from gateway.yamlfile import load
 
 logger = logging.getLogger("pointsman")
 
@@ -110,8 +110,7 @@ def _settings(
     if given.dir is not None:
         return LedgerSettings(given.dir), None
     path = config or Path("pointsman.yaml")
-    document = load(path, cache_dir=cache_dir(environ))
-    doc = validated(document, ConfigDoc)
+    document, doc = configfile.read(path, cache=cache_dir(environ))
     found: list[Problem] = []
     here = given.own or given.repair  # what opens PostgreSQL is not needed then, and may not be on this machine
     settings = doc.books(path, environ, lambda *said: found.append(document.problem(*said)), [], secrets=not here)

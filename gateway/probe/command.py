@@ -19,9 +19,8 @@ from typing import IO, Any
 
 import httpx
 
-from gateway import yamlfile
+from gateway import configfile
 from gateway.admin import key_of, url_of
-from gateway.config import ConfigDoc
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.servers import dialects
 from gateway.core.types import Target
@@ -29,7 +28,7 @@ from gateway.printing import BROKEN, NO, OK, broken, failed, print_json
 from gateway.probe.auth import client, opened, revealed
 from gateway.probe.record import difference, edited, record
 from gateway.probe.target import Probe, Row
-from gateway.problems import suggest, validated
+from gateway.problems import suggest
 from gateway.progress import Progress, waiting
 from gateway.sidecar.process import Reserved, beside
 from gateway.site import Site, load_site
@@ -252,7 +251,7 @@ def _tell_gateway(site: Site, config: Path, environ: Mapping[str, str], reports:
     if not names or site.listen_admin.port == 0:
         return []
     headers = {}
-    key = key_of(validated(yamlfile.load(config), ConfigDoc), environ, config.parent)
+    key = key_of(configfile.read(config)[1], environ, config.parent)
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
     with httpx.Client(base_url=url_of(site.listen_admin), headers=headers, timeout=_TELL_S, trust_env=False) as admin:

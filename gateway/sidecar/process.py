@@ -21,14 +21,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gateway import configfile
 from gateway.addresses import Address
-from gateway.config import ConfigDoc
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.types import Secret
 from gateway.fleet import Door
-from gateway.problems import validated
 from gateway.sidecar.spec import SidecarSpec, SpecReader, environment
-from gateway.yamlfile import load
 
 logger = logging.getLogger("pointsman")
 
@@ -332,8 +330,7 @@ def run_alone(config: Path, listen: Address, environ: Mapping[str, str]) -> int:
     Only the sidecar's own keys need be there. Whoever supervises this command restarts it.
     """
     try:
-        document = load(config)
-        doc = validated(document, ConfigDoc)
+        document, doc = configfile.read(config)
         reader = SpecReader(document, environ, config.parent)
         spec, token = reader.read(doc), reader.token(doc)
         if spec is None:

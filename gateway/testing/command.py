@@ -6,7 +6,6 @@ was not noticed or not tried; 2 a file does not load, or no test was chosen.
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,16 +13,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gateway import bundled, yamlfile
+from gateway import bundled, configfile
 from gateway.compiled import cache_dir
-from gateway.config import ConfigDoc
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.proving.coverage import Coverage, coverage
 from gateway.core.proving.policytest import run_all
 from gateway.core.types import Fleet
-from gateway.policyfile import PolicyFile, fleet_of_tests, load_policy, policy_files
+from gateway.policyfile import PolicyFile, files_at, fleet_of_tests, load_policy, perhaps_overlaid, policy_files
 from gateway.printing import BROKEN, NO, OK, print_json
-from gateway.problems import validated
 from gateway.progress import AFTER_S, Progress
 from gateway.testing.junit import junit
 from gateway.testing.mutation import ready, survey
@@ -62,7 +59,7 @@ def run(options: Options, environ: Mapping[str, str]) -> int:
             files += [(part, False) for part in file.parts if with_parts and part.resolve() not in known]
             tested = _test(path, file, fleet, options, ends)
         except ConfigError as error:
-            broken += error.problems if options.config is not None else map(_overlaid, error.problems)
+            broken += error.problems if options.config is not None else map(perhaps_overlaid, error.problems)
             continue
         finally:
             bar.done()  # what is printed next stands on the same terminal
@@ -79,12 +76,7 @@ def run(options: Options, environ: Mapping[str, str]) -> int:
 
 def _files(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
     """The files that are meant, and whether those that one includes are meant too, as where a folder is."""
-    files: list[tuple[Path, bool]] = []
-    for path in paths:
-        files += [(one, True) for one in policy_files(path)] if path.is_dir() else [(path, False)]
-    if not files:
-        raise ConfigError([Problem(str(paths[0]), 0, "", "holds no policy", "a folder of *.yaml files")])
-    return files
+    return [(one, path.is_dir()) for path in paths for one in files_at(path)]
 
 
 def _unnamed(options: Options, cache: Path | None) -> list[tuple[Path, bool]]:
@@ -92,8 +84,7 @@ def _unnamed(options: Options, cache: Path | None) -> list[tuple[Path, bool]]:
     whose, directory, overlays = "no pointsman.yaml here", bundled.policies(), list[Path]()
     own = None
     if options.config is not None:
-        document = yamlfile.load(options.config, cache_dir=cache)
-        doc = validated(document, ConfigDoc)
+        document, doc = configfile.read(options.config, cache=cache)
         whose, own = f"{options.config} names no folder", doc.policies.dir
         overlays = [options.config.parent / name for name in doc.policies.overlays]
         if own is not None:
@@ -105,17 +96,6 @@ def _unnamed(options: Options, cache: Path | None) -> list[tuple[Path, bool]]:
         what = "the policies that come with Pointsman" if own is None else f"policies of {directory}"
         print(f"{whose}: testing {what}")
     return [*_files([directory]), *((path, True) for path in overlays)]
-
-
-#: As core says that a catalogue knows no such model or family.
-_STRANGE = re.compile(r"\bno (model|family)\b.* (catalogue|is known)\b", re.S)
-
-
-def _overlaid(problem: Problem) -> Problem:
-    """The same where no configuration was read: a name may be one that only the catalogue of the policy's own knows."""
-    if not _STRANGE.search(problem.what):
-        return problem
-    return replace(problem, valid=f"{problem.valid}; or --config FILE, whose catalog: names it")
 
 
 def _test(path: Path, file: PolicyFile, fleet: Fleet, options: Options, ends: float) -> FileResult:

@@ -19,14 +19,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from gateway import yamlfile
+from gateway import configfile
 from gateway.addresses import endpoint
 from gateway.admin import KEY_VARIABLE, key_of, url_of
 from gateway.compiled import cache_dir
-from gateway.config import ConfigDoc, ListenDoc
+from gateway.config import ListenDoc
 from gateway.core.errors import ConfigError, Problem
 from gateway.core.quantities import Invalid
-from gateway.problems import validated
 from gateway.terminal import DIM, coloured
 from gateway.top.cli import SORT_KEYS
 from gateway.top.screen import Screen
@@ -80,7 +79,7 @@ def _whom(options: Options, environ: Mapping[str, str]) -> tuple[list[str], str 
     config = options.config or (None if urls else options.beside)
     if config is None:
         return urls or [url_of(ListenDoc().admin)], environ.get(KEY_VARIABLE)
-    doc = validated(yamlfile.load(config, cache_dir=cache_dir(environ)), ConfigDoc)
+    _, doc = configfile.read(config, cache=cache_dir(environ))
     if not urls and doc.listen.admin.port == 0:
         what = "listen.admin has port 0, so nobody knows where the gateway is"
         raise ConfigError([Problem(str(config), 0, "", what, "--url with the address it says at its start")])

@@ -306,6 +306,32 @@ def test_what_is_told_against_the_catalogue_is_the_same_for_programs(
     assert one["path"] == "rules[0].use[0].target.window"
 
 
+@pytest.mark.parametrize("against", ["catalogue", "reference"])
+def test_policies_that_are_named_are_all_judged_or_it_is_said_why_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, against: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.yaml").write_text(POLICY)
+    (tmp_path / "b.yaml").write_text(POLICY)
+    (tmp_path / "c.yaml").write_text(POLICY.replace('use: [{family: "*"}]', "use: [{model: house-7b}]"))
+
+    def said(*paths: str) -> str:
+        assert main(["check", "--against", against, *(word for path in paths for word in ("--policies", path))]) == 2
+        return capsys.readouterr().err
+
+    assert said("empty") == "empty: holds no policy: a folder of *.yaml files\n1 to put right\n"
+    assert said("a.yaml", "b.yaml").startswith(
+        "b.yaml:1: policy: first is the policy of a.yaml already: a name of its own\n"
+    )
+    assert "house-7b" in (told := said("c.yaml"))
+    assert "; or --config FILE, whose catalog: names it\n" in told
+    assert (
+        main(["check", "--against", against, "--policies", "a.yaml", "--policies", "../" + tmp_path.name + "/a.yaml"])
+        == 0
+    )
+
+
 def test_a_part_is_judged_against_the_catalogue_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
