@@ -83,7 +83,7 @@ def store(replicas: int, rps: float, us_per_call: float, dice: random.Random) ->
 
 
 def hottest(teams: int, dice: random.Random) -> float:
-    """The share of the busiest of so many teams, whose sizes fall as 1, 1/2, 1/3: what one slot has at least."""
+    """The share of the busiest of so many teams, whose sizes fall as 1, 1/2, 1/3: what one Valkey has at least."""
     sizes = [1 / (number + 1) for number in range(teams)]
     drawn = dice.choices(range(teams), sizes, k=50_000)
     return max(drawn.count(team) for team in range(min(3, teams))) / len(drawn)
@@ -187,7 +187,7 @@ def tables(inputs: Inputs, rps: float) -> list[str]:
         table(heads, [[name, *cells] for name, cells in limits]),
         "### Leased to replicas of what is left of a hard budget",
         table(heads, [[name, *cells] for name, cells in slices]),
-        "### The busiest slot",
+        "### The busiest team",
         table(["", "of all calls"], hot),
     ]
 

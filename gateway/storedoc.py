@@ -61,17 +61,16 @@ def _slice(value: float) -> float:
 class StoreDoc(Strict):
     """A Valkey or Redis in which all replicas keep limits and budgets together. Left out, each keeps its own.
 
-    `prefix` is what its keys begin with, for installations that share one; in braces, as in {pointsman}, all are in one
-    slot of a cluster. `slice` is how much of what is left of a
-    hard budget each replica has leased ahead, to spend while the store is away. `timeout` is how long a request may
-    wait for it. `ca_file` is for `rediss://`, relative to this file.
+    `prefix` is what its keys begin with, in braces, for installations that share one. `slice` is how much of what is
+    left of a hard budget each replica has leased ahead, to spend while the store is away. `timeout` is how long a
+    request may wait for it. `ca_file` is for `rediss://`, relative to this file.
     """
 
     url: Annotated[str, AfterValidator(_url)]
     username: Annotated[str, Field(pattern=r"^[!-~]{1,256}$")] | None = None
     password: SecretRef | None = None
     ca_file: str | None = None
-    prefix: Annotated[str, Field(pattern=r"^(\{[A-Za-z0-9._:-]{1,62}\}|[A-Za-z0-9._:-]{1,64})$")] = "pointsman"
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")] = "pointsman"
     slice: Annotated[
         float,
         BeforeValidator(share),

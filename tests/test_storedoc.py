@@ -79,7 +79,7 @@ def test_a_password_that_travels_unencrypted_is_told(tmp_path: Path) -> None:
         ("{url: 'redis://host', ca_file: ca.pem}", "store: has ca_file, and no TLS"),
         ("{url: 'rediss://host', ca_file: ca.pem}", "store.ca_file: no file"),
         ("{url: 'rediss://host', ca_file: p.yaml}", "store.ca_file: there is no certificate in"),
-        ("{url: 'redis://host', prefix: 'a{b}'}", "store.prefix: "),
+        ("{url: 'redis://host', prefix: '{b}'}", "store.prefix: "),
         ("{url: 'redis://host', slice: 90%}", "store.slice: would leave other replicas little"),
         ("{url: 'redis://host', slice: 5}", "store.slice: "),
         ("{url: 'redis://host', timeout: 1m}", "store.timeout: is how long a request may wait for the store"),

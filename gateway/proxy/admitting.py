@@ -207,7 +207,7 @@ class Admitting(Settling):
         store.released(hold, freed)
         if not freed:
             return True
-        money = Gate(budgets=hold.gate.budgets, tag=hold.gate.tag)
+        money = Gate(budgets=hold.gate.budgets)
         got = store.admit(money, 0, freed, time.monotonic(), int(time.time() * 1000), self._renewed)
         if got is not None:
             self._renewed(got)

@@ -11,7 +11,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -134,7 +133,6 @@ class Gates:
         before, self._limits = gone | self._limits, {}
         self._quotas = quotas
         own = {(scope, name): self._gate(scope, name, one, before, balances) for scope, name, one in quotas.all()}
-        own = {(scope, name): replace(gate, tag=self._tag(scope, name)) for (scope, name), gate in own.items()}
         # A key that is made anew under its name goes on with what its former one had used, as it does in a store.
         self._gone = {at: one for at, one in before.items() if at not in self._limits and _in_use(one, clock_s, now_ms)}
         self.turn(now_s)
@@ -149,15 +147,8 @@ class Gates:
                     tuple(one for part in parts for one in part.tokens),
                     tuple(one for part in parts for one in part.slots),
                     tuple(one for part in parts for one in part.budgets),
-                    self._tag("key", name),
                 )
         return keys, {name: own["target", name] for name in quotas.targets}
-
-    def _tag(self, scope: Scope, name: str) -> str:
-        """What a shared store keeps together: a key with its team, and with who made it, which has the same team."""
-        if scope != "key":
-            return name
-        return self._quotas.team_of.get(name) or (name, *self._quotas.above.get(name, ()))[-1]
 
     def _gate(self, scope: Scope, name: str, quota: Quota, before: Mapping[_Key, Limit], balances: Balances) -> Gate:
         budgets = []

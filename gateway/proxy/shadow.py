@@ -118,7 +118,7 @@ class Shadows:
                 need = quotes.dearest(
                     quotes.reaches(copied_to, entered, quotes.asked_output(envelope), envelope.choices)
                 )
-            asks.append((Gate(budgets=gate.budgets, tag=gate.tag), 0, need, "budget"))
+            asks.append((Gate(budgets=gate.budgets), 0, need, "budget"))
         return asks
 
     def _admit(self, copy: Copy, asks: list[tuple[Gate, int, int, str]], then: Callable[[str], None]) -> None:

@@ -25,14 +25,14 @@ class Session:
     share: float  # of what is left of a hard budget, as its slice
 
 
-def key_of(prefix: str, tag: str, limit: Limit) -> str:
-    """Where a limit is kept. All that one request is asked for at once has the same part in braces: one slot.
+def key_of(prefix: str, limit: Limit) -> str:
+    """Where a limit is kept. What is in braces is the same for all: of a cluster one slot, and so one node, has them.
 
     >>> from gateway.core.money.limits import Cap
-    >>> key_of("pointsman", "shop", Slots("key", "checkout", Cap(5)))
-    'pointsman:{shop}:key:checkout'
+    >>> key_of("pointsman", Slots("key", "checkout", Cap(5)))
+    '{pointsman}:key:checkout'
     """
-    return f"{prefix}:{{{tag}}}:{limit.scope}:{limit.name}"
+    return f"{{{prefix}}}:{limit.scope}:{limit.name}"
 
 
 def budget_id(budget: Budget) -> str:
@@ -62,7 +62,7 @@ class Form:
         self.gate = gate
         self.limits = gate.limits
         self.budgets = gate.budgets
-        self.keys = tuple(dict.fromkeys(key_of(session.prefix, gate.tag, one) for one in self.limits))
+        self.keys = tuple(dict.fromkeys(key_of(session.prefix, one) for one in self.limits))
         self.owners = tuple(dict.fromkeys((one.scope, one.name) for one in self.limits))
         self._op: dict[bytes, tuple[int, bytes]] = {}
         for op in (b"admit", b"settle", b"sync", b"beat", b"yield"):
@@ -72,7 +72,7 @@ class Form:
                 session.window_us, share, len(self.limits),
             ]  # fmt: skip
             for limit in self.limits:
-                written += _layout(limit, self.keys.index(key_of(session.prefix, gate.tag, limit)) + 1)
+                written += _layout(limit, self.keys.index(key_of(session.prefix, limit)) + 1)
             front = [len(self.keys), *(key.encode() for key in self.keys), *written]
             self._op[op] = len(front), b"".join(map(argument, front))
 

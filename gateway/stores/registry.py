@@ -19,7 +19,7 @@ class Registry:
         self.count = 1  # this one among them
         self._sure_at = 0.0  # when there may be fewer than there were
         self._about = [
-            f"{settings.prefix}:{{replicas}}".encode(), b"", replica.encode(), 0, int(lease_s * 1_000_000), 0, 0, 0,
+            f"{{{settings.prefix}}}:replicas".encode(), b"", replica.encode(), 0, int(lease_s * 1_000_000), 0, 0, 0,
         ]  # fmt: skip
 
     def call(self, op: bytes) -> tuple[int, bytes]:

@@ -45,13 +45,13 @@ def gates(*, all_kinds: bool) -> list[Gate]:
     for scope, name in (("key", "checkout"), ("team", "shop")):
         rates = [Rate(scope, name, of, Cap(10**8)) for of in ("rpm", "tpm")]  # type: ignore[arg-type]
         if not all_kinds:
-            return [Gate((rates[0],), tag="shop"), Gate((rates[0],), tag="shop")]
+            return [Gate((rates[0],)), Gate((rates[0],))]
         budget = Budget(scope, name, Allowance(10**15, "day"))  # type: ignore[arg-type]
         budget.begin(1, 1 << 52)
         slots = Slots(scope, name, Cap(10**6))  # type: ignore[arg-type]
-        owners.append(Gate((rates[0],), (rates[1],), (slots,), (budget,), tag="shop"))
+        owners.append(Gate((rates[0],), (rates[1],), (slots,), (budget,)))
     first, second = [(one.requests, one.tokens, one.slots, one.budgets) for one in owners]
-    return [*owners, Gate(*(a + b for a, b in zip(first, second, strict=True)), tag="shop")]  # type: ignore[arg-type]
+    return [*owners, Gate(*(a + b for a, b in zip(first, second, strict=True)))]  # type: ignore[arg-type]
 
 
 class Wire:

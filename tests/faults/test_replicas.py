@@ -57,7 +57,7 @@ def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
 
 
 def state(server: Valkey, name: str) -> dict[str, str]:
-    return server.hash(f"pointsman:{{{name}}}:key:{name}")
+    return server.hash(f"{{pointsman}}:key:{name}")
 
 
 def test_of_200_at_once_on_60_a_minute_60_pass_wherever_they_go(trio: SimpleNamespace) -> None:

@@ -102,7 +102,7 @@ def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
 
 def state(server: Valkey, name: str) -> dict[str, int]:
     """Of the budget of a key: what is spent, and what is set aside for requests."""
-    found = server.hash(f"pointsman:{{{name}}}:key:{name}")
+    found = server.hash(f"{{pointsman}}:key:{name}")
     ahead = sum(int(value) for field, value in found.items() if field.startswith("day/UTC:s|"))
     return {"spent": int(found.get("day/UTC:x", 0)), "aside": int(found.get("day/UTC:r", 0)) - ahead}
 
@@ -200,4 +200,4 @@ def test_a_budget_holds_through_failures_that_cost_something_and_streams_that_ar
     assert STORM * 0.9 < spent() <= STORM
     assert eventually(lambda: state(server, name)["aside"] == 0)
     # Leases shrink with later beats only, and a beat may still be under way.
-    assert eventually(lambda: server.hash(f"pointsman:{{{name}}}:key:{name}").get("s", "0") == "0")
+    assert eventually(lambda: server.hash(f"{{pointsman}}:key:{name}").get("s", "0") == "0")

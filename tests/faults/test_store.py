@@ -95,7 +95,7 @@ def comes_back(both: Replicas) -> None:
 
 def total(server: Valkey, name: str) -> int:
     """What the store says was spent by all."""
-    return int(server.hash(f"pointsman:{{{name}}}:key:{name}").get("day/UTC:x", "0"))
+    return int(server.hash(f"{{pointsman}}:key:{name}").get("day/UTC:x", "0"))
 
 
 def test_a_store_that_hangs_is_waited_for_once(pair: SimpleNamespace) -> None:
@@ -204,7 +204,7 @@ def test_no_budget_is_filled_again_by_a_store_that_was(pair: SimpleNamespace, ho
 def test_a_hard_budget_spends_what_is_leased_and_then_says_that_nobody_knows(pair: SimpleNamespace) -> None:
     both, server = pair.both, pair.server
     name = "hard"
-    leased = [int(value) for field, value in server.hash(f"pointsman:{{{name}}}:key:{name}").items() if ":s|" in field]
+    leased = [int(value) for field, value in server.hash(f"{{pointsman}}:key:{name}").items() if ":s|" in field]
     assert len(leased) == 2
     assert all(0.005 * LIMIT < one <= 0.01 * LIMIT for one in leased), "one in a hundred of what is left"
     assert eventually(lambda: both.ask(0, "poor").status_code == 200, 20)
@@ -288,13 +288,13 @@ def test_keys_that_have_moved_are_followed_and_the_configured_store_is_gone_back
 
     assert eventually(known, 20)
     with pytest.raises(Said, match="MOVED"):
-        pair.moved.ask("HGETALL", "pointsman:{rated}:key:rated")
+        pair.moved.ask("HGETALL", "{pointsman}:key:rated")
     relay.lead(pair.moved.port)
     try:
 
         def there() -> bool:  # one that has not noticed yet that its connection is gone may answer first
             served = codes([both.ask(at, "rated") for at in (0, 1)]) == {200: 2} and all(both.up())
-            return served and pair.owner.hash("pointsman:{rated}:key:rated").get("q:u") is not None
+            return served and pair.owner.hash("{pointsman}:key:rated").get("q:u") is not None
 
         assert eventually(there, 20)
         assert eventually(lambda: min(both.lines(f"have moved to 127.0.0.1:{pair.owner.port}")) == 1)

@@ -44,7 +44,7 @@ def test_gateways_whose_clocks_are_days_apart_spend_one_budget_of_one_day(tmp_pa
         assert passed == 10
 
         def total() -> int:
-            return int(server.hash("pointsman:{hard}:key:hard").get(f"day/{zone}:x", "0"))
+            return int(server.hash("{pointsman}:key:hard").get(f"day/{zone}:x", "0"))
 
         assert eventually(lambda: total() == 10 * NANO)
         for at, off_s in enumerate(OFFS):

@@ -15,7 +15,7 @@ from gateway.stores.settings import StoreSettings
 from gateway.stores.shared import Shared
 from tests.valkey import Relay, Valkey, valkey
 
-KEYS = ("{m}:{k}:key:k", "{m}:{replicas}")
+KEYS = ("{m}:key:k", "{m}:replicas")
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +59,10 @@ def test_keys_are_followed_to_the_node_that_their_slot_has_moved_to(
     first, second = nodes
     budget = Budget("key", "k", Allowance(1_000, "day"))
     budget.begin(0, 1 << 52)
-    gate = Gate((Rate("key", "k", "rpm", Cap(60)),), budgets=(budget,), tag="k")
+    gate = Gate((Rate("key", "k", "rpm", Cap(60)),), budgets=(budget,))
 
     async def run() -> None:
-        settings = StoreSettings("127.0.0.1", first.port, prefix="{m}", timeout_s=5)
+        settings = StoreSettings("127.0.0.1", first.port, prefix="m", timeout_s=5)
         store = Shared(asyncio.get_running_loop(), settings, "me")
         store.adopt([gate])
         await store.start()

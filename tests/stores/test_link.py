@@ -193,7 +193,7 @@ def test_a_password_is_given_and_a_wrong_one_is_an_error_that_is_told(
 ) -> None:
     from gateway.core.types import Secret
 
-    server.ask("ACL", "SETUSER", "pointsman", "on", ">right-one", "~pointsman:*", "+@all")
+    server.ask("ACL", "SETUSER", "pointsman", "on", ">right-one", "~{pointsman}:*", "+@all")
 
     async def run(password: str) -> list[str]:
         user = User()

@@ -185,7 +185,7 @@ async def started(virtual: SimpleNamespace, server: Valkey, *offs: int, **more: 
     return world, replicas
 
 
-KEY = "pointsman:{key}:key:key"
+KEY = "{pointsman}:key:key"
 
 
 def stored(world: World, name: str) -> int:

@@ -71,7 +71,6 @@ def gate(name: str, limits: Limits) -> Gate:
         (Rate("key", name, "tpm", cap(limits.tokens)),),
         (Slots("key", name, cap(limits.places)),),
         (budget,),
-        tag=name,
     )
 
 
@@ -140,7 +139,7 @@ def test_the_script_does_what_the_model_says(clocked: Server, server: Valkey, sc
             continue
         turn(server, next(now_us))
         _step(conn, model, one, action, int(first), second)
-        found = server.hash(f"m:{{{key}}}:key:{key}")
+        found = server.hash(f"{{m}}:key:{key}")
         for total, part in (("s", "s|"), ("day/UTC:r", "day/UTC:r|"), ("day/UTC:x", "day/UTC:x|")):
             parts = [int(value) for field_, value in found.items() if field_.startswith(part)]
             assert int(found.get(total, 0)) == sum(parts)
@@ -235,14 +234,14 @@ def test_what_was_seen_of_a_replica_that_is_gone_is_not_forgotten(conn: Server, 
 def test_two_keys_are_asked_at_once_and_neither_is_drawn_on_where_one_refuses(conn: Server, server: Valkey) -> None:
     name = f"k{next(names)}"
     team: tuple[Limit, ...] = (Rate("team", name, "rpm", Cap(1)),)
-    both = Gate((Rate("key", name, "rpm", Cap(5)), *team), tag=name)  # type: ignore[arg-type]
+    both = Gate((Rate("key", name, "rpm", Cap(5)), *team))  # type: ignore[arg-type]
     session = Session("m", "a", 1, LONG_US, 0, 0.01)
     for one in both.requests:
-        conn.run(Form(Gate((one,), tag=name), session).sync(1))
+        conn.run(Form(Gate((one,)), session).sync(1))
     form = Form(both, session)
     assert conn.run(form.call(b"admit", 0, 0, 0))[:2] == [1, 0]
     assert conn.run(form.call(b"admit", 0, 0, 0))[:2] == [0, 2]
-    assert server.hash(f"m:{{{name}}}:key:{name}")["q:u"] == "1"
+    assert server.hash(f"{{m}}:key:{name}")["q:u"] == "1"
 
 
 def test_what_is_leased_stays_set_aside_until_its_replica_has_heard_that_it_is_less(
@@ -254,7 +253,7 @@ def test_what_is_leased_stays_set_aside_until_its_replica_has_heard_that_it_is_l
     conn.run(b.form().sync(2))
 
     def aside() -> int:
-        return int(server.hash(f"m:{{{a.key}}}:key:{a.key}")["day/UTC:r|a"])
+        return int(server.hash(f"{{m}}:key:{a.key}")["day/UTC:r|a"])
 
     a.hear(conn.run(a.form().call(b"beat", 0)))
     assert (a.leased, aside()) == (100, 100)

@@ -42,7 +42,7 @@ class Asking:
         budget = Budget("key", self.name, Allowance(1_000, "hour"))
         begins_ms = (T0 + int(hour * HOUR_US)) // 1_000
         budget.begin(begins_ms, begins_ms + HOUR_US // 1_000, spent)
-        return self.form(who, Gate(budgets=(budget,), tag=self.name))
+        return self.form(who, Gate(budgets=(budget,)))
 
     def form(self, who: str, gate: Gate, lease_us: int = LONG_US) -> Form:
         return Form(gate, Session("m", who, 1, lease_us, WINDOW_US, 0.0))
@@ -54,7 +54,7 @@ class Asking:
         return self.wire.run(form.call(b"admit", tokens, need, 0))
 
     def kept(self, name: str) -> int:
-        return int(float(self.server.hash(f"m:{{{self.name}}}:key:{self.name}").get(name, "0")))
+        return int(float(self.server.hash(f"{{m}}:key:{self.name}").get(name, "0")))
 
 
 @pytest.fixture
@@ -88,13 +88,13 @@ def test_who_takes_another_period_to_be_the_present_one_is_told_which_it_is_and_
     assert asking.kept("hour/UTC:p") == asking.kept("e") == 0
     asking.sync(asking.replica("a", 0, spent=100))
     asking.sync(asking.replica("b", 0))
-    before = asking.server.hash(f"m:{{{asking.name}}}:key:{asking.name}")
+    before = asking.server.hash(f"{{m}}:key:{asking.name}")
     told = [ANOTHER, 0, 0, 0, asking.now_us, *hour(0)]
     assert asking.sync(wrong) == told
     assert asking.admit(wrong, 10) == told
     assert asking.wire.run(wrong.call(b"beat", 0)) == told
     assert asking.wire.run(wrong.settle(1, 0, 0, 0))[0] == ADMITTED
-    assert asking.server.hash(f"m:{{{asking.name}}}:key:{asking.name}") == before
+    assert asking.server.hash(f"{{m}}:key:{asking.name}") == before
 
 
 def test_what_is_told_of_a_period_that_has_just_begun_begins_it(asking: Asking) -> None:
@@ -156,7 +156,7 @@ def test_a_clock_that_goes_back_further_has_replicas_tell_what_they_had_spent(as
 
 
 def test_a_bucket_fills_on_after_the_clock_was_set_back(asking: Asking) -> None:
-    form = asking.form("a", Gate((Rate("key", asking.name, "rpm", Cap(60)),), tag=asking.name))
+    form = asking.form("a", Gate((Rate("key", asking.name, "rpm", Cap(60)),)))
     asking.at(3_600)
     asking.sync(form)
     assert [asking.admit(form, 0)[0] for _ in range(61)] == [ADMITTED] * 60 + [REFUSED]
@@ -167,7 +167,7 @@ def test_a_bucket_fills_on_after_the_clock_was_set_back(asking: Asking) -> None:
 
 
 def test_places_of_who_is_gone_come_back_after_the_clock_was_set_back(asking: Asking) -> None:
-    gate = Gate(slots=(Slots("key", asking.name, Cap(1)),), tag=asking.name)
+    gate = Gate(slots=(Slots("key", asking.name, Cap(1)),))
     forms = [asking.form(who, gate, LEASE_US) for who in "ab"]
     asking.at(3_600)
     for form in forms:
@@ -202,7 +202,7 @@ def test_tokens_come_back_late_as_they_do_where_limits_are_local(
 
 
 def _same(asking: Asking, script: list[tuple[str, int, int]]) -> None:
-    mine, theirs = (Gate(tokens=(Rate("key", asking.name, "tpm", Cap(600)),), tag=asking.name) for _ in range(2))
+    mine, theirs = (Gate(tokens=(Rate("key", asking.name, "tpm", Cap(600)),)) for _ in range(2))
     form = asking.form("a", theirs)
     asking.sync(form)
     holds: list[tuple[Hold, int]] = []

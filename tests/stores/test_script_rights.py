@@ -48,7 +48,7 @@ def gate() -> Gate:
     budget = Budget("key", "k", Allowance(1_000_000, "day"))
     budget.begin(0, 1 << 52)
     rates = (Rate("key", "k", "rpm", Cap(60)),), (Rate("key", "k", "tpm", Cap(6_000)),)
-    return Gate(*rates, (Slots("key", "k", Cap(5)),), (budget,), tag="k")
+    return Gate(*rates, (Slots("key", "k", Cap(5)),), (budget,))
 
 
 async def used(settings: StoreSettings) -> tuple[bool, dict[str, int], int]:
@@ -72,7 +72,7 @@ async def used(settings: StoreSettings) -> tuple[bool, dict[str, int], int]:
 
 
 def test_with_these_rights_and_no_other_limits_are_kept(server: Valkey) -> None:
-    server.ask("ACL", "SETUSER", "served", "on", ">right-one", "~pointsman:*", *rights().split())
+    server.ask("ACL", "SETUSER", "served", "on", ">right-one", "~{pointsman}:*", *rights().split())
     settings = StoreSettings(
         "127.0.0.1", server.port, database=1, username="served", password=Secret("right-one"), timeout_s=5
     )

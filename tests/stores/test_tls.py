@@ -76,7 +76,7 @@ def test_and_so_is_one_that_speaks_nothing_else(front: Front, caplog: pytest.Log
 
 
 def test_a_password_is_given_behind_tls(server: Valkey, front: Front, shown: Certificate) -> None:
-    server.ask("ACL", "SETUSER", "secured", "on", ">right-one", "~pointsman:*", "+@all")
+    server.ask("ACL", "SETUSER", "secured", "on", ">right-one", "~{pointsman}:*", "+@all")
     more = {"ca_file": str(shown.authority), "username": "secured"}
     assert told(front.port, password=Secret("right-one"), **more)[0][0] == "back"
     assert told(front.port, password=Secret("wrong-one"), **more)[0] == ["failed: connect"]

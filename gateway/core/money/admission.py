@@ -131,8 +131,6 @@ class Gate:
     tokens: tuple[Rate, ...] = ()
     slots: tuple[Slots, ...] = ()
     budgets: tuple[Budget, ...] = ()
-    #: What its limits are kept by where replicas share them: a team, or a key without one, or a target.
-    tag: str = ""
     # What follows from these, looked at once: a limit changes its mode only by a reload, which makes new gates.
     #: The same, one of each kind beside each other: nearly always all are in the first row.
     rows: tuple[tuple[Slots | None, Rate | None, Rate | None, Budget | None], ...] = field(init=False, compare=False)
