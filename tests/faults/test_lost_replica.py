@@ -39,5 +39,5 @@ def test_an_empty_store_learns_from_postgresql_what_replicas_have_spent_that_are
             assert eventually(lambda: round((1 - gateway.metric("pointsman_budget_left_usd")) * 1e9) == spent, 5), (
                 "of both of them"
             )
-            assert int(server.hash("second:{shared}:key:shared")["month/UTC:x|"]) == 5 * NANO
+            assert int(server.hash("{second}:key:shared")["month/UTC:x|"]) == 5 * NANO
     upstream.close()
