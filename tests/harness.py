@@ -392,7 +392,7 @@ def took_s(gateway: Gateway, answer: httpx.Response) -> float:
     return float(json.loads(lines()[0])["duration_ms"]) / 1000
 
 
-def eventually(true: Callable[[], bool], within_s: float = 5.0) -> bool:
+def eventually(true: Callable[[], bool], within_s: float = 15.0) -> bool:
     """Whether something becomes true within a time; waits no longer than it takes."""
     ends_at = time.monotonic() + within_s
     while time.monotonic() < ends_at:

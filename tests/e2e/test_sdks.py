@@ -144,7 +144,7 @@ def test_python_cancels_and_the_upstream_hears_of_it(client: openai.OpenAI, gate
         next(iter(events))
     left = time.monotonic()
     while len(upstream.closed_at) == heard:
-        assert time.monotonic() - left < 1.0, "the upstream went on for a second"
+        assert time.monotonic() - left < 3, "the upstream went on for seconds"
         time.sleep(0.01)
 
 
