@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from gateway.core.text.longtext import LongText
+from gateway.core.request.wire import WHOLE_BYTES
+from gateway.core.text.longtext import LongText, size_of, window
 from gateway.core.text.tokens import Text
 from gateway.core.types import Modality
 
@@ -28,6 +29,7 @@ FILE_TOKENS = 65_536
 _AUDIO_TOKENS_PER_S = (13, 25)  # Qwen3-Omni; Qwen2-Audio and Qwen2.5-Omni
 _AUDIO_BYTES_PER_S = 1_000  # the thinnest speech codecs; PCM is 16,000 at least
 _PCM_BYTES_PER_S = 16_000  # where a recording does not say: the thinnest in use
+_ENCODER = msgspec.json.Encoder()
 _MANY = 64  # messages that are worth asking first whether they are all alike
 _TEXTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking", "reasoning"})
 #: Members in which servers look for media beside the content of a message, or in a part of text, and what they hold.
@@ -114,27 +116,37 @@ def read(messages: Sequence[Mapping[str, Any]]) -> Content:
 
 def compact(value: Any) -> str:
     """A decoded value as compact JSON."""
-    return msgspec.json.encode(value, enc_hook=_long).decode()
+    text = _ENCODER.encode(value)
+    if len(text) > WHOLE_BYTES:  # of a long text in it, what the client wrote may not be the shortest
+        text = _ENCODER.encode(msgspec.json.decode(text))
+    return text.decode()
 
 
 def _apart(value: Any) -> list[Text]:
     """A decoded value of a structure we do not know: its compact JSON, and the texts in it that are not decoded."""
     long: list[Text] = []
-
-    def keep(text: object) -> str:
-        if not isinstance(text, LongText):
-            raise TypeError(f"{type(text).__name__} is not JSON")
-        long.append(text)
-        return ""
-
-    return [msgspec.json.encode(value, enc_hook=keep).decode(), *long]
+    _find(value, long)
+    return [_ENCODER.encode(_emptied(value) if long else value).decode(), *long]
 
 
-def _long(value: object) -> str:
-    """A text too long to decode inside a structure we do not know: as long as it can be."""
-    if isinstance(value, LongText):
-        return "".join(value.pieces(65_536))
-    raise TypeError(f"{type(value).__name__} is not JSON")
+def _find(value: Any, long: list[Text]) -> None:
+    """Adds the texts in a value that are not decoded."""
+    for one in value.values() if type(value) is dict else value if type(value) is list else (value,):
+        kind = type(one)
+        if kind is LongText:
+            long.append(one)
+        elif kind is dict or kind is list:
+            _find(one, long)
+
+
+def _emptied(value: Any) -> Any:
+    """A value with nothing in the texts of it that are not decoded."""
+    kind = type(value)
+    if kind is dict:
+        return {name: _emptied(one) for name, one in value.items()}
+    if kind is list:
+        return [_emptied(one) for one in value]
+    return "" if kind is LongText else value
 
 
 def _part(part: Mapping[str, Any], found: Content) -> None:
@@ -184,7 +196,7 @@ def _url(value: Any) -> Text | None:
 
 
 def _length(text: Text) -> int:
-    return text.size if isinstance(text, LongText) else len(text)
+    return size_of(text) if isinstance(text, LongText) else len(text)
 
 
 def _audio_tokens(value: Any) -> tuple[int, int]:
@@ -202,7 +214,7 @@ def _audio_tokens(value: Any) -> tuple[int, int]:
 
 def _wav_bytes_per_s(data: Text) -> int | None:
     """What a second of a WAV recording takes, from its header; None for what is no plain WAV."""
-    head = data.window(0, 64) if isinstance(data, LongText) else data[:64]
+    head = window(data, 0, 64) if isinstance(data, LongText) else data[:64]
     try:
         raw = binascii.a2b_base64((head or "")[:60])
     except ValueError:
@@ -229,7 +241,7 @@ def image_size(url: Text | None) -> Size | None:
     if url is None:
         return None
     for chars in _HEADER_CHARS:
-        head = url.window(0, chars) if isinstance(url, LongText) else url[:chars]
+        head = window(url, 0, chars) if isinstance(url, LongText) else url[:chars]
         if not head or not head.startswith("data:image/"):
             return None
         meta, comma, data = head.partition(",")

@@ -22,7 +22,6 @@ import msgspec
 from gateway.core.errors import BadRequest
 from gateway.core.request.glue import Glue, Members, Table, glue_of, stands, table
 from gateway.core.request.largebody import Body, check_members, check_names, check_numbers, skip_space
-from gateway.core.text.longtext import LongText
 
 T = TypeVar("T")
 Steps = Generator[None, None, T]
@@ -196,8 +195,6 @@ class Grower:
         yield
         if kinds.count(_QUOTE) == len(kinds):
             # Their escapes were validated when they were skipped, their UTF-8 with the whole body.
-            for owner, key, text in zip(owners, keys, map(LongText, texts), strict=False):
-                owner[key] = text
             return
         yield from self._sort(owners, keys, texts, kinds, depth)
 
@@ -222,9 +219,7 @@ class Grower:
                 self.too_deep()
             yield from self._containers(some, decoder, depth, rest)
         for slot, kind in zip(slots, kinds, strict=True):
-            if kind == _QUOTE:
-                slot[0][slot[1]] = LongText(slot[2])
-            elif kind != _OPEN_OBJECT and kind != _OPEN_ARRAY:
+            if kind not in (_QUOTE, _OPEN_OBJECT, _OPEN_ARRAY):
                 if len(slot[2]) > self.whole_bytes:
                     raise BadRequest("invalid_json", "The request body holds a number that is out of range.")
                 rest.append(slot)

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from gateway.core.text.identify import DEFAULT_IDENTIFY, SELDOM, Identify, corrected
-from gateway.core.text.longtext import LongText
+from gateway.core.text.longtext import LongText, size_of, window
 from gateway.core.text.tokens import Text
 
 #: Characters that are looked at: 3/8 head, 1/8 at each third, 3/8 tail. Larger budgets measured no better.
@@ -127,11 +127,10 @@ def of(texts: Sequence[Text], identify: Identify | None = None) -> Language:
 def windows(text: Text) -> list[str]:
     """The parts of a text that are looked at."""
     if isinstance(text, LongText):
-        found = (
-            text.window(start * text.size // 24, BUDGET * share // 8) for start, share in ((0, 3), (8, 1), (16, 1))
-        )
-        tail = text.window(text.size - BUDGET * 3 // 8, BUDGET * 3 // 8)
-        return [window for window in (*found, tail) if window]
+        size = size_of(text)
+        found = (window(text, start * size // 24, BUDGET * share // 8) for start, share in ((0, 3), (8, 1), (16, 1)))
+        tail = window(text, size - BUDGET * 3 // 8, BUDGET * 3 // 8)
+        return [part for part in (*found, tail) if part]
     size = len(text)
     if size <= BUDGET:
         return [text]

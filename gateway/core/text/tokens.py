@@ -18,7 +18,8 @@ from itertools import accumulate, pairwise
 from math import sqrt
 from zlib import crc32
 
-from gateway.core.text.longtext import LongText, sizes
+from gateway.core.text import longtext
+from gateway.core.text.longtext import LongText, size_of, sizes, window
 
 Text = str | LongText
 #: Texts laid end to end, and where each ends.
@@ -141,7 +142,7 @@ class Tokenizers:
 def pieces(text: Text) -> Iterator[str]:
     """A text in pieces of at most `PIECE_CHARS`."""
     if isinstance(text, LongText):
-        yield from text.pieces(PIECE_CHARS)
+        yield from longtext.pieces(text, PIECE_CHARS)
     else:
         for at in range(0, len(text), PIECE_CHARS):
             yield text[at : at + PIECE_CHARS]
@@ -150,7 +151,7 @@ def pieces(text: Text) -> Iterator[str]:
 def utf8_size(text: Text) -> int:
     """At least as many as the UTF-8 bytes of a text; at most twice as many for a long one full of escapes."""
     if isinstance(text, LongText):
-        return text.size
+        return size_of(text)
     return len(text) if text.isascii() else len(text.encode())
 
 
@@ -286,7 +287,7 @@ def _slices(texts: Sequence[Text], ends: Sequence[int], slices: int) -> Iterator
         index = bisect_right(ends, at)
         text, start = texts[index], at - (ends[index - 1] if index else 0)
         if isinstance(text, LongText):
-            yield text.window(start, SLICE_CHARS), min(SLICE_CHARS, text.size - start)
+            yield window(text, start, SLICE_CHARS), min(SLICE_CHARS, size_of(text) - start)
         else:
             piece = text[start : start + SLICE_CHARS]
             yield piece, len(piece)

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.core.reading.media import Content, image_size, read
 from gateway.core.request.wire import WHOLE_BYTES, parse
-from gateway.core.text.longtext import LongText
+from gateway.core.text.longtext import LongText, pieces
 
 
 def url(kind: str, raw: bytes) -> str:
@@ -202,4 +202,4 @@ def test_a_long_text_in_an_unknown_place_is_a_text_of_its_own_and_not_decoded() 
     texts = read(parse(json.dumps(asked).encode()).tree["messages"]).texts
     assert [type(text) for text in texts] == [str, LongText] * 3
     assert json.loads(str(texts[0])) == {**call, "function": {"name": "f", "arguments": ""}}
-    assert {"".join(text.pieces(65_536)) for text in texts if isinstance(text, LongText)} == {long}
+    assert {"".join(pieces(text, 65_536)) for text in texts if isinstance(text, LongText)} == {long}

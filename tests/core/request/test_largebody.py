@@ -17,7 +17,7 @@ from gateway.core.errors import BadRequest
 from gateway.core.request.largebody import MAX_LONG_DIGITS, MAX_VALUES, check_count, check_members, check_numbers
 from gateway.core.request.largetree import Grower, finish
 from gateway.core.request.wire import emit, emit_pieces, parse, parse_steps
-from gateway.core.text.longtext import LongText
+from gateway.core.text.longtext import LongText, pieces
 
 PROSE = 'Some words, {and} more of them [1], with a \\"quote\\", and \\\\ too. '
 
@@ -150,7 +150,7 @@ def plainly(tree: Any) -> Any:
         return {name: plainly(value) for name, value in tree.items()}
     if isinstance(tree, list):
         return [plainly(value) for value in tree]
-    return "".join(tree.pieces(65_536)) if isinstance(tree, LongText) else tree
+    return "".join(pieces(tree, 65_536)) if isinstance(tree, LongText) else tree
 
 
 def body_of(messages: list[Any], **style: Any) -> bytes:

@@ -10,6 +10,7 @@ from gateway.core.errors import BadRequest
 from gateway.core.request import wire
 from gateway.core.request.largebody import MAX_VALUES
 from gateway.core.request.wire import MAX_DEPTH, WHOLE_BYTES, emit, parse
+from gateway.core.text.longtext import pieces, size_of
 
 CHAT: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -162,7 +163,7 @@ def test_bytes_that_are_no_utf8_are_found_in_long_strings(bad: bytes, before: in
     text = b"x" * before + bad + "é語😀".encode() * WHOLE_BYTES
     assert "UTF-8" in refusal(raw_chat(b'"a":"' + text + b'"')).message
     good = text.replace(bad, "😀".encode(), 1)
-    assert parse(raw_chat(b'"a":"' + good + b'"')).get("a").size == len(good)
+    assert size_of(parse(raw_chat(b'"a":"' + good + b'"')).get("a")) == len(good)
 
 
 def test_a_number_as_long_as_a_document_is_refused() -> None:
@@ -180,7 +181,7 @@ def test_a_body_that_would_become_millions_of_values_is_refused(unit: bytes) -> 
 
 def test_separators_inside_strings_are_no_values() -> None:
     text = '{[,"' * (MAX_VALUES // 2)
-    assert parse(chat(text=text)).get("text").size >= len(text)
+    assert size_of(parse(chat(text=text)).get("text")) >= len(text)
     assert parse(chat(text=text, b=["," * WHOLE_BYTES] * 3)).model_asked == "auto"
 
 
@@ -189,7 +190,7 @@ def test_long_and_short_members_keep_their_places() -> None:
     items = [1, long, {"a": [long, 2, {"b": long}], "c": 3}, "é", long, []]
     for text in (json.dumps(items), json.dumps(items, indent=2), json.dumps(items, separators=(",", ":"))):
         found = parse(raw_chat(b'"items":' + text.encode())).get("items")
-        shown = json.dumps(found, default=lambda value: "".join(value.pieces(65_536)))
+        shown = json.dumps(found, default=lambda value: "".join(pieces(value, 65_536)))
         assert json.loads(shown) == items
 
 
