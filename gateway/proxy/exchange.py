@@ -170,7 +170,7 @@ class Exchange(Attempting):
         self.watching = policy
         self.snapshot = seen.snapshot
         self.conversation = seen.conversation
-        return None if key is None else (seen.key, *key)
+        return None if key is None else (*key, seen.key)
 
     def _decide(self, policy: Policy, key: Key | None) -> None:
         runtime = self.runtime

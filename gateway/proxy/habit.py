@@ -85,7 +85,7 @@ class Habits:
         if likeness is None:
             return
         decision = kept.decision
-        _, minute = Memo.world(exchange.available, exchange.record.wall)
+        minute, _ = Memo.world(exchange.available, exchange.record.wall)
         first = decision.candidates[0]
         route = asked.serving.routes[first.index]
         routing = kept.routings.get(first.name)

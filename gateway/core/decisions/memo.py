@@ -48,8 +48,9 @@ _ASKED = _TEXTUAL | {EXPECTED}
 _BASIS = "bound: the decision was kept from a request like this one, and holds up to there"
 _RANKS_BY_NOTHING_ELSE = frozenset({"listed", "cheapest", "highest", "lowest"})
 
-Key = tuple[object, ...]
-#: What a decision rests on that is not the request's: the targets that health leaves, and the minute (retirements).
+#: Begins with the minute.
+Key = tuple[Any, ...]
+#: What a decision rests on that is not the request's: the minute (retirements), and the targets that health leaves.
 World = tuple[int, int]
 #: What one answer was, as far as a decision can tell it from another; None where that is too much to hold.
 Answer = Hashable
@@ -93,18 +94,23 @@ def watched(policy: Policy, snapshot: Snapshot) -> Key:
 
 
 class Memo:
-    """The decisions kept for one loaded configuration; a new one starts empty."""
+    """The decisions kept for one loaded configuration; a new one starts empty.
 
-    __slots__ = ("_count", "_kept")
+    It starts over when a minute begins, for no later request finds what was kept under the one before. What was begun
+    just before that may still be kept just after it.
+    """
+
+    __slots__ = ("_count", "_kept", "_minute")
 
     def __init__(self) -> None:
         self._kept: dict[Key, Kept | Ask] = {}
         self._count = 0
+        self._minute = 0
 
     @staticmethod
     def world(available: int, now: float) -> World:
         """The world's part of a key. `now` is Unix seconds."""
-        return available, int(now) // 60
+        return int(now) // 60, available
 
     @staticmethod
     def key(
@@ -129,11 +135,11 @@ class Memo:
                 return None
         get = tree.get
         return (
+            *Memo.world(available, now),
             id(policy),
             pinned,
             id(tenant),
             None if hints is NO_HINTS else hints,
-            *Memo.world(available, now),
             envelope.stream,
             get("max_tokens"),
             get("max_completion_tokens"),
@@ -179,9 +185,11 @@ class Memo:
         return self._keep(key, path, Kept(decision, limit, values))
 
     def _keep(self, key: Key, path: Sequence[tuple[str, Answer]], kept: Kept) -> Kept | None:
-        if self._count >= LIMIT:
+        minute: int = key[0]
+        if self._count >= LIMIT or not self._minute - 1 <= minute <= self._minute:
             self._kept.clear()
             self._count = 0
+            self._minute = minute
         branches: dict[Any, Kept | Ask] = self._kept
         at: Answer = key
         for name, answer in path:

@@ -75,7 +75,7 @@ class Served:
         hints = Hints.parse({f"x-pointsman-{name}": value for name, value in asked.hints.items()})
         key = self.memo.key(envelope, rules, asked.pinned, asked.tenant, hints, asked.available, asked.now)
         if key is not None and rules.watches:
-            key = (watched(rules, self.snapshot(asked)), *key)
+            key = (*key, watched(rules, self.snapshot(asked)))
         signals = self.signals(asked)
         if key is not None:
             kept = self.memo.get(key, envelope) or self.memo.follow(key, envelope, signals)
@@ -493,7 +493,7 @@ def test_no_midnight_passes_unnoticed(days: int) -> None:
     day = datetime(2026, 12, 1, tzinfo=UTC) + timedelta(days=days)
     leaves = fleet([replace(one, retires_on=day.date()) if one.name == "scout" else one for one in TARGETS])
     served, same = Served(), policy(leaves)
-    for seconds, there in ((-60, True), (-1, True), (0, False), (-1, True)):
+    for seconds, there in ((-60, True), (-1, True), (0, False), (-1, True), (0, False)):
         asked = Asked(now=day.timestamp() + seconds)
         assert ("scout" in [one.name for one in served(same, asked).candidates]) is there
     assert served.remembered == 2
@@ -514,6 +514,19 @@ def test_the_memory_is_bounded_and_goes_on_after_starting_over() -> None:
         assert len(served.memo._kept) <= LIMIT
     served(same, Asked(members={f"member{LIMIT + 199}": 1}))
     assert served.remembered == 1
+
+
+def test_nothing_is_kept_of_minutes_that_are_past() -> None:
+    served, same = Served(), rules({"stream": True})
+    for minute in range(5):
+        for number in range(10):
+            served(same, Asked(members={f"member{number}": 1}, now=NOW + 60 * minute))
+        served(same, Asked(now=NOW + 60 * (minute - 1)))  # it came before the minute began, and was counted until now
+        assert len(served.memo._kept) == 11
+    served(same, Asked(members={"member9": 1}, now=NOW + 60 * 4))
+    served(same, Asked(now=NOW - 3_600))  # the clock was put back
+    served(same, Asked(now=NOW - 3_600))
+    assert (served.remembered, len(served.memo._kept)) == (2, 1)
 
 
 def test_nothing_of_a_prompt_a_header_or_a_value_is_remembered() -> None:
