@@ -74,7 +74,11 @@ class Watchdog:
             due = self._wheel.soon
             if time.monotonic() - due > BLOCKED_S and due != self._told:
                 self._told = due
-                frame = sys._current_frames().get(self._loop_thread)
-                stack = [] if frame is None else traceback.extract_stack(frame, limit=_FRAMES)
-                lines = [line for entry in traceback.format_list(stack) for line in entry.splitlines()]
+                lines = self._where()
                 logger.warning("the event loop stands still: no stream moves until it returns", extra={"lines": lines})
+
+    def _where(self) -> list[str]:
+        """The loop's stack. A frame that outlived this would keep the request alive that it served."""
+        frame = sys._current_frames().get(self._loop_thread)
+        stack = [] if frame is None else traceback.extract_stack(frame, limit=_FRAMES)
+        return [line for entry in traceback.format_list(stack) for line in entry.splitlines()]

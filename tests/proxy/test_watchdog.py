@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 
 import pytest
 
 from gateway.proxy import clocks, watchdog
 from gateway.proxy.clocks import Wheel
 from gateway.proxy.watchdog import RECOVERY_S, UNREADY_S, Watchdog
+from tests.harness import eventually
 
 
 class Clock:
@@ -55,6 +57,31 @@ def test_it_is_unready_only_from_five_seconds_on_and_for_a_while_after(monkeypat
         clock.now += 0.1
         wheel._run()
     assert dog.ready
+
+
+class Body:
+    """What a request that held up the loop had in its hands."""
+
+
+def test_what_held_up_the_loop_is_let_go_when_it_returns(caplog: pytest.LogCaptureFixture) -> None:
+    wheel = Wheel(Loop())  # type: ignore[arg-type]
+    dog = Watchdog(wheel)
+
+    def blocks() -> weakref.ref[Body]:
+        body = Body()
+        wheel.soon = time.monotonic() - 2
+        ends_at = time.monotonic() + 10
+        while not caplog.records and time.monotonic() < ends_at:
+            time.sleep(0.01)
+        wheel.soon = time.monotonic() + 60
+        return weakref.ref(body)
+
+    with caplog.at_level(logging.WARNING):
+        dog.start()
+        held = blocks()
+        assert any("in blocks" in line for line in caplog.records[0].lines)  # type: ignore[attr-defined]
+        assert eventually(lambda: held() is None, 5)
+        dog.stop()
 
 
 def test_where_it_stands_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
