@@ -250,7 +250,7 @@ def _keys(given: argparse.Namespace) -> int:
 def _help(every: argparse.ArgumentParser, name: str | None) -> int:
     known = arguments.commands_of(every)
     if name and name not in known:
-        known["help"].error(f"there is no command {name[:80]!r}{arguments.near(name, known)}")
+        every.error(f"there is no command {name[:80]!r}{arguments.near(name, known)}")
     (known[name] if name else every).print_help()
     return OK
 
@@ -262,14 +262,14 @@ def _completion(given: argparse.Namespace) -> int:
 
 def _init(given: argparse.Namespace) -> int:
     from gateway.core.quantities import Invalid
-    from gateway.init.command import Wishes, run, said
+    from gateway.init.command import Wishes, run, said, value_of
     from gateway.init.ownserver import tokens
 
     options = getattr(given, "said", [])
     window = None
     try:
         if given.from_litellm is not None and options and options[0][0] == "window":
-            window = tokens(options[0][1])
+            window = value_of("--window", options[0][1], tokens)
             options = options[1:]
         servers = said(options)
     except Invalid as error:

@@ -30,7 +30,8 @@ class Strict(BaseModel):
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def _name(value: str) -> str:
+def name_of(value: str) -> str:
+    """A name that people give: of a key, a target, a team. Raises `Invalid`."""
     if not _NAME.fullmatch(value):
         raise Invalid(f"{value!r:.80} cannot be a name", "letters, digits, '.', '_' and '-', at most 64 in all")
     return value
@@ -110,7 +111,7 @@ def _hedge(value: object) -> Hedge:
 
 
 _PERCENTILES = ("p50", "p75", "p90", "p95", "p99")
-Name = Annotated[str, AfterValidator(_name), Field(pattern=f"^{_NAME.pattern}$")]
+Name = Annotated[str, AfterValidator(name_of), Field(pattern=f"^{_NAME.pattern}$")]
 Day = Annotated[date, BeforeValidator(_date), WithJsonSchema({"type": "string", "format": "date"})]
 #: A point in time, in UTC; a day stands for its first moment there.
 Moment = Annotated[

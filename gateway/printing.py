@@ -42,6 +42,8 @@ def failed(
     out: IO[str] | None = None,
 ) -> int:
     """Tell why a command stops, where no line of a file is to blame, and return the exit code."""
+    if isinstance(what, OSError) and what.filename is not None:
+        what = f"{what.filename}: {what.strerror}"
     if as_json:
         problem = {"file": "", "line": 0, "path": "", "what": str(what), "valid": valid}
         print_json({"ok": False, "problems": [problem]}, out)

@@ -185,6 +185,19 @@ def test_without_the_keys_of_upstreams_check_says_how_to_do_without(
     assert [line.endswith("a machine that will not serve it") for line in told] == [True, False, False]
 
 
+def test_a_package_that_only_serving_needs_is_not_called_a_key(
+    site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.ledger.postgres.installed", lambda: False)
+    (site / "pointsman.yaml").write_text(CONFIG + "ledger: {postgres: {host: db, database: books, user: gateway}}\n")
+    assert main(["check"]) == 2
+    assert capsys.readouterr().err == (
+        "pointsman.yaml:6: ledger.postgres: needs a package that is not installed: pip install 'pointsman[postgres]'; "
+        "or --no-keys, on a machine that will not serve it\n1 to put right\n"
+    )
+    assert main(["check", "--no-keys"]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -199,3 +212,79 @@ def test_a_name_that_explain_does_not_know_is_answered_with_those_there_are(
 ) -> None:
     assert main(["explain", "--text", "Hello", *arguments]) in (1, 2)
     assert capsys.readouterr().err.rstrip().endswith(says)
+
+
+OWN = ["init", "--config", "new.yaml", "--offline", "--backend", "vllm=http://127.0.0.1:9/v1"]
+GONE = "cannot be read: No such file or directory: name another file with --config, or write one with `pointsman init`"
+
+
+@pytest.mark.parametrize("command", [
+    ["serve"], ["sidecar"], ["check", "--against", "reference"], ["probe"], ["catalog"], ["test"], ["top", "--once"],
+    ["usage"], ["keys", "list"], ["keys", "create", "x"], ["explain", "--text", "Hello"],
+    ["explain", "--diff", "HEAD"], ["replay", "one.jsonl", "--policy", "policies/p.yaml"],
+])  # fmt: skip
+def test_every_command_says_alike_what_to_do_where_there_is_no_configuration(
+    site: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    (site / "one.jsonl").write_text("{}\n")
+    assert main([*command, "--config", "gone.yaml"]) == 2
+    assert f"gone.yaml: {GONE}\n" in capsys.readouterr().err
+    assert main([*command, "--config", "policies"]) == 2
+    assert "policies: cannot be read: Is a directory: a file, not a folder\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["keys", "limits", "--url", "foo"], 2, "--url: 'foo' is not a URL of a server: http://host:port/path or "),
+        (["keys", "show", "x", "--url", "foo"], 2, "--url: 'foo' is not a URL of a server: http://host:port/path or "),
+        (["keys", "create", "x", "--now", "--url", "foo"], 2, "--url: 'foo' is not a URL of a server: http://host"),
+        (["keys", "limits", "--url", "http://127.0.0.1:1"], 1, "pointsman keys limits: no gateway answers at "
+         "http://127.0.0.1:1: start it, or name its admin listener with --url\n"),
+        (["top", "--once", "--url", "http://127.0.0.1:1"], 1, "pointsman top: http://127.0.0.1:1: connection refused: "
+         "start the gateway, or name its admin listener with --url\n"),
+        (["explain", "--request", "gone.json"], 2, "pointsman explain: gone.json: No such file or directory\n"),
+        (["explain", "--text", "a", "--policies", "policies", "--records", "r"], 2,
+         "--policies: means nothing here: it goes with --diff\n--records: means nothing here: it goes with --diff\n"),
+        (["explain", "--diff", "HEAD", "--tenant", "team=a"], 2,
+         "--tenant: means nothing here: it goes with --text or --request\n"),
+        (["explain", "--request", "-", "--model", "a"], 2, "--model: means nothing here: it goes with --text\n"),
+        (["test", "--junit", "policies"], 2, "pointsman test: policies: Is a directory\n"),
+        (["catalog", "--overlay", "empty"], 2, "empty: holds no catalogue: a folder of *.yaml files\n"),
+        (["catalog", "--language", "jp"], 1, "0 models; no list has 'jp': one of ar, de, "),
+        (["replay", "torn.jsonl", "--policy", "policies/p.yaml"], 1,
+         "pointsman replay: no record can be read; the first of 1 damaged: torn.jsonl:1: is no record: "),
+        (["replay", "none.jsonl", "--policy", "policies/p.yaml"], 1,
+         "pointsman replay: no record is meant: the files are empty, or --since, --until, --key or --team leave none"),
+        ([*OWN, "--window", "x"], 2, "pointsman init: --window: 'x' is not a number of tokens: a whole number of "),
+        ([*OWN, "--thinking", "x"], 2, "pointsman init: --thinking: 'x' is not one of them: one of never, "),
+        ([*OWN, "--model", "qwen3.5-9b", "--window", "32k", "--public", "x"], 2,
+         "pointsman init: --public: 'x' is not an address: host:port, such as 127.0.0.1:8080"),
+        ([*OWN, "--model", "qwen3.5-9b", "--window", "32k", "--public", "0.0.0.0:80"], 2, "pointsman init: --public "
+         "0.0.0.0:80: can be reached from other machines, but there are no keys: --key NAME beside it, or a loopback"),
+        ([*OWN, "--model", "qwen3.5-9b", "--window", "32k", "--admin", "0.0.0.0:80"], 2, "pointsman init: --admin "
+         "0.0.0.0:80: can be reached from other machines, but there is no admin_key: a loopback address; in the file"),
+        ([*OWN, "--model", "qwen3.5-9b", "--window", "32k", "--key", "a/b"], 2,
+         "pointsman init: --key: 'a/b' cannot be a name: letters, digits, "),
+        (["init", "--config", "policies", "--force"], 2,
+         "pointsman init: policies is a folder: --config with the name of a file\n"),
+    ],
+)  # fmt: skip
+def test_an_option_that_makes_no_sense_is_told_by_its_name_with_what_would(
+    site: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, says: str
+) -> None:
+    (site / "empty").mkdir()
+    (site / "torn.jsonl").write_text("{}\n")
+    (site / "none.jsonl").touch()
+    before = sorted(site.rglob("*"))
+    assert main(arguments) == code
+    told = capsys.readouterr()
+    assert says in (told.out if arguments[:2] == ["catalog", "--language"] else told.err)
+    assert sorted(site.rglob("*")) == before
+
+
+def test_help_for_a_command_that_is_none_points_to_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["help", "chek"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith("no command 'chek': did you mean check?\nAll there is: pointsman --help\n")

@@ -335,7 +335,7 @@ def test_records_are_chosen_by_time_key_team_and_number(place: Place, arguments:
     assert code == (0 if count else 1)
     told = json.loads(out)
     assert told["ok"] is bool(count)
-    assert told["requests"] == count if count else "no record is of policy default" in told["problems"][0]["what"]
+    assert told["requests"] == count if count else "no record is meant" in told["problems"][0]["what"]
     assert err == ""
 
 

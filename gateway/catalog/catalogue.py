@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gateway import compiled, yamlfile
+from gateway.core.errors import ConfigError, Problem
 from gateway.core.targets.capabilities import lies_in
 from gateway.core.terms import Terms
 from gateway.core.types import Model, Price, ThinkingSupport
@@ -195,8 +196,11 @@ def build(layers: Sequence[Sequence[Document]]) -> Catalogue:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The catalogue files that a path stands for: itself, or every YAML file of a directory."""
-    return sorted(path.glob("*.yaml")) if path.is_dir() else [path]
+    """The catalogue files that a path stands for: itself, or every YAML file of a directory. Raises `ConfigError`."""
+    files = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
+    if not files:
+        raise ConfigError([Problem(str(path), 0, "", "holds no catalogue", "a folder of *.yaml files")])
+    return files
 
 
 def _together(texts: Sequence[bytes]) -> bytes:

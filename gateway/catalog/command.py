@@ -171,6 +171,7 @@ def _counted(found: Found, *, offers: bool) -> str:
         counted = f"{_many(len(found.offers), 'offer')} of {counted}"
     if found.hidden:
         counted += f"; {found.hidden} withdrawn left out (--withdrawn shows them)"
+    counted += "".join(f"; no list has {one}" for one in found.unlisted)
     if found.silent:
         names = ", ".join(found.silent[:4]) + (", ..." if len(found.silent) > 4 else "")
         verb = "publishes" if len(found.silent) == 1 else "publish"

@@ -69,6 +69,7 @@ class Found:
     models: dict[str, Facts]
     offers: list[Row]
     silent: list[str]  # models that publish no list of languages, where one was asked for
+    unlisted: list[str]  # what was asked for and stands in nobody's list, with what stands there
     hidden: int  # offers that fit and are withdrawn
 
 
@@ -134,7 +135,9 @@ def find(query: Query, known: Knowledge, today: date) -> Found:
             for name, facts in models.items()
             if name in served or value(facts, "thinking", "unknown") == query.thinking
         }
-    return Found(models, offers, silent, hidden)
+    listed = {code for facts in known.models.values() for code in value(facts, "languages", ())}
+    unlisted = [f"{code!r:.40}: {suggest(code, sorted(listed))}" for code in query.languages if code not in listed]
+    return Found(models, offers, silent, unlisted, hidden)
 
 
 def _is_kind(query: Query, facts: Facts) -> bool:

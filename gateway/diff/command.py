@@ -7,6 +7,7 @@ such revision.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import tempfile
 import time
@@ -35,6 +36,8 @@ from gateway.replay.reading import Read, Wanted, files_of
 from gateway.site import load_site
 
 OWN = "your fleet"
+#: By its path: why a policy that was there does not load.
+_Unreadable = dict[str, tuple[Problem, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +59,14 @@ def run(options: Options, environ: Mapping[str, str]) -> int:
     revision = find(options.config.absolute().parent if along and options.config else paths[0], options.revision)
     reference = fleet_of_tests(options.config, cache=cache)
     fleets = {"the reference fleet": reference, **_own_fleet(options.config, environ)}
+    records = _records(options.records, fleets.get(OWN))
     with tempfile.TemporaryDirectory(prefix="pointsman-diff-") as folder:
         try:
             laid = overlays(options.config, revision, Path(folder), cache)
-            before, unreadable = _before(paths, revision, Path(folder), cache, laid.before)
-            after = [version for path in paths for version in _after(path, revision, cache, laid.after)]
+            before, after, unreadable = _versions(paths, revision, Path(folder), cache, laid)
             pairs = list(pair(before, after))
             seen = [compare(old, new, reference, fleets, time.time()) for old, new in over(pairs, "comparing")]
-            traffic = _traffic(pairs, fleets.get(OWN), options.records)
+            traffic = _traffic(pairs, fleets.get(OWN), records)
         except ConfigError as error:
             if options.as_json:
                 raise
@@ -116,15 +119,20 @@ def _own_fleet(config: Path | None, environ: Mapping[str, str]) -> dict[str, Fle
         return {}
 
 
-def _traffic(
-    pairs: Sequence[tuple[Version | None, Version | None]], fleet: Fleet | None, paths: Sequence[Path]
-) -> dict[str, Traffic]:
-    """Policy -> what becomes of its recorded requests, by one walk over the records. Raises `ConfigError`."""
-    if not paths:
-        return {}
-    if fleet is None:
+def _records(paths: Sequence[Path], fleet: Fleet | None) -> list[Path]:
+    """The files of records that are meant. Raises `ConfigError`."""
+    if paths and fleet is None:
         valid = "a pointsman.yaml that loads, here or named with --config"
         raise ConfigError([Problem("--records", 0, "", "are decided on your own fleet", valid)])
+    return files_of(paths)
+
+
+def _traffic(
+    pairs: Sequence[tuple[Version | None, Version | None]], fleet: Fleet | None, records: list[Path]
+) -> dict[str, Traffic]:
+    """Policy -> what becomes of its recorded requests, by one walk over the records."""
+    if not records or fleet is None:
+        return {}
     versions: dict[str, tuple[str, Versions]] = {}  # by the name before: recorded requests bear that
     for old, new in pairs:
         if old is not None and new is not None and old.served.document.sha256 != new.served.document.sha256:
@@ -138,34 +146,51 @@ def _traffic(
         if known is not None:
             known[1].add(recorded)
 
-    count(add, reading(files_of(paths), Wanted(), told, "replaying"), told)
+    count(add, reading(records, Wanted(), told, "replaying"), told)
     if told.damaged:
         print(f"{told.damaged:,} damaged records were passed over: {told.places[0]}", file=sys.stderr)
     return {name: both.found for name, both in versions.values()}
 
 
-def _before(
-    paths: Sequence[Path], revision: Revision, folder: Path, cache: Path | None, laid: Sequence[Part]
-) -> tuple[list[Version], dict[str, tuple[Problem, ...]]]:
-    """The versions at a revision, and what is wrong with those that do not load."""
-    versions: list[Version] = []
-    unreadable: dict[str, tuple[Problem, ...]] = {}
+def _versions(
+    paths: Sequence[Path], revision: Revision, folder: Path, cache: Path | None, laid: Overlays
+) -> tuple[list[Version], list[Version], _Unreadable]:
+    """The versions at a revision, those of the work tree, and what is wrong with old ones. Raises `ConfigError`."""
+    before: list[Version] = []
+    after: list[Version] = []
+    unreadable: _Unreadable = {}
     for path in paths:
-        if not path.resolve().is_relative_to(revision.top):  # it came along, and is what it was
-            policy = load_policy(path, cache=cache)
-            versions.append(Version(path.name, policy, lay_over(policy, laid)))
-            continue
-        single = path.suffix in (".yaml", ".yml")
-        inside = revision.write(path.parent if single else path, folder)
-        there = inside / path.name
-        files = ([there] if there.is_file() else []) if single else policy_files(inside)
-        for file in files:
-            relative = file.relative_to(folder).as_posix()
-            try:
-                policy = load_policy(file, cache=cache)
-                versions.append(Version(relative, policy, lay_over(policy, laid)))
-            except ConfigError as error:
-                unreadable[relative] = tuple(replace(problem, file=relative) for problem in error.problems)
+        old, broken = _before(path, revision, folder, cache, laid.before)
+        new = _after(path, revision, cache, laid.after)
+        if not (old or broken or new):
+            what = f"holds no policy, neither now nor at {revision.asked}"
+            raise ConfigError([Problem(os.path.relpath(path), 0, "", what, "a policy, or a folder of *.yaml files")])
+        before += old
+        after += new
+        unreadable |= broken
+    return before, after, unreadable
+
+
+def _before(
+    path: Path, revision: Revision, folder: Path, cache: Path | None, laid: Sequence[Part]
+) -> tuple[list[Version], _Unreadable]:
+    """What a path held at a revision, and what is wrong with versions that do not load."""
+    if not path.resolve().is_relative_to(revision.top):  # it came along, and is what it was
+        policy = load_policy(path, cache=cache)
+        return [Version(path.name, policy, lay_over(policy, laid))], {}
+    versions: list[Version] = []
+    unreadable: _Unreadable = {}
+    single = path.suffix in (".yaml", ".yml")
+    inside = revision.write(path.parent if single else path, folder)
+    there = inside / path.name
+    files = ([there] if there.is_file() else []) if single else policy_files(inside)
+    for file in files:
+        relative = file.relative_to(folder).as_posix()
+        try:
+            policy = load_policy(file, cache=cache)
+            versions.append(Version(relative, policy, lay_over(policy, laid)))
+        except ConfigError as error:
+            unreadable[relative] = tuple(replace(problem, file=relative) for problem in error.problems)
     return versions, unreadable
 
 

@@ -32,7 +32,7 @@ def arguments(one: argparse.ArgumentParser) -> None:
     what.add_argument("--text", help="what the user says")
     what.add_argument("--request", metavar="FILE", help="the JSON body of a chat request; - reads standard input")
     what.add_argument("--diff", metavar="REV", help="tell what the policies here change against a git revision")
-    one.add_argument("--model", default="auto", help="`model` of the request made from --text (default auto)")
+    one.add_argument("--model", help="`model` of the request made from --text (default auto)")
     one.add_argument("--policy", help="as a client's x-pointsman-policy")
     for option, metavar, says in (("header", "NAME=VALUE", "a header"), ("tenant", "FACT=VALUE", "a tenant's fact")):
         one.add_argument(f"--{option}", action="append", default=[], type=_pair, metavar=metavar, help=says)
@@ -58,6 +58,7 @@ def run(given: argparse.Namespace, default: Path | None, environ: Mapping[str, s
     Raises `ConfigError`.
     """
     config: Path | None = given.config or default
+    _refuse_idle(given)
     if given.diff is not None:
         from gateway.diff.command import Options  # noqa: PLC0415 - only what runs is imported
         from gateway.diff.command import run as compare  # noqa: PLC0415
@@ -69,6 +70,25 @@ def run(given: argparse.Namespace, default: Path | None, environ: Mapping[str, s
         raise
     except (LookupError, OSError) as error:
         return failed("explain", error, as_json=given.json)
+
+
+def _refuse_idle(given: argparse.Namespace) -> None:
+    """Raise `ConfigError` for an option that would say nothing beside the others."""
+    from gateway.core.errors import ConfigError, Problem  # noqa: PLC0415
+
+    idle = {
+        "--diff": () if given.diff is not None else ("policies", "records"),
+        "--text or --request": () if given.diff is None else ("policy", "header", "tenant", "key", "down"),
+        "--text": () if given.text is not None else ("model",),
+    }
+    found = [
+        Problem(f"--{name}", 0, "", "means nothing here", f"it goes with {others}")
+        for others, names in idle.items()
+        for name in names
+        if getattr(given, name)
+    ]
+    if found:
+        raise ConfigError(found)
 
 
 def _explain(given: argparse.Namespace, config: Path | None, environ: Mapping[str, str]) -> int:
@@ -109,7 +129,7 @@ def _explain(given: argparse.Namespace, config: Path | None, environ: Mapping[st
             print_json({"ok": False, **json.loads(to_openai(error))})
         else:
             print(f"refused with status {error.status}: {error.code}: {error.message}", file=sys.stderr)
-            if error.code == "model_not_found":
+            if error.code == "model_not_found" and given.model is not None:
                 print(f"model {given.model!r:.80}: {suggest(given.model, site.routes)}", file=sys.stderr)
         return NO
     if given.json:
@@ -169,6 +189,6 @@ def _available(site: Site, down: Sequence[str]) -> int:
 def _body(given: argparse.Namespace) -> bytes:
     """The request's bytes, exactly as a client would send them. Raises OSError."""
     if given.text is not None:
-        request = {"model": given.model, "messages": [{"role": "user", "content": given.text}]}
+        request = {"model": given.model or "auto", "messages": [{"role": "user", "content": given.text}]}
         return json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogateescape")
     return sys.stdin.buffer.read() if given.request == "-" else Path(given.request).read_bytes()

@@ -15,10 +15,12 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from gateway.addresses import parse_address
 from gateway.catalog.catalogue import Catalogue
 from gateway.compiled import cache_dir
 from gateway.core.errors import ConfigError
 from gateway.core.quantities import Invalid
+from gateway.fields import name_of
 from gateway.init import fromkeys, ownserver
 from gateway.init.draft import Draft, Laid, lay, occupied, write
 from gateway.init.fromlitellm import convert
@@ -107,11 +109,14 @@ def run(wishes: Wishes, environ: Mapping[str, str], terminal: Terminal | None = 
     terminal = Terminal(io.StringIO(), None) if wishes.as_json else terminal or Terminal.standard()
     day = day or datetime.now(UTC).date()
     try:
+        if wishes.config.is_dir():
+            raise Invalid(f"{wishes.config} is a folder", "--config with the name of a file")
         if not wishes.force and (there := occupied({"pointsman.yaml": ""}, wishes.config)):
             raise _Unsettled(f"{there[0]} is there already: --force replaces it, --config FILE writes another")
         catalogue = load_catalogue(cache=cache_dir(environ))
         draft, said = _drafted(wishes, environ, terminal, catalogue, day)
         made = _keys(wishes, draft, terminal)
+        _listeners(draft)
         laid = lay(draft, environ, day, wishes.config.parent)
         if not wishes.force and (there := occupied(laid.texts, wishes.config)):
             raise _Unsettled(f"{there[0]} is there already: --force replaces it")
@@ -132,8 +137,7 @@ def run(wishes: Wishes, environ: Mapping[str, str], terminal: Terminal | None = 
     except BrokenPipeError:  # `| head`: no file is to blame
         raise
     except OSError as error:
-        what = f"{error.filename or wishes.config}: {error.strerror or error}"
-        return failed("init", what, as_json=wishes.as_json)
+        return failed("init", error, as_json=wishes.as_json)
     remarks = [*(("note", line) for line in said), *_remarks(draft, laid, environ)]
     if wishes.as_json:
         print_json(_as_json(written, laid, remarks, made))
@@ -225,9 +229,22 @@ def _keys(wishes: Wishes, draft: Draft, terminal: Terminal) -> dict[str, str]:
     for name in wishes.keys:
         if name in made:
             raise Invalid(f"--key {name} stands there twice", "a name for each key")
+        value_of("--key", name, name_of)
         made[name] = new_key()
         draft.keys.append({"name": name, "sha256": sha256(made[name]), "allow": ["*"], "explain": True})
     return made
+
+
+def _listeners(draft: Draft) -> None:
+    """Raise Invalid for addresses that cannot be listened on, in the words of the command line."""
+    public = value_of("--public", draft.public, parse_address)
+    admin = value_of("--admin", draft.admin, parse_address)
+    if not public.loopback and not draft.keys:
+        what = f"--public {draft.public}: can be reached from other machines, but there are no keys"
+        raise Invalid(what, "--key NAME beside it, or a loopback address")
+    if not admin.loopback and draft.admin_key is None:
+        what = f"--admin {draft.admin}: can be reached from other machines, but there is no admin_key"
+        raise Invalid(what, "a loopback address; in the file both can be said afterwards")
 
 
 def _remarks(draft: Draft, laid: Laid, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -255,6 +272,14 @@ def _remarks(draft: Draft, laid: Laid, environ: Mapping[str, str]) -> Iterator[t
             yield "note", "`pointsman probe --write` finds out whether they think, or say it: --thinking never"
 
 
+def value_of(option: str, text: str, check: Callable[[str], Any]) -> Any:
+    """What an option says, as `check` makes it. Raises Invalid, which names the option."""
+    try:
+        return check(text)
+    except Invalid as error:
+        raise Invalid(f"{option}: {error.what}", error.valid) from None
+
+
 def said(options: list[tuple[str, str]]) -> list[Server]:
     """The servers that a command line names, from its options in order. Raises Invalid.
 
@@ -278,5 +303,5 @@ def said(options: list[tuple[str, str]]) -> list[Server]:
         else:
             checks: dict[str, Callable[[str], Any]] = {"window": ownserver.tokens, "thinking": ownserver.thinking}
             wanted = server.models[-1] if server.models else server.common
-            setattr(wanted, option, checks.get(option, str)(value))
+            setattr(wanted, option, value_of(f"--{option}", value, checks.get(option, str)))
     return servers

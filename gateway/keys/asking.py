@@ -19,7 +19,11 @@ _ANSWER_S = 10.0
 
 
 class NotTold(Exception):
-    """The gateway did not answer, or not what was asked for. The text says why."""
+    """The gateway did not answer, or not what was asked for. The text says why, `valid` what to do, if anything."""
+
+    def __init__(self, why: str, valid: str = "") -> None:
+        super().__init__(why)
+        self.valid = valid
 
 
 def ask(url: str, admin_key: str | None, method: str, path: str, **parameters: str) -> dict[str, Any]:
@@ -32,7 +36,7 @@ def ask(url: str, admin_key: str | None, method: str, path: str, **parameters: s
             method, f"{url}{path}", params=parameters, headers=headers, timeout=_ANSWER_S, trust_env=False
         )
     except (httpx.HTTPError, httpx.InvalidURL):
-        raise NotTold(f"no gateway answers at {url}") from None
+        raise NotTold(f"no gateway answers at {url}", "start it, or name its admin listener with --url") from None
     if answer.status_code == 401:
         raise NotTold(f"the gateway at {url} wants its admin key: {KEY_VARIABLE}")
     try:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from gateway import arguments
 
-_CODES = "Exit codes: 0 it was done; 1 the running gateway does not follow (--now); 2 it was not done."
+_CHANGED = "Exit codes: 0 it was done; 1 the running gateway does not follow (--now); 2 it was not done."
+_TOLD = "Exit codes: 0 it was told; 1 the running gateway cannot be asked; 2 there is no such name."
+_LISTED = "Exit codes: 0 they were listed; 2 the configuration or the file of keys is broken."
 
 
 def commands(one: argparse.ArgumentParser) -> None:
@@ -20,12 +22,11 @@ def commands(one: argparse.ArgumentParser) -> None:
 
     def command(name: str, says: str) -> argparse.ArgumentParser:
         made: argparse.ArgumentParser = below.add_parser(name, help=says, description=says)
-        made.epilog = _CODES
         return made
 
     create = command("create", "Make a key, and print it: it is shown this once and kept nowhere.")
     create.add_argument("name", metavar="NAME", help="a name for it, under which books and limits are kept")
-    _scope(create)
+    _scope(create, " (default: everything)")
     _limits(create)
     create.add_argument("--as", dest="by", metavar="KEY", help="of no more than this key has; it must have may_create")
     update = command("update", "Change what a key may: of what is not named here, nothing changes. Prints what does.")
@@ -61,11 +62,13 @@ def commands(one: argparse.ArgumentParser) -> None:
     )
     for made in (show, limits):
         made.add_argument("--url", metavar="URL", help="its admin listener (default: the configuration's)")
-        made.epilog = "Exit codes: 0 it was told; 1 the running gateway cannot be asked; 2 there is no such name."
+        made.epilog = _TOLD
+    listed.epilog = _LISTED
     for made in (create, update, rotate, revoke, listed, show, limits):
         arguments.config(made)
         arguments.as_json(made)
     for made in (create, update, rotate, revoke):
+        made.epilog = _CHANGED
         made.add_argument("--now", action="store_true", help="have the running gateway follow, and wait until it does")
         made.add_argument(
             "--url", action="append", metavar="URL",
@@ -73,10 +76,10 @@ def commands(one: argparse.ArgumentParser) -> None:
         )  # fmt: skip
 
 
-def _scope(one: argparse.ArgumentParser) -> None:
+def _scope(one: argparse.ArgumentParser, unsaid: str = "") -> None:
     one.add_argument(
         "--allow", action="append", metavar="WHAT",
-        help="auto, auto/POLICY, a model or a target that it may use; may be given again (default: everything)",
+        help=f"auto, auto/POLICY, a model or a target that it may use; may be given again{unsaid}",
     )  # fmt: skip
     one.add_argument("--policy", metavar="NAME", help="what auto means for it")
     one.add_argument(

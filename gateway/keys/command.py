@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway import configfile, yamlfile
-from gateway.admin import key_of, url_of
+from gateway.admin import key_of, url_in, url_said
 from gateway.compiled import cache_dir
 from gateway.config import ConfigDoc
 from gateway.core.errors import ConfigError
@@ -47,10 +47,11 @@ def run(given: argparse.Namespace, config: Path, environ: Mapping[str, str]) -> 
         place = Place.of(doc, config)
         if given.what == "list":
             return _list(given, doc, place)
-        if given.what == "limits":
-            return _limits(given, given.url or url_of(doc.listen.admin), key_of(doc, environ, config.parent))
-        if given.what == "show":
-            return _show(given, doc, place, key_of(doc, environ, config.parent))
+        key = key_of(doc, environ, config.parent)
+        if given.what in ("limits", "show"):
+            url = url_in(doc, config) if given.url is None else url_said(given.url)
+            return _limits(given, url, key) if given.what == "limits" else _show(given, doc, place, (url, key))
+        urls = ([*map(url_said, given.url or ())] or [url_in(doc, config)]) if given.now else []
         told = _changed(given, config, place, environ)
     except ConfigError as error:
         return broken(error, as_json=given.json)
@@ -69,10 +70,7 @@ def run(given: argparse.Namespace, config: Path, environ: Mapping[str, str]) -> 
         what = f"{place.path} cannot be changed: {error.strerror or error}; nothing was changed"
         return failed(command, what, as_json=given.json)
     idle = given.what == "update" and (told["dry_run"] or not told["changed"])
-    asked: dict[str, str] = {}
-    if given.now and not idle:
-        key = key_of(doc, environ, config.parent)
-        asked = {url: follow(url, key) for url in dict.fromkeys(given.url or [url_of(doc.listen.admin)])}
+    asked = {} if idle else {url: follow(url, key) for url in dict.fromkeys(urls)}
     _print(given, told, asked)
     return NO if any(asked.values()) else OK
 
@@ -192,7 +190,7 @@ def _limits(given: argparse.Namespace, url: str, key: str | None) -> int:
     try:
         told = ask(url, key, "GET", "/v1/limits", **chosen)
     except NotTold as why:
-        return failed("keys limits", why, as_json=given.json, code=NO)
+        return failed("keys limits", why, why.valid, as_json=given.json, code=NO)
     except LookupError as error:
         return failed("keys limits", error, as_json=given.json)
     found = used_most(told["data"], given.above)
@@ -203,8 +201,8 @@ def _limits(given: argparse.Namespace, url: str, key: str | None) -> int:
     return OK
 
 
-def _show(given: argparse.Namespace, doc: ConfigDoc, place: Place, key: str | None) -> int:
-    """Tell of one key what it may and what is left of its limits."""
+def _show(given: argparse.Namespace, doc: ConfigDoc, place: Place, admin: tuple[str, str | None]) -> int:
+    """Tell of one key what it may and what is left of its limits; `admin` is the admin listener, and its key."""
     rows = {one["name"]: one for one in telling.rows(doc, file.read(place.path), time.time())}
     row = rows.get(given.name)
     if row is None:
@@ -212,11 +210,11 @@ def _show(given: argparse.Namespace, doc: ConfigDoc, place: Place, key: str | No
     told: dict[str, Any] = {"data": [], "store": "memory"}
     wrong = ""
     try:
-        told = ask(given.url or url_of(doc.listen.admin), key, "GET", "/v1/limits", key=given.name)
+        told = ask(*admin, "GET", "/v1/limits", key=given.name)
     except LookupError:
         wrong = "the running gateway does not know it yet"
     except NotTold as why:
-        wrong = str(why)
+        wrong = f"{why}: {why.valid}" if why.valid else str(why)
     if given.json:
         print_json({"ok": not wrong, "key": row, "binds": told["data"]} | ({"why": wrong} if wrong else {}))
     else:

@@ -43,9 +43,7 @@ def replay(given: argparse.Namespace) -> int:
     told = Read()
     count(found.add, reading(paths, wanted, told, "replaying"), told)
     if not found.total:
-        others = f", {found.elsewhere:,} of other policies: try --in-place-of all" if found.elsewhere else ""
-        what = f"no record is of policy {', '.join(sorted(names))}{others}"
-        return failed("replay", what, as_json=given.json, code=NO)
+        return failed("replay", _nothing(names, found.elsewhere, told), as_json=given.json, code=NO)
     if given.json:
         overlaid = [part.doc.part for part in overlays]
         print_json({"ok": not found.not_reproduced, **as_json(found, told), "overlays": overlaid})
@@ -54,6 +52,16 @@ def replay(given: argparse.Namespace) -> int:
             print(f"under what the configuration lays over it: {', '.join(part.doc.part for part in overlays)}")
         print(*lines(found, told, given.rows), *(assumptions() if found.money.likely else ()), sep="\n")
     return NO if found.not_reproduced else OK
+
+
+def _nothing(names: frozenset[str], elsewhere: int, told: Read) -> str:
+    """Why nothing was replayed."""
+    if told.damaged and not told.wanted:
+        return f"no record can be read; the first of {told.damaged:,} damaged: {told.places[0]}"
+    if not told.wanted:
+        return "no record is meant: the files are empty, or --since, --until, --key or --team leave none of them"
+    others = f", {elsewhere:,} of other policies: try --in-place-of all" if elsewhere else ""
+    return f"no record is of policy {', '.join(sorted(names))}{others}"
 
 
 def savings(given: argparse.Namespace) -> int:

@@ -20,18 +20,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from gateway import configfile
-from gateway.addresses import endpoint
-from gateway.admin import KEY_VARIABLE, key_of, url_of
+from gateway.admin import KEY_VARIABLE, key_of, url_in, url_of, url_said
 from gateway.compiled import cache_dir
 from gateway.config import ListenDoc
-from gateway.core.errors import ConfigError, Problem
-from gateway.core.quantities import Invalid
 from gateway.terminal import DIM, coloured
 from gateway.top.cli import SORT_KEYS
 from gateway.top.screen import Screen
 from gateway.top.table import Line, lines, text
 from gateway.top.view import View, ordered
-from gateway.top.watch import Watch
+from gateway.top.watch import REFUSED, Watch
 
 OK, NO, BROKEN, INTERRUPTED = 0, 1, 2, 130
 _TICK_S = 0.2  # how soon a resized terminal is drawn again
@@ -70,20 +67,12 @@ def _whom(options: Options, environ: Mapping[str, str]) -> tuple[list[str], str 
     The configuration's key goes to its own listener, and to other addresses only where it was named together with
     them: a file that happens to lie here must not give its key away.
     """
-    urls = []
-    for url in options.urls:
-        try:
-            urls.append(endpoint(url).url)
-        except Invalid as error:
-            raise ConfigError([Problem("--url", 0, "", error.what, error.valid)]) from None
+    urls = [*map(url_said, options.urls)]
     config = options.config or (None if urls else options.beside)
     if config is None:
         return urls or [url_of(ListenDoc().admin)], environ.get(KEY_VARIABLE)
     _, doc = configfile.read(config, cache=cache_dir(environ))
-    if not urls and doc.listen.admin.port == 0:
-        what = "listen.admin has port 0, so nobody knows where the gateway is"
-        raise ConfigError([Problem(str(config), 0, "", what, "--url with the address it says at its start")])
-    return urls or [url_of(doc.listen.admin)], environ.get(KEY_VARIABLE) or key_of(doc, environ, config.parent)
+    return urls or [url_in(doc, config)], environ.get(KEY_VARIABLE) or key_of(doc, environ, config.parent)
 
 
 def _print_on(watch: Watch, options: Options, out: IO[str], *, colour: bool) -> int:
@@ -107,7 +96,8 @@ def _print_on(watch: Watch, options: Options, out: IO[str], *, colour: bool) -> 
 def _print_table(shown: View, options: Options, out: IO[str], *, colour: bool) -> None:
     if options.once and not any(row.up for row in shown.gateways):  # a table of nothing helps nobody
         for row in shown.gateways:
-            print(f"pointsman top: {row.url}: {row.error}", file=sys.stderr)
+            hint = ": start the gateway, or name its admin listener with --url" if row.error == REFUSED else ""
+            print(f"pointsman top: {row.url}: {row.error}{hint}", file=sys.stderr)
         return
     columns = os.get_terminal_size(out.fileno()).columns if out.isatty() else None
     made = [text(line, colour=colour) for line in lines(shown, sort=options.sort, columns=columns)]

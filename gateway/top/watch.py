@@ -23,6 +23,8 @@ from gateway.top.view import GatewayRow, Seen, View, view
 ANSWER_S = 3.0
 WAITED_S = 9.0
 MOST_BYTES = 64 << 20
+#: Why a gateway is silent where nobody listens.
+REFUSED = "connection refused"
 
 
 class Silent(Exception):
@@ -144,5 +146,5 @@ def _why(error: httpx.HTTPError) -> str:
     if isinstance(error, httpx.TimeoutException):
         return f"no answer within {ANSWER_S:g} s"
     if isinstance(error, httpx.ConnectError):
-        return "connection refused" if "refused" in str(error) else f"cannot be reached: {error}"
+        return REFUSED if "refused" in str(error) else f"cannot be reached: {error}"
     return f"the connection broke: {type(error).__name__}"

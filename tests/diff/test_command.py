@@ -232,6 +232,17 @@ def test_it_is_all_there_as_json(git: Callable[..., str], capsys: pytest.Capture
     assert (test["before"]["rule"], test["after"]["rule"], test["after"]["passed"]) == ("code", "default", False)
 
 
+@pytest.mark.parametrize("path", ["policys", "empty", "policies/secund.yaml"])
+def test_a_path_that_held_no_policy_and_holds_none_is_a_mistake_and_no_change(
+    git: Callable[..., str], capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    Path("empty").mkdir()
+    capsys.readouterr()
+    assert main(["explain", "--diff", "HEAD", "--policies", "policies", "--policies", path]) == 2
+    says = f"{path}: holds no policy, neither now nor at HEAD: a policy, or a folder of *.yaml files\n"
+    assert says in capsys.readouterr().err
+
+
 def test_recorded_traffic_needs_a_configuration_and_is_decided_on_its_fleet(
     git: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:

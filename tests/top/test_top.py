@@ -140,7 +140,8 @@ def test_the_same_gateway_twice_is_one_and_two_are_summed(gateway: Gateway, top:
 def test_who_does_not_answer_is_named(top: Top) -> None:
     told = top("--url", "http://127.0.0.1:9", "--once")
     assert (told.returncode, told.stdout) == (1, "")
-    assert told.stderr == "pointsman top: http://127.0.0.1:9: connection refused\n"
+    hint = "start the gateway, or name its admin listener with --url"
+    assert told.stderr == f"pointsman top: http://127.0.0.1:9: connection refused: {hint}\n"
     told = top("--url", "http://127.0.0.1:9", "--once", "--json")
     assert told.returncode == 1
     assert json.loads(told.stdout)["gateways"][0]["error"] == "connection refused"
