@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import subprocess
@@ -65,18 +66,24 @@ class Front:
             secured = stack.enter_context(self._context.wrap_socket(client, server_side=True))
             self.handshakes += 1
             server = stack.enter_context(socket.create_connection(("127.0.0.1", self.to), timeout=30))
-            back = threading.Thread(target=self._pump, args=(server, secured), daemon=True)
-            back.start()
             self._pump(secured, server)
-            back.join(30)
 
     @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                sink.sendall(data)
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_RDWR)
+    def _pump(secured: ssl.SSLSocket, server: socket.socket) -> None:
+        """Both ways in one thread: two of them in one TLS connection break it now and then."""
+        to: dict[socket.socket, socket.socket] = {secured: server, server: secured}
+        while True:
+            ready = [secured] if secured in to and secured.pending() else select.select(list(to), [], [], 30)[0]
+            if not ready:
+                return
+            for source in ready:
+                data = source.recv(65536)
+                if data:
+                    to[source].sendall(data)
+                else:
+                    with contextlib.suppress(OSError):
+                        to[source].shutdown(socket.SHUT_RDWR)
+                    return
 
     def close(self) -> None:
         self._listener.close()

@@ -15,12 +15,18 @@ from gateway.stores.script import ADMITTED, ANOTHER, REBUILDING, REFUSED, UNKNOW
 from gateway.stores.store import Told
 
 if TYPE_CHECKING:
+    from gateway.stores.forms import Session
     from gateway.stores.shared import Shared
 
 #: Microseconds after which to ask again where nobody can tell now.
 SOON_US = 1_000_000
 #: How often a request is asked for: the store may not know this replica, or be in another period than it.
 _TRIES = 3
+#: Seconds for which telling of an end may be put off: less than a lease, after which it is told otherwise.
+_END_S = 2.0
+
+#: What a request gives back: places, requests, tokens, money; and when it took them. See `Form.settle`.
+What = tuple[int, int, int, int, int]
 
 
 class SharedHold(Hold, eq=False, gc=False):
@@ -67,19 +73,26 @@ class SharedHold(Hold, eq=False, gc=False):
 class Asked:
     """A request that waits for the store's answer."""
 
-    __slots__ = ("gate", "need", "now_ms", "store", "tokens", "told", "tries")
+    __slots__ = ("gate", "need", "now_ms", "since_s", "store", "tokens", "told", "tries")
 
-    def __init__(self, store: Shared, gate: Gate, amounts: tuple[int, int], now_ms: float, told: Told) -> None:
+    def __init__(
+        self, store: Shared, gate: Gate, amounts: tuple[int, int], when: tuple[float, float], told: Told
+    ) -> None:
+        """`amounts` are tokens and money; `when` is monotonic seconds, and Unix milliseconds."""
         self.store = store
         self.gate = gate
         self.tokens, self.need = amounts
-        self.now_ms = now_ms
+        self.since_s, self.now_ms = when
         self.told = told
         self.tries = 1
 
     def answer(self, reply: Reply) -> None:
         """Tell who asked. HOT where limits are shared."""
         store, gate = self.store, self.gate
+        if reply.__class__ is not list and store.put_off.take(
+            reply, self.again, self.since_s, store.settings.timeout_s
+        ):
+            return
         now_s = time.monotonic()
         answer = store.numbers("admit", reply)
         if answer is None:
@@ -106,6 +119,54 @@ class Asked:
             self.told(Refused(form.limits[answer[1] - 1], SOON_US, unknown=True))
         else:
             self.told(store.locally(gate, self.tokens, self.need, now_s, self.now_ms))
+
+    def again(self) -> None:
+        """Ask once more. What nobody has asked for yet may be nowhere: then it is made, or nobody could answer."""
+        form = self.store.form(self.gate)
+        if self.tries == 1:
+            self.tries = 2
+            self.store.enter(form)
+        self.store.ask(form, self)
+
+
+class Ended:
+    """A request that is over, of which the store is told."""
+
+    __slots__ = ("gate", "session", "since_s", "store", "what")
+
+    def __init__(self, store: Shared, gate: Gate, what: What) -> None:
+        self.store = store
+        self.gate = gate
+        self.what = what
+        self.session: Session | None = store.session  # on which it is told; None: it is told as part of all there is
+        self.since_s = 0.0  # when that was first put off
+
+    def answer(self, reply: Reply) -> None:
+        """It was told, or not. HOT where limits are shared."""
+        if reply.__class__ is not list:
+            self.since_s = self.since_s or time.monotonic()
+            self.store.untold(self.gate)
+            if self.store.put_off.take(reply, self.again, self.since_s, _END_S):
+                return
+        self.store.numbers("settle", reply)
+
+    def untold(self) -> None:
+        """Nobody can be told now."""
+        self.session = None
+        self.store.untold(self.gate)
+        self.store.put_off.hold(self.again)
+
+    def again(self) -> None:
+        """Tell it; of rates alone where all else was told as a whole."""
+        store = self.store
+        if self.session is not store.session:
+            _, requests, tokens, _, since_us = self.what
+            if not requests and not tokens:
+                return
+            self.session = store.session
+            self.what = 0, requests, tokens, 0, since_us
+        if store.up:
+            store.tell(self)
 
 
 def _refused(limit: Limit, wait_us: int, need: int, now_ms: float) -> Refused:

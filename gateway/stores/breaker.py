@@ -1,11 +1,9 @@
-"""When the store is asked, and when it is not: connecting, what is checked before it is used, trying again.
+"""When the store is asked, and when it is not: what is checked before it is used, when a connection is tried again.
 
-Closed: one connection, in use. Open: none; after a second one try is made, off the path of requests, and only when
-everything it asks was answered in time does the connection come into use. So while a store hangs or refuses, nobody
-waits for it but the first, for the time of one answer.
-
-A node of a cluster may say that the keys have moved: then the one it names is tried at once, once, and after that in
-its turn; where that one fails, the address that is configured is next.
+Closed: one connection, in use. Open: none; after a second one round of tries is made, off the path of requests, and
+only when everything it asks was answered in time does a connection come into use. So while a store hangs or refuses,
+nobody waits for it but the first, for the time of one answer. Moving: a node of a cluster has said that the keys have
+moved. Calls wait then, for the time of one answer at most, until the one it names has heard all that is known here.
 """
 
 from __future__ import annotations
@@ -13,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import ssl
 import time
-from collections.abc import Callable
 from typing import Protocol
 
+from gateway.stores.elsewhere import Elsewhere
 from gateway.stores.link import Gone, Link
+from gateway.stores.nodes import Node, Nodes, named
+from gateway.stores.reaching import Reaching, Unfit, see_fit, text
 from gateway.stores.resp import Reply, Said, command
 from gateway.stores.settings import StoreSettings
 
@@ -28,13 +27,9 @@ logger = logging.getLogger("pointsman")
 OPEN_S = 1.0
 #: How often one that is in use is asked whether it still may be.
 LOOK_S = 15.0
-#: A handshake of TLS takes more than one round trip, and no request waits for it.
-TLS_S = 2.0
-_MOVED = re.compile(r"MOVED \d+ (?P<host>[A-Za-z0-9.:_-]*):(?P<port>\d{1,5})")
-
-
-class Unfit(Exception):
-    """A server that is there and must not be used."""
+#: Before a node is asked again that was named, while nodes do not agree who has the keys.
+PAUSE_S = 0.005
+_RIGHTS = ("NOAUTH", "WRONGPASS", "NOPERM")
 
 
 class Used(Protocol):
@@ -62,17 +57,21 @@ class Breaker:
     def __init__(self, loop: asyncio.AbstractEventLoop, settings: StoreSettings, user: Used) -> None:
         self.settings = settings
         self.link: Link | None = None  # in use
+        self.moving = False  # none is, and calls may wait until another one is
         self._loop = loop
         self._user = user
         self._generation = 0
-        self._at = settings.host, settings.port  # who is asked
-        self._led = False  # there, since one was last in use
+        self._nodes = Nodes(Node(settings.host, settings.port))
+        self._reaching = Reaching(loop, settings)
+        self._elsewhere = Elsewhere(loop, self._reaching, lambda: self._nodes.at, self.fail)
+        self._used = self._nodes.configured  # who was last in use
+        self._old: Link | None = None  # has been left, and has calls to answer
         self._trying: asyncio.Task[None] | None = None
         self._timer: asyncio.Handle | None = None
+        self._overdue: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None
         self._closed = False
         self._said = ""  # why it could not be used, when that was last logged
-        self._tls = ssl.create_default_context(cafile=settings.ca_file) if settings.tls else None
 
     async def start(self) -> None:
         """The first try."""
@@ -83,7 +82,8 @@ class Breaker:
     async def close(self) -> None:
         """Send what is waiting, and end. Takes no longer than one answer may."""
         self._closed = True
-        for timer in (self._timer, self._looking):
+        self.moving = False
+        for timer in (self._timer, self._looking, self._overdue):
             if timer is not None:
                 timer.cancel()
         if self._trying is not None:
@@ -92,44 +92,46 @@ class Breaker:
                 await self._trying
         if self.link is not None:
             with contextlib.suppress(Gone, Said):
-                await self.ask(self.link, 0, command(b"PING"))
+                await self.link.ask(0, command(b"PING"))
             self.link.end(Gone("closed"))
+        if self._old is not None:
+            self._old.end(Gone("closed"))
+        self._elsewhere.end()
 
     def fail(self, why: Exception) -> None:
-        """What came back over the connection in use says that it must not be used."""
+        """What came back says that the connection in use must not be used."""
         if self.link is not None:
-            self._follow(why)
-            self.link.end(Gone(_text(why)))
+            self._nodes.again()
+            self.link.end(Gone(text(why)))
+
+    def follow(self, why: Reply) -> bool:
+        """Has the node in use said that the keys have moved? Then the one it names is made ready, and calls wait."""
+        to = named(why, self._nodes.at) if isinstance(why, Said) and why.kind == "MOVED" else None
+        if to is None:
+            return False
+        if self.link is not None:
+            self._nodes.lead(to)
+            self._old, self.link, self.moving = self.link, None, True
+            self._timer = self._loop.call_soon(self._try)
+            self._overdue = self._loop.call_later(self.settings.timeout_s, self._give_up, "timeout")
+        return self.moving
 
     def outdo(self, generation: int) -> None:
         """The store has seen a later connection of this replica: be later than that."""
         self._generation = max(self._generation, generation)
 
-    def ask(
-        self, link: Link, count: int, data: bytes, *, done: Callable[[list[int]], None] | None = None
-    ) -> asyncio.Future[Reply]:
-        """Wait for an answer: of the script where `count` is not 0. Not for requests. Raises Gone or Said."""
-        future: asyncio.Future[Reply] = self._loop.create_future()
+    def _give_up(self, why: str) -> None:
+        """Calls wait no longer; what is under way may still succeed."""
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
+        if self.moving:
+            self.moving = False
+            self._away(why)
 
-        def answered(reply: Reply) -> None:
-            if future.done():
-                return
-            if isinstance(reply, Exception):
-                future.set_exception(reply)
-                return
-            try:
-                if done is not None:
-                    done(reply)  # type: ignore[arg-type]
-            except Gone as why:
-                future.set_exception(why)
-            else:
-                future.set_result(reply)
-
-        if count:
-            link.call(count, data, answered)
-        else:
-            link.say(data, answered)
-        return future
+    def _away(self, why: str) -> None:
+        self._user.away(why)
+        self._said = why
 
     def _try(self) -> None:
         self._timer = None
@@ -141,31 +143,34 @@ class Breaker:
         self.link = None
         if self._closed:  # by us
             return
-        self._user.away(str(why))
-        self._said = str(why)
+        self._away(str(why))
+        self._elsewhere.leave()
         self._again()
-
-    def _follow(self, why: Exception) -> None:
-        """Has a node said who has the keys now? Then that one is asked next."""
-        found = _MOVED.fullmatch(str(why)) if isinstance(why, Said) else None
-        if found is None:
-            self._at = self.settings.host, self.settings.port
-            return
-        host, port = found["host"] or self._at[0], int(found["port"])
-        if not self._led and (host, port) != self._at:
-            self._led = True
-            self._timer = self._loop.call_soon(self._try)
-            logger.info("the keys of store %s have moved to %s:%d", self.settings, host, port)
-        self._at = host, port
 
     def _again(self) -> None:
         if not self._closed and self._timer is None:
             self._timer = self._loop.call_later(OPEN_S, self._try)
 
     async def _connect(self) -> None:
-        settings = self.settings
+        """One round: nodes are asked until one can be used."""
+        told: tuple[Node, Exception] | None = None
+        while (error := await self._make_ready(node := self._nodes.at)) is not None:
+            to = named(error, node)
+            if told is None or (to is None and named(told[1], told[0]) is not None):
+                told = node, error
+            if to is not None and self._nodes.lead(to):
+                continue
+            if to is not None and self.moving:  # the two do not agree yet
+                self._nodes.at = to
+                await asyncio.sleep(PAUSE_S)
+            elif not self._nodes.failed():
+                self._unusable(*told)
+                return
+
+    async def _make_ready(self, node: Node) -> Exception | None:
+        """Ask one node; what is in the way?"""
         self._generation = max(self._generation + 1, int(time.time() * 1000))
-        self._user.begin(self._generation)
+        self._elsewhere.within_s = self._reaching.within_s
         ended: list[Gone] = []
         link: Link | None = None
 
@@ -175,78 +180,101 @@ class Breaker:
                 self._lost(why)
 
         try:
-            async with asyncio.timeout(TLS_S if settings.tls else settings.timeout_s):
-                _, link = await self._loop.create_connection(
-                    lambda: Link(self._loop, settings.timeout_s, lost),
-                    *self._at,
-                    ssl=self._tls,
-                )
-            await self._greet(link)
+            link = await self._reaching.connect(node, lost, self._elsewhere.send)
+            others = await self._others(link)
+            await self._leave_old()
+            self._user.begin(self._generation)
             await self._user.introduce(link)
             if ended:
                 raise ended[0]
         except (OSError, TimeoutError, Gone, Said, Unfit) as error:
             if link is not None:
                 link.end(Gone("unfit"))
-            self._follow(error)
-            self._unusable(error)
-            return
-        self._said = ""
-        self._led = False
-        self.link = link
-        self._user.back(link)
-        self._looking = self._loop.call_later(LOOK_S, self._look, link)
+            self._elsewhere.leave()
+            return error
+        self._in_use(link, others)
+        return None
 
-    def _look(self, link: Link) -> None:
+    def _in_use(self, link: Link, others: bool) -> None:
+        node = self._nodes.at
+        if node not in (self._nodes.configured, self._used):
+            logger.info("the keys of store %s have moved to %s", self.settings, node)
+        self._used = node
+        self._said = ""
+        self._nodes.found()
+        self.link = link
+        self.moving = False
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
+        self._elsewhere.within_s = self.settings.timeout_s
+        self._user.back(link)
+        self._looking = self._loop.call_later(LOOK_S, self._look, link, others)
+
+    async def _leave_old(self) -> None:
+        """What was asked is answered before all that is known here is told elsewhere, or it would count twice."""
+        old, self._old = self._old, None
+        if old is None:
+            return
+        try:
+            async with asyncio.timeout(self.settings.timeout_s):
+                await old.settled()
+                await self._elsewhere.settled()
+        finally:
+            old.end(Gone("moved"))
+            self._elsewhere.end()
+
+    async def _others(self, link: Link) -> bool:
+        """Who else is in its cluster. Is there one, and may we ask that?"""
+        try:
+            self._hear(await link.ask(0, command(b"CLUSTER", b"NODES")))
+        except Said:
+            return False
+        return True
+
+    def _hear(self, told: Reply) -> None:
+        if isinstance(told, bytes):
+            self._nodes.hear(told, names=self.settings.tls)
+
+    def _look(self, link: Link, others: bool) -> None:
         """Has somebody changed what it may do with what it is told? It is not used then, as if it had been so."""
 
         def told(reply: Reply) -> None:
             try:
-                _fit(reply)
+                see_fit(reply)
             except Unfit as error:
                 self.fail(error)
 
         if link is self.link:
             link.say(command(b"INFO", b"memory"), told)
-            self._looking = self._loop.call_later(LOOK_S, self._look, link)
+            if others:
+                link.say(command(b"CLUSTER", b"NODES"), self._hear)
+            self._looking = self._loop.call_later(LOOK_S, self._look, link, others)
 
     def state(self) -> dict[str, str]:
         """Whether it is in use, and why not."""
-        if self.link is not None:
+        if self.link is not None or self.moving:
             return {"state": "there"}
         return {"state": "away", "reason": self._said or "not reached yet"}
 
-    def _unusable(self, error: Exception) -> None:
-        why = _text(error)
+    def _unusable(self, node: Node, error: Exception) -> None:
+        """Nobody could be used. Told once, and again where it is something else that somebody must mend."""
+        why = text(error)
         if why == "timeout" and self.settings.tls:  # as a Valkey without TLS, which waits for more of what it was sent
             why = "timeout: is it there, and does it speak TLS?"
         elif why in ("protocol", "connection lost") and not self.settings.tls:
             why += ": is it a Valkey or Redis, and is it rediss:// that it speaks?"
+        if node != self._nodes.configured:
+            why = f"{node}: {why}"
         self._user.failed("connect")
-        if not self._said or (isinstance(error, Unfit) and self._said != why):
+        if self.moving:
+            self._give_up(why)
+        elif not self._said or (_mendable(error) and self._said != why):
             logger.warning("store %s cannot be used (%s): limits are kept by this process alone", self.settings, why)
-        self._said = why if not self._said or isinstance(error, Unfit) else self._said
+            self._said = why
         self._again()
 
-    async def _greet(self, link: Link) -> None:
-        settings = self.settings
-        if settings.password is not None:
-            user = () if settings.username is None else (settings.username.encode(),)
-            await self.ask(link, 0, command(b"AUTH", *user, settings.password.reveal().encode()))
-        if settings.database:
-            await self.ask(link, 0, command(b"SELECT", settings.database))
-        _fit(await self.ask(link, 0, command(b"INFO", b"memory")))
 
-
-def _fit(told: Reply) -> None:
-    """Raises Unfit where what is kept there may be thrown away."""
-    found = re.search(rb"^maxmemory_policy:(\S+)", told if isinstance(told, bytes) else b"", re.MULTILINE)
-    if found is not None and found[1] != b"noeviction":
-        raise Unfit(f"its maxmemory-policy is {found[1].decode('ascii', 'replace')}: it must be noeviction")
-
-
-def _text(error: Exception) -> str:
-    """Why, for a log."""
-    if isinstance(error, TimeoutError):
-        return "timeout"
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)[:200] or type(error).__name__
+def _mendable(error: Exception) -> bool:
+    """Does it stay so until somebody mends it?"""
+    return isinstance(error, Unfit | ssl.SSLError) or (isinstance(error, Said) and error.kind in _RIGHTS)

@@ -56,10 +56,11 @@ def _layout(limit: Limit, at: int) -> Iterator[bytes | int]:
 class Form:
     """The calls about the limits of one gate, but for what differs from call to call."""
 
-    __slots__ = ("_op", "budgets", "gate", "keys", "limits", "owners")
+    __slots__ = ("_op", "budgets", "gate", "heard_us", "keys", "limits", "owners")
 
     def __init__(self, gate: Gate, session: Session) -> None:
         self.gate = gate
+        self.heard_us = 0  # when the last answer about them was given, by the clock of the node that has them
         self.limits = gate.limits
         self.budgets = gate.budgets
         self.keys = tuple(dict.fromkeys(key_of(session.prefix, one) for one in self.limits))
@@ -110,6 +111,7 @@ class Form:
 
     def see(self, answer: Sequence[int], now_s: float) -> bool:
         """Take over what an answer says of every limit. Is less leased than before? The store waits to hear so. HOT."""
+        self.heard_us = answer[4]
         at, less = FRONT, False
         for limit in self.limits:
             if isinstance(limit, Budget):

@@ -2,8 +2,8 @@
 
 What is kept there and done there is in `script`; how to reach it, and when to try again, in `breaker`. The limits of
 this process are a picture of the shared ones as last heard, so that what clients are told is what is enforced. While
-the store is away they are this replica's part: of rates and places one in as many as there were replicas, of hard
-budgets what was leased ahead. Everything this replica holds and has spent is known here, and told when it comes back.
+the store is away they are this replica's part, see `alone`. Everything this replica holds and has spent is known here,
+and told when it comes back.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from gateway.core.money.admission import Gate, Hold, Refused
-from gateway.core.money.limits import Budget, Cap, Rate, Slots
-from gateway.stores.asking import SOON_US, Asked, SharedHold
+from gateway.core.money.limits import Budget
+from gateway.stores.alone import Alone
+from gateway.stores.asking import SOON_US, Asked, Ended, SharedHold, What
 from gateway.stores.breaker import Breaker
 from gateway.stores.clock import StoreClock
 from gateway.stores.forms import FRONT, Form, Session
 from gateway.stores.link import Gone, Link
+from gateway.stores.putoff import PutOff
 from gateway.stores.registry import Registry
 from gateway.stores.resp import Reply, Said
 from gateway.stores.script import ANOTHER, OUTDATED, UNKNOWN
 from gateway.stores.settings import StoreSettings
 from gateway.stores.store import Told
+from gateway.stores.telling import AT_ONCE, Owner, Telling
 from gateway.telemetry import families
 from gateway.telemetry.series import Kept, Rows
 
@@ -37,8 +40,6 @@ TICK_S = 1.0
 BEAT_S, IDLE_S = 2.0, 60.0
 #: Microseconds for which a new key with a hard budget waits for what others know of it. They notice within a tick.
 WINDOW_US = 3_000_000
-#: Keys, teams and targets that are told of in one go.
-AT_ONCE = 100
 #: How often what a replica knows is told on a new connection, where the store is in another period than it.
 TRIES = 3
 #: What calls are named in metrics. `connect` is everything until the store can be used.
@@ -59,20 +60,21 @@ class Shared:
         self.degraded = True
         self._loop = loop
         self._breaker = Breaker(loop, settings, self)
+        self.put_off = PutOff(loop, self._breaker)
+        self._telling = Telling(self._tell_of)
         self.clock = StoreClock(settings)
         self.date = self.clock.date
         #: See `Gates.follow`, and `Gates.take_up` where that is due.
         self.follow: Callable[..., None] = _nobody
         self.learn: Callable[[], Awaitable[None]] = _nothing
-        self._owners: dict[tuple[str, str], Gate] = {}
+        self._owners: dict[Owner, Gate] = {}
         self._forms: dict[Gate, Form] = {}
-        self._whole: dict[Rate | Slots, Cap] = {}  # of limits that are divided now
-        self._busy: dict[tuple[str, str], float] = {}  # when it was last asked for, of what has something there
-        self._touched: set[tuple[str, str]] = set()  # what changed here while it was being told
+        self._alone = Alone()
+        self._busy: dict[Owner, float] = {}  # when it was last asked for, of what has something there
+        self._touched: set[Owner] = set()  # what changed here while it could not be told, or was being told
         self._heard: list[tuple[Form, list[int]]] = []  # before the store is in use
-        self.heard_us = 0  # when the last answer on the present connection was given, by the clock of the server
         self._timer: asyncio.TimerHandle | None = None
-        self._session = self._new_session(0)
+        self.session = self._new_session(0)
 
     # -- life --
 
@@ -97,6 +99,7 @@ class Shared:
                     link.call(*self.form(self._owners[owner]).call(b"yield", 0), _nobody)
             link.call(*self._registry.call(b"leave"), _nobody)
         await self._breaker.close()
+        self.put_off.release()
 
     def _new_session(self, generation: int) -> Session:
         settings = self.settings
@@ -104,27 +107,28 @@ class Shared:
         return Session(settings.prefix, self.replica, generation, lease_us, WINDOW_US, settings.slice)
 
     def adopt(self, owners: Iterable[Gate]) -> None:
-        """Take up the limits of a configuration; what is new is told at once."""
+        """Take up the limits of a configuration; what is new is told soon."""
         before = self._owners
         self._owners = {_owner(gate): gate for gate in owners if gate}
         self._forms.clear()
-        self._whole.clear()
+        self._alone.forget()
         if self.degraded:
-            self._divide()
+            self._alone.begin(self._owners.values(), self._registry.count)
             return
-        for owner, gate in self._owners.items():
-            if before.get(owner) != gate:
-                self.enter(self.form(gate))
+        self._telling.add(owner for owner, gate in self._owners.items() if before.get(owner) != gate)
 
     def turned(self) -> None:
         """Periods have begun: nothing of them is known yet from others. What is not used is told when it is."""
         self._forms.clear()
         if self.degraded:
-            self._alone()
+            for gate in self._owners.values():
+                self._alone.lease(gate)
             return
-        for owner, gate in self._owners.items():
-            if gate.budgets and (owner in self._busy or any(one.spent for one in gate.budgets)):
-                self.enter(self.form(gate))
+        self._telling.add(
+            owner
+            for owner, gate in self._owners.items()
+            if gate.budgets and (owner in self._busy or any(one.spent for one in gate.budgets))
+        )
 
     def follow_to(self, form: Form, answer: list[int]) -> None:
         """The store is in other periods than this replica: take those it names, and by the calendar all others."""
@@ -147,29 +151,32 @@ class Shared:
 
     def begin(self, generation: int) -> None:
         """A new connection: what is told on it is told from the beginning."""
-        self._session = self._new_session(generation)
-        self.heard_us = 0
+        self.session = self._new_session(generation)
         self._forms.clear()
-        self._touched.clear()
         self._heard.clear()
 
     async def introduce(self, link: Link) -> None:
         """Tell what this replica knows and holds. Raises Gone or Said."""
-        await self._breaker.ask(link, *self._registry.call(b"count"), done=self._count)
+        await link.ask(*self._registry.call(b"count"), done=self._count)
         await self.learn()
-        await self._tell(
-            link, [gate for gate in self._owners.values() if gate.budgets or any(one.used for one in gate.slots)]
-        )
+        touched, self._touched = self._touched, set()
+        try:
+            await self._tell(link, [gate for owner, gate in self._owners.items() if _told(gate, owner in touched)])
+        except BaseException:
+            self._touched |= touched
+            raise
+        while len(self._touched) > AT_ONCE:  # the rest is told before anything else is asked, all of it at once
+            touched, self._touched = self._touched, set()
+            await self._tell(link, [self._owners[one] for one in touched if one in self._owners], anew=True)
 
-    async def _tell(self, link: Link, gates: Sequence[Gate]) -> None:
+    async def _tell(self, link: Link, gates: Sequence[Gate], *, anew: bool = False) -> None:
         for at in range(0, len(gates), AT_ONCE):
             left = gates[at : at + AT_ONCE]
             for _ in range(TRIES):
                 asked = []
                 for form in map(self.form, left):
-                    asked.append(
-                        self._breaker.ask(link, *form.sync(self._registry.count), done=partial(self._entered, form))
-                    )
+                    called = form.sync(self._registry.count, anew=anew)
+                    asked.append(link.ask(*called, done=partial(self._entered, form)))
                 answers = await asyncio.gather(*asked)
                 left = [gate for gate, answer in zip(left, answers, strict=True) if answer[0] == ANOTHER]  # type: ignore[index]
 
@@ -183,9 +190,7 @@ class Shared:
     def back(self, link: Link) -> None:
         """The store can be used from now on."""
         now_s = time.monotonic()
-        for limit, cap in self._whole.items():
-            limit.adopt(cap, now_s)
-        self._whole.clear()
+        self._alone.end(now_s)
         self.degraded = False
         for form, answer in self._heard:
             ahead = [(one, one.ahead) for one in form.budgets]
@@ -196,49 +201,30 @@ class Shared:
         for owner in self._touched:
             if owner in self._owners:
                 self._busy[owner] = self._loop.time()
-                self._tell_anew(self._owners[owner], TRIES)
+                self._tell_of(owner, tries=TRIES)
+        self._touched.clear()
+        self.put_off.release()
         logger.info("store %s is there: limits are shared, replicas: %d", self.settings, self._registry.count)
-
-    def _tell_anew(self, gate: Gate, tries: int) -> None:
-        """Tell of a key, team or target what changed since it was told on this connection."""
-        link = self._breaker.link
-        if link is not None:
-            form = self.form(gate)
-            link.call(*form.sync(self._registry.count, anew=True), partial(self._synced, form, tries))
 
     def away(self, why: str) -> None:
         """The store cannot be used for now."""
         if self.degraded:
             return
         self.degraded = True
-        self._divide()
+        self._alone.begin(self._owners.values(), self._registry.count)
         logger.warning(
             "store %s is away (%s): this replica keeps 1 in %d of each limit, and what it has leased of hard budgets",
             self.settings,
             why,
             self._registry.count,
         )
+        self.put_off.release()
 
     def failed(self, op: str) -> None:
         """A call had no answer that can be used."""
         self.errors[op] += 1
 
     # -- alone --
-
-    def _divide(self) -> None:
-        now_s = time.monotonic()
-        for gate in self._owners.values():
-            limits: tuple[Rate | Slots, ...] = (*gate.requests, *gate.tokens, *gate.slots)
-            for limit in limits:
-                self._whole[limit] = cap = Cap(limit.limit, limit.shadow)
-                limit.divide(cap, self._registry.count, now_s)
-        self._alone()
-
-    def _alone(self) -> None:
-        for gate in self._owners.values():
-            for budget in gate.budgets:
-                if budget.mode == "hard":
-                    budget.alone()
 
     def locally(self, gate: Gate, tokens: int, need: int, now_s: float, now_ms: float) -> Hold | Refused:
         """Admit by what this replica may do by itself."""
@@ -265,16 +251,16 @@ class Shared:
         """Ask the store; at once where it is away. HOT where limits are shared."""
         if self.degraded:
             return self.locally(gate, tokens, need, now_s, now_ms)
-        self.ask(self.form(gate), Asked(self, gate, (tokens, need), now_ms, told))
+        self.ask(self.form(gate), Asked(self, gate, (tokens, need), (now_s, now_ms), told))
         return None
 
     def ask(self, form: Form, asked: Asked) -> None:
         """Send the question of a request."""
         link = self._breaker.link
-        if link is None:
+        if link is not None:
+            link.call(*form.call(b"admit", asked.tokens, asked.need, form.heard_us), asked.answer)
+        elif not self.put_off.hold(asked.again):
             asked.answer(Gone("away"))
-        else:
-            link.call(*form.call(b"admit", asked.tokens, asked.need, self.heard_us), asked.answer)
 
     def hold(self, form: Form, answer: list[int], tokens: int, need: int) -> SharedHold:
         """A request was admitted, perhaps over limits in shadow mode that would have refused it. HOT."""
@@ -291,15 +277,23 @@ class Shared:
             self._busy[owner] = now
         return SharedHold(gate, tokens, need, now, store=self, since_us=at_us, paid_us=at_us)
 
-    def settle(self, gate: Gate, what: tuple[int, int, int, int, int]) -> None:
+    def settle(self, gate: Gate, what: What) -> None:
         """Tell what came of a request, see `Form.settle`; while the store is away later, as part of all."""
+        self.tell(Ended(self, gate, what))
+
+    def tell(self, ended: Ended) -> None:
+        """Tell what came of a request, with totals as they are by now."""
         link = self._breaker.link
-        if self.degraded or link is None:
-            self._touched.update((one.scope, one.name) for one in (*gate.slots, *gate.budgets))
+        if link is None:
+            ended.untold()
             return
-        form = self.form(gate)
+        form = self.form(ended.gate)
         if form.limits:
-            link.call(*form.settle(*what), partial(self._numbers_of, "settle"))
+            link.call(*form.settle(*ended.what), ended.answer)
+
+    def untold(self, gate: Gate) -> None:
+        """What of it is under way or spent could not be told: it will be, as a whole."""
+        self._touched.update((one.scope, one.name) for one in (*gate.slots, *gate.budgets))
 
     def released(self, hold: Hold, freed: int) -> None:
         """What an attempt cost is told before the next one leaves."""
@@ -310,35 +304,40 @@ class Shared:
         """How a gate is written on the connection there is. HOT where limits are shared."""
         form = self._forms.get(gate)
         if form is None:
-            form = self._forms[gate] = Form(gate, self._session)
+            form = self._forms[gate] = Form(gate, self.session)
         return form
 
     def enter(self, form: Form) -> None:
         """Tell of every key, team or target of a gate what this replica knows."""
-        link = self._breaker.link
-        if link is None:
-            return
         for owner in form.owners:
-            gate = self._owners.get(owner)
-            if gate is not None:
-                own = self.form(gate)
-                link.call(*own.sync(self._registry.count), partial(self._synced, own, 0))
+            self._tell_of(owner)
+
+    def _tell_of(self, owner: Owner, then: Callable[[], object] = bool, *, tries: int = 0) -> bool:
+        """Tell of one; where it is to be tried so often, also what has begun or ended since it was told of."""
+        gate, link = self._owners.get(owner), self._breaker.link
+        if gate is None or link is None:
+            return False
+        form = self.form(gate)
+
+        def told(reply: Reply) -> None:
+            self._synced(form, tries, reply)
+            then()
+
+        link.call(*form.sync(self._registry.count, anew=tries > 0), told)
+        return True
 
     # -- answers --
 
     def numbers(self, op: str, reply: Reply) -> list[int] | None:
         """An answer of the script, None where there is none. An error that the server tells ends the connection."""
         if isinstance(reply, list) and reply:
-            if len(reply) > 4:
-                self.heard_us = reply[4]  # type: ignore[assignment]
             return reply  # type: ignore[return-value]
+        if self._breaker.follow(reply):
+            return None
         self.errors[op] += 1
         if not isinstance(reply, Gone):
             self._breaker.fail(reply if isinstance(reply, Exception) else Gone("protocol"))
         return None
-
-    def _numbers_of(self, op: str, reply: Reply) -> None:
-        self.numbers(op, reply)
 
     def _synced(self, form: Form, tries: int, reply: Reply) -> None:
         answer = self.numbers("sync", reply)
@@ -348,8 +347,8 @@ class Shared:
             except Gone as why:
                 self._breaker.fail(why)
             else:
-                if answer[0] == ANOTHER and tries:
-                    self._tell_anew(form.gate, tries - 1)
+                if answer[0] == ANOTHER and tries > 1:
+                    self._tell_of(_owner(form.gate), tries=tries - 1)
 
     def _entered(self, form: Form, answer: list[int]) -> None:
         if answer[0] == OUTDATED:
@@ -363,6 +362,8 @@ class Shared:
             self.see(form, answer, time.monotonic())
 
     def _beaten(self, form: Form, reply: Reply) -> None:
+        if isinstance(reply, Said) and reply.kind == "TRYAGAIN":  # of several keys: the next call says the same
+            return
         answer = self.numbers("beat", reply)
         if answer is not None and answer[0] == UNKNOWN:
             self.enter(form)
@@ -378,7 +379,7 @@ class Shared:
             self._beat(link, form)
 
     def _beat(self, link: Link, form: Form) -> None:
-        link.call(*form.call(b"beat", self.heard_us), partial(self._beaten, form))
+        link.call(*form.call(b"beat", form.heard_us), partial(self._beaten, form))
 
     def _count(self, answer: list[int]) -> None:
         """How many replicas there are, and what time it is."""
@@ -394,9 +395,7 @@ class Shared:
             return
         self._count(answer)
         if not answer[0] and self.up:
-            for gate in self._owners.values():
-                if gate.budgets:
-                    self.enter(self.form(gate))
+            self._telling.add(owner for owner, gate in self._owners.items() if gate.budgets)
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(TICK_S, self._tick)
@@ -432,6 +431,11 @@ class Shared:
 def _owner(gate: Gate) -> tuple[str, str]:
     first = gate.limits[0]
     return first.scope, first.name
+
+
+def _told(gate: Gate, touched: bool) -> bool:
+    """Is a new connection told of it? Whoever has rates alone is when it is asked for."""
+    return bool(gate.budgets or any(one.used for one in gate.slots) or (gate.slots and touched))
 
 
 def _nobody(*_: object, **__: object) -> None:

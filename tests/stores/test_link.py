@@ -52,16 +52,15 @@ def test_of_5000_commands_of_which_many_are_cancelled_no_reply_reaches_another(s
     draw = random.Random(7)
 
     async def run() -> tuple[int, int, int]:
-        breaker = Breaker(asyncio.get_running_loop(), StoreSettings("127.0.0.1", server.port), User())
         own = cancelled = none = 0
         for batch in range(50):
             link = await connected(server.port)
-            asked = {at: breaker.ask(link, 0, command(b"ECHO", b"%d.%d" % (batch, at))) for at in range(100)}
+            asked = {at: link.ask(0, command(b"ECHO", b"%d.%d" % (batch, at))) for at in range(100)}
             for at in draw.sample(sorted(asked), 50):
                 asked[at].cancel()
             if batch % 5 == 4:
                 asyncio.get_running_loop().call_soon(link.end, Gone("test"))
-            later = breaker.ask(link, 0, command(b"ECHO", b"later"))
+            later = link.ask(0, command(b"ECHO", b"later"))
             for at, future in asked.items():
                 try:
                     assert await future == b"%d.%d" % (batch, at)

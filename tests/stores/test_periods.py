@@ -335,7 +335,7 @@ def test_all_is_told_again_where_a_period_begins_while_the_store_comes_back(
         one.cut_off()
         await one.back()
         assert stored(world, "p") == one.budget.begins_ms == (BEGAN + HOUR_S) * 1_000
-        assert int(server.hash(KEY)["g|r0"]) == one.store._session.generation
+        assert int(server.hash(KEY)["g|r0"]) == one.store.session.generation
         await one.kill()
 
     asyncio.run(run())

@@ -17,8 +17,8 @@ from gateway.stores.shared import Shared
 from tests.harness import ROOT
 from tests.valkey import Valkey, valkey
 
-#: Sent outside the script, see `stores.breaker` and `stores.link`. AUTH needs no right.
-SENT = {"eval", "evalsha", "info", "select", "ping"}
+#: Sent outside the script, see `stores.breaker`, `stores.reaching` and `stores.link`. AUTH needs no right.
+SENT = {"eval", "evalsha", "info", "select", "ping", "asking", "cluster|nodes"}
 
 
 def rights() -> str:

@@ -37,7 +37,7 @@ def told(port: int, **more: object) -> tuple[list[str], object]:
         where = StoreSettings("127.0.0.1", port, **{"tls": True, "timeout_s": 5, **more})  # type: ignore[arg-type]
         breaker = Breaker(asyncio.get_running_loop(), where, user)
         await breaker.start()
-        reply = None if breaker.link is None else await breaker.ask(breaker.link, 0, command(b"ECHO", b"x" * 100_000))
+        reply = None if breaker.link is None else await breaker.link.ask(0, command(b"ECHO", b"x" * 100_000))
         await breaker.close()
         return user.told, reply
 

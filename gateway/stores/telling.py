@@ -1,0 +1,42 @@
+"""Telling the store of one key, team or target after another what this replica knows: so many at once, and no more.
+
+A configuration may bring thousands of keys, and a day begins for all of them at once. The server runs one call after
+another: a request whose call came behind them all would wait for all of them. What is told, and how, is in `shared`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+Owner = tuple[str, str]
+#: Of which so many are told at once.
+AT_ONCE = 100
+
+
+class Telling:
+    """Who is still to be told of. `tell` does so and calls back when that was answered; False: none to tell of."""
+
+    def __init__(self, tell: Callable[[Owner, Callable[[], object]], bool]) -> None:
+        self._tell = tell
+        self._due: deque[Owner] = deque()
+        self._known: set[Owner] = set()
+        self._under_way = 0
+
+    def add(self, owners: Iterable[Owner]) -> None:
+        """Tell of these, too."""
+        fresh = [owner for owner in owners if owner not in self._known]
+        self._known.update(fresh)
+        self._due.extend(fresh)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        while self._due and self._under_way < AT_ONCE:
+            owner = self._due.popleft()
+            self._known.discard(owner)
+            if self._tell(owner, self._answered):
+                self._under_way += 1
+
+    def _answered(self) -> None:
+        self._under_way -= 1
+        self._go_on()
