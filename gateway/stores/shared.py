@@ -165,7 +165,9 @@ class Shared:
         except BaseException:
             self._touched |= touched
             raise
-        while len(self._touched) > AT_ONCE:  # the rest is told before anything else is asked, all of it at once
+        for _ in range(TRIES):  # the rest is told before anything else is asked, all of it at once
+            if len(self._touched) <= AT_ONCE:
+                break
             touched, self._touched = self._touched, set()
             await self._tell(link, [self._owners[one] for one in touched if one in self._owners], anew=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -172,6 +173,117 @@ def test_while_a_slot_moves_nobody_is_refused_and_no_limit_is_off_by_more_than_o
     assert model.spent
     assert "is away" not in caplog.text
     assert "have moved to" in caplog.text
+
+
+def test_a_key_that_nobody_has_used_is_made_where_its_team_has_gone(nodes: Cluster) -> None:
+    async def run() -> None:
+        one = Replica("r", nodes.nodes[0].port, "fresh", keys=2)
+        await one.store.start()
+        while isinstance(await one.admit(0), Refused):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        team = "{fresh}:team:t"
+        moving = nodes.begin(team, nodes.other(team))
+        moving.take(team)
+        assert isinstance(await one.admit(1), Hold), "neither node had both"
+        assert moving.to.ask("CLUSTER", "COUNTKEYSINSLOT", moving.slot) == 2
+        moving.end()
+        assert isinstance(await one.admit(1), Hold)
+        assert int(moving.to.hash("{fresh}:key:k1")["s"]) == 2
+        await one.store.close()
+
+    asyncio.run(run())
+
+
+def test_what_ends_while_its_keys_are_at_both_ends_is_told_once_they_are_not(nodes: Cluster) -> None:
+    async def run() -> None:
+        one = Replica("r", nodes.nodes[0].port, "ends", keys=1)
+        await one.ready()
+        held = [await one.admit(0) for _ in range(3)]
+        team = "{ends}:team:t"
+        moving = nodes.begin(team, nodes.other(team))
+        moving.take(team)
+        for at, got in enumerate(held):
+            assert isinstance(got, Hold)
+            got.end(time.monotonic(), 1, 10 + at, int(time.time() * 1e3))
+        asked = asyncio.ensure_future(one.admit(0))
+        await asyncio.sleep(0.05)
+        assert not asked.done(), "it waits, too"
+        assert moving.source.hash("{ends}:key:k0")["s"] == "3"
+        moving.end()
+        got = await asked
+        assert isinstance(got, Hold)
+        got.cancel()
+        await until(lambda: moving.to.hash("{ends}:key:k0")["s"] == "0")
+        assert moving.to.hash(team)["month/UTC:x"] == "33"
+        await one.store.close()
+
+    asyncio.run(run())
+
+
+def test_keys_that_stay_at_both_ends_are_an_outage_with_that_reason(
+    nodes: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        one = Replica("r", nodes.nodes[0].port, "long", keys=1, timeout_s=0.4)
+        await one.ready()
+        team = "{long}:team:t"
+        moving = nodes.begin(team, nodes.other(team))
+        moving.take(team)
+        got = await one.admit(0)
+        assert isinstance(got, Hold), "of what it has leased"
+        assert "is away (TRYAGAIN" in caplog.text
+        got.end(time.monotonic(), 1, 17, int(time.time() * 1e3))
+        moving.end()
+        await until(lambda: one.store.up)
+        assert isinstance(await one.admit(0), Hold)
+        assert moving.to.hash(team)["month/UTC:x"] == "17"
+        await one.store.close()
+
+    asyncio.run(run())
+
+
+def test_a_node_that_hangs_while_it_takes_a_slot_is_an_outage_and_nothing_counts_twice(
+    nodes: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        one = Replica("r", nodes.nodes[0].port, "hangs", keys=1, timeout_s=0.4)
+        await one.ready()
+        team, key = "{hangs}:team:t", "{hangs}:key:k0"
+        moving = nodes.begin(team, nodes.other(team))
+        moving.take(team, key)
+        assert isinstance(await one.admit(0), Hold)
+        moving.to.signal(signal.SIGSTOP)
+        try:
+            assert isinstance(await one.admit(0), Hold), "of what it has leased"
+            assert f"is away (127.0.0.1:{moving.to.port}: timeout)" in caplog.text
+        finally:
+            moving.to.signal(signal.SIGCONT)
+        await until(lambda: one.store.up)
+        moving.end()
+        assert isinstance(await one.admit(0), Hold)
+        assert int(moving.to.hash(key)["s"]) == 3
+        found = moving.to.hash(team)
+        assert int(found["month/UTC:r"]) == 3 * NEED + int(found["month/UTC:s|r"])
+        await one.store.close()
+
+    asyncio.run(run())
+
+
+def test_nodes_that_do_not_agree_yet_are_asked_until_they_do(nodes: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        one = Replica("r", nodes.nodes[0].port, "agree", keys=1)
+        await one.ready()
+        moving = nodes.begin("{agree}:team:t", nodes.other("{agree}:team:t"))
+        moving.take(*moving.keys())
+        moving.source.ask("CLUSTER", "SETSLOT", moving.slot, "NODE", moving.ids[1])
+        asked = asyncio.ensure_future(one.admit(0))
+        await asyncio.sleep(0.1)  # one names the other, and that one the first, unless it has heard by itself
+        moving.to.ask("CLUSTER", "SETSLOT", moving.slot, "NODE", moving.ids[1])
+        assert isinstance(await asked, Hold)
+        await one.store.close()
+
+    asyncio.run(run())
+    assert "is away" not in caplog.text
 
 
 def test_where_the_node_fails_that_was_named_the_configured_one_is_asked_again(
