@@ -1,7 +1,8 @@
 """What all commands' arguments share: the parser, the options several commands have, and the types of values.
 
 Here belongs how a command line is read and what is said of one that means nothing. Which commands there are is
-`gateway.cli`. Light: nothing may be imported here that `pointsman --help` would wait for.
+`gateway.cli`; what one takes is the module `cli` beside it. Light: nothing may be imported here or there that
+`pointsman --help` would wait for.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 Number = TypeVar("Number", int, float)
+#: The configuration where none is named.
+CONFIG = Path("pointsman.yaml")
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,6 +78,18 @@ class Ordered(argparse.Action):
 def config(parser: argparse.ArgumentParser, says: str = "default pointsman.yaml") -> None:
     """`--config FILE`."""
     parser.add_argument("--config", type=Path, metavar="FILE", help=says)
+
+
+def config_of(given: argparse.Namespace) -> Path:
+    """The configuration that was named, else the usual one."""
+    named: Path | None = given.config
+    return named or CONFIG
+
+
+def config_there(given: argparse.Namespace) -> Path | None:
+    """The configuration that was named, else the one that is here; None where there is none."""
+    named: Path | None = given.config
+    return named or (CONFIG if CONFIG.exists() else None)
 
 
 def as_json(parser: argparse.ArgumentParser, says: str = "print JSON") -> None:

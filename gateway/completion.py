@@ -19,7 +19,6 @@ from typing import Any
 
 from gateway.arguments import commands_of, valued
 
-SHELLS = ("bash", "zsh", "fish")
 #: A configuration of more bytes would take longer to read than somebody who has pressed TAB waits.
 MOST_BYTES = 64 << 10
 
@@ -29,11 +28,6 @@ def script(shell: str) -> str:
     from argcomplete.shell_integration import shellcode  # noqa: PLC0415 - no other command needs it
 
     return str(shellcode(["pointsman"], shell=shell, complete_arguments=["-o nospace"]))
-
-
-def wanted(environ: Mapping[str, str]) -> bool:
-    """Are we called by a shell, to complete?"""
-    return "_ARGCOMPLETE" in environ
 
 
 def answer(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:

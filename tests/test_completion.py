@@ -17,8 +17,8 @@ import pytest
 
 from gateway import bundled
 from gateway.arguments import commands_of, valued
-from gateway.cli import parser
-from gateway.completion import MOST_BYTES, OFFERS, SHELLS, Here, _Completer, offers
+from gateway.cli import SHELLS, parser
+from gateway.completion import MOST_BYTES, OFFERS, Here, _Completer, offers
 from gateway.core.servers.rows import DIALECTS
 from gateway.policyfile import load_catalogue
 

@@ -1,17 +1,18 @@
-"""The arguments of `pointsman catalog`, and the question they make. Light: every command's parser imports it.
-
-What the command does is `gateway.catalog.command`, which is imported when it runs.
-"""
+"""The arguments of `pointsman catalog`, and the question they make. What it does is `gateway.catalog.command`."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import os
 from pathlib import Path
 
+from gateway import arguments
 
-def arguments(one: argparse.ArgumentParser) -> None:
-    """Add what the command takes, apart from `--config` and `--json`, which others take too."""
+
+def catalog(one: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    one.set_defaults(run=_run)
+    arguments.config(one, "whose `catalog:` goes over the shipped facts (default pointsman.yaml, if there is one)")
     for name, metavar, says in (
         ("overlay", "FILE", "one more catalogue file or folder over the others"),
         ("family", "NAME", "llama, qwen, ..."),
@@ -30,20 +31,17 @@ def arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("--offers", action="store_true", help="list offers instead of models")
     one.add_argument("--source", action="store_true", help="show each fact with its source, date, confidence and line")
     one.add_argument("--diff", action="store_true", help="show what overlays change, fact by fact")
+    arguments.as_json(one)
 
 
-def run(given: argparse.Namespace, default: Path | None, environ: Mapping[str, str]) -> int:
-    """Run the command and return its exit code. `default` is the configuration where none is named.
-
-    Raises `ConfigError`.
-    """
+def _run(given: argparse.Namespace) -> int:
     from datetime import UTC, datetime
 
     from gateway.catalog.command import Asked, answer, overlays_of
     from gateway.catalog.query import Query
     from gateway.compiled import cache_dir
 
-    cache = cache_dir(environ)
+    cache = cache_dir(os.environ)
     query = Query(
         families=tuple(given.family),
         models=tuple(given.model),
@@ -57,7 +55,7 @@ def run(given: argparse.Namespace, default: Path | None, environ: Mapping[str, s
         retiring_days=given.retiring,
         withdrawn=given.withdrawn,
     )
-    config = given.config or default
+    config = arguments.config_there(given)
     overlays = (*(overlays_of(config, cache) if config else ()), *map(Path, given.overlay))
     asked = Asked(query, overlays, given.offers, given.source, given.diff, given.json)
     return answer(asked, cache=cache, today=datetime.now(UTC).date())

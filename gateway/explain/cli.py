@@ -1,4 +1,4 @@
-"""The arguments of `pointsman explain`, and the request they make. Light: every command's parser imports it.
+"""The arguments of `pointsman explain`, and the request they make. Light.
 
 Explaining is done by `gateway.explain.request`, comparing by `gateway.diff`; both are imported when they run.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from gateway import arguments
 from gateway.printing import NO, OK, failed, print_json
 from gateway.progress import waiting
 
@@ -22,12 +24,14 @@ if TYPE_CHECKING:
     from gateway.site import Site
 
 
-def arguments(one: argparse.ArgumentParser) -> None:
-    """Add what the command takes, apart from `--config` and `--json`, which others take too."""
+def explain(one: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    one.set_defaults(run=_run)
     one.epilog = (
         "Exit codes: 0 it would be served, 1 it would be refused, 2 something is broken. "
         "With --diff: 0 it was told, 1 a test fails now, 2 the policies do not load or there is no such revision."
     )
+    arguments.config(one, "default pointsman.yaml; without one, the reference fleet")
     what = one.add_mutually_exclusive_group(required=True)
     what.add_argument("--text", help="what the user says")
     what.add_argument("--request", metavar="FILE", help="the JSON body of a chat request; - reads standard input")
@@ -43,6 +47,7 @@ def arguments(one: argparse.ArgumentParser) -> None:
         ("records", "with --diff: decision records, or a folder of them, to decide by both versions"),
     ):
         one.add_argument(f"--{option}", action="append", default=[], type=Path, metavar="PATH", help=says)
+    arguments.as_json(one)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -52,20 +57,16 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def run(given: argparse.Namespace, default: Path | None, environ: Mapping[str, str]) -> int:
-    """Run the command and return its exit code. `default` is the configuration where none is named.
-
-    Raises `ConfigError`.
-    """
-    config: Path | None = given.config or default
+def _run(given: argparse.Namespace) -> int:
+    config = arguments.config_there(given)
     _refuse_idle(given)
     if given.diff is not None:
         from gateway.diff.command import Options  # noqa: PLC0415 - only what runs is imported
         from gateway.diff.command import run as compare  # noqa: PLC0415
 
-        return compare(Options(given.diff, given.policies, config, given.records, given.json), environ)
+        return compare(Options(given.diff, given.policies, config, given.records, given.json), os.environ)
     try:
-        return _explain(given, config, environ)
+        return _explain(given, config, os.environ)
     except BrokenPipeError:  # `| head`: no file is to blame
         raise
     except (LookupError, OSError) as error:

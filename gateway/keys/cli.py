@@ -1,13 +1,9 @@
-"""The arguments of `pointsman keys`. Light: every command's parser imports it.
-
-What the command does is `gateway.keys.command`, which is imported when it runs.
-"""
+"""The arguments of `pointsman keys`. What they do is `gateway.keys.command`."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from pathlib import Path
+import os
 
 from gateway import arguments
 
@@ -16,8 +12,9 @@ _TOLD = "Exit codes: 0 it was told; 1 the running gateway cannot be asked; 2 the
 _LISTED = "Exit codes: 0 they were listed; 2 the configuration or the file of keys is broken."
 
 
-def commands(one: argparse.ArgumentParser) -> None:
+def keys(one: argparse.ArgumentParser) -> None:
     """Add the commands below it, with what each takes."""
+    one.set_defaults(run=_run)
     below = one.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="what")
 
     def command(name: str, says: str) -> argparse.ArgumentParser:
@@ -106,8 +103,7 @@ def _limits(one: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def run(given: argparse.Namespace, default: Path, environ: Mapping[str, str]) -> int:
-    """Run the command and return its exit code. `default` is the configuration where none is named."""
+def _run(given: argparse.Namespace) -> int:
     from gateway.keys.command import run  # noqa: PLC0415 - only what runs is imported
 
-    return run(given, given.config or default, environ)
+    return run(given, arguments.config_of(given), os.environ)

@@ -1,24 +1,25 @@
-"""The arguments of `pointsman usage`. Light: every command's parser imports it.
-
-What the command does is `gateway.ledger.command`, which is imported when it runs.
-"""
+"""The arguments of `pointsman usage`. What it does is `gateway.ledger.command`."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import os
 from pathlib import Path
+
+from gateway import arguments
 
 #: As `report.GROUPS`, which is not imported for the sake of a parser.
 GROUPS = ("key", "team", "model", "target", "rule", "policy", "shadow", "replica", "day")
 
 
-def arguments(one: argparse.ArgumentParser) -> None:
-    """Add what the command takes, apart from `--config` and `--json`, which others take too."""
+def usage(one: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    one.set_defaults(run=_run)
     one.epilog = (
         "Times are taken to whole quarters of an hour. Works beside a running gateway, which may be a second ahead. "
         "Exit codes: 0 told; 2 there are no books, or they are damaged, or an argument is broken."
     )
+    arguments.config(one)
     one.add_argument("--dir", type=Path, metavar="DIR", help="the ledger's folder (default: the configuration's)")
     one.add_argument(
         "--by",
@@ -40,13 +41,10 @@ def arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--repair", action="store_true", help="keep damaged files aside and make the books again from what can be read"
     )
+    arguments.as_json(one)
 
 
-def run(given: argparse.Namespace, default: Path | None, environ: Mapping[str, str]) -> int:
-    """Run the command and return its exit code. `default` is the configuration where none is named.
-
-    Raises `ConfigError`.
-    """
+def _run(given: argparse.Namespace) -> int:
     from gateway.ledger.command import run  # noqa: PLC0415 - only what runs is imported
 
-    return run(given, given.config or default, environ)
+    return run(given, arguments.config_of(given), os.environ)

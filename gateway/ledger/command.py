@@ -54,7 +54,7 @@ from gateway.terminal import in_columns
 logger = logging.getLogger("pointsman")
 
 
-def run(given: argparse.Namespace, config: Path | None, environ: Mapping[str, str]) -> int:
+def run(given: argparse.Namespace, config: Path, environ: Mapping[str, str]) -> int:
     """Print what was asked for. Raises ConfigError for arguments and a configuration that mean nothing."""
     settings, doc = _settings(given, config, environ)
     asked = asked_of(vars(given), time.time())
@@ -104,21 +104,22 @@ def _told_apart(asked: Asked, db: Books, settings: LedgerSettings, own: str) -> 
 
 
 def _settings(
-    given: argparse.Namespace, config: Path | None, environ: Mapping[str, str]
+    given: argparse.Namespace, config: Path, environ: Mapping[str, str]
 ) -> tuple[LedgerSettings, ConfigDoc | None]:
     """Where the books lie, and the configuration, if that is what says it."""
     if given.dir is not None:
         return LedgerSettings(given.dir), None
-    path = config or Path("pointsman.yaml")
-    document, doc = configfile.read(path, cache=cache_dir(environ))
+    document, doc = configfile.read(config, cache=cache_dir(environ))
     found: list[Problem] = []
     here = given.own or given.repair  # what opens PostgreSQL is not needed then, and may not be on this machine
-    settings = doc.books(path, environ, lambda *said: found.append(document.problem(*said)), [], secrets=not here)
+    settings = doc.books(config, environ, lambda *said: found.append(document.problem(*said)), [], secrets=not here)
     if found:
         raise ConfigError(found)
     if settings is None:
-        raise ConfigError([Problem(str(path), 0, "ledger", "says none, so nothing was booked", "ledger: {dir: PATH}")])
-    made = read_keys(Place.of(doc, path).path)
+        raise ConfigError(
+            [Problem(str(config), 0, "ledger", "says none, so nothing was booked", "ledger: {dir: PATH}")]
+        )
+    made = read_keys(Place.of(doc, config).path)
     return settings, doc if made is None else doc.model_copy(update={"keys": [*doc.keys, *made.keys]})
 
 

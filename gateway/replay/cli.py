@@ -1,19 +1,15 @@
-"""The arguments of `pointsman replay` and `pointsman savings`. What the commands do is imported when one runs."""
+"""The arguments of `pointsman replay` and `pointsman savings`. What they do is `gateway.replay.command`."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from gateway import arguments
 from gateway.arguments import positive
-from gateway.printing import broken
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
+def _both(parser: argparse.ArgumentParser) -> None:
     """What both commands take."""
     parser.add_argument("records", nargs="+", type=Path, metavar="RECORDS", help="files of records, or folders of them")
     parser.add_argument("--since", metavar="WHEN", help="a day such as 2026-11-21, or how long ago: 36h, 7d")
@@ -24,30 +20,24 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=positive, default=12, metavar="N", help="lines of each table (default 12)")
 
 
-def commands(
-    command: Callable[[str, Any, str], argparse.ArgumentParser],
-) -> None:
-    """Add both commands to the command line, by its way of adding a command."""
-    one = command(
-        "replay",
-        partial(_told, "replay"),
-        "Decide recorded requests by another policy: what changes, and what that costs.",
-    )
+def replay(one: argparse.ArgumentParser) -> None:
+    """Add what `replay` takes."""
+    one.set_defaults(run=_replay)
     arguments.config(one, "whose fleet it decides on (default pointsman.yaml)")
-    _arguments(one)
+    _both(one)
     one.add_argument("--policy", type=Path, required=True, metavar="FILE", help="the policy to decide by")
     one.add_argument(
         "--in-place-of", action="append", default=[], metavar="NAME",
         help="the policy whose requests it decides (default: of its own name; all: every one)",
     )  # fmt: skip
     arguments.as_json(one)
-    one = command(
-        "savings",
-        partial(_told, "savings"),
-        "Compare what recorded requests cost with what a baseline would have cost.",
-    )
+
+
+def savings(one: argparse.ArgumentParser) -> None:
+    """Add what `savings` takes."""
+    one.set_defaults(run=_savings)
     arguments.config(one, "whose fleet and prices are meant (default pointsman.yaml)")
-    _arguments(one)
+    _both(one)
     one.add_argument(
         "--baseline", action="append", required=True, metavar="WHAT",
         help="a model, a target or a policy's file that would have answered everything; may be given again",
@@ -56,11 +46,13 @@ def commands(
     arguments.as_json(one)
 
 
-def _told(name: str, given: argparse.Namespace) -> int:
-    from gateway.core.errors import ConfigError  # noqa: PLC0415 - `pointsman --help` waits for no library
-    from gateway.replay import command  # noqa: PLC0415
+def _replay(given: argparse.Namespace) -> int:
+    from gateway.replay import command  # noqa: PLC0415 - only what runs is imported
 
-    try:
-        return command.replay(given) if name == "replay" else command.savings(given)
-    except ConfigError as error:
-        return broken(error, as_json=given.json)
+    return command.replay(given)
+
+
+def _savings(given: argparse.Namespace) -> int:
+    from gateway.replay import command  # noqa: PLC0415 - as above
+
+    return command.savings(given)

@@ -1,27 +1,26 @@
-"""The arguments of `pointsman top`. Light: every command's parser imports it.
-
-What the command does is `gateway.top.command`, which is imported when it runs.
-"""
+"""The arguments of `pointsman top`. What it does is `gateway.top.command`."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from pathlib import Path
+import os
 
+from gateway import arguments
 from gateway.arguments import seconds
 
 #: What rows may be sorted by, each with its key on the screen.
 SORT_KEYS = {"requests": "r", "tokens": "t", "cost": "c", "latency": "l", "errors": "e", "name": "n"}
 
 
-def arguments(one: argparse.ArgumentParser) -> None:
-    """Add what the command takes, apart from `--config` and `--json`, which others take too."""
+def top(one: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    one.set_defaults(run=_run)
     one.epilog = (
         "Keys: q ends, " + ", ".join(f"{key} sorts by {name}" for name, key in SORT_KEYS.items()) + ". "
         "Exit codes: 0 every gateway answered, or q; 1 with --once: one did not; 2 an argument or the configuration "
         "is broken."
     )
+    arguments.config(one, "whose admin listener is asked (default pointsman.yaml, if there is one)")
     one.add_argument(
         "--url", action="append", default=[], metavar="URL",
         help="an admin listener; several are summed (default: the configuration's, else http://127.0.0.1:8081)",
@@ -30,18 +29,16 @@ def arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("--over", type=seconds, default=30.0, metavar="S", help="rates of the last S seconds (default 30)")
     one.add_argument("--once", action="store_true", help="print one table, of one interval, and end")
     one.add_argument("--sort", choices=tuple(SORT_KEYS), default="requests", help="what comes first (default requests)")
+    arguments.no_color(one)
+    arguments.as_json(one)
 
 
-def run(given: argparse.Namespace, default: Path | None, environ: Mapping[str, str]) -> int:
-    """Run the command and return its exit code. `default` is the configuration where none is named.
-
-    Raises `ConfigError`.
-    """
+def _run(given: argparse.Namespace) -> int:
     from gateway.top.command import Options, run  # noqa: PLC0415 - only what runs is imported
 
     options = Options(
         config=given.config,
-        beside=default,
+        beside=arguments.config_there(given),
         urls=given.url,
         interval_s=given.interval,
         over_s=given.over,
@@ -50,4 +47,4 @@ def run(given: argparse.Namespace, default: Path | None, environ: Mapping[str, s
         sort=given.sort,
         colour=not given.no_color,
     )
-    return run(options, environ)
+    return run(options, os.environ)
