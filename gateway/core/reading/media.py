@@ -31,6 +31,7 @@ _AUDIO_BYTES_PER_S = 1_000  # the thinnest speech codecs; PCM is 16,000 at least
 _PCM_BYTES_PER_S = 16_000  # where a recording does not say: the thinnest in use
 _ENCODER = msgspec.json.Encoder()
 _MANY = 64  # messages that are worth asking first whether they are all alike
+_TEXT = frozenset({str, LongText})
 _TEXTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking", "reasoning"})
 #: Members in which servers look for media beside the content of a message, or in a part of text, and what they hold.
 MEDIA_MEMBERS: Mapping[str, Modality] = MappingProxyType(
@@ -42,6 +43,7 @@ MEDIA_MEMBERS: Mapping[str, Modality] = MappingProxyType(
         **dict.fromkeys(("image_embeds", "image_pil", "audio_embeds", "attachments"), "other"),
     }
 )
+_BESIDE = frozenset(MEDIA_MEMBERS)
 #: Characters that hold an image's size: PNG, GIF and WebP have it in the first 30 bytes, JPEG puts it behind previews.
 _HEADER_CHARS = (2_048, 131_072)
 
@@ -92,25 +94,29 @@ def read(messages: Sequence[Mapping[str, Any]]) -> Content:
     texts = found.texts
     if len(messages) > _MANY and set(map(len, messages)) == {2}:
         contents = [message.get("content") for message in messages]
-        if set(map(type, contents)) <= {str, LongText}:  # and a role, which every message has
+        if set(map(type, contents)) <= _TEXT:  # and a role, which every message has
             texts += filter(None, contents)
             return found
     for message in messages:
         for name, value in message.items():
+            if name == "role" or not value:
+                continue
             if name == "content":
-                if isinstance(value, list):
+                if type(value) is list:
                     for part in value:
                         _part(part, found)
-                elif value:
+                else:
                     texts.append(value)
-            elif name == "tool_calls" and isinstance(value, list):
+            elif name == "tool_calls" and type(value) is list:
                 found.calls += len(value)
                 for call in value:
-                    texts += _apart(call)
-            elif name in MEDIA_MEMBERS and value:
+                    _apart(call, texts)
+            elif name in MEDIA_MEMBERS:
                 _beside(MEDIA_MEMBERS[name], value, found)
-            elif name != "role" and value:
-                texts += [value] if isinstance(value, str | LongText) else _apart(value)
+            elif type(value) in _TEXT:
+                texts.append(value)
+            else:
+                _apart(value, texts)
     return found
 
 
@@ -122,11 +128,12 @@ def compact(value: Any) -> str:
     return text.decode()
 
 
-def _apart(value: Any) -> list[Text]:
-    """A decoded value of a structure we do not know: its compact JSON, and the texts in it that are not decoded."""
+def _apart(value: Any, texts: list[Text]) -> None:
+    """Adds a value of a structure we do not know: its compact JSON, and the texts in it that are not decoded."""
     long: list[Text] = []
     _find(value, long)
-    return [_ENCODER.encode(_emptied(value) if long else value).decode(), *long]
+    texts.append(_ENCODER.encode(_emptied(value) if long else value).decode())
+    texts += long
 
 
 def _find(value: Any, long: list[Text]) -> None:
@@ -154,10 +161,11 @@ def _part(part: Mapping[str, Any], found: Content) -> None:
     value = part.get(kind)
     if kind in _TEXTS:
         text = part.get("text", value)
-        if isinstance(text, str | LongText):
+        if type(text) in _TEXT:
             found.texts.append(text)
-        for name in part.keys() & MEDIA_MEMBERS.keys():
-            _beside(MEDIA_MEMBERS[name], part[name], found)
+        if not _BESIDE.isdisjoint(part):
+            for name in part.keys() & _BESIDE:
+                _beside(MEDIA_MEMBERS[name], part[name], found)
     elif kind in ("image_url", "image", "input_image"):
         found.images.append(image_size(_url(value) or _url(part.get("image_url"))))
     elif kind in ("input_audio", "audio_url", "audio"):
@@ -168,7 +176,7 @@ def _part(part: Mapping[str, Any], found: Content) -> None:
         found.file_tokens.append(_file_tokens(value))
     else:
         found.others += 1
-        found.texts += _apart(part)
+        _apart(part, found.texts)
 
 
 def _beside(kind: Modality, value: Any, found: Content) -> None:
@@ -186,13 +194,13 @@ def _beside(kind: Modality, value: Any, found: Content) -> None:
         found.file_tokens += [FILE_TOKENS] * many
     else:
         found.others += 1
-        found.texts += _apart(value)
+        _apart(value, found.texts)
 
 
 def _url(value: Any) -> Text | None:
     if isinstance(value, Mapping):
         value = value.get("url")
-    return value if isinstance(value, str | LongText) else None
+    return value if type(value) in _TEXT else None
 
 
 def _length(text: Text) -> int:

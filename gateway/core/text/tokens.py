@@ -171,8 +171,9 @@ class Prompt:
         long = [text for text in texts if type(text) is LongText] if len(short) < len(texts) else []
         bytes_long = sizes(long)
         self._laid: tuple[_Laid, ...] = (short, list(accumulate(map(len, short)))), (long, list(accumulate(bytes_long)))
-        self.size = sum(map(utf8_size, short)) + sum(bytes_long)
         self.chars = sum(ends[-1] for _, ends in self._laid if ends)
+        plain = all(map(str.isascii, short))
+        self.size = self.chars if plain else sum(map(utf8_size, short)) + sum(bytes_long)
         self._cuts: dict[int, Sequence[_Cuts]] = {}
         self._known: dict[str, tuple[Bounds, str]] = {}
 
