@@ -11,7 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, repeat
+from itertools import chain, compress, islice, repeat
+from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
@@ -22,6 +23,9 @@ Row = list[bytes | msgspec.Raw]  # the text of an object, in pieces
 _COMPARED = 262_144  # bytes put together to be compared: they stay in the processor's cache
 _NAME = 64  # characters of a name that is kept
 _COLUMNS = 32
+_SHAPES = 64  # of objects, what stands in which is kept
+_KINDS = 8
+_ROWS = 16  # whose pieces are put together before their size is looked at
 _PIECES = 4_096  # to be compared at once
 #: No encoder writes more white space than that at one place; what does is not compared, lest it be multiplied.
 _BEGIN = re.compile(rb'\s*\{(\s{0,16})"(?:[^"\\]|\\.)*+"(\s{0,2}:\s{0,2})(?!\s)')
@@ -90,18 +94,24 @@ class Level(NamedTuple):
     other: _Leads
     end: bytes
     comma: bytes
+    known: dict[tuple[str, ...], list[bytes]]  # what stands before each member of objects of one shape
 
     def row(self, members: Members) -> Row:
         """The text of an object in pieces."""
         if not members:
             return [b"{}"]
-        row: Row = []
-        leads = self.first
-        for name, value in members.items():
-            row += (leads[name], value)
-            leads = self.other
+        row: Row = list(chain.from_iterable(zip(self.leads(tuple(members)), members.values(), strict=True)))
         row.append(self.end)
         return row
+
+    def leads(self, names: tuple[str, ...]) -> list[bytes]:
+        """What stands before each member of an object of this shape."""
+        found = self.known.get(names)
+        if found is None:
+            found = [self.first[names[0]], *map(self.other.__getitem__, names[1:])]
+            if len(names) <= _COLUMNS and len(self.known) < _SHAPES and max(map(len, names)) <= _NAME:
+                self.known[names] = found
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +154,34 @@ class Glue:
         between, around = len(self.next(level + 1)), len(self.turn(level + 1)) + len(self.turn(level)) + 2
         return self.size(table, level + 1) + (table.rows - arrays) * between + arrays * around
 
+    def proves(self, texts: Sequence[msgspec.Raw], objects: Sequence[Members], level: int, *, arrays: bool) -> bool:
+        """Whether the lengths of these texts prove that each holds one object at that level and no other member.
+
+        Or, for `arrays`, an array of that one object. An object that is as long as if it were written so either is
+        written so, or has less white space and something else instead: where all its white space is shorter than any
+        member that could be there twice, it is the former.
+        """
+        shapes = list(map(tuple, objects))
+        for shape in (kinds := set(shapes)):
+            if len(kinds) > _KINDS or not 0 < len(shape) <= _COLUMNS:
+                return False
+            some, those = objects, texts
+            if len(kinds) > 1:
+                told = list(map(shape.__eq__, shapes))
+                some, those = list(compress(objects, told)), list(compress(texts, told))
+            keys = [len(_ENCODER.encode(name)) for name in shape]
+            inner = level + 1 if arrays else level
+            written = self.size(Table(1, 0, dict.fromkeys(shape, 1), 0, ()), inner)
+            if arrays:
+                written += len(self.turn(level + 1)) + len(self.turn(level)) + 2
+            least = sum(keys) + 2 * len(keys) + (3 if arrays else 1)
+            if written - least >= min(keys) + 3:
+                return False
+            values = [list(map(len, map(itemgetter(name), some))) for name in shape]
+            if [written + size for size in map(sum, zip(*values, strict=True))] != list(map(len, those)):
+                return False
+        return True
+
     def wide(self, level: int) -> bool:
         """Whether lines at that level begin with so much space that text must not be made of it for every member."""
         return len(self.turn(level + 2)) > _WIDEST
@@ -154,7 +192,7 @@ class Glue:
         if found is None:
             first = _Leads(b"{" + self.turn(level + 1), self.colon)
             other = _Leads(self.next(level + 1), self.colon)
-            found = self.levels[level] = Level(first, other, self.turn(level) + b"}", self.next(level))
+            found = self.levels[level] = Level(first, other, self.turn(level) + b"}", self.next(level), {})
         return found
 
     def array_rows(self, objects: Iterable[Members], level: int) -> Iterator[Row]:
@@ -182,9 +220,10 @@ def stands(rows: Iterable[Row], view: memoryview) -> Iterator[bool]:
     """Whether `view` begins with these rows, told for one stretch after another up to the first that differs."""
     at = held = 0
     some: Row = []
-    for row in rows:
-        some += row
-        held += sum(map(len, row))
+    rows = iter(rows)
+    while group := list(chain.from_iterable(islice(rows, _ROWS))):
+        some += group
+        held += sum(map(len, group))
         if held <= _COMPARED and len(some) <= _PIECES:
             continue
         if held <= 2 * _COMPARED:

@@ -11,10 +11,11 @@ which takes a fraction of the time of one after the other.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, compress, pairwise
-from operator import not_
+from operator import itemgetter, not_
 from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
@@ -38,6 +39,7 @@ _LEAST_AROUND_BYTES = 131_072  # before the messages and behind them; of a large
 _MAX_WORK = 536_870_912
 _MAX_LEVELS = 8  # down to which values that are not large are left where they are as well
 _QUOTE, _OPEN_OBJECT, _OPEN_ARRAY = b'"{['
+_BYTE, _FIRST = struct.Struct("B"), itemgetter(0)
 
 
 def finish(steps: Steps[T]) -> T:
@@ -191,7 +193,7 @@ class Grower:
             yield from self._decode(*_apart(compress(some, map(not_, long))), depth)
             owners, keys, texts = _apart(compress(some, long))
             yield
-        kinds = bytes([memoryview(text)[0] for text in texts])
+        kinds = bytes(map(_FIRST, map(_BYTE.unpack_from, texts)))
         yield
         if kinds.count(_QUOTE) == len(kinds):
             # Their escapes were validated when they were skipped, their UTF-8 with the whole body.
@@ -204,7 +206,6 @@ class Grower:
         """The same of texts of different kinds, none of them short."""
         rest: list[_Slot] = []
         slots = list(zip(owners, keys, texts, strict=False))
-        yield
         level, most = self.max_depth - depth, max(map(len, texts))
         for kind, decoder in ((_OPEN_OBJECT, _OBJECT), (_OPEN_ARRAY, _OBJECTS)):
             some = list(compress(slots, map(kind.__eq__, kinds))) if kind in kinds else []
@@ -252,7 +253,7 @@ class Grower:
             yield
             size = self.glue.array_size(grown, len(reads), level) if array else self.glue.size(grown, level)
         if grown is None or size != sum(len(text) for _, _, text in slots) or [] in reads:
-            grown = table((yield from self._proven(slots, reads, array, depth, rest)))
+            grown = table((yield from self._proven_by_length(slots, reads, array, depth, rest)))
         else:
             for (owner, key, _), read in zip(slots, reads, strict=True):
                 owner[key] = read
@@ -263,6 +264,30 @@ class Grower:
             if depth <= 0 and grown.rows:
                 self.too_deep()
         yield from self._grow(grown, depth - 1)
+
+    def _proven_by_length(
+        self, slots: Sequence[_Slot], reads: Sequence[Any], array: bool, depth: int, rest: list[_Slot]
+    ) -> Steps[list[Members]]:
+        """`_proven`, which is only asked about texts whose length leaves a doubt."""
+        single = [read is not None and (not array or len(read) == 1) for read in reads]
+        if True not in single:
+            return (yield from self._proven(slots, reads, array, depth, rest))
+        some, those = list(compress(slots, single)), list(compress(reads, single))
+        objects: list[Members] = [read[0] for read in those] if array else those
+        check_names(set(chain.from_iterable(objects)))
+        if len(slots) > _CONTAINERS_PER_STEP:
+            yield
+        if not self.glue.proves([text for _, _, text in some], objects, self.max_depth - depth, arrays=array):
+            return (yield from self._proven(slots, reads, array, depth, rest))
+        for (owner, key, _), read in zip(some, those, strict=True):
+            owner[key] = read
+        if len(some) < len(slots):
+            left = list(map(not_, single))
+            others = yield from self._proven(
+                list(compress(slots, left)), list(compress(reads, left)), array, depth, rest
+            )
+            return objects + others
+        return objects
 
     def _proven(
         self, slots: Sequence[_Slot], reads: Sequence[Any], array: bool, depth: int, rest: list[_Slot]
