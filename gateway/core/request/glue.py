@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, compress, islice, repeat
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 Members = dict[str, msgspec.Raw]
-Row = list[bytes | msgspec.Raw]  # the text of an object, in pieces
+Row = Sequence[bytes | msgspec.Raw]  # the text of an object, in pieces
 
 _COMPARED = 262_144  # bytes put together to be compared: they stay in the processor's cache
 _NAME = 64  # characters of a name that is kept
@@ -100,7 +100,7 @@ class Level(NamedTuple):
         """The text of an object in pieces."""
         if not members:
             return [b"{}"]
-        row: Row = list(chain.from_iterable(zip(self.leads(tuple(members)), members.values(), strict=True)))
+        row: list[Any] = list(chain.from_iterable(zip(self.leads(tuple(members)), members.values(), strict=True)))
         row.append(self.end)
         return row
 
@@ -203,6 +203,36 @@ class Glue:
             between = write.comma
         yield [self.turn(level) + b"]"]
 
+    def parted_rows(self, roles: Sequence[bytes], contents: Sequence[list[Members]], parts: Table) -> Iterable[Row]:
+        """The text of messages that are a role and parts, written so: `roles` as text, and all parts as a table."""
+        write, part = self.at(2), self.at(4)
+        role, content = write.first["role"], write.other["content"] + b"[" + self.turn(4)
+        end = self.turn(3) + b"]" + write.end
+        columns = parts.columns
+        alike = len(columns) == len(parts.names) and all(len(column.texts) == parts.rows for column in columns)
+        if columns and alike and parts.rows == len(contents):
+            leads = part.leads(tuple(parts.names))
+            pieces: list[Iterable[Any]] = [
+                chain((b"[" + self.turn(2) + role,), repeat(write.comma + role)),
+                roles,
+                repeat(content + leads[0]),
+                columns[0].texts,
+            ]
+            for lead, column in zip(leads[1:], columns[1:], strict=True):
+                pieces += (repeat(lead), column.texts)
+            yield from zip(*pieces, repeat(part.end + end), strict=False)
+        else:
+            between = b"[" + self.turn(2)
+            for text, some in zip(roles, contents, strict=True):
+                yield [between, role, text, content]
+                comma = b""
+                for members in some:
+                    yield [comma, *part.row(members)]
+                    comma = part.comma
+                yield [end]
+                between = write.comma
+        yield [self.turn(1) + b"]"]
+
 
 def glue_of(text: bytes) -> Glue:
     """How a text that begins so seems to be written; compact where that cannot be told."""
@@ -219,7 +249,7 @@ def glue_of(text: bytes) -> Glue:
 def stands(rows: Iterable[Row], view: memoryview) -> Iterator[bool]:
     """Whether `view` begins with these rows, told for one stretch after another up to the first that differs."""
     at = held = 0
-    some: Row = []
+    some: list[Any] = []
     rows = iter(rows)
     while group := list(chain.from_iterable(islice(rows, _ROWS))):
         some += group

@@ -21,7 +21,7 @@ from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 import msgspec
 
 from gateway.core.errors import BadRequest
-from gateway.core.request.glue import Glue, Members, Table, glue_of, stands, table
+from gateway.core.request.glue import Glue, Members, Row, Table, glue_of, stands, table
 from gateway.core.request.largebody import Body, check_members, check_names, check_numbers, skip_space
 
 T = TypeVar("T")
@@ -31,7 +31,8 @@ _BATCH_BYTES = 65_536
 _UTF8_BYTES = 65_536  # decoded at once, to bound the memory that takes
 _UTF8_PIECES = 64  # per step
 _CONTAINERS_PER_STEP = 256
-_MESSAGES = b'"messages"'
+_MESSAGES, _CONTENT = b'"messages"', b'"content"'
+_LOOKS, _LOOK_BYTES = 8, 65_536  # at what messages consist of
 _SHORT_BYTES = 128  # a value of up to this many is decoded: that takes no longer than to leave it where it is
 _LEAST_AROUND_BYTES = 131_072  # before the messages and behind them; of a larger body an eighth, which is copied
 # Every level around a large value reads over it once more: bytes of the body times levels that may hold large values,
@@ -63,6 +64,25 @@ class _Chat(msgspec.Struct, gc=False):
     """What most bodies are: messages, and members that are only read over."""
 
     messages: Annotated[list[Members], msgspec.Meta(min_length=1)]
+
+
+class _Parted(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    role: str
+    content: Annotated[list[Members], msgspec.Meta(min_length=1)]
+
+
+class _PartedChat(msgspec.Struct, gc=False):
+    messages: Annotated[list[_Parted], msgspec.Meta(min_length=1)]
+
+
+class _Read(NamedTuple):
+    """Messages as they were read: what is to be grown of them, and what they would be as text."""
+
+    messages: list[Any]
+    grown: Table
+    depth: int
+    size: int
+    rows: Iterable[Row]
 
 
 #: Where a value belongs, and its text: a dict and a name, or a list and a place in it.
@@ -111,17 +131,14 @@ class Grower:
         at = head.find(name) + len(name)
         if at < len(name):
             return None
-        try:
-            messages = _CHAT.decode(body).messages
-        except _UNREADABLE:
-            return None  # what is no JSON at all is told so by who reads any
-        yield
-        found = table(messages)
-        size = glue.array_size(found, 1, 1)
+        read = (yield from self._parted(at)) or (yield from self._messages())
+        if read is None:
+            return None
+        messages, found, depth, size, rows = read
         yield
         if at + size >= len(body) or at + len(body) - at - size > most:
             return None
-        if not glue.compact and not (yield from _all(stands(glue.array_rows(messages, 1), memoryview(body)[at:]))):
+        if not glue.compact and not (yield from _all(stands(rows, memoryview(body)[at:]))):
             return None
         around = b"0".join((head[:at], body[at + size :]))
         try:
@@ -134,8 +151,52 @@ class Grower:
         yield from check_utf8(body)
         members["messages"] = msgspec.Raw(memoryview(body)[at : at + size])
         tree["messages"] = messages
-        yield from self._grow(found, self.max_depth - 3)
+        yield from self._grow(found, depth)
         return Chat(tree, members)
+
+    def _messages(self) -> Steps[_Read | None]:
+        """Messages of any kind."""
+        try:
+            messages = _CHAT.decode(self.body).messages
+        except _UNREADABLE:
+            return None  # what is no JSON at all is told so by who reads any
+        yield
+        found, glue = table(messages), self.glue
+        return _Read(messages, found, self.max_depth - 3, glue.array_size(found, 1, 1), glue.array_rows(messages, 1))
+
+    def _parted(self, at: int) -> Steps[_Read | None]:
+        """Messages that all are a role and parts: what is in those is told by the one look as well.
+
+        Whether they are is guessed from a few of them, the first of which is behind `at`.
+        """
+        body, name = self.body, _CONTENT + self.glue.colon
+        for place in range(at, len(body), max(len(body) // _LOOKS, _LOOK_BYTES)):
+            found = body.find(name, place, place + _LOOK_BYTES) + len(name)
+            if (found >= len(name) and body[found : found + 1] != b"[") or (found < len(name) and place == at):
+                return None
+        try:
+            messages = _PARTED_CHAT.decode(body).messages
+        except _UNREADABLE:
+            yield
+            return None
+        yield
+        parts = table(list(chain.from_iterable([message.content for message in messages])))
+        check_names(parts.names)
+        yield
+        roles = [message.role for message in messages]
+        written = {role: _ENCODER.encode(role) for role in set(roles)}
+        texts = list(map(written.__getitem__, roles))
+        yield
+        glue, rows = self.glue, len(roles)
+        size = sum(map(len, texts)) + glue.array_size(parts, rows, 3)
+        whole = Table(rows, 0, {"role": rows, "content": rows}, size, ())
+        return _Read(
+            [{"role": message.role, "content": message.content} for message in messages],
+            parts,
+            self.max_depth - 5,
+            glue.array_size(whole, 1, 1),
+            glue.parted_rows(texts, [message.content for message in messages], parts),
+        )
 
     def tree(self, members: Members) -> Steps[dict[str, Any]]:
         """The decoded tree of any body, whose top-level members are given as text."""
@@ -416,3 +477,5 @@ _OBJECT: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, m
 _ARRAY: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
 _OBJECTS: msgspec.json.Decoder[list[Members]] = msgspec.json.Decoder(list[Members])
 _CHAT = msgspec.json.Decoder(_Chat)
+_PARTED_CHAT = msgspec.json.Decoder(_PartedChat)
+_ENCODER = msgspec.json.Encoder()
