@@ -7,8 +7,10 @@ the client's and would be followed from inside our network. A size that cannot b
 from __future__ import annotations
 
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -32,6 +34,10 @@ _PCM_BYTES_PER_S = 16_000  # where a recording does not say: the thinnest in use
 _ENCODER = msgspec.json.Encoder()
 _MANY = 64  # messages that are worth asking first whether they are all alike
 _TEXT = frozenset({str, LongText})
+_NOTHING = {type(None)}
+_USUAL = _TEXT | _NOTHING
+_TYPE = itemgetter("type")
+_NAMES = 16  # by which messages are walked, each once per name
 _TEXTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking", "reasoning"})
 #: Members in which servers look for media beside the content of a message, or in a part of text, and what they hold.
 MEDIA_MEMBERS: Mapping[str, Modality] = MappingProxyType(
@@ -91,12 +97,9 @@ class Content:
 def read(messages: Sequence[Mapping[str, Any]]) -> Content:
     """Walk the messages of a checked request."""
     found = Content(messages=len(messages))
+    if len(messages) > _MANY and _by_columns(messages, found):
+        return found
     texts = found.texts
-    if len(messages) > _MANY and set(map(len, messages)) == {2}:
-        contents = [message.get("content") for message in messages]
-        if set(map(type, contents)) <= _TEXT:  # and a role, which every message has
-            texts += filter(None, contents)
-            return found
     for message in messages:
         for name, value in message.items():
             if name == "role" or not value:
@@ -118,6 +121,70 @@ def read(messages: Sequence[Mapping[str, Any]]) -> Content:
             else:
                 _apart(value, texts)
     return found
+
+
+def _by_columns(messages: Sequence[Mapping[str, Any]], found: Content) -> bool:
+    """Take in many messages by what they have under one name; False where those are too many."""
+    contents = [message.get("content") for message in messages]
+    if set(map(len, messages)) == {2} and type(None) not in set(
+        map(type, contents)
+    ):  # besides it a role, as in every message
+        names: Iterable[str] = ("content",)
+    elif len(names := dict.fromkeys(chain.from_iterable(messages))) > _NAMES:
+        return False
+    for name in names:
+        values = contents if name == "content" else [message[name] for message in messages if name in message]
+        _column(name, values, found)
+    return True
+
+
+def _column(name: str, values: Sequence[Any], found: Content) -> None:
+    """Take in all that many messages have under one name, as `read` does one after the other."""
+    kinds = set(map(type, values))
+    if name == "role" or kinds == _NOTHING:
+        return
+    if name in MEDIA_MEMBERS:
+        for value in values:
+            _beside(MEDIA_MEMBERS[name], value, found)
+        return
+    if list in kinds and name in ("content", "tool_calls"):
+        lists = values if len(kinds) == 1 else [value for value in values if type(value) is list]
+        (_parts if name == "content" else _calls)(list(chain.from_iterable(lists)), found)
+        values = [value for value in values if type(value) is not list]
+        kinds.discard(list)
+    if kinds <= _USUAL:
+        found.texts += filter(None, values)
+        return
+    for value in values:
+        if type(value) in _TEXT:
+            found.texts += filter(None, (value,))
+        elif value:
+            _apart(value, found.texts)
+
+
+def _parts(parts: Sequence[Mapping[str, Any]], found: Content) -> None:
+    """Take in parts of messages."""
+    if len(parts) > _MANY and set(map(len, parts)) == {2} and set(map(_TYPE, parts)) == {"text"}:
+        texts: list[Any] = [part.get("text") for part in parts]
+        if set(map(type, texts)) <= _TEXT:
+            found.texts += texts
+            return
+    for part in parts:
+        _part(part, found)
+
+
+def _calls(calls: Sequence[Any], found: Content) -> None:
+    """Take in calls of tools."""
+    found.calls += len(calls)
+    if len(calls) > _MANY and set(map(type, calls)) == {dict}:
+        values = list(chain.from_iterable(map(dict.values, calls)))
+        inner = [value for value in values if type(value) is dict]
+        kinds = set(map(type, chain.from_iterable(map(dict.values, inner))))
+        if not kinds & {LongText, list, dict} and not {LongText, list} & set(map(type, values)):
+            found.texts += _ENCODER.encode_lines(calls).decode().split("\n")[:-1]
+            return
+    for call in calls:
+        _apart(call, found.texts)
 
 
 def compact(value: Any) -> str:

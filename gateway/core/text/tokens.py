@@ -167,8 +167,7 @@ class Prompt:
     def __init__(self, texts: Sequence[Text], tokenizers: Tokenizers) -> None:
         self.texts = texts
         self.tokenizers = tokenizers
-        short = [text for text in texts if type(text) is str]
-        long = [text for text in texts if type(text) is LongText] if len(short) < len(texts) else []
+        short, long = _sorted(texts)
         bytes_long = sizes(long)
         self._laid: tuple[_Laid, ...] = (short, list(accumulate(map(len, short)))), (long, list(accumulate(bytes_long)))
         self.chars = sum(ends[-1] for _, ends in self._laid if ends)
@@ -258,6 +257,14 @@ class Prompt:
     def _keep(self, tokenizer: str, bounds: Bounds, basis: str) -> Bounds:
         self._known[tokenizer] = (bounds, basis)
         return bounds
+
+
+def _sorted(texts: Sequence[Text]) -> tuple[Sequence[str], Sequence[LongText]]:
+    """Texts that are decoded, and long ones."""
+    if set(map(type, texts)) == {LongText}:
+        return [], texts  # type: ignore[return-value]  # that is what was asked
+    short = [text for text in texts if type(text) is str]
+    return short, [text for text in texts if type(text) is LongText] if len(short) < len(texts) else []
 
 
 def _sampled(cuts: Sequence[_Cuts], tokenizers: Tokenizers, tokenizer: str) -> Bounds:
