@@ -18,14 +18,15 @@ from typing import Any, NamedTuple
 import msgspec
 
 Members = dict[str, msgspec.Raw]
-Row = Sequence[bytes | msgspec.Raw]  # the text of an object, in pieces
+Piece = bytes | msgspec.Raw
+Row = Sequence[Piece]  # the text of an object, in pieces
 
 _COMPARED = 262_144  # bytes put together to be compared: they stay in the processor's cache
 _NAME = 64  # characters of a name that is kept
 _COLUMNS = 32
 _SHAPES = 64  # of objects, what stands in which is kept
 _KINDS = 8
-_ROWS = 16  # whose pieces are put together before their size is looked at
+_GROUP = 96  # pieces whose size is looked at together
 _PIECES = 4_096  # to be compared at once
 #: No encoder writes more white space than that at one place; what does is not compared, lest it be multiplied.
 _BEGIN = re.compile(rb'\s*\{(\s{0,16})"(?:[^"\\]|\\.)*+"(\s{0,2}:\s{0,2})(?!\s)')
@@ -203,16 +204,37 @@ class Glue:
             found = self.levels[level] = Level(first, other, self.turn(level) + b"}", self.next(level), {})
         return found
 
-    def array_rows(self, objects: Iterable[Members], level: int) -> Iterator[Row]:
-        """The text of an array at that level that is written so and holds these objects, one at least, one by one."""
-        write, between = self.at(level + 1), b"[" + self.turn(level + 1)
-        for members in objects:
-            yield [between, *write.row(members)]
-            between = write.comma
-        yield [self.turn(level) + b"]"]
+    def array_pieces(self, objects: Sequence[Members], level: int) -> Iterator[Piece]:
+        """The text of an array at that level that is written so and holds these objects, one at least."""
+        end = self.turn(level) + b"]"
+        return self._pieces(objects, level + 1, (b"[" + self.turn(level + 1), self.next(level + 1), end))
 
-    def parted_rows(self, roles: Sequence[bytes], contents: Sequence[list[Members]], parts: Table) -> Iterable[Row]:
+    def each(self, objects: Sequence[Members], level: int, *, arrays: bool) -> Iterator[Piece]:
+        """The texts of objects at that level that are written so, or of arrays of one each, with nothing between."""
+        if not arrays:
+            return self._pieces(objects, level, (b"", b"", b""))
+        begin, end = b"[" + self.turn(level + 1), self.turn(level) + b"]"
+        return self._pieces(objects, level + 1, (begin, end + begin, end))
+
+    def _pieces(self, objects: Sequence[Members], level: int, around: tuple[bytes, bytes, bytes]) -> Iterator[Piece]:
+        """Objects at that level in pieces, and what is before, between and behind them."""
+        begin, between, end = around
+        write, shapes = self.at(level), set(map(tuple, objects))
+        if len(shapes) > _SHAPES or () in shapes or max(map(len, shapes)) > _COLUMNS:
+            rows = chain.from_iterable((between, *write.row(members)) for members in objects)
+            return chain((begin,), islice(rows, 1, None), (end,))
+        leads = {shape: write.leads(shape) for shape in shapes}
+        behind = {shape: [write.end + between + lead[0], *lead[1:]] for shape, lead in leads.items()}
+        first = leads[tuple(objects[0])]
+        each = chain(([begin + first[0], *first[1:]],), map(behind.__getitem__, map(tuple, objects[1:])))
+        pairs = chain.from_iterable(map(zip, each, map(dict.values, objects)))
+        return chain(chain.from_iterable(pairs), (write.end + end,))
+
+    def parted_pieces(self, roles: Sequence[bytes], contents: Sequence[list[Members]], parts: Table) -> Iterator[Piece]:
         """The text of messages that are a role and parts, written so: `roles` as text, and all parts as a table."""
+        return chain.from_iterable(self._parted_rows(roles, contents, parts))
+
+    def _parted_rows(self, roles: Sequence[bytes], contents: Sequence[list[Members]], parts: Table) -> Iterator[Row]:
         write, part = self.at(2), self.at(4)
         role, content = write.first["role"], write.other["content"] + b"[" + self.turn(4)
         end = self.turn(3) + b"]" + write.end
@@ -254,12 +276,11 @@ def glue_of(text: bytes) -> Glue:
     return Glue(b" " if colon.endswith(b" ") else b"", colon)
 
 
-def stands(rows: Iterable[Row], view: memoryview) -> Iterator[bool]:
-    """Whether `view` begins with these rows, told for one stretch after another up to the first that differs."""
+def stands(pieces: Iterator[Piece], view: memoryview) -> Iterator[bool]:
+    """Whether `view` begins with these pieces, told for one stretch after another up to the first that differs."""
     at = held = 0
     some: list[Any] = []
-    rows = iter(rows)
-    while group := list(chain.from_iterable(islice(rows, _ROWS))):
+    while group := list(islice(pieces, _GROUP)):
         some += group
         held += sum(map(len, group))
         if held <= _COMPARED and len(some) <= _PIECES:

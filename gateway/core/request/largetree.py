@@ -16,12 +16,12 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, compress, pairwise
 from operator import itemgetter, not_
-from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
 from gateway.core.errors import BadRequest
-from gateway.core.request.glue import Glue, Members, Row, Table, glue_of, stands, table
+from gateway.core.request.glue import Glue, Members, Table, glue_of, stands, table
 from gateway.core.request.largebody import Body, check_members, check_names, check_numbers, skip_space
 
 T = TypeVar("T")
@@ -31,10 +31,8 @@ _BATCH_BYTES = 65_536
 _UTF8_BYTES = 65_536  # decoded at once, to bound the memory that takes
 _UTF8_PIECES = 64  # per step
 _CONTAINERS_PER_STEP = 256
-_MESSAGES, _CONTENT = b'"messages"', b'"content"'
-_LOOKS, _LOOK_BYTES = 8, 65_536  # at what messages consist of
+_TOGETHER, _TOGETHER_BYTES = 64, 524_288  # texts that are compared at once
 _SHORT_BYTES = 128  # a value of up to this many is decoded: that takes no longer than to leave it where it is
-_LEAST_AROUND_BYTES = 131_072  # before the messages and behind them; of a larger body an eighth, which is copied
 # Every level around a large value reads over it once more: bytes of the body times levels that may hold large values,
 # 8 of them at 64 MB, all at 8 MB.
 _MAX_WORK = 536_870_912
@@ -51,38 +49,6 @@ def finish(steps: Steps[T]) -> T:
         except StopIteration as done:
             value: T = done.value
             return value
-
-
-class Chat(NamedTuple):
-    """A body of the usual kind: its tree, and the texts of its members."""
-
-    tree: dict[str, Any]
-    members: dict[str, Any]
-
-
-class _Chat(msgspec.Struct, gc=False):
-    """What most bodies are: messages, and members that are only read over."""
-
-    messages: Annotated[list[Members], msgspec.Meta(min_length=1)]
-
-
-class _Parted(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    role: str
-    content: Annotated[list[Members], msgspec.Meta(min_length=1)]
-
-
-class _PartedChat(msgspec.Struct, gc=False):
-    messages: Annotated[list[_Parted], msgspec.Meta(min_length=1)]
-
-
-class _Read(NamedTuple):
-    """Messages as they were read: what is to be grown of them, and what they would be as text."""
-
-    messages: list[Any]
-    grown: Table
-    depth: int
-    size: int
-    rows: Iterable[Row]
 
 
 #: Where a value belongs, and its text: a dict and a name, or a list and a place in it.
@@ -115,96 +81,13 @@ class Grower:
         """How the tree of this body is grown."""
         return Grower(body, whole_bytes, max_depth, decode, too_deep, glue_of(bytes(body[:_BATCH_BYTES])))
 
-    def chat(self) -> Steps[Chat | None]:
-        """The tree of a body and the texts of its members, from one look at it; None where it is not of the usual kind.
-
-        That is: an array of messages, written as encoders write it, and not too much around it. The decoder proves the
-        whole to be JSON and tells what each message ends up as, but not where they stand. So that is guessed: from the
-        first `"messages":` on, for as many bytes as they take if they hold nothing else. Then everything around them is
-        read with a 0 in their place. That cannot be JSON if they go on behind the guess: what is read as text here is
-        structure there, or a bracket is closed that was never opened.
-        """
-        body, glue = self.body, self.glue
-        most = max(_LEAST_AROUND_BYTES, len(body) // 8)
-        head = bytes(body[:most])
-        name = _MESSAGES + glue.colon
-        at = head.find(name) + len(name)
-        if at < len(name):
-            return None
-        read = (yield from self._parted(at)) or (yield from self._messages())
-        if read is None:
-            return None
-        messages, found, depth, size, rows = read
-        yield
-        if at + size >= len(body) or at + len(body) - at - size > most:
-            return None
-        if not glue.compact and not (yield from _all(stands(rows, memoryview(body)[at:]))):
-            return None
-        around = b"0".join((head[:at], body[at + size :]))
-        try:
-            members = _OBJECT.decode(around)
-        except _UNREADABLE:
-            return None
-        if bytes(members.get("messages", b"")) != b"0":
-            return None  # it was a member of another object
-        tree = yield from self._root(around, members)
-        yield from check_utf8(body)
-        members["messages"] = msgspec.Raw(memoryview(body)[at : at + size])
-        tree["messages"] = messages
-        yield from self._grow(found, depth)
-        return Chat(tree, members)
-
-    def _messages(self) -> Steps[_Read | None]:
-        """Messages of any kind."""
-        try:
-            messages = _CHAT.decode(self.body).messages
-        except _UNREADABLE:
-            return None  # what is no JSON at all is told so by who reads any
-        yield
-        found, glue = table(messages), self.glue
-        return _Read(messages, found, self.max_depth - 3, glue.array_size(found, 1, 1), glue.array_rows(messages, 1))
-
-    def _parted(self, at: int) -> Steps[_Read | None]:
-        """Messages that all are a role and parts: what is in those is told by the one look as well.
-
-        Whether they are is guessed from a few of them, the first of which is behind `at`.
-        """
-        body, name = self.body, _CONTENT + self.glue.colon
-        for place in range(at, len(body), max(len(body) // _LOOKS, _LOOK_BYTES)):
-            found = body.find(name, place, place + _LOOK_BYTES) + len(name)
-            if (found >= len(name) and body[found : found + 1] != b"[") or (found < len(name) and place == at):
-                return None
-        try:
-            messages = _PARTED_CHAT.decode(body).messages
-        except _UNREADABLE:
-            yield
-            return None
-        yield
-        parts = table(list(chain.from_iterable([message.content for message in messages])))
-        check_names(parts.names)
-        yield
-        roles = [message.role for message in messages]
-        written = {role: _ENCODER.encode(role) for role in set(roles)}
-        texts = list(map(written.__getitem__, roles))
-        yield
-        glue, rows = self.glue, len(roles)
-        size = sum(map(len, texts)) + glue.array_size(parts, rows, 3)
-        whole = Table(rows, 0, {"role": rows, "content": rows}, size, ())
-        return _Read(
-            [{"role": message.role, "content": message.content} for message in messages],
-            parts,
-            self.max_depth - 5,
-            glue.array_size(whole, 1, 1),
-            glue.parted_rows(texts, [message.content for message in messages], parts),
-        )
-
     def tree(self, members: Members) -> Steps[dict[str, Any]]:
         """The decoded tree of any body, whose top-level members are given as text."""
         yield from check_utf8(self.body)
         yield
-        return (yield from self._root(self.body, members))
+        return (yield from self.root(self.body, members))
 
-    def _root(self, text: Body, members: Members) -> Steps[dict[str, Any]]:
+    def root(self, text: Body, members: Members) -> Steps[dict[str, Any]]:
         """The tree of a text whose members are these."""
         check_names(members)
         if len(text) <= self.whole_bytes:
@@ -220,7 +103,7 @@ class Grower:
         found = tree.pop("messages", None)
         # Outside of the messages nobody expects a text that is not decoded, but for very long ones.
         others = replace(self, short_bytes=self.whole_bytes)
-        yield from others._grow(table([tree]), self.max_depth - 1)
+        yield from others.grow(table([tree]), self.max_depth - 1)
         if found is not None:
             tree["messages"] = found
             yield from self._fill([tree], ["messages"], [found], self.max_depth - 1)
@@ -231,11 +114,11 @@ class Grower:
         glue, level = self.glue, self.max_depth - depth
         same = len(text) == glue.size(table([members]), level)
         if same and not glue.compact:
-            same = yield from _all(stands([glue.at(level).row(members)], text))
+            same = yield from all_true(stands(iter(glue.at(level).row(members)), text))
         if not same:
             yield from check_members(text, members)
 
-    def _grow(self, objects: Table, depth: int) -> Steps[None]:
+    def grow(self, objects: Table, depth: int) -> Steps[None]:
         """Puts trees in the place of the texts of all members of these objects."""
         for column in objects.columns:
             yield
@@ -268,7 +151,7 @@ class Grower:
         rest: list[_Slot] = []
         slots = list(zip(owners, keys, texts, strict=False))
         level, most = self.max_depth - depth, max(map(len, texts))
-        for kind, decoder in ((_OPEN_OBJECT, _OBJECT), (_OPEN_ARRAY, _OBJECTS)):
+        for kind, decoder in ((_OPEN_OBJECT, OBJECT), (_OPEN_ARRAY, _OBJECTS)):
             some = list(compress(slots, map(kind.__eq__, kinds))) if kind in kinds else []
             yield
             if most > self.whole_bytes or level > _MAX_LEVELS:
@@ -324,7 +207,7 @@ class Grower:
             depth -= 1
             if depth <= 0 and grown.rows:
                 self.too_deep()
-        yield from self._grow(grown, depth - 1)
+        yield from self.grow(grown, depth - 1)
 
     def _proven_by_length(
         self, slots: Sequence[_Slot], reads: Sequence[Any], array: bool, depth: int, rest: list[_Slot]
@@ -338,17 +221,37 @@ class Grower:
         check_names(set(chain.from_iterable(objects)))
         if len(slots) > _CONTAINERS_PER_STEP:
             yield
-        if not self.glue.proves([text for _, _, text in some], objects, self.max_depth - depth, arrays=array):
-            return (yield from self._proven(slots, reads, array, depth, rest))
-        for (owner, key, _), read in zip(some, those, strict=True):
+        level = self.max_depth - depth
+        proven = self.glue.proves([text for _, _, text in some], objects, level, arrays=array)
+        told = [proven] * len(some)
+        if not proven and not self.glue.wide(level):
+            told = yield from self._compared([text for _, _, text in some], objects, level, arrays=array)
+        for (owner, key, _), read in compress(zip(some, those, strict=True), told):
             owner[key] = read
-        if len(some) < len(slots):
-            left = list(map(not_, single))
-            others = yield from self._proven(
-                list(compress(slots, left)), list(compress(reads, left)), array, depth, rest
-            )
-            return objects + others
-        return objects
+        if len(some) == len(slots) and False not in told:
+            return objects
+        known = iter(told)
+        left = [not one or not next(known) for one in single]
+        others = yield from self._proven(list(compress(slots, left)), list(compress(reads, left)), array, depth, rest)
+        return list(compress(objects, told)) + others
+
+    def _compared(
+        self, texts: Sequence[msgspec.Raw], objects: Sequence[Members], level: int, *, arrays: bool
+    ) -> Steps[list[bool]]:
+        """Whether each of these texts is how its object is written, or an array of it, as far as many at once tell.
+
+        A text ends where its last bracket does, so some in a row are the same only where each is.
+        """
+        told: list[bool] = []
+        for first in range(0, len(texts), _TOGETHER):
+            some = texts[first : first + _TOGETHER]
+            size, same = sum(map(len, some)), False
+            if size <= _TOGETHER_BYTES:
+                pieces = list(self.glue.each(objects[first : first + _TOGETHER], level, arrays=arrays))
+                same = sum(map(len, pieces)) == size and b"".join(pieces) == b"".join(some)
+                yield
+            told += [same] * len(some)
+        return told
 
     def _proven(
         self, slots: Sequence[_Slot], reads: Sequence[Any], array: bool, depth: int, rest: list[_Slot]
@@ -364,15 +267,15 @@ class Grower:
                 yield from self._odd(slot, depth, rest)
                 continue
             if len(text) <= self.whole_bytes:
-                pieces = list(chain.from_iterable(glue.array_rows(read, level))) if array else row(read)
-                same = sum(map(len, pieces)) == len(text) and b"".join(pieces).startswith(text)
+                whole = list(glue.array_pieces(read, level) if array else row(read))
+                same = sum(map(len, whole)) == len(text) and b"".join(whole).startswith(text)
             else:
                 check_names(chain.from_iterable(read) if array else read)
                 size = glue.array_size(table(read), 1, level) if array else glue.size(table([read]), level)
                 same = size == len(text)
                 if same and not glue.compact:
-                    rows = glue.array_rows(read, level) if array else [row(read)]
-                    same = yield from _all(stands(rows, memoryview(text)))
+                    pieces = glue.array_pieces(read, level) if array else iter(row(read))
+                    same = yield from all_true(stands(pieces, memoryview(text)))
                 if not same and not array:
                     yield from check_members(memoryview(text), read)
                     same = True
@@ -431,7 +334,7 @@ def _apart(slots: Iterable[_Slot]) -> tuple[Sequence[Any], Sequence[Any], Sequen
     return owners, keys, texts
 
 
-def _all(told: Iterable[bool]) -> Steps[bool]:
+def all_true(told: Iterable[bool]) -> Steps[bool]:
     """Whether all of these are true, in as many steps."""
     for one in told:
         if not one:
@@ -472,10 +375,7 @@ def in_pieces(parts: Sequence[Any], longest: int) -> list[bytes | memoryview]:
     return pieces
 
 
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_OBJECT: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+OBJECT: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ARRAY: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
 _OBJECTS: msgspec.json.Decoder[list[Members]] = msgspec.json.Decoder(list[Members])
-_CHAT = msgspec.json.Decoder(_Chat)
-_PARTED_CHAT = msgspec.json.Decoder(_PartedChat)
-_ENCODER = msgspec.json.Encoder()
