@@ -23,18 +23,19 @@ class Certificate(NamedTuple):
     authority: Path
 
 
-def certificate(where: Path, name: str = "IP:127.0.0.1") -> Certificate:
-    """For an address or name, such as `DNS:db`, by an authority that nobody else has."""
+def certificate(where: Path, name: str = "IP:127.0.0.1", *, of: Certificate | None = None) -> Certificate:
+    """For an address or name, such as `DNS:db`, by the authority of another one, or by one that nobody else has."""
     where.mkdir(exist_ok=True)
     ec = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
+    authority = where / "ca.crt" if of is None else of.authority
+    by = ("-CA", str(authority), "-CAkey", str(authority.with_suffix(".key")))
     for command in (
         ("-x509", *ec, "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.crt"),
         ("-x509", *ec, "-subj", "/CN=server", "-addext", f"subjectAltName={name}", "-addext",
-         "basicConstraints=critical,CA:FALSE", "-CA", "ca.crt", "-CAkey", "ca.key", "-keyout", "server.key",
-         "-out", "server.crt"),
-    ):  # fmt: skip
+         "basicConstraints=critical,CA:FALSE", *by, "-keyout", "server.key", "-out", "server.crt"),
+    )[of is not None :]:  # fmt: skip
         subprocess.run(["openssl", "req", *command], cwd=where, check=True, capture_output=True)
-    return Certificate(where / "server.crt", where / "server.key", where / "ca.crt")
+    return Certificate(where / "server.crt", where / "server.key", authority)
 
 
 class Front:
@@ -44,10 +45,14 @@ class Front:
         self.to, self.asked = to, asked
         self.handshakes = 0
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(shown.chain, shown.key)
+        self.show(shown)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def show(self, shown: Certificate) -> None:
+        """This one from now on."""
+        self._context.load_cert_chain(shown.chain, shown.key)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):

@@ -46,13 +46,15 @@ class Nodes:
 
     def found(self) -> None:
         """The one that is asked has the keys."""
-        self._left = [one for one in (self.configured, *self._others) if one != self.at]
-        self._led_to.clear()
+        self._begin()
 
     def again(self) -> None:
         """Begin anew, with the configured one."""
         self.at = self.configured
-        self._left = [one for one in self._others if one != self.at]
+        self._begin()
+
+    def _begin(self) -> None:
+        self._left = [one for one in dict.fromkeys((self.configured, *self._others)) if one != self.at]
         self._led_to.clear()
 
     def lead(self, to: Node) -> bool:
@@ -83,7 +85,9 @@ class Nodes:
         for _, address, flags, above, *_ in rows:
             at, _, name = address.partition(",")
             host, _, port = at.partition("@")[0].rpartition(":")
-            if {"myself", "fail", "noaddr", "handshake"}.isdisjoint(flags.split(",")) and host and port.isdigit():
+            if "myself" in flags:
+                heard.append((True, self.at))
+            elif {"fail", "noaddr", "handshake"}.isdisjoint(flags.split(",")) and host and port.isdigit():
                 heard.append((above != mine, Node(name.partition(",")[0] or host if names else host, int(port))))
         heard.sort(key=lambda one: one[0])
         self._others = [node for _, node in heard[:MOST]]

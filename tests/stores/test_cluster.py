@@ -11,32 +11,20 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from gateway.core.money.admission import Gate, Hold, Refused
-from gateway.core.money.limits import Allowance, Budget, Cap, Rate, Slots
+from gateway.core.money.admission import Hold, Refused
 from gateway.stores.settings import StoreSettings
 from gateway.stores.shared import Shared
 from tests.stores.cluster import Cluster, cluster
+from tests.stores.replica import NEED, RPM, Replica, until
 from tests.valkey import Relay, Valkey
 
-NEED, RPM = 100, 600
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with cluster(tmp_path_factory.mktemp("cluster") / "nodes") as made:
         yield made
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.stores.breaker.OPEN_S", 0.05)
-    monkeypatch.setattr("gateway.stores.shared.WINDOW_US", 100_000)
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not true():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 @dataclass
@@ -51,55 +39,22 @@ class Model:
     unknown: int = 0
 
 
-class Replica:
-    """A store as a gateway has it, with limits of its own that say the same."""
-
-    def __init__(self, name: str, port: int, prefix: str, *, keys: int = 4, usd: int = 10**9, **more: object) -> None:
-        self.store = Shared(
-            asyncio.get_running_loop(),
-            StoreSettings("127.0.0.1", port, prefix=prefix, **{"timeout_s": 10.0, **more}),  # type: ignore[arg-type]
-            name,
-        )
-        self.budget = Budget("team", "t", Allowance(usd, "month"))
-        self.budget.begin(0, 1 << 52)
-        self.own = [Gate((Rate("key", f"k{at}", "rpm", Cap(RPM)),), slots=self.places(at)) for at in range(keys)]
-        self.gates = [Gate(one.requests, (), one.slots, (self.budget,)) for one in self.own]
-        self.store.adopt([*self.own, Gate(budgets=(self.budget,))])
-
-    @staticmethod
-    def places(at: int) -> tuple[Slots, ...]:
-        return (Slots("key", f"k{at}", Cap(100)),)
-
-    async def admit(self, at: int) -> Hold | Refused:
-        told: asyncio.Future[Hold | Refused] = asyncio.get_running_loop().create_future()
-        got = self.store.admit(self.gates[at], 1, NEED, time.monotonic(), time.time() * 1e3, told.set_result)
-        return await told if got is None else got
-
-    async def ready(self) -> None:
-        """New keys with budgets wait for what others know."""
-        await self.store.start()
-        assert self.store.up
-        for at in range(len(self.gates)):
-            while isinstance(got := await self.admit(at), Refused):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-            got.cancel()
-
-    async def ask(self, model: Model, draw: random.Random, at: int) -> None:
-        """One request, and what it costs."""
-        got = await self.admit(at)
-        if isinstance(got, Refused):
-            model.unknown += got.unknown
-            await asyncio.sleep(0.005)
-            return
-        model.aside += NEED
-        model.rated += at == 0
-        if model.spent + model.aside > model.limit:
-            model.over.append(model.spent + model.aside)
-        await asyncio.sleep(draw.random() * 0.01)
-        cost = draw.randint(0, NEED)
-        model.aside -= NEED
-        model.spent += cost
-        got.end(time.monotonic(), 1, cost, int(time.time() * 1e3))
+async def ask(one: Replica, model: Model, draw: random.Random, at: int) -> None:
+    """One request, and what it costs."""
+    got = await one.admit(at)
+    if isinstance(got, Refused):
+        model.unknown += got.unknown
+        await asyncio.sleep(0.005)
+        return
+    model.aside += NEED
+    model.rated += at == 0
+    if model.spent + model.aside > model.limit:
+        model.over.append(model.spent + model.aside)
+    await asyncio.sleep(draw.random() * 0.01)
+    cost = draw.randint(0, NEED)
+    model.aside -= NEED
+    model.spent += cost
+    got.end(time.monotonic(), 1, cost, int(time.time() * 1e3))
 
 
 async def moves(nodes: Cluster, key: str, draw: random.Random) -> None:
@@ -143,7 +98,7 @@ def test_while_a_slot_moves_nobody_is_refused_and_no_limit_is_off_by_more_than_o
 
         async def client(one: Replica, at: int) -> None:
             while not ended.is_set():
-                await one.ask(model, draw, at)
+                await ask(one, model, draw, at)
 
         clients = [asyncio.ensure_future(client(one, at)) for one in replicas for at in (0, 0, 0, 1, 2, 3)]
         await move(nodes, first, draw)
