@@ -133,6 +133,8 @@ def _by_columns(messages: Sequence[Mapping[str, Any]], found: Content) -> bool:
     elif len(names := dict.fromkeys(chain.from_iterable(messages))) > _NAMES:
         return False
     for name in names:
+        if name == "role":
+            continue
         values = contents if name == "content" else [message[name] for message in messages if name in message]
         _column(name, values, found)
     return True
@@ -141,7 +143,7 @@ def _by_columns(messages: Sequence[Mapping[str, Any]], found: Content) -> bool:
 def _column(name: str, values: Sequence[Any], found: Content) -> None:
     """Take in all that many messages have under one name, as `read` does one after the other."""
     kinds = set(map(type, values))
-    if name == "role" or kinds == _NOTHING:
+    if kinds == _NOTHING:
         return
     if name in MEDIA_MEMBERS:
         for value in values:

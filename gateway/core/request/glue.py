@@ -44,7 +44,7 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Objects that are mostly alike, by their members."""
+    """Objects that are mostly alike, by their members; those of one name and objects of one shape are a column."""
 
     rows: int
     empty: int  # rows without a member
@@ -67,20 +67,25 @@ def table(objects: Sequence[Members]) -> Table:
             alike = [Column(objects, repeat(name), flat[2 * at + 1 :: step]) for at, name in enumerate(names)]
             size = sum(sum(map(len, column.texts)) for column in alike)
             return Table(len(objects), 0, dict.fromkeys(names, len(objects)), size, alike)
-    shapes = set(map(tuple, objects))
-    names = list(dict.fromkeys(chain.from_iterable(shapes)))
     columns: list[Column] = []
-    if len(names) <= _COLUMNS and len(shapes) <= _COLUMNS:
-        for name in names:
-            owners = objects if all(name in shape for shape in shapes) else [one for one in objects if name in one]
-            columns.append(Column(owners, repeat(name), [one[name] for one in owners]))
-        counts = {name: len(column.owners) for name, column in zip(names, columns, strict=True)}
+    counts = Counter[str]()
+    shapes: dict[tuple[str, ...], list[Members]] = {}
+    for shape, one in zip(map(tuple, objects), objects, strict=True):
+        some = shapes.get(shape)
+        if some is None:
+            some = shapes[shape] = []
+        some.append(one)
+    if len(shapes) <= _COLUMNS and max(map(len, shapes), default=0) <= _COLUMNS:
+        for shape, some in shapes.items():
+            values = list(chain.from_iterable(map(dict.values, some)))
+            columns += [Column(some, repeat(name), values[at :: len(shape)]) for at, name in enumerate(shape)]
+            counts.update(dict.fromkeys(shape, len(some)))
     else:
         keys, texts = list(chain.from_iterable(objects)), list(chain.from_iterable(map(dict.values, objects)))
         columns.append(Column([one for one in objects for _ in one], keys, texts))
-        counts = Counter(keys)
+        counts.update(keys)
     size = sum(sum(map(len, column.texts)) for column in columns)
-    return Table(len(objects), objects.count({}) if () in shapes else 0, counts, size, columns)
+    return Table(len(objects), len(shapes.get((), ())), counts, size, columns)
 
 
 class _Leads(dict[str, bytes]):
@@ -220,7 +225,8 @@ class Glue:
         """Objects at that level in pieces, and what is before, between and behind them."""
         begin, between, end = around
         write, shapes = self.at(level), set(map(tuple, objects))
-        if len(shapes) > _SHAPES or () in shapes or max(map(len, shapes)) > _COLUMNS:
+        longest = max(map(len, chain.from_iterable(shapes)), default=0)
+        if len(shapes) > _SHAPES or () in shapes or max(map(len, shapes)) > _COLUMNS or longest > _NAME:
             rows = chain.from_iterable((between, *write.row(members)) for members in objects)
             return chain((begin,), islice(rows, 1, None), (end,))
         leads = {shape: write.leads(shape) for shape in shapes}

@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, compress, pairwise
+from itertools import chain, compress, pairwise, repeat
 from operator import itemgetter, not_
 from typing import Any, TypeAlias, TypeVar
 
@@ -28,6 +28,9 @@ T = TypeVar("T")
 Steps = Generator[None, None, T]
 
 _BATCH_BYTES = 65_536
+_TEXTS_PER_BATCH = 512
+_MISSING = object()
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 _UTF8_BYTES = 65_536  # decoded at once, to bound the memory that takes
 _UTF8_PIECES = 64  # per step
 _CONTAINERS_PER_STEP = 256
@@ -303,9 +306,12 @@ class Grower:
 
         A batch is small enough for the copies that are made of it to stay in the processor's cache.
         """
-        names = iter(keys)
+        names, value, many = iter(keys), _MISSING, b""
         if max(map(len, texts)) <= _SHORT_BYTES:
-            ends = list(range(0, len(texts), _BATCH_BYTES // _SHORT_BYTES))
+            ends = list(range(0, len(texts), _TEXTS_PER_BATCH))
+            if len(texts) > 2 and bytes(texts[0]) == bytes(texts[1]) == bytes(texts[-1]):
+                value = self.decode(b"[%b]" % bytes(texts[0]), depth + 1)[0]
+                many = b",".join([texts[0]] * min(len(texts), _TEXTS_PER_BATCH))
         else:
             ends, room = [], 0
             for at, size in enumerate(map(len, texts)):
@@ -314,10 +320,19 @@ class Grower:
                     ends.append(at)
                     room = _BATCH_BYTES - size
         for first, end in pairwise([*ends, len(texts)]):
-            text = b"".join((b"[", b",".join(texts[first:end]), b"]"))
-            check_numbers(text)
-            for owner, key, value in zip(owners[first:end], names, self.decode(text, depth + 1), strict=False):
-                owner[key] = value
+            text = b",".join(texts[first:end])
+            if (
+                type(value) in _SCALARS
+                and text == many[: len(text)]
+                and len(text) == (end - first) * (len(texts[0]) + 1) - 1
+            ):
+                values: Iterable[Any] = repeat(value)
+            else:
+                text = b"[%b]" % text
+                check_numbers(text)
+                values = self.decode(text, depth + 1)
+            for owner, key, one in zip(owners[first:end], names, values, strict=False):
+                owner[key] = one
             yield
 
 

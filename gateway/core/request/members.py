@@ -86,7 +86,7 @@ def _check_messages(messages: Any) -> None:
     for index, message in enumerate(messages):
         if type(message) is not dict:
             _wrong(f"messages[{index}]", "an object")
-        role = message.get("role")
+        role = _word(message, "role")
         if type(role) is not str or not role:
             _wrong(f"messages[{index}].role", "a non-empty string")
         content = message.get("content")
@@ -112,11 +112,19 @@ def _are_usual(messages: list[Any]) -> bool:
     )
 
 
+def _word(owner: dict[str, Any], name: str) -> Any:
+    """A member that is compared with words: decoded, however long it is."""
+    value = owner.get(name)
+    if type(value) is LongText:
+        value = owner[name] = _WORD.decode(value)
+    return value
+
+
 def _check_content(content: Any, index: int) -> None:
     if type(content) is not list:
         _wrong(f"messages[{index}].content", "a string, null or an array of objects")
     for number, part in enumerate(content):
-        if type(part) is not dict or type(part.get("type")) is not str:
+        if type(part) is not dict or type(_word(part, "type")) is not str:
             _wrong(f"messages[{index}].content[{number}]", "an object with a string `type`")
 
 
@@ -174,3 +182,4 @@ _CHECKS = {
 }
 
 _USUAL = msgspec.json.Decoder(_Usual)
+_WORD = msgspec.json.Decoder(str)

@@ -27,7 +27,7 @@ TEXTS = (
     '"}, {"role": "user", "content": "', '","content":"', '"}]}', ": ", ", ", "a" * 120, "b" * 126, "c" * 127,
     "word " * 40, 'q"' * 80, "é" * 90, "\\n" * 70,
 )  # fmt: skip
-ROLES = ("user", "assistant", "system", "tool", "", "us er", 'a"b')
+ROLES = ("user", "assistant", "system", "tool", "", "r" * 200, "us er", 'a"b')
 GAPS = ("", " ", "  ", "\n", "\t", "\r\n", "\n    ")
 
 
@@ -44,7 +44,7 @@ def conversation(chance: random.Random) -> Object:
     def part() -> Object:
         if chance.random() < 0.08:
             return Object([("type", "image_url"), ("image_url", Object([("url", text()), ("detail", "low")]))])
-        members: list[tuple[str, Any]] = [("type", "text"), ("text", text())]
+        members: list[tuple[str, Any]] = [("type", "text" if chance.random() < 0.99 else text()), ("text", text())]
         if chance.random() < 0.1:
             members.append(chance.choice([("cache_control", Object([("type", "ephemeral")])), ("image", text())]))
         if chance.random() < 0.1:
