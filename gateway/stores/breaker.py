@@ -18,7 +18,7 @@ from typing import Protocol
 from gateway.stores.elsewhere import Elsewhere
 from gateway.stores.link import Gone, Link
 from gateway.stores.nodes import Node, Nodes, named
-from gateway.stores.reaching import Reaching, Unfit, see_fit, text
+from gateway.stores.reaching import WHY_NOT, Reaching, Unfit, see_fit, text
 from gateway.stores.resp import Reply, Said, command
 from gateway.stores.settings import StoreSettings
 
@@ -187,10 +187,12 @@ class Breaker:
             await self._user.introduce(link)
             if ended:
                 raise ended[0]
-        except (OSError, TimeoutError, Gone, Said, Unfit) as error:
+        except BaseException as error:
             if link is not None:
                 link.end(Gone("unfit"))
             self._elsewhere.leave()
+            if not isinstance(error, WHY_NOT):
+                raise
             return error
         self._in_use(link, others)
         return None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from gateway.stores.link import Gone, Link, Sent
 from gateway.stores.nodes import Node, named
-from gateway.stores.reaching import Reaching, Unfit, text
+from gateway.stores.reaching import WHY_NOT, Reaching, text
 from gateway.stores.resp import Said
 
 
@@ -68,7 +68,7 @@ class Elsewhere:
 
         try:
             link = await self._reaching.connect(node, lost)
-        except (OSError, TimeoutError, Gone, Said, Unfit) as error:
+        except WHY_NOT as error:
             self._task = None
             self._fail(Gone(f"{node}: {text(error)}"))
             return

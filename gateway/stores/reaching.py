@@ -24,6 +24,10 @@ class Unfit(Exception):
     """A server that is there and must not be used."""
 
 
+#: What is in the way of using a node.
+WHY_NOT = (OSError, TimeoutError, Gone, Said, Unfit)
+
+
 class Reaching:
     """How a node of one store is reached."""
 
@@ -36,7 +40,7 @@ class Reaching:
     async def connect(
         self, node: Node, lost: Callable[[Gone], None], sent_on: Callable[[Said, Sent], None] | None = None
     ) -> Link:
-        """A connection to a node that let us in and may be used. Raises OSError, TimeoutError, Gone, Said, Unfit."""
+        """A connection to a node that let us in and may be used. Raises what is in `WHY_NOT`."""
         settings = self._settings
         async with asyncio.timeout(self.within_s):
             _, link = await self._loop.create_connection(

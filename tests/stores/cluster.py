@@ -88,7 +88,11 @@ class Moving:
         while left := self.keys():
             self.take(*left)
         for one in (self.to, self.source):
-            one.ask("CLUSTER", "SETSLOT", self.slot, "NODE", self.ids[1])
+            self.tell(one)
+
+    def tell(self, node: Valkey) -> None:
+        """Who has the slot now."""
+        node.ask("CLUSTER", "SETSLOT", self.slot, "NODE", self.ids[1])
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from gateway.core.money.limits import Allowance, Budget, Cap, Rate, Slots
 from gateway.stores.settings import StoreSettings
 from gateway.stores.shared import Shared
 
-NEED, RPM = 100, 600
+NEED, RPM, TPM = 100, 600, 60_000
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -31,17 +31,20 @@ class Replica:
         )
         self.budget = Budget("team", "t", Allowance(usd, "month"))
         self.budget.begin(0, 1 << 52)
-        self.own = [Gate((Rate("key", f"k{at}", "rpm", Cap(RPM)),), slots=self.places(at)) for at in range(keys)]
-        self.gates = [Gate(one.requests, (), one.slots, (self.budget,)) for one in self.own]
+        self.own = [
+            Gate(
+                (Rate("key", f"k{at}", "rpm", Cap(RPM)),),
+                (Rate("key", f"k{at}", "tpm", Cap(TPM)),),
+                (Slots("key", f"k{at}", Cap(100)),),
+            )
+            for at in range(keys)
+        ]
+        self.gates = [Gate(one.requests, one.tokens, one.slots, (self.budget,)) for one in self.own]
         self.store.adopt([*self.own, Gate(budgets=(self.budget,))])
 
-    @staticmethod
-    def places(at: int) -> tuple[Slots, ...]:
-        return (Slots("key", f"k{at}", Cap(100)),)
-
-    async def admit(self, at: int) -> Hold | Refused:
+    async def admit(self, at: int, tokens: int = 1) -> Hold | Refused:
         told: asyncio.Future[Hold | Refused] = asyncio.get_running_loop().create_future()
-        got = self.store.admit(self.gates[at], 1, NEED, time.monotonic(), time.time() * 1e3, told.set_result)
+        got = self.store.admit(self.gates[at], tokens, NEED, time.monotonic(), time.time() * 1e3, told.set_result)
         return await told if got is None else got
 
     async def ready(self) -> None:

@@ -15,7 +15,7 @@ from gateway.core.money.admission import Hold, Refused
 from gateway.stores.settings import StoreSettings
 from gateway.stores.shared import Shared
 from tests.stores.cluster import Cluster, cluster
-from tests.stores.replica import NEED, RPM, Replica, until
+from tests.stores.replica import NEED, RPM, TPM, Replica, until
 from tests.valkey import Relay, Valkey
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -54,7 +54,7 @@ async def ask(one: Replica, model: Model, draw: random.Random, at: int) -> None:
     cost = draw.randint(0, NEED)
     model.aside -= NEED
     model.spent += cost
-    got.end(time.monotonic(), 1, cost, int(time.time() * 1e3))
+    got.end(time.monotonic(), draw.randint(0, 3), cost, int(time.time() * 1e3))  # one token was expected
 
 
 async def moves(nodes: Cluster, key: str, draw: random.Random) -> None:
@@ -149,7 +149,9 @@ def test_a_key_that_nobody_has_used_is_made_where_its_team_has_gone(nodes: Clust
     asyncio.run(run())
 
 
-def test_what_ends_while_its_keys_are_at_both_ends_is_told_once_they_are_not(nodes: Cluster) -> None:
+def test_what_ends_while_its_keys_are_at_both_ends_is_told_once_they_are_not(
+    nodes: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
     async def run() -> None:
         one = Replica("r", nodes.nodes[0].port, "ends", keys=1)
         await one.ready()
@@ -164,6 +166,10 @@ def test_what_ends_while_its_keys_are_at_both_ends_is_told_once_they_are_not(nod
         await asyncio.sleep(0.05)
         assert not asked.done(), "it waits, too"
         assert moving.source.hash("{ends}:key:k0")["s"] == "3"
+        link = one.store._breaker.link
+        assert link is not None
+        one.store._beat(link, one.store.form(one.gates[0]))  # of both keys, which nobody waits for
+        await asyncio.sleep(0.05)
         moving.end()
         got = await asked
         assert isinstance(got, Hold)
@@ -173,6 +179,58 @@ def test_what_ends_while_its_keys_are_at_both_ends_is_told_once_they_are_not(nod
         await one.store.close()
 
     asyncio.run(run())
+    assert "is away" not in caplog.text
+
+
+def test_what_ends_after_its_keys_have_moved_is_told_once_where_they_are(nodes: Cluster) -> None:
+    async def run() -> None:
+        one = Replica("r", nodes.nodes[0].port, "after", keys=1)
+        await one.ready()
+        first, second = await one.admit(0, TPM // 2), await one.admit(0, TPM // 2)
+        assert isinstance(first, Hold)
+        assert isinstance(second, Hold)
+        key, team = "{after}:key:k0", "{after}:team:t"
+        moving = nodes.begin(team, nodes.other(team))
+        moving.end()
+        first.end(time.monotonic(), 0, 25, int(time.time() * 1e3))
+        second.cancel()
+        await until(lambda: nodes.has(moving.to, key) and moving.to.hash(key)["s"] == "0")
+        await one.store.refresh()
+        found = moving.to.hash(team)
+        assert found["month/UTC:x"] == "25"
+        assert found["month/UTC:r"] == found["month/UTC:s|r"], "what is leased"
+        assert float(moving.to.hash(key)["t:u"]) < TPM / 2, "what was not used was given back"
+        await one.store.close()
+
+    asyncio.run(run())
+
+
+def test_what_is_asked_where_a_slot_goes_is_answered_before_all_is_told_there(
+    nodes: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        one = Replica("r", nodes.nodes[0].port, "drain", keys=1)
+        await one.ready()
+        team = "{drain}:team:t"
+        moving = nodes.begin(team, nodes.other(team))
+        moving.take(*moving.keys())
+        moving.tell(moving.to)
+        moving.to.ask("CLIENT", "PAUSE", 10_000, "WRITE")
+        asked = asyncio.ensure_future(one.admit(0))
+        await asyncio.sleep(0.1)  # it is there by now; were it not to be yet, it would be answered as well
+        moving.tell(moving.source)
+        later = asyncio.ensure_future(one.admit(0))
+        await asyncio.sleep(0.1)
+        moving.to.ask("CLIENT", "UNPAUSE")
+        assert isinstance(await asked, Hold)
+        assert isinstance(await later, Hold)
+        assert moving.to.hash("{drain}:key:k0")["s"] == "2"
+        found = moving.to.hash(team)
+        assert int(found["month/UTC:r"]) == 2 * NEED + int(found["month/UTC:s|r"])
+        await one.store.close()
+
+    asyncio.run(run())
+    assert "is away" not in caplog.text
 
 
 def test_keys_that_stay_at_both_ends_are_an_outage_with_that_reason(
@@ -230,10 +288,10 @@ def test_nodes_that_do_not_agree_yet_are_asked_until_they_do(nodes: Cluster, cap
         await one.ready()
         moving = nodes.begin("{agree}:team:t", nodes.other("{agree}:team:t"))
         moving.take(*moving.keys())
-        moving.source.ask("CLUSTER", "SETSLOT", moving.slot, "NODE", moving.ids[1])
+        moving.tell(moving.source)
         asked = asyncio.ensure_future(one.admit(0))
         await asyncio.sleep(0.1)  # one names the other, and that one the first, unless it has heard by itself
-        moving.to.ask("CLUSTER", "SETSLOT", moving.slot, "NODE", moving.ids[1])
+        moving.tell(moving.to)
         assert isinstance(await asked, Hold)
         await one.store.close()
 
