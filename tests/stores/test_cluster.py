@@ -214,7 +214,6 @@ def test_what_is_asked_where_a_slot_goes_is_answered_before_all_is_told_there(
         team = "{drain}:team:t"
         moving = nodes.begin(team, nodes.other(team))
         moving.take(*moving.keys())
-        moving.tell(moving.to)
         moving.to.ask("CLIENT", "PAUSE", 10_000, "WRITE")
         asked = asyncio.ensure_future(one.admit(0))
         await asyncio.sleep(0.1)  # it is there by now; were it not to be yet, it would be answered as well
@@ -222,6 +221,7 @@ def test_what_is_asked_where_a_slot_goes_is_answered_before_all_is_told_there(
         later = asyncio.ensure_future(one.admit(0))
         await asyncio.sleep(0.1)
         moving.to.ask("CLIENT", "UNPAUSE")
+        moving.tell(moving.to)
         assert isinstance(await asked, Hold)
         assert isinstance(await later, Hold)
         assert moving.to.hash("{drain}:key:k0")["s"] == "2"
