@@ -321,16 +321,15 @@ class Grower:
                     room = _BATCH_BYTES - size
         for first, end in pairwise([*ends, len(texts)]):
             text = b",".join(texts[first:end])
-            if (
-                type(value) in _SCALARS
-                and text == many[: len(text)]
-                and len(text) == (end - first) * (len(texts[0]) + 1) - 1
-            ):
+            if type(value) in _SCALARS and text == many[: (end - first) * (len(texts[0]) + 1) - 1]:
                 values: Iterable[Any] = repeat(value)
             else:
                 text = b"[%b]" % text
                 check_numbers(text)
-                values = self.decode(text, depth + 1)
+                try:
+                    values = _PLAIN.decode(text)  # which can hold no key twice
+                except msgspec.ValidationError:
+                    values = self.decode(text, depth + 1)
             for owner, key, one in zip(owners[first:end], names, values, strict=False):
                 owner[key] = one
             yield
@@ -392,5 +391,6 @@ def in_pieces(parts: Sequence[Any], longest: int) -> list[bytes | memoryview]:
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 OBJECT: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_PLAIN = msgspec.json.Decoder(list[str | int | float | bool | None])
 _ARRAY: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
 _OBJECTS: msgspec.json.Decoder[list[Members]] = msgspec.json.Decoder(list[Members])
