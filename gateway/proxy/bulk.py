@@ -6,9 +6,10 @@ means is `core.request.wire`'s business, and what follows from it `exchange`'s.
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Self, TypeVar
 
@@ -18,6 +19,8 @@ from gateway.core.request.largetree import Steps
 SLICE_S = 0.005
 #: Bytes handed to a connection at once: encrypting them takes about a millisecond.
 PIECE_BYTES = 1 << 20
+#: Bytes of a body that are read at once into memory of its own.
+READ_BYTES = 1 << 19
 #: Pieces handed to a connection in one turn of the loop, however fast they are taken.
 PIECES_PER_TURN = 4
 
@@ -77,6 +80,43 @@ class Pages(mmap.mmap):
     def end(self) -> None:
         """Nothing comes any more."""
         self.resize(self.filled)
+
+
+class Upload(asyncio.BufferedProtocol):
+    """Stands before a connection while the rest of a large body comes: the kernel writes it where it is to lie."""
+
+    def __init__(self, connection: asyncio.Protocol, pages: Pages, left: int, received: Callable[[int], None]) -> None:
+        self._connection = connection
+        self._pages = pages
+        self._left = left
+        self._received = received  # so many bytes have come
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """asyncio's callback: where the next bytes belong."""
+        at = self._pages.filled
+        return memoryview(self._pages)[at : at + min(self._left, READ_BYTES)]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """asyncio's callback: they have come."""
+        self._pages.filled += nbytes
+        self._left -= nbytes
+        self._received(nbytes)
+
+    def eof_received(self) -> bool | None:
+        """asyncio's callback."""
+        return self._connection.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio's callback."""
+        self._connection.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """asyncio's callback."""
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """asyncio's callback."""
+        self._connection.resume_writing()
 
 
 def cut(pieces: Sequence[Piece]) -> Iterator[Piece]:

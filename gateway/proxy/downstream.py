@@ -20,7 +20,7 @@ from gateway.core.request.largebody import Body
 from gateway.core.request.wire import WHOLE_BYTES
 from gateway.proxy import asked as asking
 from gateway.proxy.asked import Asked
-from gateway.proxy.bulk import OWN_PAGES_BYTES, Pages
+from gateway.proxy.bulk import OWN_PAGES_BYTES, Pages, Upload
 from gateway.proxy.clocks import NEVER, Timed
 from gateway.proxy.exchange import Exchange
 from gateway.proxy.framing import Chunked, FramingError
@@ -311,6 +311,10 @@ class ClientConnection(Timed, HttpToolsProtocol):
             if self._held > OWN_PAGES_BYTES and isinstance(body, bytearray):
                 whole = self._held + self._left if chunked is None else self._asked.limit
                 self._body = body = Pages.begun(body, whole)
+                if isinstance(body, Pages) and chunked is None and self._left:
+                    body.add(data)
+                    self.transport.set_protocol(Upload(self, body, self._left, self._received))
+                    return
             if isinstance(body, Pages):
                 body.add(data)
             else:
@@ -320,6 +324,20 @@ class ClientConnection(Timed, HttpToolsProtocol):
             if isinstance(body, Pages):
                 body.end()
             self._serve(body if len(body) > WHOLE_BYTES else bytes(body))  # never changed from here on
+
+    def _received(self, count: int) -> None:
+        """So many bytes of the body came straight into its pages."""
+        self._left -= count
+        self._body_at = self.runtime.wheel.now
+        if self._state != _BODY or not self._may_hold(count):
+            self.transport.set_protocol(self)  # what still comes is nobody's
+        elif not self._left:
+            self.transport.set_protocol(self)
+            self.runtime.loop.call_soon(self._complete)  # the transport holds the pages until this call is over
+
+    def _complete(self) -> None:
+        if self._state == _BODY and not self._left:
+            self._feed_body(b"")
 
     def _too_large(self) -> None:
         limit = self._asked.limit

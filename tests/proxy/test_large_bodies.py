@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,25 @@ def test_a_large_body_that_stops_coming_is_given_up(tmp_path: Path) -> None:
         for _ in range(3):
             with gateway.connect() as conn:
                 conn.sendall(head(len(body)) + body[:6_000_000])
+        assert gateway.post(body).status_code == 200
+        assert [one.json for one in up.requests] == [expected(body)]
+
+
+def test_a_large_body_that_crawls_is_ended_whatever_still_comes_of_it(tmp_path: Path) -> None:
+    body = body_of("plain")
+    with (
+        scripted(plain()) as up,
+        gateway_of(tmp_path, {"a": up.url}, limits={"request_head": "300ms"}) as gateway,
+        gateway.connect() as conn,
+    ):
+        conn.sendall(head(len(body)) + body[:6_000_000])
+        first, answer, behind = read_answer(conn)
+        assert first.startswith(b"HTTP/1.1 408")
+        assert json.loads(answer)["error"]["code"] == "request_timeout"
+        with suppress(OSError):
+            conn.sendall(body[6_000_000:])
+        with suppress(ConnectionResetError):
+            assert behind + conn.recv(65536) == b""
         assert gateway.post(body).status_code == 200
         assert [one.json for one in up.requests] == [expected(body)]
 
