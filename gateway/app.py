@@ -30,9 +30,7 @@ from uvicorn.server import ServerState
 from gateway import __version__
 from gateway.compiled import cache_dir
 from gateway.core.errors import ConfigError
-from gateway.core.reading.lexicon import Lexicon
 from gateway.core.recorded.recording import Lines, Recording
-from gateway.core.text.tokens import Tokenizers
 from gateway.front import App, Front, admin_pages, public_pages
 from gateway.ledger.directory import LedgerError, LedgerSettings
 from gateway.ledger.ledger import Ledger, open_ledger
@@ -141,56 +139,21 @@ class Server:
         self._stopping = asyncio.Event()
         self._signals = 0
         self._reading: asyncio.Task[None] | None = None  # of the books, after the clock was set back
+        self._store: Shared | None = None
         self._watching = Watching()
         self._pressure = Pressure(Memory())
 
     async def run(self) -> int:
-        """Serve until SIGTERM or SIGINT, drain, and return 0."""
+        """Serve until SIGTERM or SIGINT, drain, and return 0; 2 where something cannot be kept that shall be."""
         loop = asyncio.get_running_loop()
-        site = self.site
-        tokenizers: Tokenizers = open_tokenizers(site.tokenizers, background=True)
-        lexicon: Lexicon = load_lexicon(cache=cache_dir(os.environ))
-        metrics = Metrics(
-            site.metric_names,
-            build={"version": __version__, "python": platform.python_version()},
-        )
-        metrics.loaded_at = time.time()
-        access = AccessLog(logs.writer(1), site.log, form=site.log.form_of(1), coloured=logs.coloured(1, os.environ))
-        metrics.sources.append(self._pressure)
-        metrics.logs = {"requests": access, "process": self.lines}
-        runtime = Runtime(loop, metrics, access.add, tokenizers, lexicon)
-        loop.set_exception_handler(logs.in_loop)
-        runtime.sidecar = Sidecar(os.environ, self.reserved.door, runtime.sidecar_told)
-        settings = None if self.ledger is None else self.ledger.settings
-        store = None if site.store is None else _share(site.store, settings, runtime)
-        runtime.adopt(site, await asyncio.to_thread(runtime.gates.balances, site.quotas, settings, time.time()))
-        self.lines.secrets = runtime.secrets
-        if self.ledger is not None:
-            runtime.keep(self.ledger)
-            metrics.ledger = self.ledger
-            self.ledger.start()
-            logger.info("ledger in %s", self.ledger.settings.directory)
-        if site.records is not None:
-            try:
-                runtime.records = metrics.records = _records(site.records, tokenizers, lexicon)
-            except OSError as error:
-                logger.error("records.dir: cannot write to %s: %s", site.records.directory, error.strerror)
-                return EXIT_CONFIG
-        if site.otlp is not None and not _export(site.otlp, runtime):
+        runtime, access = self._runtime(loop)
+        if not await self._keep(runtime):
             return EXIT_CONFIG
-        if store is not None:
-            await store.start()
         reloader = Reloader(self.config, runtime, os.environ, self.reserved.door)
         reloader.taken = functools.partial(self._log_as, access)
         state = ServerState()
         runtime.shedding.connections = state.connections  # type: ignore[assignment]  # all are of the one class
-        public, admin = map(_uvicorn, _fronts(runtime, reloader))
-        hot = functools.partial(ClientConnection, runtime, public, state, {})
-        cold = functools.partial(AdminConnection, runtime, admin, ServerState(), {})
-        servers = [
-            await loop.create_server(hot, sock=self.sockets[0], backlog=2048),
-            await loop.create_server(cold, sock=self.sockets[1], backlog=64),
-        ]
+        servers = await self._listen(runtime, reloader, state)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, runtime)
         loop.add_signal_handler(signal.SIGHUP, reloader.request)
@@ -207,21 +170,76 @@ class Server:
         await exporter
         await self._drain(runtime, servers, state)
         reloader.stop()
+        await self._close(runtime)
+        return 0
+
+    def _runtime(self, loop: asyncio.AbstractEventLoop) -> tuple[Runtime, AccessLog]:
+        """What lives as long as the process, and the log of its requests."""
+        site = self.site
+        metrics = Metrics(
+            site.metric_names,
+            build={"version": __version__, "python": platform.python_version()},
+        )
+        metrics.loaded_at = time.time()
+        access = AccessLog(logs.writer(1), site.log, form=site.log.form_of(1), coloured=logs.coloured(1, os.environ))
+        metrics.sources.append(self._pressure)
+        metrics.logs = {"requests": access, "process": self.lines}
+        tokenizers = open_tokenizers(site.tokenizers, background=True)
+        runtime = Runtime(loop, metrics, access.add, tokenizers, load_lexicon(cache=cache_dir(os.environ)))
+        loop.set_exception_handler(logs.in_loop)
+        runtime.sidecar = Sidecar(os.environ, self.reserved.door, runtime.sidecar_told)
+        return runtime, access
+
+    async def _keep(self, runtime: Runtime) -> bool:
+        """Take the site, and begin to keep books, records and shared limits. False, and logged, where one cannot be."""
+        site = self.site
+        settings = None if self.ledger is None else self.ledger.settings
+        if site.store is not None:
+            self._store = _share(site.store, settings, runtime)
+        runtime.adopt(site, await asyncio.to_thread(runtime.gates.balances, site.quotas, settings, time.time()))
+        self.lines.secrets = runtime.secrets
+        if self.ledger is not None:
+            runtime.keep(self.ledger)
+            runtime.metrics.ledger = self.ledger
+            self.ledger.start()
+            logger.info("ledger in %s", self.ledger.settings.directory)
+        if site.records is not None:
+            try:
+                runtime.records = runtime.metrics.records = _records(site.records, runtime)
+            except OSError as error:
+                logger.error("records.dir: cannot write to %s: %s", site.records.directory, error.strerror)
+                return False
+        if site.otlp is not None and not _export(site.otlp, runtime):
+            return False
+        if self._store is not None:
+            await self._store.start()
+        return True
+
+    async def _listen(self, runtime: Runtime, reloader: Reloader, state: ServerState) -> list[asyncio.Server]:
+        """The servers of the public and the admin listener."""
+        loop = runtime.loop
+        public, admin = map(_uvicorn, _fronts(runtime, reloader))
+        hot = functools.partial(ClientConnection, runtime, public, state, {})
+        cold = functools.partial(AdminConnection, runtime, admin, ServerState(), {})
+        return [
+            await loop.create_server(hot, sock=self.sockets[0], backlog=2048),
+            await loop.create_server(cold, sock=self.sockets[1], backlog=64),
+        ]
+
+    async def _close(self, runtime: Runtime) -> None:
+        """End what was begun, each after what still writes to it."""
         runtime.watchdog.stop()
         runtime.close()
-        await runtime.sidecar.close()
-        if store is not None:
-            await store.close()
+        if runtime.sidecar is not None:
+            await runtime.sidecar.close()
+        if self._store is not None:
+            await self._store.close()
         runtime.outbox.flush()
         if runtime.outbox.durable is not None:
             runtime.outbox.durable.close()
-        if runtime.ledger is not None:
-            runtime.ledger.close()
-        if runtime.records is not None:
-            runtime.records.close()
-        if runtime.otlp is not None:
-            runtime.otlp.close()
-        return 0
+        for kept in (runtime.ledger, runtime.records, runtime.otlp):
+            if kept is not None:
+                kept.close()
 
     def _log_as(self, access: AccessLog, site: Site) -> None:
         """Log as a configuration says that was just taken."""
@@ -299,9 +317,10 @@ def _uvicorn(app: object) -> Config:
     return config
 
 
-def _records(settings: RecordSettings, tokenizers: Tokenizers, lexicon: Lexicon) -> RecordLog:
+def _records(settings: RecordSettings, runtime: Runtime) -> RecordLog:
     """The running record of decisions. Raises OSError where its directory cannot be written to."""
-    made = RecordLog(settings, Lines(Recording(tokenizers, lexicon, settings.sample, settings.prompt_chars)))
+    reading = Recording(runtime.tokenizers, runtime.lexicon, settings.sample, settings.prompt_chars)
+    made = RecordLog(settings, Lines(reading))
     made.start()
     return made
 

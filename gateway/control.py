@@ -7,6 +7,7 @@ its own listener. Model requests never come here: `proxy.downstream` takes them 
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -151,6 +152,34 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
         "/v1/reload",
     )
 
+    admin, operator = _guards(runtime)
+    keys = Keys(lambda: runtime.serving.site.ring, lambda: reloader.rekey())
+
+    @app.get("/healthz", responses=shapes.answers("status"))
+    async def healthz() -> Response:
+        """The process is alive. `front` answers it even before this app is there."""
+        status, body = alive()
+        return in_json(body, status)
+
+    @app.get("/readyz", responses=shapes.answers("status", "config", "reload", statuses=(200, 503)))
+    async def readyz(request: Request) -> Response:
+        """Whether traffic should come here, to those who may ask with why not. `front` answers it, as above."""
+        status, body = readiness(runtime, reloader, detailed=admits(runtime, headers_of(request.scope)))
+        return in_json(body, status)
+
+    guarded = APIRouter(dependencies=[Depends(admin)])
+    guarded.include_router(_operators_routes(runtime, reloader, keys))
+    guarded.include_router(told_routes(runtime))
+    app.include_router(guarded)
+    app.include_router(key_routes(runtime, keys, operator))
+    return app
+
+
+def _guards(
+    runtime: Runtime,
+) -> tuple[Callable[[Request], Awaitable[None]], Callable[[Request], Awaitable[str | None]]]:
+    """Who may come in: an operator; or an operator or a key that may make keys."""
+
     async def admin(request: Request) -> None:
         if not admits(runtime, headers_of(request.scope)):
             if runtime.serving.site.admin_key_sha256 is None:
@@ -170,32 +199,24 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
         await admin(request)
         return None
 
-    guarded = APIRouter(dependencies=[Depends(admin)])
-    keys = Keys(lambda: runtime.serving.site.ring, lambda: reloader.rekey())
+    return admin, operator
 
-    @app.get("/healthz", responses=shapes.answers("status"))
-    async def healthz() -> Response:
-        """The process is alive. `front` answers it even before this app is there."""
-        status, body = alive()
-        return in_json(body, status)
 
-    @app.get("/readyz", responses=shapes.answers("status", "config", "reload", statuses=(200, 503)))
-    async def readyz(request: Request) -> Response:
-        """Whether traffic should come here, to those who may ask with why not. `front` answers it, as above."""
-        status, body = readiness(runtime, reloader, detailed=admits(runtime, headers_of(request.scope)))
-        return in_json(body, status)
+def _operators_routes(runtime: Runtime, reloader: Reloader, keys: Keys) -> APIRouter:
+    """What the process is, for an operator's eyes, and what may be done to it."""
+    routes = APIRouter()
 
-    @guarded.get("/metrics", responses=shapes.text("text/plain", "application/openmetrics-text"))
+    @routes.get("/metrics", responses=shapes.text("text/plain", "application/openmetrics-text"))
     async def metrics() -> Response:
         """`front` answers it to those who may ask: here it is only refused."""
         raise Unauthenticated("invalid_api_key", "The admin key is missing or not valid.")
 
-    @guarded.get("/v1/targets", responses=shapes.answers("data"))
+    @routes.get("/v1/targets", responses=shapes.answers("data"))
     async def listed() -> Response:
         """`front.targets`. `front` answers it to those who may ask, even before this app is there."""
         return in_json(targets(runtime))
 
-    @guarded.get("/v1/decisions/{request_id}", responses=shapes.answers("record"))
+    @routes.get("/v1/decisions/{request_id}", responses=shapes.answers("record"))
     async def decision(request_id: str) -> Response:
         """How a recent request was decided, whosever key it came with."""
         entry = runtime.recall(request_id)
@@ -203,14 +224,14 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
             raise NotFound("not_found", "No recent request has that id: records on disk may have it (`records:`).")
         return in_json(explain_record(entry))
 
-    @guarded.post("/v1/targets/{name}/probed", responses=shapes.answers("target", "was_doubted"))
+    @routes.post("/v1/targets/{name}/probed", responses=shapes.answers("target", "was_doubted"))
     async def probed(name: str) -> Response:
         """A probe saw that the target obeys its thinking switch: believe it again."""
         if all(target.name != name for target in runtime.serving.site.fleet.targets):
             raise NotFound("not_found", "There is no target of that name; see /v1/targets.")
         return in_json({"target": name, "was_doubted": runtime.restore(name)})
 
-    @guarded.post("/v1/reload", responses=shapes.answers("status", "config"))
+    @routes.post("/v1/reload", responses=shapes.answers("status", "config"))
     async def reload() -> Response:
         """Load the files again; 200 when they are served now, 400 with every problem when the old ones stay."""
         result = await asyncio.shield(reloader.request())
@@ -218,12 +239,9 @@ def admin_app(runtime: Runtime, reloader: Reloader) -> FastAPI:
             raise BadRequest("bad_request", result.error[:8192])
         return in_json({"status": "reloaded", "config": runtime.serving.site.digest})
 
-    @guarded.post("/v1/keys/reload")
+    @routes.post("/v1/keys/reload")
     async def reload_keys() -> Response:
         """Read the keys file now, and nothing else; 400 with what is wrong when the old keys stay."""
         return in_json(await keys.reload())
 
-    guarded.include_router(told_routes(runtime))
-    app.include_router(guarded)
-    app.include_router(key_routes(runtime, keys, operator))
-    return app
+    return routes
