@@ -209,8 +209,8 @@ class Server:
             except OSError as error:
                 logger.error("records.dir: cannot write to %s: %s", site.records.directory, error.strerror)
                 return False
-        if site.otlp is not None and not _export(site.otlp, runtime):
-            return False
+        if site.otlp is not None:
+            _export(site.otlp, runtime)
         if self._store is not None:
             await self._store.start()
         return True
@@ -346,18 +346,12 @@ def _share(settings: StoreSettings, books: LedgerSettings | None, runtime: Runti
     return store
 
 
-def _export(settings: OtlpSettings, runtime: Runtime) -> bool:
-    """Begin to tell a collector of requests; False where that cannot be, which is logged."""
-    try:
-        from gateway.telemetry.otlp.exporting import Otlp  # noqa: PLC0415 - an extra, and heavy
-    except ImportError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("opentelemetry", "google"):
-            raise
-        logger.error("otlp: needs a package that is not installed: pip install 'pointsman[otlp]'")
-        return False
+def _export(settings: OtlpSettings, runtime: Runtime) -> None:
+    """Begin to tell a collector of requests."""
+    from gateway.telemetry.otlp.exporting import Otlp  # noqa: PLC0415 - an extra, and heavy
+
     runtime.otlp = Otlp(settings)
     runtime.tracing = runtime.otlp.tracing
     runtime.metrics.otlp = runtime.otlp.tally
     runtime.otlp.start()
     logger.info("otlp: %s go to %s", " and ".join(sorted(settings.signals)), settings.endpoint)
-    return True

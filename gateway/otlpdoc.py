@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
@@ -159,8 +160,18 @@ def _secret(ref: SecretRef, environ: Mapping[str, str], directory: Path) -> Secr
         raise Invalid(f"{place} {error.what}", error.valid) from None
 
 
+def installed() -> bool:
+    """Whether the protocol's messages are. Looked for without importing them: they are heavy."""
+    try:
+        return find_spec("opentelemetry.proto.collector") is not None and find_spec("google.protobuf") is not None
+    except ModuleNotFoundError:  # not even what they would be in
+        return False
+
+
 def read(doc: OtlpDoc, reading: Reading) -> OtlpSettings:
     """The settings, with all that is wrong told."""
+    if reading.secrets and not installed():  # without secrets it is not this machine that will serve
+        reading.wrong("otlp", "needs a package that is not installed", "pip install 'pointsman[otlp]'")
     reader = OtlpReader(reading.environ, reading.directory, secrets=reading.secrets)
     settings = reader.read(doc)
     reading.files.extend(reader.files)

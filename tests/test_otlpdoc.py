@@ -135,3 +135,23 @@ def test_every_setting_is_documented() -> None:
     names = {name for name in OtlpDoc.model_fields if name not in nested}
     names |= {f"{outer}.{name}" for outer, doc in nested.items() for name in doc.model_fields}
     assert listed == names
+
+
+def test_a_package_that_is_not_installed_is_told_when_the_configuration_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def nowhere(name: str) -> None:
+        asked.append(name)
+        raise ModuleNotFoundError(name)
+
+    assert load(tmp_path, {"endpoint": HERE}).otlp is not None
+    monkeypatch.setattr("gateway.otlpdoc.find_spec", nowhere)
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, {"endpoint": HERE})
+    (problem,) = caught.value.problems
+    assert asked
+    assert str(problem).endswith(": otlp: needs a package that is not installed: pip install 'pointsman[otlp]'")
+    there = load_site(tmp_path / "pointsman.yaml", {}, secrets=False)
+    assert there.otlp is not None, "which another machine may have"

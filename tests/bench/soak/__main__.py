@@ -1,11 +1,13 @@
 """Streams for minutes, some of which go wrong: what grows, what leaks, and whether every byte and token is right.
 
-    python -m tests.bench.soak [--seconds 600] [--streams 500] [--faults 5] [--json FILE]
+    python -m tests.bench.soak [--seconds 600] [--streams 500] [--faults 5] [--stops 0] [--json FILE]
 
 500 clients ask a gateway for one stream after another, 5 % of them with one of the faults of `script.KINDS`, upstream's
 or client's, each alike. Everything is on: keys, limits, books, log. Ends with 1 where something is wrong: a byte that
 was not sent, a stream that hangs, an attempt that was booked otherwise than the upstream says, anything left over of a
 connection, a timer, a place or an open file, or memory that grew by more than 5 % after three tenths of the time.
+`--stops N` stops the gateway's process N times for 4 s, as a machine does that has too much to do: what has come
+meanwhile comes at once, for which memory may grow.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import statistics
 import sys
 import tempfile
@@ -32,6 +35,7 @@ from tests.harness import KEY, eventually
 
 #: Share by which memory may grow, and from which duration on that is judged: before, it is still warming up.
 GROWTH, JUDGED_FROM_S = 0.05, 120.0
+STOPPED_S = 4.0
 _WARM = 3  # tenths of the time that are not judged
 _MB = 1e6
 
@@ -46,13 +50,27 @@ class Outcome:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
-async def _drive(watched: Watched, seconds: float, streams: int, faults: float) -> Seen:
+async def _stop(watched: Watched, seconds: float, stops: int) -> None:
+    """Stop the process so often, evenly over what follows the warming up."""
+    each = seconds * (10 - _WARM) / 10 / (stops + 1)
+    await asyncio.sleep(seconds * _WARM / 10)
+    for _ in range(stops):
+        await asyncio.sleep(each - STOPPED_S)
+        watched.gateway.process.send_signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(STOPPED_S)
+        finally:
+            watched.gateway.process.send_signal(signal.SIGCONT)
+
+
+async def _drive(watched: Watched, seconds: float, streams: int, faults: float, stops: int) -> Seen:
     seen = Seen()
     until = time.monotonic() + seconds
     place = ("127.0.0.1", watched.gateway.port)
     clients = [Client(number, place, KEY, seen) for number in range(streams)]
     quick = seconds < JUDGED_FROM_S
     working = [asyncio.create_task(one.work(until, faults, quick=quick)) for one in clients]
+    working.append(asyncio.create_task(_stop(watched, seconds, stops)))
     while time.monotonic() < until:
         await asyncio.sleep(min(1.0, seconds / 20))
         watched.look()
@@ -99,7 +117,7 @@ def _tenths(held: Sequence[int]) -> list[float]:
     return [round(statistics.median(held[at : at + each]) / _MB, 1) for at in range(0, 10 * each, each)]
 
 
-def soak(directory: Path, seconds: float, streams: int, faults: float) -> Outcome:
+def soak(directory: Path, seconds: float, streams: int, faults: float, stops: int = 0) -> Outcome:
     """Run it."""
     notes = directory / "upstream.jsonl"
     with ExitStack() as stack:
@@ -107,7 +125,7 @@ def soak(directory: Path, seconds: float, streams: int, faults: float) -> Outcom
         watched = stack.enter_context(parts.gateway(directory, port, streams, quick=seconds < JUDGED_FROM_S))
         before = watched.look()
         watched.held.clear()
-        seen = asyncio.run(_drive(watched, seconds, streams, faults))
+        seen = asyncio.run(_drive(watched, seconds, streams, faults, stops))
         busy = list(watched.held)
         made = Outcome(seen, busy)
         if not eventually(lambda: not any(watched.slots().values()), 15):
@@ -123,7 +141,7 @@ def soak(directory: Path, seconds: float, streams: int, faults: float) -> Outcom
     made.wrong += parts.books(directory, notes, seen)
     memory = _tenths([one.own for one in busy])
     growth = memory[-1] / memory[_WARM] - 1
-    if seconds >= JUDGED_FROM_S and growth > GROWTH:
+    if seconds >= JUDGED_FROM_S and growth > GROWTH and not stops:
         made.wrong.append(f"memory grew by {growth:.1%} after warming up, to {memory[-1]:.1f} MB")
     made.figures = {
         "seconds": seconds,
@@ -150,10 +168,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--streams", type=int, default=500)
     parser.add_argument("--faults", type=float, default=5.0, help="percent of the requests")
+    parser.add_argument("--stops", type=int, default=0, help="times that the gateway's process is stopped for 4 s")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="soak-") as directory:
-        made = soak(Path(directory), given.seconds, given.streams, given.faults / 100)
+        made = soak(Path(directory), given.seconds, given.streams, given.faults / 100, given.stops)
     for name, value in made.figures.items():
         print(f"{name:28} {value}")
     for line in made.wrong[:20]:
