@@ -58,7 +58,10 @@ def _run(words: Sequence[str] | None) -> int:
     if not words:
         parser().print_help(sys.stderr)
         return BROKEN
-    given = parser(words[0]).parse_args(words)
+    every = parser(words[0])
+    if words[0].startswith("-") and words[0] not in ("-h", "--help", "--version"):
+        every.error(f"{words[0]} means nothing here: options stand behind the command, as in pointsman check --json")
+    given = every.parse_args(words)
     from gateway.core.errors import ConfigError  # not before: --help would wait for it
 
     try:
