@@ -192,8 +192,11 @@ def _calls(calls: Sequence[Any], found: Content) -> None:
 def compact(value: Any) -> str:
     """A decoded value as compact JSON."""
     text = _ENCODER.encode(value)
-    if len(text) > WHOLE_BYTES:  # of a long text in it, what the client wrote may not be the shortest
-        text = _ENCODER.encode(msgspec.json.decode(text))
+    if len(text) > WHOLE_BYTES:
+        long: list[Text] = []
+        _find(value, long)
+        if long:  # what the client wrote of it may not be the shortest
+            text = _ENCODER.encode(msgspec.json.decode(text))
     return text.decode()
 
 

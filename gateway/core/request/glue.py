@@ -236,6 +236,14 @@ class Glue:
         pairs = chain.from_iterable(map(zip, each, map(dict.values, objects)))
         return chain(chain.from_iterable(pairs), (write.end + end,))
 
+    def turns_pieces(self, roles: Sequence[bytes], contents: Sequence[Piece]) -> Iterator[Piece]:
+        """The text of messages that are a role and a content, written so."""
+        write = self.at(2)
+        role, content = write.first["role"], repeat(write.other["content"])
+        first = chain((b"[" + self.turn(2) + role,), repeat(write.end + write.comma + role))
+        rows = zip(first, roles, content, contents, strict=False)
+        return chain(chain.from_iterable(rows), (write.end + self.turn(1) + b"]",))
+
     def parted_pieces(self, roles: Sequence[bytes], contents: Sequence[list[Members]], parts: Table) -> Iterator[Piece]:
         """The text of messages that are a role and parts, written so: `roles` as text, and all parts as a table."""
         return chain.from_iterable(self._parted_rows(roles, contents, parts))

@@ -7,16 +7,16 @@ that they hold nothing else. Bodies of any other kind, and what the values of th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, repeat
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from gateway.core.request.glue import Members, Piece, Table, stands, table
+from gateway.core.request.glue import Column, Members, Piece, Table, stands, table
 from gateway.core.request.largebody import check_names
 from gateway.core.request.largetree import OBJECT, UNREADABLE, Grower, Steps, all_true, check_utf8
 
-_MESSAGES, _CONTENT = b'"messages"', b'"content"'
+_MESSAGES, _CONTENT, _ROLE, _TOOL = b'"messages"', b'"content"', b'"role"', b'"tool_call'
 _LOOKS, _LOOK_BYTES = 8, 65_536  # at what messages consist of
 _LEAST_AROUND_BYTES = 131_072  # before the messages and behind them; of a larger body an eighth, which is copied
 
@@ -34,8 +34,20 @@ class _Chat(msgspec.Struct, gc=False):
     messages: Annotated[list[Members], msgspec.Meta(min_length=1)]
 
 
+_Role = Annotated[str, msgspec.Meta(max_length=128)]  # longer ones are not decoded here: they are no roles
+
+
+class _Turn(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    role: _Role
+    content: msgspec.Raw
+
+
+class _Turns(msgspec.Struct, gc=False):
+    messages: Annotated[list[_Turn], msgspec.Meta(min_length=1)]
+
+
 class _Parted(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    role: str
+    role: _Role
     content: Annotated[list[Members], msgspec.Meta(min_length=1)]
 
 
@@ -69,7 +81,7 @@ def chat(grower: Grower) -> Steps[Chat | None]:
     at = head.find(name) + len(name)
     if at < len(name):
         return None
-    read = (yield from _parted(grower, at)) or (yield from _messages(grower))
+    read = (yield from _alike(grower, at)) or (yield from _messages(grower))
     if read is None:
         return None
     messages, found, depth, size, pieces = read
@@ -104,41 +116,60 @@ def _messages(grower: Grower) -> Steps[_Read | None]:
     return _Read(messages, found, grower.max_depth - 3, glue.array_size(found, 1, 1), glue.array_pieces(messages, 1))
 
 
-def _parted(grower: Grower, at: int) -> Steps[_Read | None]:
-    """Messages that all are a role and parts: what is in those is told by the one look as well.
+def _alike(grower: Grower, at: int) -> Steps[_Read | None]:
+    """Messages that all are a role and a text, or a role and parts: the one look tells more of those.
 
     Whether they are is guessed from a few of them, the first of which is behind `at`.
     """
-    body, name = grower.body, _CONTENT + grower.glue.colon
-    for place in range(at, len(body), max(len(body) // _LOOKS, _LOOK_BYTES)):
-        found = body.find(name, place, place + _LOOK_BYTES) + len(name)
-        if (found >= len(name) and body[found : found + 1] != b"[") or (found < len(name) and place == at):
-            return None
+    kind = _looks(grower, at)
+    if kind is None:
+        return None
     try:
-        messages = _PARTED_CHAT.decode(body).messages
+        messages: list[Any] = (_PARTED_CHAT if kind == b"[" else _TURNS).decode(grower.body).messages
     except UNREADABLE:
         yield
         return None
     yield
-    parts = table(list(chain.from_iterable([message.content for message in messages])))
-    check_names(parts.names)
-    yield
     roles = [message.role for message in messages]
+    contents = [message.content for message in messages]
+    yield
     written = {role: _ENCODER.encode(role) for role in set(roles)}
     texts = list(map(written.__getitem__, roles))
+    tree = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
     yield
-    glue, rows = grower.glue, len(roles)
-    size = sum(map(len, texts)) + glue.array_size(parts, rows, 3)
+    glue, rows, size = grower.glue, len(roles), sum(map(len, texts))
+    if kind == b"[":
+        found = table(list(chain.from_iterable(contents)))
+        check_names(found.names)
+        yield
+        size += glue.array_size(found, rows, 3)
+        depth, pieces = grower.max_depth - 5, glue.parted_pieces(texts, contents, found)
+    else:
+        found = Table(rows, 0, {"content": rows}, 0, [Column(tree, repeat("content"), contents)])
+        size += sum(map(len, contents))
+        depth, pieces = grower.max_depth - 3, glue.turns_pieces(texts, contents)
     whole = Table(rows, 0, {"role": rows, "content": rows}, size, ())
-    return _Read(
-        [{"role": message.role, "content": message.content} for message in messages],
-        parts,
-        grower.max_depth - 5,
-        glue.array_size(whole, 1, 1),
-        glue.parted_pieces(texts, [message.content for message in messages], parts),
-    )
+    return _Read(tree, found, depth, glue.array_size(whole, 1, 1), pieces)
+
+
+def _looks(grower: Grower, at: int) -> bytes | None:
+    """What the contents of some messages begin with, if they are all texts or all parts."""
+    body, name, kind = grower.body, _CONTENT + grower.glue.colon, None
+    for place in range(at, len(body), max(len(body) // _LOOKS, _LOOK_BYTES)):
+        found = body.find(name, place, place + _LOOK_BYTES)
+        begins = bytes(body[found + len(name) : found + len(name) + 1])
+        if body.find(_TOOL, place, place + _LOOK_BYTES) >= 0:
+            return None
+        if place == at:
+            if found < 0 or begins not in (b'"', b"[") or body.find(_ROLE, at, found) < 0:
+                return None
+            kind = begins
+        elif found >= 0 and begins != kind:
+            return None
+    return kind
 
 
 _CHAT = msgspec.json.Decoder(_Chat)
+_TURNS = msgspec.json.Decoder(_Turns)
 _PARTED_CHAT = msgspec.json.Decoder(_PartedChat)
 _ENCODER = msgspec.json.Encoder()

@@ -28,6 +28,7 @@ T = TypeVar("T")
 Steps = Generator[None, None, T]
 
 _BATCH_BYTES = 65_536
+_SMALL_BYTES = 1_024  # an object or an array of up to this many is decoded, where not too much is in such
 _TEXTS_PER_BATCH = 512
 _MISSING = object()
 _SCALARS = frozenset({str, int, float, bool, type(None)})
@@ -157,6 +158,10 @@ class Grower:
         for kind, decoder in ((_OPEN_OBJECT, OBJECT), (_OPEN_ARRAY, _OBJECTS)):
             some = list(compress(slots, map(kind.__eq__, kinds))) if kind in kinds else []
             yield
+            small = [slot for slot in some if len(slot[2]) <= _SMALL_BYTES]
+            if small and sum(len(slot[2]) for slot in small) <= len(self.body) // 8:  # for of texts, it takes copies
+                rest += small
+                some = [slot for slot in some if len(slot[2]) > _SMALL_BYTES] if len(small) < len(some) else []
             if most > self.whole_bytes or level > _MAX_LEVELS:
                 for slot in some:
                     self._weigh(len(slot[2]), depth)

@@ -196,6 +196,7 @@ def of_size(chance: random.Random) -> Iterator[None]:
         mock.patch.object(wire, "WHOLE_BYTES", chance.choice((160, 600, 131_072, 131_072))),
         mock.patch.object(largetree, "_TOGETHER", chance.choice((1, 2, 64))),
         mock.patch.object(largetree, "_CONTAINERS_PER_STEP", chance.choice((1, 2, 256))),
+        mock.patch.object(largetree, "_SMALL_BYTES", chance.choice((0, 100, 1_024))),
         mock.patch.object(glue, "_GROUP", chance.choice((1, 3, 96))),
         mock.patch.object(glue, "_COMPARED", chance.choice((8, 100, 262_144))),
         mock.patch.object(glue, "_SHAPES", chance.choice((1, 64))),
