@@ -185,6 +185,19 @@ def test_without_the_keys_of_upstreams_check_says_how_to_do_without(
     assert [line.endswith("a machine that will not serve it") for line in told] == [True, False, False]
 
 
+def test_what_a_probe_would_cost_is_told_without_the_keys_of_upstreams(
+    site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NOBODY_HAS_THIS", raising=False)
+    (site / "pointsman.yaml").write_text(CONFIG.replace("true,", "true, key: {env: NOBODY_HAS_THIS},"))
+    assert main(["probe", "--dry-run", "smal"]) == 2
+    assert capsys.readouterr().err == "pointsman probe: no target 'smal': did you mean small?\n"
+    assert main(["probe", "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("probing 1 target: at most ")
+    assert main(["probe"]) == 2
+    assert "NOBODY_HAS_THIS is not set" in capsys.readouterr().err
+
+
 def test_a_package_that_only_serving_needs_is_not_called_a_key(
     site: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,7 +81,7 @@ def run(options: Options, environ: Mapping[str, str], out: IO[str] | None = None
         before = options.config.read_text(encoding="utf-8") if options.config.is_file() else ""
         reserved = Reserved()
         with waiting("reading the configuration"):
-            site = load_site(options.config, environ, door=reserved.door)
+            site = load_site(options.config, environ, secrets=not options.dry_run, door=reserved.door)
         targets = _wanted(site, options.targets)
         probes = [_probe(target, options) for target in targets]
     except ConfigError as error:
