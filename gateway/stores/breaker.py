@@ -35,8 +35,8 @@ _RIGHTS = ("NOAUTH", "WRONGPASS", "NOPERM")
 class Used(Protocol):
     """Who uses the store."""
 
-    def begin(self, generation: int) -> None:
-        """A new connection is being made ready."""
+    def begin(self, generation: int, server: int) -> None:
+        """A new connection is being made ready. `server`: which one it is, where it may lack what the last one had."""
 
     async def introduce(self, link: Link) -> None:
         """Tell the store what it has to know. Raises Gone or Said."""
@@ -65,6 +65,8 @@ class Breaker:
         self._reaching = Reaching(loop, settings)
         self._elsewhere = Elsewhere(loop, self._reaching, lambda: self._nodes.at, self.fail)
         self._used = self._nodes.configured  # who was last in use
+        self._server = 0  # and which server that was
+        self._moved = False  # all of it has, to the one that is made ready
         self._old: Link | None = None  # has been left, and has calls to answer
         self._trying: asyncio.Task[None] | None = None
         self._timer: asyncio.Handle | None = None
@@ -111,7 +113,7 @@ class Breaker:
             return False
         if self.link is not None:
             self._nodes.lead(to)
-            self._old, self.link, self.moving = self.link, None, True
+            self._old, self.link, self.moving, self._moved = self.link, None, True, True
             self._timer = self._loop.call_soon(self._try)
             self._overdue = self._loop.call_later(self.settings.timeout_s, self._give_up, "timeout")
         return self.moving
@@ -183,7 +185,8 @@ class Breaker:
             link = await self._reaching.connect(node, lost, self._elsewhere.send)
             others = await self._others(link)
             await self._leave_old()
-            self._user.begin(self._generation)
+            lacks = self._server and link.server != self._server and not self._moved
+            self._user.begin(self._generation, link.server if lacks else 0)
             await self._user.introduce(link)
             if ended:
                 raise ended[0]
@@ -201,7 +204,7 @@ class Breaker:
         node = self._nodes.at
         if node not in (self._nodes.configured, self._used):
             logger.info("the keys of store %s have moved to %s", self.settings, node)
-        self._used = node
+        self._used, self._server, self._moved = node, link.server, False
         self._said = ""
         self._nodes.found()
         self.link = link
@@ -269,6 +272,7 @@ class Breaker:
         if node != self._nodes.configured:
             why = f"{node}: {why}"
         self._user.failed("connect")
+        self._moved = False
         if self.moving:
             self._give_up(why)
         elif not self._said or (_mendable(error) and self._said != why):

@@ -86,12 +86,13 @@ class Form:
             [b"$%d\r\n%b\r\n" % (len(text), text) for text in [b"%d" % value for value in values]]
         )
 
-    def sync(self, replicas: int, *, anew: bool = False) -> tuple[int, bytes]:
+    def sync(self, replicas: int, *, anew: bool = False, server: int = 0) -> tuple[int, bytes]:
         """Tell all that this replica knows: what is under way, what it spent, what it saw others spend.
 
-        What is under way counts once for each session, unless it is told `anew`.
+        What is under way counts once for each session, unless it is told `anew`. `server` is which one is told, where
+        it may lack what another one had: it waits for all replicas then.
         """
-        values = [replicas, int(anew)]
+        values = [replicas, server or int(anew)]
         for limit in self.limits:
             if isinstance(limit, Slots):
                 values += (limit.used, 0, 0, 0)

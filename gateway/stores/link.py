@@ -65,6 +65,7 @@ class Link(asyncio.Protocol):
         self._waiting: deque[Sent] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self.dead = False
+        self.server = 0  # which one it is, since it was started; 0: it does not say
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there."""

@@ -53,6 +53,7 @@ class Reaching:
             if settings.database:
                 await link.ask(0, command(b"SELECT", settings.database))
             see_fit(await link.ask(0, command(b"INFO", b"memory")))
+            link.server = which(await link.ask(0, command(b"INFO", b"server")))
         except BaseException:
             link.end(Gone("unfit"))
             raise
@@ -64,6 +65,12 @@ def see_fit(told: Reply) -> None:
     found = re.search(rb"^maxmemory_policy:(\S+)", told if isinstance(told, bytes) else b"", re.MULTILINE)
     if found is not None and found[1] != b"noeviction":
         raise Unfit(f"its maxmemory-policy is {found[1].decode('ascii', 'replace')}: it must be noeviction")
+
+
+def which(told: Reply) -> int:
+    """Which server it is, since it was started, as a number that Lua can hold; 0 where it does not say."""
+    found = re.search(rb"^run_id:([0-9a-f]{12})", told if isinstance(told, bytes) else b"", re.MULTILINE)
+    return 0 if found is None else 2 + int(found[1], 16)
 
 
 def text(error: Exception) -> str:

@@ -8,6 +8,7 @@ budget's kind of period and zone. What `|R` ends in is the part of one replica; 
 
     e         when it was made (microseconds of the server): not there, nothing is known of it
     o k c     until when it is rebuilt, how many replicas are expected to tell what they know, how many did
+    i         the last server of which somebody said that it may lack what another one had
     n         when leases are to be looked at next
     g|R l|R   the generation of a replica's connection, and until when its lease runs
     q: t:     `u` requests or tokens of the last minute, at the time `t`
@@ -269,14 +270,14 @@ if op == 'sync' then
   if newer then return {-2, tonumber(v[2]), 0, 0, now} end
   local other = another()
   if other then return other end
-  if not v[1] then
-    local hard = 0
-    for _, one in ipairs(limits) do if one.mode == 'hard' then hard = 1 end end
-    redis.call('HSET', key, 'e', int(now))
-    if hard == 1 then redis.call('HSET', key, 'o', int(now + window), 'k', '0', 'c', '0') end
-  end
+  local server, hard = arg(1), false
+  for _, one in ipairs(limits) do hard = hard or one.mode == 'hard' end
+  local lacks = v[1] and server > 1 and get(key, 'i') ~= server
+  if not v[1] then redis.call('HSET', key, 'e', int(now)) end
+  if server > 1 then redis.call('HSET', key, 'i', int(server)) end
+  if hard and (lacks or not v[1]) then redis.call('HSET', key, 'o', int(now + window), 'k', '0', 'c', '0') end
   if redis.call('HEXISTS', key, 'o') == 1 then
-    if not v[2] then add(key, 'c', 1) end
+    if not v[2] or (server > 1 and v[2] ~= gen) then add(key, 'c', 1) end
     if arg(0) > get(key, 'k') then redis.call('HSET', key, 'k', int(arg(0))) end
   end
   redis.call('HSET', key, 'g|' .. me, gen, 'l|' .. me, int(now + lease))

@@ -73,6 +73,7 @@ class Shared:
         self._busy: dict[Owner, float] = {}  # when it was last asked for, of what has something there
         self._touched: set[Owner] = set()  # what changed here while it could not be told, or was being told
         self._heard: list[tuple[Form, list[int]]] = []  # before the store is in use
+        self._lacking = 0  # which server is told, where it may lack what the last one had
         self._timer: asyncio.TimerHandle | None = None
         self.session = self._new_session(0)
 
@@ -149,8 +150,9 @@ class Shared:
 
     # -- what the breaker tells --
 
-    def begin(self, generation: int) -> None:
+    def begin(self, generation: int, server: int) -> None:
         """A new connection: what is told on it is told from the beginning."""
+        self._lacking = server
         self.session = self._new_session(generation)
         self._forms.clear()
         self._heard.clear()
@@ -161,7 +163,8 @@ class Shared:
         await self.learn()
         touched, self._touched = self._touched, set()
         try:
-            await self._tell(link, [gate for owner, gate in self._owners.items() if _told(gate, owner in touched)])
+            gates = [gate for owner, gate in self._owners.items() if _told(gate, owner in touched)]
+            await self._tell(link, gates, server=self._lacking)
         except BaseException:
             self._touched |= touched
             raise
@@ -171,13 +174,13 @@ class Shared:
             touched, self._touched = self._touched, set()
             await self._tell(link, [self._owners[one] for one in touched if one in self._owners], anew=True)
 
-    async def _tell(self, link: Link, gates: Sequence[Gate], *, anew: bool = False) -> None:
+    async def _tell(self, link: Link, gates: Sequence[Gate], *, anew: bool = False, server: int = 0) -> None:
         for at in range(0, len(gates), AT_ONCE):
             left = gates[at : at + AT_ONCE]
             for _ in range(TRIES):
                 asked = []
                 for form in map(self.form, left):
-                    called = form.sync(self._registry.count, anew=anew)
+                    called = form.sync(self._registry.count, anew=anew, server=server)
                     asked.append(link.ask(*called, done=partial(self._entered, form)))
                 answers = await asyncio.gather(*asked)
                 left = [gate for gate, answer in zip(left, answers, strict=True) if answer[0] == ANOTHER]  # type: ignore[index]
@@ -200,10 +203,9 @@ class Shared:
             for one, most in ahead:  # some of what was told as leased may have been spent since
                 one.leased = min(one.leased, most)
         self._heard.clear()
-        for owner in self._touched:
-            if owner in self._owners:
-                self._busy[owner] = self._loop.time()
-                self._tell_of(owner, tries=TRIES)
+        for owner in self._touched & self._owners.keys():
+            self._busy[owner] = self._loop.time()
+            self._tell_of(owner, tries=TRIES)
         self._touched.clear()
         self.put_off.release()
         logger.info("store %s is there: limits are shared, replicas: %d", self.settings, self._registry.count)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gateway.core.money.admission import Hold
+from gateway.core.money.admission import Hold, Refused
 from gateway.core.types import Secret
 from tests.stores.cluster import Cluster, told
 from tests.stores.cluster import until as wait
@@ -201,3 +201,42 @@ def test_a_former_primary_that_has_become_read_only_is_left_for_the_one_that_its
 
         asyncio.run(run())
         name.close()
+
+
+def test_a_server_that_may_lack_the_last_moment_waits_for_all_before_a_hard_budget_is_spent_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica that takes over never got what was set aside last: whoever is there first must not spend it again."""
+    options = ("--repl-diskless-sync-delay", "0")
+    with valkey(tmp_path / "a", *options) as first, valkey(tmp_path / "b", *options) as second:
+        second.ask("REPLICAOF", "127.0.0.1", first.port)
+        wait(lambda: b"master_link_status:up" in second.ask("INFO", "replication"))  # type: ignore[operator]
+        names = [Relay(first.port) for _ in range(2)]
+
+        async def run() -> None:
+            one, other = (Replica(f"r{at}", names[at].port, "p", keys=1, usd=1_000) for at in range(2))
+            await one.ready()
+            await other.ready()
+            await until(lambda: one.store._registry.count == 2)
+            monkeypatch.setattr("gateway.stores.shared.WINDOW_US", 60_000_000)
+            wait(lambda: second.hash("{p}:team:t") == first.hash("{p}:team:t"))
+            second.ask("REPLICAOF", "NO", "ONE")
+            held = [await one.admit(0) for _ in range(9)]
+            assert all(isinstance(got, Hold) for got in held)
+            first.kill()
+            await until(lambda: not one.store.up and not other.store.up)
+            names[1].lead(second.port)
+            await until(lambda: other.store.up)
+            early = await other.admit(0)
+            assert isinstance(early, Refused)
+            assert early.unknown, "503, as nobody knows yet"
+            names[0].lead(second.port)
+            await until(lambda: one.store.up)
+            assert isinstance(await other.admit(0), Hold), "900 are set aside, and 100 are left"
+            assert isinstance(await other.admit(0), Refused)
+            for each in (one, other):
+                await each.store.close()
+
+        asyncio.run(run())
+        for name in names:
+            name.close()

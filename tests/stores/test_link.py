@@ -22,8 +22,8 @@ class User:
         self.told: list[str] = []
         self.gone: Callable[[], object] = lambda: None
 
-    def begin(self, generation: int) -> None:
-        self.generation = generation
+    def begin(self, generation: int, server: int) -> None:
+        self.generation, self.server = generation, server
 
     async def introduce(self, link: Link) -> None: ...
 

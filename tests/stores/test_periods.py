@@ -307,8 +307,8 @@ def test_what_was_set_aside_while_a_period_begins_and_the_store_comes_back_is_se
         assert isinstance(await one.admit(10), Hold)
         tell, store = one.store._tell, one.store
 
-        async def told(link: Any, gates: Any) -> None:
-            await tell(link, gates)
+        async def told(link: Any, gates: Any, **more: Any) -> None:
+            await tell(link, gates, **more)
             assert isinstance(await one.admit(30), Hold), "by itself, after all was told"
             world.pass_by(HOUR_S)
 
