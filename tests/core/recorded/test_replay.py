@@ -57,7 +57,7 @@ class Serving:
         hints = Hints.parse({f"x-pointsman-{name}": value for name, value in asked.hints.items()})
         key = self.memo.key(envelope, rules, asked.pinned, asked.tenant, hints, asked.available, asked.now)
         if key is not None and rules.watches:
-            key = (watched(rules, world(asked)), *key)
+            key = (*key, watched(rules, world(asked)))
         signals, snapshot = None, world(asked) if rules.watches else None
         kept = None if key is None else self.memo.get(key, envelope)
         if kept is None:
