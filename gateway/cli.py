@@ -12,9 +12,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from gateway import __version__, arguments
 from gateway.printing import BROKEN, OK, broken, failed
+
+if TYPE_CHECKING:
+    from gateway.core.errors import ConfigError
 
 INTERRUPTED, READER_GONE = 130, 141  # what shells say of SIGINT and SIGPIPE
 SHELLS = ("bash", "zsh", "fish")
@@ -62,13 +66,18 @@ def _run(words: Sequence[str] | None) -> int:
     if words[0].startswith("-") and words[0] not in ("-h", "--help", "--version"):
         every.error(f"{words[0]} means nothing here: options stand behind the command, as in pointsman check --json")
     given = every.parse_args(words)
-    from gateway.core.errors import ConfigError  # not before: --help would wait for it
-
     try:
         code: int = given.run(given)
-    except ConfigError as error:
+    except _config_error() as error:
         return broken(error, as_json=getattr(given, "json", False))
     return code
+
+
+def _config_error() -> type[ConfigError]:
+    """Imported where something went wrong: `pointsman help` need not wait for it."""
+    from gateway.core.errors import ConfigError
+
+    return ConfigError
 
 
 def parser(only: str | None = None) -> argparse.ArgumentParser:
