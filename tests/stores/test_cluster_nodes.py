@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -17,13 +17,48 @@ from tests.stores.cluster import until as wait
 from tests.stores.replica import Replica, until
 from tests.stores.test_script_rights import rights
 from tests.tls import Front, certificate
-from tests.valkey import Relay, valkey
+from tests.valkey import Relay, Valkey, valkey
 
 pytestmark = pytest.mark.usefixtures("quick")
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A primary and its replica."""
+
+    first: Valkey
+    second: Valkey
+
+    def ready(self) -> bool:
+        return b"master_link_status:up" in self.second.ask("INFO", "replication")  # type: ignore[operator]
+
+
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pair]]:
+    """One for each test, begun together as each takes seconds to be ready: of a cluster, and two without."""
+    where = tmp_path_factory.mktemp("pairs")
+    with ExitStack() as stack:
+
+        def pair(name: str, *options: str) -> Pair:
+            options += ("--repl-diskless-sync-delay", "0")
+            return Pair(*(stack.enter_context(valkey(where / f"{name}-{at}", *options)) for at in "ab"))
+
+        made = {
+            "cluster": pair("cluster", "--cluster-enabled", "yes"), "stale": pair("stale"), "swapped": pair("swapped"),
+        }  # fmt: skip
+        first, second = made["cluster"].first, made["cluster"].second
+        first.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        second.ask("CLUSTER", "MEET", "127.0.0.1", first.port)
+        for one in (made["stale"], made["swapped"]):
+            one.second.ask("REPLICAOF", "127.0.0.1", one.first.port)
+        above = told(first, "MYID")
+        wait(lambda: above in told(second, "NODES"))
+        second.ask("CLUSTER", "REPLICATE", above)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def secured(pairs: dict[str, Pair], tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """Two nodes behind TLS, that name each other by where TLS is."""
     where = tmp_path_factory.mktemp("secured")
     good = certificate(where / "good")
@@ -122,121 +157,111 @@ def test_a_node_that_is_not_who_it_should_be_is_told_nothing_and_the_log_says_wh
 
 
 def test_when_the_primary_of_a_cluster_dies_its_replica_is_found_and_nothing_is_filled_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    pairs: dict[str, Pair], caplog: pytest.LogCaptureFixture
 ) -> None:
-    options = ("--cluster-enabled", "yes", "--repl-diskless-sync-delay", "0")
-    with valkey(tmp_path / "a", *options) as first, valkey(tmp_path / "b", *options) as second:
-        first.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        second.ask("CLUSTER", "MEET", "127.0.0.1", first.port)
-        above = told(first, "MYID")
-        wait(lambda: above in told(second, "NODES"))
-        second.ask("CLUSTER", "REPLICATE", above)
-        wait(lambda: b"master_link_status:up" in second.ask("INFO", "replication"))  # type: ignore[operator]
-        wait(lambda: "slave" in told(first, "NODES") and "cluster_state:ok" in told(first, "INFO"))
+    first, second = pairs["cluster"].first, pairs["cluster"].second
+    wait(pairs["cluster"].ready)
+    wait(lambda: "slave" in told(first, "NODES") and "cluster_state:ok" in told(first, "INFO"))
 
-        async def run() -> None:
-            one = Replica("r", first.port, "p", keys=1, usd=1_000)
-            await one.ready()
-            held = [await one.admit(0) for _ in range(4)]
-            got = held.pop()
-            assert isinstance(got, Hold)
-            got.end(0.0, 1, 60, 0)
-            await one.store.refresh()
-            first.kill()
-            await until(lambda: not one.store.up)
-            await asyncio.sleep(0.2)
-            assert not one.store.up, "the replica says that the dead one has the keys"
-            second.ask("CLUSTER", "FAILOVER", "TAKEOVER")
-            await until(lambda: one.store.up)
-            assert f"have moved to 127.0.0.1:{second.port}" in caplog.text
-            more = 0
-            while isinstance(await one.admit(0), Hold):
-                more += 1
-            assert 60 + (3 + more) * 100 in range(900, 1_001), "1,000 in all"
-            found = second.hash("{p}:team:t")
-            assert found["month/UTC:x"] == "60"
-            first.start()
-            await asyncio.to_thread(wait, lambda: "myself,slave" in told(first, "NODES"))
-            other = Replica("s", first.port, "p", keys=1, usd=1_000)
-            await other.store.start()
-            assert other.store.up, "the former one says who has them"
-            assert not isinstance(await other.admit(0), Hold)
-            for each in (one, other):
-                await each.store.close()
+    async def run() -> None:
+        one = Replica("r", first.port, "p", keys=1, usd=1_000)
+        await one.ready()
+        held = [await one.admit(0) for _ in range(4)]
+        got = held.pop()
+        assert isinstance(got, Hold)
+        got.end(0.0, 1, 60, 0)
+        await one.store.refresh()
+        first.kill()
+        await until(lambda: not one.store.up)
+        await asyncio.sleep(0.2)
+        assert not one.store.up, "the replica says that the dead one has the keys"
+        second.ask("CLUSTER", "FAILOVER", "TAKEOVER")
+        await until(lambda: one.store.up)
+        assert f"have moved to 127.0.0.1:{second.port}" in caplog.text
+        more = 0
+        while isinstance(await one.admit(0), Hold):
+            more += 1
+        assert 60 + (3 + more) * 100 in range(900, 1_001), "1,000 in all"
+        found = second.hash("{p}:team:t")
+        assert found["month/UTC:x"] == "60"
+        first.start()
+        await asyncio.to_thread(wait, lambda: "myself,slave" in told(first, "NODES"))
+        other = Replica("s", first.port, "p", keys=1, usd=1_000)
+        await other.store.start()
+        assert other.store.up, "the former one says who has them"
+        assert not isinstance(await other.admit(0), Hold)
+        for each in (one, other):
+            await each.store.close()
 
-        caplog.set_level("INFO", "pointsman")
-        asyncio.run(run())
+    caplog.set_level("INFO", "pointsman")
+    asyncio.run(run())
 
 
 def test_a_former_primary_that_has_become_read_only_is_left_for_the_one_that_its_name_leads_to(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    pairs: dict[str, Pair], caplog: pytest.LogCaptureFixture
 ) -> None:
-    options = ("--repl-diskless-sync-delay", "0")
-    with valkey(tmp_path / "a", *options) as first, valkey(tmp_path / "b", *options) as second:
-        second.ask("REPLICAOF", "127.0.0.1", first.port)
-        wait(lambda: b"master_link_status:up" in second.ask("INFO", "replication"))  # type: ignore[operator]
-        name = Relay(first.port)
+    first, second = pairs["swapped"].first, pairs["swapped"].second
+    wait(pairs["swapped"].ready)
+    name = Relay(first.port)
 
-        async def run() -> None:
-            one = Replica("r", name.port, "p", keys=1, usd=1_000)
-            await one.ready()
-            held = [await one.admit(0) for _ in range(3)]
-            assert all(isinstance(got, Hold) for got in held)
-            wait(lambda: second.hash("{p}:key:k0").get("s") == "3")
-            second.ask("REPLICAOF", "NO", "ONE")
-            first.ask("REPLICAOF", "127.0.0.1", second.port)
-            await one.admit(0)
-            assert "is away (READONLY" in caplog.text
-            await asyncio.sleep(0.1)
-            assert not one.store.up, "it is asked again, and says so again"
-            name.lead(second.port)
-            await until(lambda: one.store.up)
-            more = 0
-            while isinstance(await one.admit(0), Hold):
-                more += 1
-            assert 3 + more <= 10
-            assert int(second.hash("{p}:team:t")["month/UTC:r"]) <= 1_000
-            assert caplog.text.count("READONLY") == 1
-            await one.store.close()
+    async def run() -> None:
+        one = Replica("r", name.port, "p", keys=1, usd=1_000)
+        await one.ready()
+        held = [await one.admit(0) for _ in range(3)]
+        assert all(isinstance(got, Hold) for got in held)
+        wait(lambda: second.hash("{p}:key:k0").get("s") == "3")
+        second.ask("REPLICAOF", "NO", "ONE")
+        first.ask("REPLICAOF", "127.0.0.1", second.port)
+        await one.admit(0)
+        assert "is away (READONLY" in caplog.text
+        await asyncio.sleep(0.1)
+        assert not one.store.up, "it is asked again, and says so again"
+        name.lead(second.port)
+        await until(lambda: one.store.up)
+        more = 0
+        while isinstance(await one.admit(0), Hold):
+            more += 1
+        assert 3 + more <= 10
+        assert int(second.hash("{p}:team:t")["month/UTC:r"]) <= 1_000
+        assert caplog.text.count("READONLY") == 1
+        await one.store.close()
 
-        asyncio.run(run())
-        name.close()
+    asyncio.run(run())
+    name.close()
 
 
 def test_a_server_that_may_lack_the_last_moment_waits_for_all_before_a_hard_budget_is_spent_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pairs: dict[str, Pair], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A replica that takes over never got what was set aside last: whoever is there first must not spend it again."""
-    options = ("--repl-diskless-sync-delay", "0")
-    with valkey(tmp_path / "a", *options) as first, valkey(tmp_path / "b", *options) as second:
-        second.ask("REPLICAOF", "127.0.0.1", first.port)
-        wait(lambda: b"master_link_status:up" in second.ask("INFO", "replication"))  # type: ignore[operator]
-        names = [Relay(first.port) for _ in range(2)]
+    first, second = pairs["stale"].first, pairs["stale"].second
+    wait(pairs["stale"].ready)
+    names = [Relay(first.port) for _ in range(2)]
 
-        async def run() -> None:
-            one, other = (Replica(f"r{at}", names[at].port, "p", keys=1, usd=1_000) for at in range(2))
-            await one.ready()
-            await other.ready()
-            await until(lambda: one.store._registry.count == 2)
-            monkeypatch.setattr("gateway.stores.shared.WINDOW_US", 60_000_000)
-            wait(lambda: second.hash("{p}:team:t") == first.hash("{p}:team:t"))
-            second.ask("REPLICAOF", "NO", "ONE")
-            held = [await one.admit(0) for _ in range(9)]
-            assert all(isinstance(got, Hold) for got in held)
-            first.kill()
-            await until(lambda: not one.store.up and not other.store.up)
-            names[1].lead(second.port)
-            await until(lambda: other.store.up)
-            early = await other.admit(0)
-            assert isinstance(early, Refused)
-            assert early.unknown, "503, as nobody knows yet"
-            names[0].lead(second.port)
-            await until(lambda: one.store.up)
-            assert isinstance(await other.admit(0), Hold), "900 are set aside, and 100 are left"
-            assert isinstance(await other.admit(0), Refused)
-            for each in (one, other):
-                await each.store.close()
+    async def run() -> None:
+        one, other = (Replica(f"r{at}", names[at].port, "p", keys=1, usd=1_000) for at in range(2))
+        await one.ready()
+        await other.ready()
+        await until(lambda: one.store._registry.count == 2)
+        monkeypatch.setattr("gateway.stores.shared.WINDOW_US", 60_000_000)
+        wait(lambda: second.hash("{p}:team:t") == first.hash("{p}:team:t"))
+        second.ask("REPLICAOF", "NO", "ONE")
+        held = [await one.admit(0) for _ in range(9)]
+        assert all(isinstance(got, Hold) for got in held)
+        first.kill()
+        await until(lambda: not one.store.up and not other.store.up)
+        names[1].lead(second.port)
+        await until(lambda: other.store.up)
+        early = await other.admit(0)
+        assert isinstance(early, Refused)
+        assert early.unknown, "503, as nobody knows yet"
+        names[0].lead(second.port)
+        await until(lambda: one.store.up)
+        assert isinstance(await other.admit(0), Hold), "900 are set aside, and 100 are left"
+        assert isinstance(await other.admit(0), Refused)
+        for each in (one, other):
+            await each.store.close()
 
-        asyncio.run(run())
-        for name in names:
-            name.close()
+    asyncio.run(run())
+    for name in names:
+        name.close()
