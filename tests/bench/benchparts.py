@@ -19,7 +19,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,20 @@ class Bench:
             )
         self._running.append(process)
         return process
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        """Keep both CPUs from sleeping, by processes that only run while nothing else wants to."""
+        spin = "import os; os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"
+        command = [sys.executable, "-c", spin]
+        spinning = [self.start(command, cpu, f"awake-{cpu}") for cpu in (self.server_cpu, self.other_cpu)]
+        try:
+            yield
+        finally:
+            for process in spinning:
+                process.kill()
+                process.wait()
+                self._running.remove(process)
 
     def sim(self, *own: str) -> int:
         """Start the simulator; its port. `own` are the paths that it acts by where only a model is named."""

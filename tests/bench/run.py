@@ -59,9 +59,7 @@ class Measured:
     line: Line
     base_us: list[float] = field(default_factory=list)
     gateway_us: list[float] = field(default_factory=list)
-    base_p50_us: list[float] = field(default_factory=list)
-    gateway_p50_us: list[float] = field(default_factory=list)
-    direct_p50_us: list[float] = field(default_factory=list)
+    p50_us: dict[str, list[float]] = field(default_factory=dict)  # by side, and by side and "awake", of a fixed rate
     load: list[float] = field(default_factory=list)  # share of the server CPU that the gateway used
     others: list[float] = field(default_factory=list)  # share of the server CPU that neither side used
     rivals_us: dict[str, list[float]] = field(default_factory=dict)  # as `base_us`, by name
@@ -123,8 +121,8 @@ class Run:
                 f"{result['first_error']}\n{log}"
             )
 
-    def window(self, line: Line, side: str) -> tuple[float, float, float, float]:
-        """(CPU us per request or event, p50 latency us, CPU share, share of others) of one side over one window."""
+    def window(self, line: Line, side: str) -> tuple[float, float, float]:
+        """(CPU us per request or event, CPU share, share of others) of one side over one window."""
         which: Side | rivals.Rival = self.nginx
         if side in self.rivals:
             which = self.rivals[side]
@@ -136,24 +134,31 @@ class Run:
         used, busy, took = cpu_ns(which.pid) - used, cpu_busy_ns(cpu) - busy, time.monotonic_ns() - begun
         self.judge(line, side, result)
         count = result["events"] if line.per_event else result["requests"]
-        return used / count / 1000, result["latency_us"]["p50"], used / took, max(0.0, (busy - used) / took)
+        return used / count / 1000, used / took, max(0.0, (busy - used) / took)
 
     def round(self, measured: Measured, number: int) -> None:
         """One window of either side, the first one alternating."""
         line = measured.line
         for side in ("base", "gateway") if number % 2 == 0 else ("gateway", "base"):
-            cost_us, p50_us, load, others = self.window(line, side)
+            cost_us, load, others = self.window(line, side)
             mine = side == "gateway"
             (measured.gateway_us if mine else measured.base_us).append(cost_us)
-            (measured.gateway_p50_us if mine else measured.base_p50_us).append(p50_us)
             measured.others.append(others)
             if mine:
                 measured.load.append(load)
         for name in self.beside(line):
             measured.rivals_us.setdefault(name, []).append(self.window(line, name)[0])
         if line.rate:
-            direct = self.bench.load(self.options(line, "direct"))
-            measured.direct_p50_us.append(direct["latency_us"]["p50"])
+            self.latencies(measured, "")
+            with self.bench.awake():
+                self.latencies(measured, " awake")
+
+    def latencies(self, measured: Measured, how: str) -> None:
+        """The median latency of either side, and of the simulator without any between: a thousand requests of each."""
+        for side in ("gateway", "base", "direct"):
+            result = self.bench.load(self.options(measured.line, side, seconds="1"))
+            self.judge(measured.line, side, result)
+            measured.p50_us.setdefault(side + how, []).append(result["latency_us"]["p50"])
 
 
 def table(results: list[Measured]) -> str:
@@ -174,13 +179,13 @@ def table(results: list[Measured]) -> str:
             f"| {middle:.2f}{unit} ({min(values):.2f} to {max(values):.2f}) "
             f"| {line.goal:g}{unit} | {line.floor:g}{unit} | {word} |"
         )
-        if measured.direct_p50_us:
-            direct = statistics.median(measured.direct_p50_us)
-            mine = statistics.median(measured.gateway_p50_us) - direct
-            base = statistics.median(measured.base_p50_us) - direct
+        for how, when in (("", ""), (" awake", ", while no CPU may sleep")) if measured.p50_us else ():
+            mine, base, direct = (
+                statistics.median(measured.p50_us[side + how]) for side in ("gateway", "base", "direct")
+            )
             notes.append(
-                f"Latency added at {line.rate:,} requests/s, p50: gateway {mine:.0f} µs, nginx {base:.0f} µs "
-                f"(without either {direct:.0f} µs)."
+                f"Latency added at {line.rate:,} requests/s{when}, p50: gateway {mine - direct:.0f} µs, "
+                f"nginx {base - direct:.0f} µs (without either {direct:.0f} µs)."
             )
     return "\n".join([*rows, "", *notes])
 
