@@ -274,7 +274,11 @@ class Server:
         """Let what is under way finish within the grace period, then end the rest with a typed error."""
         loop = asyncio.get_running_loop()
         drain = runtime.serving.site.drain
-        logger.info("draining: %d requests under way", len(runtime.exchanges))
+        logger.info(
+            "draining: requests under way: %d; they have %g s, and a second signal ends them now",
+            len(runtime.exchanges),
+            drain.delay_s + drain.grace_s,
+        )
         end = loop.time() + drain.delay_s
         while loop.time() < end and self._signals < 2:  # noqa: ASYNC110 - polled, as below
             await asyncio.sleep(0.05)

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from gateway import trust
-from gateway.addresses import egress_proxy, endpoint
+from gateway.addresses import Address, egress_proxy, endpoint
 from gateway.auth import credential, references
 from gateway.catalog.catalogue import Catalogue, Offer
 from gateway.clouds import check_addresses, region_of
@@ -187,7 +187,8 @@ class FleetBuilder:
         ref = doc.key
         if ref is None or not self.secrets:
             return None
-        if doc.proxy is None and not doc.self_hosted and any(one.scheme == "http" for one in endpoints):
+        clear = (one for one in endpoints if one.scheme == "http" and not Address(one.host, one.port).loopback)
+        if doc.proxy is None and not doc.self_hosted and any(clear):
             self._warn(path, "its key travels unencrypted: an endpoint is http://")
         return self._secret(f"{path}.key", ref)
 

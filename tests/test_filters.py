@@ -160,7 +160,7 @@ def test_no_way_in_leads_past_a_filter(site: Site, number: int) -> None:
                 lexicon=lexicon,
                 now=NOW,
                 available=up,
-                last_resort=site.fleet.mask(),
+                last_resort=(site.fleet.mask(),),
             )
         except GatewayError:
             continue

@@ -496,6 +496,9 @@ def test_a_key_sent_in_the_clear_is_warned_of(files: Directory) -> None:
     files.change('"https://api.deepinfra.com/v1/openai"', '"http://api.deepinfra.com/v1/openai"')
     (warning,) = files.load(tests=False).warnings
     assert "its key travels unencrypted" in warning
+    files.change('"http://api.deepinfra.com/v1/openai"', '"http://127.0.0.1:9000/v1"')
+    files.change("backend: deepinfra}", "backend: deepinfra, window: 8192}")
+    assert not any("unencrypted" in one for one in files.load(tests=False).warnings)
 
 
 def test_the_digest_changes_with_any_file_and_only_then(files: Directory) -> None:

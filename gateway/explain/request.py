@@ -6,7 +6,7 @@ request that was served, from the inputs that were kept. Nothing here sends anyt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -59,7 +59,7 @@ def explain(
     lexicon: Lexicon,
     now: float,
     available: int,
-    last_resort: int | None = None,
+    last_resort: Sequence[int] = (),
     latency_s: Mapping[str, float] = MappingProxyType({}),
     doubted: int = 0,
     outside: Callable[[Policy, Hints, Envelope], Mapping[str, Any]] = lambda policy, hints, envelope: {},
@@ -67,9 +67,9 @@ def explain(
 ) -> Explanation:
     """What would become of a chat request. Raises GatewayError for one that would be refused before any decision.
 
-    `headers` have lower-case names and no credentials. `last_resort` is what health would have tried when nothing else
-    is left, as serving does; None: then the request is refused. `doubted` is that of a `Serving`, `outside` says other
-    fields of the snapshot. `left` is what hard budgets leave this key, in nano-USD, if known.
+    `headers` have lower-case names and no credentials. `last_resort` is what health would try in turn when nothing
+    else is left, as serving does; without it the request is refused. `doubted` is that of a `Serving`, `outside` says
+    other fields of the snapshot. `left` is what hard budgets leave this key, in nano-USD, if known.
     May take long and block: exact token counts are made on the spot.
     """
     envelope = wire.parse(body)
@@ -89,9 +89,11 @@ def explain(
     drawn = draw(_NO_ID, conversation_of(hints, envelope), tenant.key)
     snapshot = Snapshot(now, drawn, available, latency_s, doubted, **outside(policy, hints, envelope))
     told = trace(policy, signals, snapshot, pinned=pinned, flips=True)
-    refusal = told.decision.refusal
-    if refusal is not None and refusal[0] == "no_target_available" and last_resort is not None:
-        told = trace(policy, signals, replace(snapshot, available=last_resort), pinned=pinned, flips=True)
+    for mask in last_resort:
+        refusal = told.decision.refusal
+        if refusal is None or refusal[0] != "no_target_available":
+            break
+        told = trace(policy, signals, replace(snapshot, available=mask), pinned=pinned, flips=True)
     budget = None
     if tenant.limited and tenant.key in site.quotas.capped():
         told = under_budget(told)

@@ -203,10 +203,13 @@ class Exchange(Attempting):
             decision = decide(policy, self.signals, snapshot, pinned=self.pinned)
             if decision.refusal is not None and decision.refusal[0] == "no_target_available":
                 # Everything that may serve this is held back: rather try the least hopeless than nobody.
-                self.available = runtime.board.last_resort(self.serving.site.fleet, time.monotonic())
-                snapshot = replace(snapshot, available=self.available)
-                decision = decide(policy, self.signals, snapshot, pinned=self.pinned)
                 key = None
+                for mask in runtime.board.last_resort(self.serving.site.fleet, time.monotonic()):
+                    self.available = mask
+                    snapshot = replace(snapshot, available=mask)
+                    decision = decide(policy, self.signals, snapshot, pinned=self.pinned)
+                    if decision.refusal is None:
+                        break
             self.snapshot = snapshot
             if asked.gate is not None and decision.refusal is None and asked.gate.hard:
                 decision = quotes.priced(decision)

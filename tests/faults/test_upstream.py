@@ -170,6 +170,22 @@ def test_an_upstreams_own_400_goes_through_as_it_is(start: Start, status: int) -
     assert ups["b"].requests == []
 
 
+@pytest.mark.parametrize("name", ["401", "404 model"])
+def test_who_names_a_target_that_a_person_must_mend_is_told_by_it_and_served_as_soon_as_it_is_mended(
+    start: Start, name: str
+) -> None:
+    gateway, ups = two(start, [BROKEN_BEFORE_THE_FIRST_EVENT[name]] * 2 + [plain()], [plain()])
+    for _ in range(2):
+        answer = gateway.post(chat("a"))
+        assert answer.status_code == 502
+        assert answer.headers["x-pointsman-target"] == "a"
+    assert gateway.post(chat(BOTH)).headers["x-pointsman-target"] == "b", "who may choose is sent elsewhere"
+    told = gateway.post(chat("a"), path="/v1/explain").json()
+    assert told["candidates"] == ["a"]
+    assert gateway.post(chat("a")).headers["x-pointsman-target"] == "a"
+    assert (len(ups["a"].requests), len(ups["b"].requests)) == (3, 1)
+
+
 def test_retry_after_is_kept(start: Start) -> None:
     script = plain(429, b"{}", headers="retry-after: 17\r\n")
     gateway, _ = two(start, [script], [script])

@@ -170,17 +170,18 @@ class Board:
         self._valid_until = change
         return self._mask
 
-    def last_resort(self, fleet: Fleet, now: float) -> int:
-        """The mask to decide with when `available` leaves a request without any target: a pool is never emptied.
+    def last_resort(self, fleet: Fleet, now: float) -> tuple[int, int]:
+        """The masks to decide with in turn when `available` leaves a request without any target.
 
-        All targets but those that only a person can bring back; all of them when nothing else is left.
+        All targets but those that only a person can bring back; then all of them, for a request that nobody else may
+        serve: a pool is never emptied, also not that of a request that names its target.
         """
         mask = 0
         for target in fleet.targets:
             entry = self.entries.get((target.name, ""))
             if entry is None or not (entry.hard and entry.held(now)):
                 mask |= 1 << target.index
-        return mask or fleet.mask()
+        return mask, fleet.mask()
 
     def endpoint_held(self, target: str, endpoint: str, now: float) -> bool:
         """True for an endpoint that is held back by itself; take another of its target while there is one."""

@@ -156,15 +156,15 @@ def test_a_pool_is_never_emptied() -> None:
     assert board.available(THREE, 0.0) == ALL
 
 
-def test_the_last_resort_leaves_out_only_what_a_person_must_mend() -> None:
+def test_the_last_resort_leaves_out_what_a_person_must_mend_unless_nobody_else_is_left() -> None:
     board = Board()
     fail(board, 0.0)
     board.record("b", Outcome.AUTH, 0.0)
     assert board.available(THREE, 0.0) == 0b100
-    assert board.last_resort(THREE, 0.0) == 0b101
+    assert board.last_resort(THREE, 0.0) == (0b101, ALL)
     for name in "abc":
         board.record(name, Outcome.AUTH, 0.0)
-    assert board.last_resort(THREE, 0.0) == ALL
+    assert board.last_resort(THREE, 0.0) == (0, ALL)
 
 
 def test_a_half_open_target_gets_one_probe_at_a_time() -> None:
@@ -234,7 +234,7 @@ def test_a_403_may_be_moderation_of_one_prompt_and_holds_a_target_only_when_it_c
         board.record("a", Outcome.FORBIDDEN, 0.0)
     assert board.available(THREE, AUTH_S - 1) == 0b110
     assert board.states(THREE, 0.0)[0]["state"] == "auth"
-    assert board.last_resort(THREE, 0.0) == 0b110
+    assert board.last_resort(THREE, 0.0) == (0b110, ALL)
     assert board.available(THREE, AUTH_S) == ALL
     board.record("a", Outcome.FORBIDDEN, AUTH_S)
     assert board.available(THREE, AUTH_S) == 0b110
@@ -329,7 +329,7 @@ def test_a_target_that_is_not_there_is_still_a_last_resort() -> None:
     for name in "abc":
         board.hold(name)
     assert board.available(THREE, 1.0) == ALL
-    assert board.last_resort(THREE, 1.0) == ALL
+    assert board.last_resort(THREE, 1.0) == (ALL, ALL)
 
 
 def test_releasing_what_was_never_held_changes_nothing() -> None:
