@@ -73,7 +73,7 @@ class SharedHold(Hold, eq=False, gc=False):
 class Asked:
     """A request that waits for the store's answer."""
 
-    __slots__ = ("gate", "need", "now_ms", "since_s", "store", "tokens", "told", "tries")
+    __slots__ = ("bound", "gate", "need", "now_ms", "since_s", "store", "tokens", "told", "tries")
 
     def __init__(
         self, store: Shared, gate: Gate, amounts: tuple[int, int], when: tuple[float, float], told: Told
@@ -85,6 +85,7 @@ class Asked:
         self.since_s, self.now_ms = when
         self.told = told
         self.tries = 1
+        self.bound = False
 
     def answer(self, reply: Reply) -> None:
         """Tell who asked. HOT where limits are shared."""
@@ -92,6 +93,7 @@ class Asked:
         if reply.__class__ is not list and store.put_off.take(
             reply, self.again, self.since_s, store.settings.timeout_s
         ):
+            self.bind(reply)  # type: ignore[arg-type]
             return
         now_s = time.monotonic()
         answer = store.numbers("admit", reply)
@@ -127,6 +129,19 @@ class Asked:
             self.tries = 2
             self.store.enter(form)
         self.store.ask(form, self)
+
+    def bind(self, why: Exception) -> None:
+        """It was put off: all its tries together take no longer than one may."""
+        if not self.bound:
+            self.bound = True
+            timer = self.store.put_off.bind(why, self.since_s + self.store.settings.timeout_s)
+            told = self.told
+
+            def in_time(got: Hold | Refused) -> None:
+                timer.cancel()
+                told(got)
+
+            self.told = in_time
 
 
 class Ended:

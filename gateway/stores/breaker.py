@@ -118,6 +118,13 @@ class Breaker:
             self._overdue = self._loop.call_later(self.settings.timeout_s, self._give_up, "timeout")
         return self.moving
 
+    def overdue(self, why: Exception) -> None:
+        """A call that was put off waits for as long as one may."""
+        if self.moving:
+            self._give_up("timeout")
+        else:
+            self.fail(why)
+
     def outdo(self, generation: int) -> None:
         """The store has seen a later connection of this replica: be later than that."""
         self._generation = max(self._generation, generation)

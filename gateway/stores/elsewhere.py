@@ -40,6 +40,9 @@ class Elsewhere:
     def send(self, said: Said, sent: Sent) -> None:
         """Run a call at the node that was named."""
         node = named(said, self._by())
+        if self._link is not None and self._link.idle and node != self._node:  # of a move that is over
+            link, self._link = self._link, None
+            link.end(Gone("moved"))
         if node is None:
             sent.done(said)
         elif self._link is not None and node == self._node:

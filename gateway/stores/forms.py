@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gateway.core.money.admission import Gate
 from gateway.core.money.limits import Budget, Limit, Rate, Slots
 from gateway.stores.resp import argument
+from gateway.stores.script import ANOTHER, OUTDATED
 
 #: Numbers at the front of an answer: what it says, which limit, how long, the limits in shadow, the server's time.
 FRONT = 5
@@ -109,6 +110,12 @@ class Form:
         was never used, all of it is given back.
         """
         return self.call(b"settle", places, requests, tokens, need, since_us, *[one.spent for one in self.budgets])
+
+    def fits(self, answer: Sequence[object]) -> bool:
+        """Is it made of numbers, and of enough to say something of every limit where it does?"""
+        whole = FRONT + len(self.limits) + 2 * len(self.budgets)
+        least = FRONT if answer[0] in (ANOTHER, OUTDATED) else whole
+        return len(answer) >= least and all(isinstance(one, int) for one in answer)
 
     def see(self, answer: Sequence[int], now_s: float) -> bool:
         """Take over what an answer says of every limit. Is less leased than before? The store waits to hear so. HOT."""

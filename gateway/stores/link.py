@@ -166,7 +166,12 @@ class Link(asyncio.Protocol):
                     return
                 if not self._waiting:
                     raise WrongReply("a reply to nothing")
-                self._answered(self._waiting.popleft(), reply)
+                sent = self._waiting.popleft()
+                try:
+                    self._answered(sent, reply)
+                except (IndexError, TypeError, ValueError):  # it is no answer to what was asked, and who did so waits
+                    self.end(Gone("protocol"))
+                    sent.done(Gone("protocol"))
         except WrongReply:
             self.end(Gone("protocol"))
         self._hush()
@@ -178,7 +183,9 @@ class Link(asyncio.Protocol):
             self._quiet = None
 
     def _answered(self, sent: Sent, reply: Reply) -> None:
-        if sent.count and isinstance(reply, Said):
+        if sent.count and reply.__class__ is not list:
+            if not isinstance(reply, Said):
+                raise WrongReply("the script answers with numbers")
             if reply.kind == "NOSCRIPT":
                 if sent.asking:
                     self._put(_ASKING, Sent(self._may_ask, sent.at))

@@ -48,6 +48,10 @@ class PutOff:
             self._held.append(again)
         return self._breaker.moving
 
+    def bind(self, why: Exception, until_s: float) -> asyncio.TimerHandle:
+        """Unless this is cancelled, the store counts as away from then on, monotonic; and nothing is put off longer."""
+        return self._loop.call_later(max(0.0, until_s - time.monotonic()), self._breaker.overdue, why)
+
     def release(self) -> None:
         """It is known."""
         held, self._held = self._held, []

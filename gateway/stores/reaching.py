@@ -24,8 +24,8 @@ class Unfit(Exception):
     """A server that is there and must not be used."""
 
 
-#: What is in the way of using a node.
-WHY_NOT = (OSError, TimeoutError, Gone, Said, Unfit)
+#: What is in the way of using a node. The last two: what another one named cannot be an address.
+WHY_NOT = (OSError, TimeoutError, Gone, Said, Unfit, OverflowError, ValueError)
 
 
 class Reaching:

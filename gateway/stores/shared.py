@@ -29,7 +29,7 @@ from gateway.stores.resp import Reply, Said
 from gateway.stores.script import ANOTHER, OUTDATED, UNKNOWN
 from gateway.stores.settings import StoreSettings
 from gateway.stores.store import Told
-from gateway.stores.telling import AT_ONCE, Owner, Telling
+from gateway.stores.telling import AT_ONCE, Owner, Telling, owner_of, worth
 from gateway.telemetry import families
 from gateway.telemetry.series import Kept, Rows
 
@@ -110,13 +110,12 @@ class Shared:
     def adopt(self, owners: Iterable[Gate]) -> None:
         """Take up the limits of a configuration; what is new is told soon."""
         before = self._owners
-        self._owners = {_owner(gate): gate for gate in owners if gate}
+        self._owners = {owner_of(gate): gate for gate in owners if gate}
         self._forms.clear()
         self._alone.forget()
         if self.degraded:
             self._alone.begin(self._owners.values(), self._registry.count)
-            return
-        self._telling.add(owner for owner, gate in self._owners.items() if before.get(owner) != gate)
+        self._soon(one for one, gate in self._owners.items() if before.get(one) != gate and (self.up or worth(gate)))
 
     def turned(self) -> None:
         """Periods have begun: nothing of them is known yet from others. What is not used is told when it is."""
@@ -124,12 +123,18 @@ class Shared:
         if self.degraded:
             for gate in self._owners.values():
                 self._alone.lease(gate)
-            return
-        self._telling.add(
+        self._soon(
             owner
             for owner, gate in self._owners.items()
             if gate.budgets and (owner in self._busy or any(one.spent for one in gate.budgets))
         )
+
+    def _soon(self, owners: Iterable[Owner]) -> None:
+        """Tell of these. A connection that is being made ready may have heard of them before they changed."""
+        if self._breaker.link is None:
+            self._touched.update(owners)
+        else:
+            self._telling.add(owners)
 
     def follow_to(self, form: Form, answer: list[int]) -> None:
         """The store is in other periods than this replica: take those it names, and by the calendar all others."""
@@ -163,7 +168,7 @@ class Shared:
         await self.learn()
         touched, self._touched = self._touched, set()
         try:
-            gates = [gate for owner, gate in self._owners.items() if _told(gate, owner in touched)]
+            gates = [gate for owner, gate in self._owners.items() if worth(gate, owner in touched)]
             await self._tell(link, gates, server=self._lacking)
         except BaseException:
             self._touched |= touched
@@ -255,7 +260,7 @@ class Shared:
         """Ask the store; at once where it is away. HOT where limits are shared."""
         if self.degraded:
             return self.locally(gate, tokens, need, now_s, now_ms)
-        self.ask(self.form(gate), Asked(self, gate, (tokens, need), (now_s, now_ms), told))
+        self.ask(self.form(gate), Asked(self, gate, (tokens, need), (time.monotonic(), now_ms), told))
         return None
 
     def ask(self, form: Form, asked: Asked) -> None:
@@ -263,7 +268,9 @@ class Shared:
         link = self._breaker.link
         if link is not None:
             link.call(*form.call(b"admit", asked.tokens, asked.need, form.heard_us), asked.answer)
-        elif not self.put_off.hold(asked.again):
+        elif self.put_off.hold(asked.again):
+            asked.bind(Gone("timeout"))
+        else:
             asked.answer(Gone("away"))
 
     def hold(self, form: Form, answer: list[int], tokens: int, need: int) -> SharedHold:
@@ -352,9 +359,11 @@ class Shared:
                 self._breaker.fail(why)
             else:
                 if answer[0] == ANOTHER and tries > 1:
-                    self._tell_of(_owner(form.gate), tries=tries - 1)
+                    self._tell_of(owner_of(form.gate), tries=tries - 1)
 
     def _entered(self, form: Form, answer: list[int]) -> None:
+        if not form.fits(answer):
+            raise Gone("protocol")
         if answer[0] == OUTDATED:
             self._breaker.outdo(answer[1])
             raise Gone("outdated")
@@ -430,16 +439,6 @@ class Shared:
         yield Rows(families.STORE_UP, [((self.name,), int(self.up))])
         yield Rows(families.STORE_CLOCK, [((self.name,), self.clock.off_s)])
         yield Rows(families.STORE_ERRORS, [((self.name, op), count) for op, count in self.errors.items()])
-
-
-def _owner(gate: Gate) -> tuple[str, str]:
-    first = gate.limits[0]
-    return first.scope, first.name
-
-
-def _told(gate: Gate, touched: bool) -> bool:
-    """Is a new connection told of it? Whoever has rates alone is when it is asked for."""
-    return bool(gate.budgets or any(one.used for one in gate.slots) or (gate.slots and touched))
 
 
 def _nobody(*_: object, **__: object) -> None:

@@ -9,9 +9,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from gateway.core.money.admission import Gate
+
 Owner = tuple[str, str]
 #: Of which so many are told at once.
 AT_ONCE = 100
+
+
+def owner_of(gate: Gate) -> Owner:
+    """Whose limits these are, which are all of one."""
+    first = gate.limits[0]
+    return first.scope, first.name
+
+
+def worth(gate: Gate, touched: bool = False) -> bool:
+    """Is a new connection told of it? Whoever has rates alone is when it is asked for."""
+    return bool(gate.budgets or any(one.used for one in gate.slots) or (gate.slots and touched))
 
 
 class Telling:

@@ -239,6 +239,32 @@ def test_what_is_asked_where_a_slot_goes_is_answered_before_all_is_told_there(
     assert "is away" not in caplog.text
 
 
+def test_a_move_that_was_given_up_does_not_stand_in_the_way_of_the_next_one(
+    nodes: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        one = Replica("r", nodes.nodes[0].port, "given-up", keys=1)
+        await one.ready()
+        team = "{given-up}:team:t"
+        moving = nodes.begin(team, nodes.other(team))
+        keys = moving.keys()
+        moving.take(*keys)
+        assert isinstance(await one.admit(0), Hold)
+        moving.source.ask("CLUSTER", "SETSLOT", moving.slot, "STABLE")
+        moving.to.ask("MIGRATE", "127.0.0.1", moving.source.port, "", 0, 5000, "KEYS", *keys)
+        moving.to.ask("CLUSTER", "SETSLOT", moving.slot, "STABLE")
+        assert isinstance(await one.admit(0), Hold)
+        other = nodes.begin(team, next(node for node in nodes.nodes if node not in (moving.source, moving.to)))
+        other.take(*keys)
+        assert isinstance(await one.admit(0), Hold)
+        other.end()
+        await until(lambda: other.to.hash("{given-up}:key:k0")["s"] == "3")
+        await one.store.close()
+
+    asyncio.run(run())
+    assert "is away" not in caplog.text
+
+
 def test_keys_that_stay_at_both_ends_are_an_outage_with_that_reason(
     nodes: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,10 +9,11 @@ import pytest
 
 from gateway.core.money.admission import Gate, Hold, Refused
 from gateway.core.money.limits import Allowance, Budget, Cap, Rate
+from gateway.stores.resp import Said
 from gateway.stores.settings import StoreSettings
 from gateway.stores.shared import Shared
 from gateway.stores.telling import AT_ONCE
-from tests.valkey import Valkey
+from tests.valkey import Relay, Valkey
 
 KEYS = 2_000
 
@@ -116,5 +117,46 @@ def test_what_changed_while_it_was_told_is_told_once_more_before_anything_is_ask
         for at, gate in enumerate(gates):
             assert server.hash(f"{{touched}}:key:k{at}").get("day/UTC:x", "0") == str(gate.budgets[0].spent)
         await store.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_what_a_reload_brings_while_all_is_told_is_told_too_before_it_is_asked(server: Valkey, moved: bool) -> None:
+    """Else a hard budget that the books say is spent was whole for the first requests."""
+
+    async def run() -> None:
+        relay = Relay(server.port)
+        settings = StoreSettings("127.0.0.1", relay.port, prefix=f"late-{moved}", timeout_s=10)
+        store = Shared(asyncio.get_running_loop(), settings, "me")
+        before = keys(1)[0]
+        store.adopt([before])
+        await store.start()
+        spent = Budget("key", "k0", Allowance(1_000, "month", mode="hard"))
+        spent.begin(0, 1 << 52, 1_000)
+        after = Gate(before.requests, budgets=(*before.budgets, spent))
+        telling, link = store._tell, store._breaker.link
+
+        async def tell(*given: object, **more: bool) -> None:
+            await telling(*given, **more)  # type: ignore[arg-type]
+            if store.form(before).budgets and spent not in store._owners["key", "k0"].budgets:
+                store.adopt([after])
+
+        store._tell = tell  # type: ignore[method-assign]
+        if moved:
+            assert store._breaker.follow(Said(f"MOVED 1 127.0.0.1:{relay.port}"))
+        else:
+            relay.lead(server.port)
+        async with asyncio.timeout(30):
+            while store._breaker.link in (link, None) or not store.up:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        told: asyncio.Future[Hold | Refused] = asyncio.get_running_loop().create_future()
+        assert store.admit(after, 1, 100, time.monotonic(), time.time() * 1e3, told.set_result) is None
+        got = await told
+        assert isinstance(got, Refused)
+        assert got.limit is spent
+        assert got.spent
+        await store.close()
+        relay.close()
 
     asyncio.run(run())
