@@ -24,7 +24,7 @@ from gateway.core.money.pricing import converted
 from gateway.core.quantities import Invalid
 from gateway.core.request.thinking import MEMBERS
 from gateway.core.servers.credentials import Credential
-from gateway.core.servers.dialects import takes
+from gateway.core.servers.dialects import limit_lost, takes
 from gateway.core.servers.rows import DIALECTS, Dialect
 from gateway.core.types import Backend, Endpoint, Fleet, Model, Price, Secret, Target, ThinkingSupport, Timeouts
 from gateway.fields import price
@@ -140,6 +140,7 @@ class FleetBuilder:
         timeouts = doc.timeouts.over(self.timeouts)
         if timeouts.total_s < max(timeouts.connect_s, timeouts.headers_s, timeouts.first_event_s):
             self._warn(path, "its total timeout ends before its shorter clocks can")
+        spoken = self.own.get(doc.dialect) or DIALECTS[doc.dialect]
         return Backend(
             name=name,
             dialect=doc.dialect,
@@ -156,6 +157,8 @@ class FleetBuilder:
             headers=self._headers(path, doc),
             members=MappingProxyType(doc.body),
             own_dialect=self.own.get(doc.dialect),
+            limit_counts=spoken.limit_counts,
+            limit_lost=limit_lost(spoken, doc.body),
             api_version=doc.api_version,
             ca_file=ca_file,
             proxy=proxy,

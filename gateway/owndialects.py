@@ -18,7 +18,7 @@ from gateway.core.quantities import Invalid
 from gateway.core.request.thinking import Spelling
 from gateway.core.servers.dialects import joined
 from gateway.core.servers.rows import DIALECTS, Dialect
-from gateway.core.types import Outcome
+from gateway.core.types import LimitCounts, Outcome
 from gateway.fields import Strict
 
 _MEMBER = r"[A-Za-z_][A-Za-z0-9_-]{0,63}"
@@ -147,9 +147,12 @@ class DialectDoc(Strict):
     Not replaced are members by which a client would choose another model than was authorised, what Ollama's API cannot
     say, and `body`, which is joined with that one's.
     `refuses` are members that mean something: a request that needs one goes to another target. `drops` are members an
-    answer can do without. `errors` says what the provider's own error codes mean, beside those that all have in common.
-    `body` is put into every request, over the client's. A `strict` one refuses what it does not know, such as thinking
-    in another server's spelling, which is left out then. `history` is the spelling of reasoning it takes in messages.
+    answer can do without. `limit` is the one name it knows for the output limit; `limit_counts` says what it holds to
+    that: `all` that it writes, the `answer` without what was thought before it, or `nothing`, so that under a hard
+    budget all that the target can write counts. `errors` says what the provider's own error codes mean, beside those
+    that all have in common. `body` is put into every request, over the client's. A `strict` one refuses what it does
+    not know, such as thinking in another server's spelling, which is left out then. `history` is the spelling of
+    reasoning it takes in messages.
     """
 
     like: str = "openai"
@@ -160,6 +163,7 @@ class DialectDoc(Strict):
     drops: Members | None = None
     refuses: Members | None = None
     limit: Literal["max_tokens", "max_completion_tokens"] | None = None
+    limit_counts: LimitCounts | None = None
     thinking: SwitchDoc | None = None
     strict: bool | None = None
     history: Literal["reasoning", "reasoning_content"] | None = None
@@ -186,6 +190,8 @@ class DialectDoc(Strict):
             changes["refuses"] = unspoken.union(self.refuses)
         if self.limit is not None:
             changes["limit"] = self.limit
+        if self.limit_counts is not None:
+            changes["limit_counts"] = self.limit_counts
         if self.strict is not None:
             changes["strict"] = self.strict
         if self.history is not None:

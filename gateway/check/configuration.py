@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from gateway.config import ConfigDoc, KeyDoc
 from gateway.core.analyse import accepted, tenants
 from gateway.core.clauses.findings import Finding, finding
+from gateway.core.money import quotes
 from gateway.core.policy import Policy
 from gateway.core.targets.capabilities import outside
 from gateway.core.targets.rank import bits
@@ -80,11 +81,20 @@ def _budget(site: Site, key: KeyDoc) -> Iterator[Finding]:
         if granted.covers(policy.name, None, default):
             for rule in policy.rules:
                 mask |= rule.mask & ~policy.capabilities.closed
-    free = [site.fleet.targets[index] for index in bits(mask) if site.fleet.targets[index].price is None]
+    path, targets = f"keys.{key.name}.budget", [site.fleet.targets[index] for index in bits(mask)]
+    free = [target.name for target in targets if target.price is None]
     if free:
-        names = ", ".join(target.name for target in free[:5]) + (", ..." if len(free) > 5 else "")
-        what = f"has a hard budget, but may use targets without a price: {names}"
-        yield finding("budget-unpriced", key.name, f"keys.{key.name}.budget", what, "price: at these targets")
+        what = f"has a hard budget, but may use targets without a price: {_some(free)}"
+        yield finding("budget-unpriced", key.name, path, what, "price: at these targets")
+    deaf = [(target, quotes.longest_output(target, 1, "never")[1]) for target in targets if target.price is not None]
+    told = [f"{target.name}: {why}" for target, why in deaf if why]
+    if told:
+        what = f"has a hard budget, but may use targets that heed no max_tokens ({_some(told)})"
+        yield finding("budget-unheeded", key.name, path, what, "max_output at these targets, if their provider says it")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _aliases(site: Site, doc: ConfigDoc, now: float) -> Iterator[tuple[Policy | None, Finding]]:

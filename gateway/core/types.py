@@ -140,6 +140,11 @@ class Timeouts:
     total_s: float = 900.0
 
 
+#: What a server counts against an output limit: all that it writes, the answer but not what was thought before it, or
+#: nothing at all, where it is not known to heed the limit.
+LimitCounts = Literal["all", "answer", "nothing"]
+
+
 @dataclass(frozen=True, slots=True)
 class Backend:
     """A kind of server somewhere: how it is spoken to, where it stands, and whose key opens it."""
@@ -164,6 +169,8 @@ class Backend:
     headers: Mapping[str, str | Secret] = field(default_factory=lambda: EMPTY)  # sent with every request
     members: Mapping[str, Any] = field(default_factory=lambda: EMPTY)  # put into every body, over the client's
     own_dialect: Dialect | None = None  # one that the configuration defines
+    limit_counts: LimitCounts = "all"
+    limit_lost: str = ""  # why an output limit does not reach its servers, in words; empty where it does
     trace_context: bool = False  # it is told of which trace its requests are part
     hedge: Hedge | None = None  # None: a request is at one target at a time
     prefix_affinity: bool = False  # prompts that begin alike go to the same endpoint while it has room

@@ -155,7 +155,10 @@ class Admitting(Settling):
         if left is None or need <= left:
             return need
         entered, least = self._longest_input(), bounding.least_of(asked)
-        self.bound = bounding.closer(self, entered, left, least)
+        # What may be more than the whole budget is told so for good, and by the size alone that may not be true.
+        whole = min(budget.limit for budget in gate.hard)  # type: ignore[union-attr]  # or nothing would be left
+        never = quotes.dearest(quotes.reaches(decision, entered, least, choices)) > whole
+        self.bound = bounding.closer(self, entered, whole if never else left, least)
         if self.bound.tokens < entered:
             entered = self.bound.tokens
             need = quotes.dearest(quotes.reaches(decision, entered, asked, choices))
@@ -174,10 +177,10 @@ class Admitting(Settling):
         """What a client is told, with what its request may cost where that is what is too much."""
         error = _error(refused, self.asked.tenant.key)
         limit = refused.limit
-        if isinstance(limit, Budget) and not refused.unknown and refused.spent and limit.gone < limit.limit:
+        if isinstance(limit, Budget) and refused.spent and (refused.never or limit.gone < limit.limit):
             bound = self.bound or bounding.Bound(self._longest_input())
             asked = quotes.asked_output(self.envelope)
-            left = limit.limit - limit.gone
+            left = limit.limit - (0 if refused.never else limit.gone)
             error.message += bounding.told(bound, self.decision, asked, self.envelope.choices, left)
             if bound.loading and isinstance(error, Limited):
                 error.lasting, error.retry_after_s = False, SOON_S
@@ -336,7 +339,7 @@ def _error(refused: Refused, key: str) -> GatewayError:
     error: Limited
     if isinstance(limit, Budget):
         if refused.never:
-            what = f"This may cost more than the whole budget of this {whose}: ask for a shorter answer."
+            what = f"This may cost more than the whole budget of this {whose}."
         elif not refused.spent:
             what = f"What is left of the budget of this {whose} is set aside for requests under way."
         elif limit.gone >= limit.limit:

@@ -86,17 +86,19 @@ def least_of(asked: int) -> int:
 
 
 def told(bound: Bound, decision: Decision, asked: int, choices: int, left: int) -> str:
-    """What a request may cost at the least that would do, for who is refused with so much left of a budget."""
+    """What a request may cost at the least that would do, for who is refused with so much of a budget to be spent."""
     share = quotes.share(quotes.reaches(decision, bound.tokens, least_of(asked), choices))
     if share is None:
         return ""
-    shorter = ": ask for a shorter one" if share.answer_nano > left else ""
+    may_fit = _dearest(decision, bound.tokens, 1, choices) <= left < share.prompt_nano + share.answer_nano
+    shorter = ": ask for a shorter one" if may_fit else ""
     return f" It may cost {in_words(share, bound.basis)}{shorter}."
 
 
 def in_words(share: Share, basis: str) -> str:
-    """So much for the prompt, so much for the answer."""
+    """So much for the prompt, so much for the answer, and why for one so long."""
+    why = f" ({share.why})" if share.why else ""
     return (
         f"up to {dollars(share.prompt_nano)} for the prompt (at most {share.input:,} tokens, {basis}) and "
-        f"{dollars(share.answer_nano)} for an answer of {share.output:,} tokens"
+        f"{dollars(share.answer_nano)} for an answer of {share.output:,} tokens{why}"
     )

@@ -83,6 +83,7 @@ def findings(capsys: pytest.CaptureFixture[str], *more: str) -> list[dict[str, A
         ),
         ("tenant-unmatched", "shop", 11, "home: eu}", "home: EU}"),
         ("budget-unpriced", "shop", 11, "allow: [auto]", "allow: [auto], budget: {usd: 5, per: day}"),
+        ("budget-unheeded", "shop", 11, "allow: [auto]", "allow: [auto], budget: {usd: 5, per: day}"),
     ],
 )
 def test_keys_and_names_that_lead_nowhere_are_told_with_their_line(
@@ -91,6 +92,8 @@ def test_keys_and_names_that_lead_nowhere_are_told_with_their_line(
     assert not [one for one in findings(capsys) if one["code"] == code]
     if code == "budget-unpriced":
         change(site / "pointsman.yaml", "window: 32k, price: {input: 0.1, output: 0.2}}\nkeys", "window: 32k}\nkeys")
+    if code == "budget-unheeded":
+        change(site / "pointsman.yaml", "window: 32k, price", "window: 32k, unsupported: [max_tokens], price")
     if code == "alias-refused":
         closed = "  plus: {model: qwen3.5-plus, backend: there, window: 1M}\nkeys:\n"
         change(site / "pointsman.yaml", "keys:\n", closed)

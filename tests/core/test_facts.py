@@ -14,7 +14,7 @@ from gateway.core.types import Backend, Model, PriceTier, Target
 
 #: Not facts: they say how a server is reached, not what it is; or stand there under another name.
 _HOW = {"endpoints", "key", "auth", "api_version", "ca_file", "proxy", "max_inflight", "timeouts", "headers", "members",
-        "trace_context", "prefix_affinity", "hedge"}  # fmt: skip
+        "trace_context", "prefix_affinity", "hedge", "limit_counts", "limit_lost"}  # fmt: skip
 _UNDER_ANOTHER_NAME = {
     Model: {"terms": "license.osi_approved", "evals": "model.evals.<name>"},
     Backend: {"name": "target.backend", "own_dialect": "target.dialect"},

@@ -191,6 +191,42 @@ def test_a_refusal_after_the_decision_says_whose_it_is_and_when_it_may_pass(up: 
             assert told.json()["record"]["target"] == "", "nobody answered"
 
 
+def test_a_dialect_of_ones_own_is_held_to_the_answer_that_is_asked_for(up: Up, tmp_path: Path) -> None:
+    ups = up(a=used(10, 20))
+    keys = [key(budget={"usd": 0.001, "per": "day"}), key("poor", OTHER, budget={"usd": 0.000_03, "per": "day"})]
+    made = settings(ups, *keys)
+    made["dialects"] = {"acme": {"thinking": {"switch": "reasoning.enabled"}}}
+    made["backends"]["a"]["dialect"] = "acme"
+    with running(tmp_path, made) as gateway:
+        assert gateway.post(chat(max_tokens=10)).status_code == 200
+        assert ups["a"].requests[0].json["max_tokens"] == 10
+        told = gateway.post(chat(max_tokens=10), path="/v1/explain").json()
+        assert told["budget"]["set_aside"]["answer_tokens"] == 10
+        most = next(one["cost_high_nano_usd"] for one in told["targets"] if one["target"] == "a")
+        assert most / 1e9 == pytest.approx(told["budget"]["set_aside"]["answer_usd"]), "one bound on one screen"
+        # 10 tokens are $0.00002: the first passes, and then more is spent than there is
+        assert gateway.post(chat(max_tokens=10), key=OTHER).status_code == 200
+        refused = gateway.post(chat(max_tokens=16), key=OTHER).json()["error"]["message"]
+        assert refused.startswith("This may cost more than the whole budget of this key. $0.00 of $0.000030 a day is")
+        assert refused.endswith("and $0.000032 for an answer of 16 tokens: ask for a shorter one.")
+    made["dialects"] = {"acme": {"limit_counts": "nothing"}}
+    with running(tmp_path, made) as gateway:
+        refused = gateway.post(chat(max_tokens=10)).json()["error"]["message"]
+        assert refused.endswith("(its whole window counts, for the dialect acme is not known to heed max_tokens).")
+        told = gateway.post(chat(max_tokens=10), path="/v1/explain").json()["budget"]["set_aside"]
+        assert "the dialect acme is not known to heed max_tokens" in told["text"]
+
+
+def test_no_shorter_answer_is_advised_where_the_prompt_alone_is_too_dear(up: Up, tmp_path: Path) -> None:
+    ups = up(a=used(10, 3))
+    made = settings(ups, key(budget={"usd": 0.000_01, "per": "day"}), price={"input": 1.0, "output": 2.0})
+    with running(tmp_path, made) as gateway:
+        refused = gateway.post(chat(text="word " * 50, max_tokens=3)).json()["error"]["message"]
+        assert "more than the whole budget of this key. $0.000010 of" in refused
+        assert re.search(r" It may cost up to \$0\.\d+ for the prompt \(at most [\d,]+ tokens, .*\) and "
+                         r"\$0\.000006 for an answer of 3 tokens\.$", refused)  # fmt: skip
+
+
 def test_a_prompt_is_counted_before_a_small_budget_refuses_it_by_its_size(up: Up, tmp_path: Path) -> None:
     answers = iter([used(20, 1)])
     ups = up(a=lambda conn, asked: next(answers, used(600, 1))(conn, asked))

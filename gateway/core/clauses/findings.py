@@ -78,6 +78,7 @@ CODES: Mapping[str, tuple[Severity, str]] = MappingProxyType(
         "model-retired": ("warning", "a model that is named is offered by nobody any more"),
         "model-retires": ("warning", "a model that is named will soon be offered by nobody"),
         "budget-unpriced": ("warning", "a key with a hard budget may use targets that have no price"),
+        "budget-unheeded": ("info", "a key with a hard budget may use targets that heed no `max_tokens`"),
         "name-unknown": ("warning", "a name that no target of the fleet or model of the catalogue bears"),
         "set-unserved": ("info", "a set names models that this fleet does not serve"),
         "set-unused": ("info", "a set is never used"),
@@ -100,7 +101,8 @@ EVERYWHERE = frozenset({"rung-impossible", "model-retired", "model-retires"})
 
 #: Those that are told of keys and names of the configuration, which a policy by itself does not see.
 CONFIGURED = frozenset(
-    {"alias-refused", "alias-shadows", "allow-refused", "budget-unpriced", "place-unmet", "tenant-unread"}
+    {"alias-refused", "alias-shadows", "allow-refused", "budget-unheeded", "budget-unpriced", "place-unmet"}
+    | {"tenant-unread"}
 )
 
 

@@ -18,7 +18,7 @@ from gateway.core.decisions.flips import Flip, nearest
 from gateway.core.decisions.watchtrace import conversation_line, latency_lines, shadow_lines
 from gateway.core.facts import residency
 from gateway.core.money.pricing import span
-from gateway.core.money.quotes import priced
+from gateway.core.money.quotes import longest_output, priced
 from gateway.core.targets.capabilities import lies_in, refused
 from gateway.core.targets.filters import FILTERS
 from gateway.core.targets.rank import bits, expected_nano
@@ -393,13 +393,13 @@ def costs_of(target: Target, signals: Signals, thinking: Thinking) -> tuple[int,
 
     The length of the input is what is known of it by the target's own tokenizer. The least has no output and all input
     from a cache; the usual has what the target typically answers; the most has all the output that may come: what was
-    asked for, else what the target gives at most, else what its window leaves.
+    asked for and is heeded, else what the target gives at most, else what its window leaves.
     """
     if target.price is None:
         return None
     bounds = signals.tokens(target.model.tokenizer)
     asked = signals.get("max_output_tokens")
-    most = max(min(asked or target.max_output or target.window, target.window - bounds.lo), 0)
+    most = max(min(longest_output(target, asked or 0, thinking.mode)[0], target.window - bounds.lo), 0)
     thinks = thinking.mode != "never" and target.thinking != "never"
     low, high = span(target.price, (bounds.lo, bounds.hi), most, thinking=thinks)
     likely = bounds.hi if bounds.exact else bounds.lo + (bounds.hi - bounds.lo) // 4

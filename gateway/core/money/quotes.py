@@ -28,6 +28,7 @@ class Reach(NamedTuple):
     target: Target
     input: int
     output: int
+    why: str = ""  # the output is longer than was asked for
 
 
 def _rates(price: Price, input_hi: int) -> Iterator[tuple[int, int]]:
@@ -72,18 +73,30 @@ def reaches(decision: Decision, input_hi: int | None, asked: int, choices: int) 
     """How far an attempt at each candidate can go.
 
     `input_hi` is a bound of the prompt for any tokenizer, None where none is known; `asked` the output limit of the
-    request, 0 where it has none. A server whose limit does not count what a model thinks, and one that does not know
-    the limit, is bounded only by what it can write.
+    request, 0 where it has none.
     """
     for target in decision.candidates:
         room = target.max_input or target.window
         entered = room if input_hi is None else min(input_hi, room)
-        longest = min(target.max_output or target.window, target.window)
-        if not obeys(target, decision.thinking.mode):
-            longest = target.window
-        elif asked:
-            longest = min(longest, asked)
-        yield Reach(target, entered, longest * choices)
+        longest, why = longest_output(target, asked, decision.thinking.mode)
+        yield Reach(target, entered, longest * choices, why)
+
+
+def longest_output(target: Target, asked: int, thinking: str) -> tuple[int, str]:
+    """The most tokens that a target can write in one choice, and why that is more than was asked for, if it is.
+
+    `asked` is the output limit of the request, 0 where it has none. What does not heed the limit is bounded by what its
+    provider says that it gives at most, else by its window; what thinks beside the limit, by its window alone.
+    """
+    whole = min(target.max_output or target.window, target.window)
+    why = unheeded(target, thinking)
+    if not why:
+        return (min(whole, asked) if asked else whole), ""
+    if target.backend.limit_counts == "answer":
+        whole = target.window
+    if asked and asked >= whole:
+        return whole, ""
+    return whole, f"its whole {'window' if whole == target.window else 'max_output'} counts, for {why}"
 
 
 def priced(decision: Decision) -> Decision:
@@ -100,17 +113,24 @@ def priced(decision: Decision) -> Decision:
     return replace(decision, candidates=(), refusal=refusal, shadow=None)
 
 
-#: Dialects whose output limit does not count what a model thinks before it answers.
-_THINKS_BESIDE = frozenset({"dashscope"})
-_LIMITS = frozenset(OUTPUT_LIMITS)
-
-
 def obeys(target: Target, thinking: str) -> bool:
     """Whether an output limit bounds all that a target writes."""
-    if not _LIMITS.isdisjoint(target.unsupported) or not _LIMITS.isdisjoint(target.backend.members):
-        return False
-    beside = target.backend.dialect in _THINKS_BESIDE or target.backend.own_dialect is not None
-    return not beside or (thinking == "never" and target.thinking in ("never", "switchable"))
+    return not unheeded(target, thinking)
+
+
+def unheeded(target: Target, thinking: str) -> str:
+    """Why an output limit does not bound all that a target writes, in words; empty where it does."""
+    backend = target.backend
+    for name in OUTPUT_LIMITS:
+        if name in target.unsupported:
+            return f"{target.name} does not support {name}"
+    if backend.limit_lost:
+        return backend.limit_lost
+    if backend.limit_counts == "nothing":
+        return f"the dialect {backend.dialect} is not known to heed max_tokens"
+    if backend.limit_counts == "answer" and not (thinking == "never" and target.thinking in ("never", "switchable")):
+        return f"the dialect {backend.dialect} does not count what a model thinks against max_tokens"
+    return ""
 
 
 def textual(envelope: Envelope) -> bool:
@@ -214,6 +234,7 @@ class Share(NamedTuple):
     output: int
     prompt_nano: int
     answer_nano: int
+    why: str = ""  # the answer is longer than was asked for
 
 
 def share(found: Iterable[Reach]) -> Share | None:
@@ -225,5 +246,5 @@ def share(found: Iterable[Reach]) -> Share | None:
                 parts = entered * one.input, produced * one.output
                 if sum(parts) > most_parts:
                     prompt, answer = (-(-part // _MILLION) for part in parts)
-                    most_parts, dear = sum(parts), Share(one.target, one.input, one.output, prompt, answer)
+                    most_parts, dear = sum(parts), Share(one.target, one.input, one.output, prompt, answer, one.why)
     return dear

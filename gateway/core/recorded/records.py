@@ -229,6 +229,8 @@ _HOW_IT_IS_REACHED = frozenset(
         "headers",
         "members",
         "own_dialect",
+        "limit_counts",
+        "limit_lost",
         "trace_context",
         "prefix_affinity",
         "hedge",

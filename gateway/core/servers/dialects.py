@@ -39,6 +39,7 @@ __all__ = [
     "classify_answer",
     "classify_in_band",
     "joined",
+    "limit_lost",
     "prepare",
     "relayed_error",
     "request_body",
@@ -287,6 +288,24 @@ def _adapt(envelope: Envelope, plan: Plan, thinking: Thinking, overrides: dict[s
         if wish.on is None and plan.target.thinking_needs_stream and not envelope.stream:
             wish = wish._replace(on=False)  # left alone it would think, and refuse to without a stream
         overrides.update(thoughts.write(wish, dialect.thinking, envelope))
+
+
+def limit_lost(dialect: Dialect, members: Mapping[str, Any]) -> str:
+    """Why the output limit of a request does not reach servers of this dialect, in words; empty where it does.
+
+    `members` are what configuration puts into every body.
+    """
+    # Where one name is written for both, it is written even if the other is left out.
+    dropped = dialect.drops if dialect.limit is None else dialect.drops & {dialect.limit}
+    for names, what in (
+        (members, "the configuration of its backend writes its own"),
+        (dialect.members, f"the dialect {dialect.name} writes its own"),
+        (dropped, f"the dialect {dialect.name} drops"),
+    ):
+        for name in _LIMITS:
+            if name in names:
+                return f"{what} {name}"
+    return ""
 
 
 def _rename_limit(envelope: Envelope, name: str, overrides: dict[str, bytes | None]) -> None:

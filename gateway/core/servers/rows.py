@@ -18,7 +18,7 @@ from gateway.core.request.thinking import Spelling
 from gateway.core.request.wire import Envelope
 from gateway.core.servers import ollama, ollamaanswers
 from gateway.core.servers.respell import Respelling
-from gateway.core.types import Outcome, Thinking
+from gateway.core.types import LimitCounts, Outcome, Thinking
 
 if TYPE_CHECKING:
     from gateway.core.servers.dialects import Plan
@@ -42,6 +42,7 @@ class Dialect:
     strict: bool = False  # it refuses what it does not know: other servers' spellings of thinking are left out
     members: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)  # put into every body, over the client's
     limit: str | None = None  # the one name it knows for the output limit; None: both of OpenAI's
+    limit_counts: LimitCounts = "all"
     codes: Mapping[str, Outcome] = field(default_factory=lambda: _NOTHING)  # its own error codes, see `refusals.CODES`
     words: tuple[tuple[int, re.Pattern[str], Outcome], ...] = ()  # status and message, where it has no code for it
     auth: tuple[str, str] = ("Authorization", "Bearer ")  # header field that takes the key, and what stands before it
@@ -139,6 +140,7 @@ _ROWS = (
         "dashscope",
         drops=_OPENAI_ONLY,
         limit="max_tokens",
+        limit_counts="answer",
         reasoning="reasoning_content",
         thinking=Spelling(switch="enable_thinking", budget="thinking_budget"),
         codes=MappingProxyType(

@@ -25,6 +25,7 @@ OF_CONFIGURATION = {
     "alias-refused",
     "alias-shadows",
     "allow-refused",
+    "budget-unheeded",
     "budget-unpriced",
     "place-unmet",
     "tenant-unread",

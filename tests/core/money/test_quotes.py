@@ -12,6 +12,7 @@ from gateway.core.money import pricing, quotes
 from gateway.core.request import wire
 from gateway.core.servers import dialects
 from gateway.core.types import Decision, Endpoint, Price, PriceTier, Target, Thinking, Usage
+from gateway.owndialects import DialectDoc
 from tests.core.fleets import FLEET
 
 COUNT = st.integers(0, 200_000)
@@ -113,15 +114,54 @@ def test_a_clamp_keeps_every_candidate_within_the_sum() -> None:
 
 
 def test_who_does_not_obey_a_limit_is_not_clamped_and_counts_with_its_window() -> None:
-    deaf = target(unsupported=frozenset({"max_tokens"}), max_output=100)
+    deaf = target(unsupported=frozenset({"max_tokens"}))
     found = list(quotes.reaches(decision(deaf), 1_000, 10, 1))
     assert found[0].output == 10_000
     assert quotes.clamped(decision(deaf), found, 5_000_000, 1) is None
 
 
+def own(**settings: object) -> Target:
+    return spoken(DialectDoc.model_validate(settings).row("acme"))
+
+
+def spoken(row: dialects.Dialect) -> Target:
+    made = replace(target().backend, dialect=row.name, own_dialect=row, limit_counts=row.limit_counts)
+    return replace(target(thinking="switchable"), backend=replace(made, limit_lost=dialects.limit_lost(row, {})))
+
+
+def test_a_dialect_of_ones_own_heeds_the_limit_as_the_one_it_is_like_unless_it_says_otherwise() -> None:
+    for settings, heeds in (
+        ({}, True),
+        ({"auth": {"header": "X-Api-Key"}, "thinking": {"switch": "reasoning.enabled"}}, True),
+        ({"limit": "max_tokens", "drops": ["max_completion_tokens"]}, True),
+        ({"like": "dashscope"}, False),
+        ({"like": "dashscope", "limit_counts": "all"}, True),
+        ({"limit_counts": "answer"}, False),
+        ({"limit_counts": "nothing"}, False),
+        ({"drops": ["max_tokens"]}, False),
+        ({"drops": ["max_completion_tokens"]}, False),
+        ({"limit": "max_tokens", "drops": ["max_tokens"]}, False),
+        ({"body": {"max_tokens": 9}}, False),
+    ):
+        one = own(**settings)
+        (reach,) = quotes.reaches(decision(one, thinking="client"), 1_000, 20, 1)
+        assert (reach.output == 20, reach.output == one.window) == (heeds, not heeds), settings
+        assert (reach.why == "") == heeds
+    assert quotes.unheeded(own(limit_counts="nothing"), "never") == "the dialect acme is not known to heed max_tokens"
+
+
+def test_what_a_provider_gives_at_most_bounds_an_answer_that_heeds_no_limit_but_not_thoughts_beside_it() -> None:
+    deaf, beside = (replace(own(limit_counts=one), max_output=4_096) for one in ("nothing", "answer"))
+    told = "its whole max_output counts, for the dialect acme is not known to heed max_tokens"
+    assert quotes.longest_output(deaf, 20, "client") == (4_096, told)
+    assert quotes.longest_output(beside, 20, "client")[0] == beside.window
+    share = quotes.share(quotes.reaches(decision(deaf), 1_000, 20, 1))
+    assert share is not None
+    assert (share.output, share.why) == (4_096, told)
+
+
 def test_a_limit_that_does_not_count_thoughts_bounds_nothing_while_there_may_be_some() -> None:
-    beside = target(thinking="switchable")
-    beside = replace(beside, backend=replace(beside.backend, dialect="dashscope"))
+    beside = spoken(dialects.DIALECTS["dashscope"])
     assert not quotes.obeys(beside, "client")
     assert quotes.obeys(beside, "never")
     assert not quotes.obeys(replace(beside, thinking="always"), "never")
