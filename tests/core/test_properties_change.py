@@ -189,7 +189,7 @@ def recorded(one: Case) -> Recorded:
 
 _ASKED = ("thinking_hint", "effort", "max_output_tokens", "language", "target_language", "task", "difficulty",
           "workload", "region", "residency", "structured_output", "max_cost_usd", "conversation", "headers.x-team",
-          "metadata.team", "images", "modality", "parameters", "tools", "stream", "cost_sensitive",
+          "metadata.team", "images", "modality", "parameters", "tools", "stream", "cost_sensitive", "choices",
           "model_asked")  # fmt: skip
 
 
