@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gateway.core.money.admission import Gate, Hold, Refused, refused
 from gateway.core.money.limits import Budget, Limit
-from gateway.stores.resp import Reply
+from gateway.stores.resp import Reply, Said
 from gateway.stores.script import ADMITTED, ANOTHER, REBUILDING, REFUSED, UNKNOWN
 from gateway.stores.store import Told
 
@@ -90,11 +90,11 @@ class Asked:
     def answer(self, reply: Reply) -> None:
         """Tell who asked. HOT where limits are shared."""
         store, gate = self.store, self.gate
-        if reply.__class__ is not list and store.put_off.take(
-            reply, self.again, self.since_s, store.settings.timeout_s
-        ):
-            self.bind(reply)  # type: ignore[arg-type]
-            return
+        if reply.__class__ is not list:
+            again = self.make if isinstance(reply, Said) and reply.kind == "TRYAGAIN" else self.again
+            if store.put_off.take(reply, again, self.since_s, store.settings.timeout_s):
+                self.bind(reply)  # type: ignore[arg-type]
+                return
         now_s = time.monotonic()
         answer = store.numbers("admit", reply)
         if answer is None:
@@ -119,16 +119,20 @@ class Asked:
             self.told(_refused(limit, answer[2], self.need, answer[4] / 1_000))
         elif status == REBUILDING:
             self.told(Refused(form.limits[answer[1] - 1], SOON_US, unknown=True))
-        else:
+        else:  # what is held from now on would be given back there, where it is not known
+            store.numbers("admit", Said("it does not know what it is told"))
             self.told(store.locally(gate, self.tokens, self.need, now_s, self.now_ms))
 
     def again(self) -> None:
-        """Ask once more. What nobody has asked for yet may be nowhere: then it is made, or nobody could answer."""
-        form = self.store.form(self.gate)
+        """Ask once more."""
+        self.store.ask(self.store.form(self.gate), self)
+
+    def make(self) -> None:
+        """Ask once more. What nobody has asked for yet may be at neither end: then it is made, or nobody could tell."""
         if self.tries == 1:
             self.tries = 2
-            self.store.enter(form)
-        self.store.ask(form, self)
+            self.store.enter(self.store.form(self.gate))
+        self.again()
 
     def bind(self, why: Exception) -> None:
         """It was put off: all its tries together take no longer than one may."""

@@ -321,7 +321,7 @@ class Shared:
     def enter(self, form: Form) -> None:
         """Tell of every key, team or target of a gate what this replica knows."""
         for owner in form.owners:
-            self._tell_of(owner)
+            self._telling.now(owner)
 
     def _tell_of(self, owner: Owner, then: Callable[[], object] = bool, *, tries: int = 0) -> bool:
         """Tell of one; where it is to be tried so often, also what has begun or ended since it was told of."""

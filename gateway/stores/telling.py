@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from gateway.core.money.admission import Gate
 
@@ -35,6 +36,7 @@ class Telling:
         self._due: deque[Owner] = deque()
         self._known: set[Owner] = set()
         self._under_way = 0
+        self._now: set[Owner] = set()
 
     def add(self, owners: Iterable[Owner]) -> None:
         """Tell of these, too."""
@@ -42,6 +44,11 @@ class Telling:
         self._known.update(fresh)
         self._due.extend(fresh)
         self._go_on()
+
+    def now(self, owner: Owner) -> None:
+        """Tell of this one before what is asked next; once for all who ask for it at one moment."""
+        if owner not in self._now and self._tell(owner, partial(self._now.discard, owner)):
+            self._now.add(owner)
 
     def _go_on(self) -> None:
         while self._due and self._under_way < AT_ONCE:

@@ -53,9 +53,9 @@ async def soon(one: Replica) -> Hold | Refused:
         return await one.admit(0)
 
 
-async def started(node: Scripted, answers: Answers) -> Replica:
+async def started(node: Scripted, answers: Answers, timeout_s: float = 0.3) -> Replica:
     """One that is so answered from its first call on, or from its first request on, where it cannot begin at all."""
-    one = Replica("r", node.port, "p", keys=1, timeout_s=0.3)
+    one = Replica("r", node.port, "p", keys=1, timeout_s=timeout_s)
     node.answers = answers
     async with asyncio.timeout(20):
         await one.store.start()
@@ -115,10 +115,57 @@ def test_nodes_that_send_a_request_to_each_other_hold_it_no_longer_than_one_answ
     asyncio.run(run())
 
 
+def test_where_the_store_does_not_know_what_it_is_told_it_is_not_told_of_an_end_either() -> None:
+    """It would give back a place that it has not counted, and so let one more through for as long as it is used."""
+
+    async def run() -> None:
+        async with scripted() as node:
+            one = await started(node, but(admit=numbers(-1, 0, 0, 0, 0)))
+            told: asyncio.Future[Hold | Refused] = asyncio.get_running_loop().create_future()
+            assert one.store.admit(one.own[0], 1, 0, time.monotonic(), time.time() * 1e3, told.set_result) is None
+            got = await told
+            assert isinstance(got, Hold)
+            got.end(time.monotonic())
+            assert not one.store.up
+            await until(lambda: one.store.up)
+            assert b"settle" not in node.asked
+            await healed(one, node)
+
+    asyncio.run(run())
+
+
+def test_requests_that_wait_for_a_move_do_not_tell_again_what_was_told_for_all() -> None:
+    async def run() -> None:
+        async with scripted() as first, scripted() as second:
+            one = await started(first, well, timeout_s=10.0)
+            first.answers = but(admit=b"-MOVED 1 127.0.0.1:%d\r\n" % second.port)
+            for got in await asyncio.gather(*(soon(one) for _ in range(100))):
+                assert isinstance(got, Hold)
+            assert second.asked.count(b"admit") == 100
+            assert second.asked.count(b"sync") == 1, "of the team's budget"
+            await one.store.close()
+
+    asyncio.run(run())
+
+
+def test_of_what_many_requests_find_unknown_at_one_moment_the_store_is_told_once() -> None:
+    async def run() -> None:
+        async with scripted() as node:
+            one = await started(node, well, timeout_s=10.0)
+            before, unknown = node.asked.count(b"sync"), iter([numbers(-1, 0, 0, 0, 0)] * 100)
+            node.answers = lambda words: next(unknown, well(words)) if op(words) == b"admit" else well(words)
+            for got in await asyncio.gather(*(soon(one) for _ in range(100))):
+                assert isinstance(got, Hold)
+            assert node.asked.count(b"sync") <= before + 2 * 10, "the key and the team, as often as answers were read"
+            await one.store.close()
+
+    asyncio.run(run())
+
+
 def test_a_request_that_came_slowly_waits_for_a_moving_slot_as_any_other() -> None:
     async def run() -> None:
         async with scripted() as node:
-            one = await started(node, well)
+            one = await started(node, well, timeout_s=10.0)
             refused = iter([b"-TRYAGAIN not yet\r\n"] * 3)
             node.answers = lambda words: next(refused, well(words)) if op(words) == b"admit" else well(words)
             told: asyncio.Future[Hold | Refused] = asyncio.get_running_loop().create_future()
