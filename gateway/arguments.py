@@ -29,6 +29,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # typeshed has overloads for it
         """As argparse's; but a command refuses itself what it does not know, with its own usage."""
+        self._words: list[str] = list(sys.argv[1:] if args is None else args)
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             said = unknown[0].partition("=")[0]
@@ -52,6 +53,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say how the command is used, what is wrong, and where all of it is told; exit with 2."""
+        if message.endswith(" required") or " are required: " in message:  # perhaps there, but mistyped
+            said = [word.partition("=")[0] for word in getattr(self, "_words", ()) if word.startswith("--")]
+            for word in said:
+                meant = near(word, self._option_string_actions)
+                if word not in self._option_string_actions and meant:
+                    message = f"{word} means nothing here{meant}"
+                    break
         self.print_usage(sys.stderr)
         self.exit(2, f"{self.prog}: {message}\nAll there is: {self.prog} --help\n")
 

@@ -59,6 +59,8 @@ def run(*arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
         (["chek"], "there is no command 'chek': did you mean check?"),
         (["xyzzy"], "there is no command 'xyzzy': one of serve, "),
         (["--config", "x.yaml", "serve"], "--config means nothing here: options stand behind the command"),
+        (["explain", "--txt", "hi"], "--txt means nothing here: did you mean --text"),
+        (["explain", "--txt=hi"], "--txt means nothing here: did you mean --text"),
         (["check", "--jsno"], "--jsno means nothing here: did you mean --json?"),
         (["check", "--js"], "--js means nothing here"),  # not guessed: another option may begin so tomorrow
         (["check", "--against", "flet"], "'flet' means nothing here: did you mean fleet?"),

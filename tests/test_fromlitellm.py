@@ -179,6 +179,75 @@ def test_what_was_withdrawn_is_known_by_its_id_and_told(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
+    ("model", "chats"),
+    [
+        ("openai/text-embedding-3-small", False),
+        ("cohere/embed-english-v3.0", False),
+        ("bedrock/amazon.titan-embed-text-v2:0", False),
+        ("ollama/nomic-embed-text", False),
+        ("openai/whisper-1", False),
+        ("openai/gpt-4o-mini-tts", False),
+        ("openai/gpt-4o-transcribe", False),
+        ("openai/dall-e-3", False),
+        ("openai/gpt-image-1", False),
+        ("vertex_ai/imagen-3.0-generate-002", False),
+        ("cohere/rerank-v3.5", False),
+        ("openai/omni-moderation-latest", False),
+        ("openai/gpt-4o-audio-preview", True),
+        ("openai/gpt-4-vision-preview", True),
+        ("openai/gpt-4o", True),
+        ("mistral/pixtral-large-latest", True),
+        ("openai/reveal-embedded-llm", True),
+    ],
+)
+def test_what_by_its_name_is_no_chat_model_is_left_out(
+    model: str, chats: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = {"model": model, "api_key": "os.environ/A_KEY"}
+    more = {"max_input_tokens": 8_000}
+    assert imported(one(params, more=more)) == (0 if chats else 2)
+    said = "model_list[0].litellm_params.model: not carried over: its name is not that of a chat model"
+    assert (said in capsys.readouterr().err) != chats
+    if not chats:
+        assert imported(one(params, more={**more, "mode": "chat"})) == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "reads"),
+    [
+        ("openai/house-model", {}, {"text"}),
+        ("openai/house-model", {"supports_vision": True}, {"text", "image"}),
+        ("openai/gpt-4o", {}, {"text", "image"}),
+        ("openai/gpt-4o", {"supports_vision": False}, {"text"}),
+        ("openai/gpt-4o-audio-preview", {}, {"text"}),
+    ],
+)
+def test_of_a_model_nobody_knows_no_more_than_text_is_claimed(
+    model: str, more: dict[str, Any], reads: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = {"model": model, "api_key": "os.environ/A_KEY"}
+    assert imported(one(params, more={"max_input_tokens": 8_000, **more})) == 0
+    told = capsys.readouterr()
+    assert set(site().fleet.targets[0].modalities) == reads
+    assert ("taken to read text alone" in told.out + told.err) == (reads == {"text"} and not more)
+
+
+def test_a_group_of_a_model_s_own_name_passes_a_strict_check(capsys: pytest.CaptureFixture[str]) -> None:
+    info = {"base_model": "gpt-4o", "max_input_tokens": 128_000}
+    azure = {"model": "azure/my-gpt4o", "api_base": "https://a.openai.azure.com", "api_key": "os.environ/A_KEY"}
+    group = [
+        {"model_name": "gpt-4o", "litellm_params": params, "model_info": info}
+        for params in ({**azure, "api_version": "2024-10-21"}, {"model": "openai/gpt-4o"})
+    ]
+    llama = {"model_name": "llama", "litellm_params": {"model": "openrouter/meta-llama/llama-3.3-70b-instruct"}}
+    settings = {"fallbacks": [{"gpt-4o": ["llama"]}]}
+    assert imported(json.dumps({"model_list": [*group, llama], "litellm_settings": settings})) == 0
+    capsys.readouterr()
+    main(["check", "--no-keys"])
+    assert "alias-shadows" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("seconds", "clocks"),
     [(600, {"total": 600}), (60, {"first_event": 60, "total": 60}), (10, {"headers": 10, "first_event": 10})],
 )

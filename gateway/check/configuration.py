@@ -104,13 +104,25 @@ def _aliases(site: Site, doc: ConfigDoc, now: float) -> Iterator[tuple[Policy | 
         if route is None:
             continue
         path = f"models.{name}"
-        if name in plain and plain[name] != route.pinned:
+        hidden = plain.get(name)
+        if (
+            hidden is not None
+            and hidden != route.pinned
+            and not _first(site.policies[route.policy], route.pinned, hidden)
+        ):
             what = f"leads to {meaning}, and hides the model or target of the same name"
             yield None, finding("alias-shadows", name, path, what, "another name")
         policy = site.policies[route.policy]
         if route.pinned is not None and tenants.never(policy, now, route.pinned, None):
             what = f"leads to {meaning}, which policy {policy.name} never allows"
             yield policy, finding("alias-refused", name, path, what, "allow_closed, or another meaning")
+
+
+def _first(policy: Policy, pinned: int | None, hidden: int) -> bool:
+    """Whether an alias leads to some of what it hides before anything else, whichever rule holds."""
+    if pinned is not None:
+        return not pinned & ~hidden
+    return bool(policy.rules) and all(not rule.rungs[0].mask & ~hidden for rule in policy.rules)
 
 
 def _plain(site: Site) -> Mapping[str, int]:

@@ -16,7 +16,7 @@ from gateway.core.clauses.latency import slowness
 from gateway.core.clauses.sticky import stay
 from gateway.core.targets.capabilities import least
 from gateway.core.targets.filters import last_straw
-from gateway.core.targets.rank import Costs, order
+from gateway.core.targets.rank import Costs, bits, order
 from gateway.core.types import Decision, Shadow, Snapshot, Target, Thinking
 
 if TYPE_CHECKING:
@@ -228,9 +228,16 @@ def _order(
                 rivals &= ~held if not held >> chosen[0] & 1 else held
             count = rivals.bit_count()
             if count > 1:
+                if rung.rank == "cheapest" and rung.by is None and not _priced(policy, chosen[0], rivals):
+                    return chosen, f"{says}; first of {count} without a price{place}"
                 return chosen, f"{says}; {rung.by.text if rung.by else _RANK_WORDS[rung.rank]} of {count}{place}"
             break
     return chosen, says + place
+
+
+def _priced(policy: Policy, chosen: int, rivals: int) -> bool:
+    targets = policy.fleet.targets
+    return targets[chosen].price is not None or any(targets[index].price is not None for index in bits(rivals))
 
 
 def _place(rungs: Sequence[Rung], bit: int) -> str:

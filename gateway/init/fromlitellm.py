@@ -18,7 +18,7 @@ from gateway.addresses import endpoint
 from gateway.catalog.catalogue import Catalogue
 from gateway.core.quantities import Invalid
 from gateway.core.types import Timeouts
-from gateway.init import litellmfile
+from gateway.init import litellmfile, modelnames
 from gateway.init.draft import Draft
 from gateway.init.fromkeys import target_name
 from gateway.init.litellmgroups import Groups, Shares
@@ -29,13 +29,6 @@ from gateway.yamlfile import Document
 _REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
 #: What people write where a server asks for no key.
 _NO_KEY = frozenset({"", "none", "null", "empty", "fake-key", "fake-api-key", "dummy", "not-needed", "anything", "na"})
-#: Families whose models exist only behind an API.
-_CLOSED = re.compile(
-    r"(?:^|[^a-z])(?:gpt-?(?!-?oss)[0-9]|chatgpt|o[1-9](?:-|$)|claude|gemini|command|mistral-large|grok|nova|sonar)"
-)
-#: Families that a name may tell, besides those of the catalogue.
-_FAMILIES = frozenset({"gpt", "claude", "gemini", "mistral", "command", "grok", "nova", "sonar"})
-
 _MOST = 1_000_000_000  # of a target's limit
 #: What a deployment may take, and what that is called at a target.
 _LIMITS = {"rpm": "rpm", "tpm": "tpm", "max_parallel_requests": "max_concurrent"}
@@ -122,6 +115,11 @@ class Conversion:
         if info.get("mode") not in (None, "chat", "completion"):
             raise Unfit(".model_info.mode", "only chat completions are served")
         reached = self._reached(params, f"{path}.litellm_params")
+        base = info.get("base_model")
+        called = base if isinstance(base, str) else reached.upstream_id
+        if info.get("mode") is None and not modelnames.chats(called, self.catalogue):
+            what = "its name is not that of a chat model, and only chat completions are served"
+            raise Unfit(".litellm_params.model", f"{what}; if it is one: model_info.mode: chat")
         backend = self._backend(reached, params, path)
         target = self._target(reached, backend, params, info, path)
         self._leftovers(params, info, path)
@@ -242,7 +240,7 @@ class Conversion:
         model = model or _rented_as(self.catalogue, reached)
         known = model is not None
         if model is None:
-            model = self._unknown(named[0] if named else reached.upstream_id, info)
+            model = self._unknown(named[0] if named else reached.upstream_id, info, path)
         made: dict[str, Any] = {"model": model, "backend": backend, "upstream_id": reached.upstream_id}
         region = reached.region or self.catalogue.regions.get(reached.provider)
         offer = None
@@ -296,22 +294,24 @@ class Conversion:
                 return name
         return None
 
-    def _unknown(self, sent: str, info: Mapping[str, Any]) -> str:
+    def _unknown(self, sent: str, info: Mapping[str, Any], path: str) -> str:
         """A model that is not in the catalogue, put into a file over it with what the file says of it."""
         name = model_name(sent, self.catalogue)
         if name not in self.draft.unknown_models:
-            entry: dict[str, Any] = {"family": self._family(name)}
-            if _CLOSED.search(name):
+            entry: dict[str, Any] = {"family": modelnames.family(name, self.catalogue)}
+            if modelnames.closed(name):
                 entry["open_weights"] = False
-            entry["modalities"] = ["text"] if info.get("supports_vision") is False else ["text", "image"]
+            sees = info.get("supports_vision")
+            if not isinstance(sees, bool):
+                sees = modelnames.sees(name)
+                if not sees:
+                    what = "nothing is known of what it reads: taken to read text alone"
+                    self.note(
+                        f"{path}.litellm_params.model", f"{what}; if images, too: model_info.supports_vision: true"
+                    )
+            entry["modalities"] = ["text", "image"] if sees else ["text"]
             self.draft.unknown_models[name] = {**entry, "source": "init"}
         return name
-
-    def _family(self, name: str) -> str:
-        """The family that a name tells, wherever in it; else its first word."""
-        known = sorted({one.family for one in self.catalogue.models.values()} | _FAMILIES, key=len, reverse=True)
-        told = next((family for family in known if family in name), None)
-        return told or (re.match(r"[a-z]+", name) or [name])[0]
 
     def _price(self, params: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, float] | None:
         """A price that the file states, in USD per million tokens."""

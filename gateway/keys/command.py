@@ -84,7 +84,8 @@ def _list(given: argparse.Namespace, doc: ConfigDoc, place: Place) -> int:
         for line in telling.table(shown):
             print(line)
     else:
-        print("no keys: `pointsman keys create NAME` makes one", file=sys.stderr)
+        hidden = f" ({len(rows)} revoked: --all)" if rows else ""
+        print(f"no keys{hidden}: `pointsman keys create NAME` makes one", file=sys.stderr)
     return OK
 
 

@@ -103,6 +103,16 @@ def test_keys_and_names_that_lead_nowhere_are_told_with_their_line(
     assert (told["id"], told["file"], told["line"]) == (identity, "pointsman.yaml", line)
 
 
+def test_an_alias_for_a_policy_that_asks_that_very_model_first_hides_nothing(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(site / "pointsman.yaml", "models: {gpt-4o: auto}", "models: {qwen3.5-9b: auto/own}")
+    own = "policy: own\nas_of: 2026-11-21\nrules:\n  - {id: all, use: [{target.name: TARGET}, {family: '*'}]}\n"
+    for target, told in (("small", []), ("scout", ["alias-shadows"])):
+        (site / "policies" / "own.yaml").write_text(own.replace("TARGET", target))
+        assert [one["code"] for one in findings(capsys) if one["code"] == "alias-shadows"] == told
+
+
 @pytest.mark.parametrize("value", ["helth", "healthcare", "hospital", "shop"])
 def test_a_constraint_for_a_value_that_no_key_has_fails_a_strict_check(
     site: Path, capsys: pytest.CaptureFixture[str], value: str

@@ -294,6 +294,17 @@ def test_cost_is_judged_at_the_tier_of_the_whole_request() -> None:
     assert names(choose(policy(made, rank="cheapest"), context_tokens=500_000)) == ["flat", "tiered"]
 
 
+def test_nothing_is_called_cheapest_where_nothing_has_a_price() -> None:
+    free = [
+        target("one", "llama-4-scout", "us", 1_000_000, None),
+        target("two", "llama-4-maverick", "us", 32_000, None),
+    ]
+    dear = target("dear", "llama-3.3-70b", "us", 128_000, (1.0, 1.0))
+    because = choose(policy(fleet(free), rank="cheapest")).because
+    assert because.endswith("first of 2 without a price")
+    assert choose(policy(fleet([*free, dear]), rank="cheapest")).because.endswith("cheapest of 3")
+
+
 def test_a_rung_may_name_its_own_rank() -> None:
     made = policy(rules=[rule("r", [{"family": "qwen", "rank": "cheapest"}, {"family": "llama"}])])
     assert names(choose(made))[:4] == ["qwen35", "coder", "plus", "qwen122"]

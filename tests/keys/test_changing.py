@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.cli import main
 from gateway.core.errors import ConfigError
 from gateway.core.money.admission import Hold
 from gateway.core.quantities import Invalid
@@ -237,3 +238,15 @@ def test_a_budget_that_is_taken_out_and_set_again_goes_on_whatever_the_books_kno
     assert isinstance(hold, Hold)
     hold.end(0, spent=40_000_000, at_ms=int(NOW * 1000))
     assert (again.spent, again.reserved) == (590_000_000, 0)
+
+
+def test_a_list_that_leaves_all_out_says_that_there_are_revoked_ones(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(place / "pointsman.yaml")
+    assert main(["keys", "list", "--config", config]) == 0
+    assert "no keys: `pointsman keys create NAME`" in capsys.readouterr().err
+    create(place, **LEAD)
+    making.revoke(place / "pointsman.keys.json", "lead", NOW)
+    assert main(["keys", "list", "--config", config]) == 0
+    assert "no keys (1 revoked: --all): `pointsman keys create NAME`" in capsys.readouterr().err
