@@ -133,8 +133,8 @@ def check_members(text: memoryview, members: Mapping[str, Any]) -> Generator[Non
     The text is walked along the dict: key, colon, value, comma and so on to the closing brace. That cannot succeed
     where a key is doubled, for the dict has fewer members, and the text cannot end after fewer.
     """
-    at = skip_space(text, 1)
-    for number, (name, value) in enumerate(members.items()):
+    at, told = skip_space(text, 1), 0
+    for number, (name, value) in enumerate(members.items(), 1):
         if text[at] <= _SPACE:
             at = skip_space(text, at)
         key = _ENCODER.encode(name)
@@ -154,7 +154,8 @@ def check_members(text: memoryview, members: Mapping[str, Any]) -> Generator[Non
         if text[at] != _COMMA and text[at] != _CLOSE_OBJECT:
             duplicate()
         at += 1
-        if number % _MEMBERS_PER_STEP == 0:
+        if number % _MEMBERS_PER_STEP == 0 or at - told > _COMPARED:
+            told = at
             yield
     if members and (text[at - 1] != _CLOSE_OBJECT or at != len(text)):
         duplicate()

@@ -267,14 +267,17 @@ class Grower:
         """Puts what was read of texts in their place where that is all they hold; the objects in it."""
         glue, level = self.glue, self.max_depth - depth
         row, objects, wide = glue.at(level).row, list[Members](), glue.wide(level)
+        items: list[_Slot] = []
         for number, (slot, read) in enumerate(zip(slots, reads, strict=True)):
             owner, key, text = slot
             if number % _CONTAINERS_PER_STEP == 0:
                 yield
-            if (array and not read) or (wide and (array or len(text) <= self.whole_bytes)):
-                yield from self._odd(slot, depth, rest)
+            if array and (wide or not read):
+                items += self._items(slot, rest)
                 continue
-            if len(text) <= self.whole_bytes:
+            if wide:
+                same = False
+            elif len(text) <= self.whole_bytes:
                 whole = list(glue.array_pieces(read, level) if array else row(read))
                 same = sum(map(len, whole)) == len(text) and b"".join(whole).startswith(text)
             else:
@@ -284,25 +287,33 @@ class Grower:
                 if same and not glue.compact:
                     pieces = glue.array_pieces(read, level) if array else iter(row(read))
                     same = yield from all_true(stands(pieces, memoryview(text)))
-                if not same and not array:
-                    yield from check_members(memoryview(text), read)
-                    same = True
-            if not same:
-                yield from self._odd(slot, depth, rest)
+            if not same and array:
+                items += self._items(slot, rest)
                 continue
+            if not same and len(text) <= _SMALL_BYTES:
+                rest.append(slot)
+                continue
+            if not same:
+                check_names(read)
+                yield from check_members(memoryview(text), read)
             owner[key] = read
             objects += read if array else [read]
+        if items:
+            yield
+            yield from self._fill(*_apart(items), depth - 1)
         return objects
 
-    def _odd(self, slot: _Slot, depth: int, rest: list[_Slot]) -> Steps[None]:
-        """A text that is no object by object, or written in its own way: decoded, or an array read item by item."""
+    def _items(self, slot: _Slot, rest: list[_Slot]) -> list[_Slot]:
+        """What an array holds that is no object by object, or is written in its own way; a small one is decoded.
+
+        Decoded, a text of which one character is no ASCII takes up to four times its bytes.
+        """
         owner, key, text = slot
-        if len(text) <= self.whole_bytes:
+        if len(text) <= _SMALL_BYTES:
             rest.append(slot)
-            return
+            return []
         items = owner[key] = _ARRAY.decode(text)
-        yield
-        yield from self._fill([items] * len(items), range(len(items)), items.copy(), depth - 1)
+        return [(items, at, item) for at, item in enumerate(items)]
 
     def _decode(
         self, owners: Sequence[Any], keys: Iterable[Any], texts: Sequence[msgspec.Raw], depth: int

@@ -413,3 +413,22 @@ def test_values_are_counted_where_texts_stand_between() -> None:
     for unit in (f"[1,2,{text}]", f'{{"a":1,"b":2,"c":{text}}}', f"[[],[],[],{text}]"):
         with pytest.raises(BadRequest, match="more than 100,000 values"):
             finish(check_count(b"[" + b",".join([unit.encode()] * 30_000) + b"]"))
+
+
+@pytest.mark.parametrize("written", ['[%s, {"x":1}]', '[ %s,{"x":1}]', "[%s,7]", "[[%s],[ %s]]"])
+def test_texts_stay_where_they_are_in_arrays_that_are_written_in_their_own_way(written: str) -> None:
+    """Decoded, a text with one emoji takes four times its bytes."""
+    inner = '{"type":"function" ,"arguments":"\U0001f600' + "x" * 4_000 + '"}'
+    call = written.replace("%s", inner)
+    message = '{"role":"assistant","content":null,"tool_calls":' + call + "}"
+    text = ('{"model":"a","messages":[' + ",".join([message] * 40) + "]}").encode()
+    for read in finish(parse_steps(text)).get("messages"):
+        found = read["tool_calls"][0]
+        assert type((found[0] if type(found) is list else found)["arguments"]) is LongText
+
+
+def test_long_names_are_compared_a_little_at_a_time() -> None:
+    members = {f"{number}" + "a" * 60_000: 1 for number in range(50)}
+    text = ("{" + ",".join('"' + name.replace("a", "\\u0061") + '":1' for name in members) + "}").encode()
+    steps = list(check_members(memoryview(text), msgspec.json.decode(text, type=dict[str, msgspec.Raw])))
+    assert len(steps) > len(text) >> 21
