@@ -263,6 +263,28 @@ HOSTILE: dict[str, Body] = {
             b"[%b]" % b",".join(b"%0255d" % (n + 10**254) for n in range(min(size, 15_000_000) // 256))
         ),
     ),
+    "names": (
+        "1,000 names of escaped backslashes",
+        lambda size: _beside(
+            b'{"0":{%b}}' % b",".join(b'"%05d%b":1' % (n, rb"\\" * (size // 2_000)) for n in range(1_000))
+        ),
+    ),
+    "sizeless": (
+        "450 pictures without a size",
+        lambda size: (
+            b'{"model":"%b","messages":[{"role":"user","content":[%b]}]}'
+            % (
+                SENSES.encode(),
+                b",".join(
+                    [
+                        rb'{"type":"image_url","image_url":{"url":"data:image\/jpeg;base64,%b"}}'
+                        % (b"/9j/4AAQ" * (size // 3_600))
+                    ]
+                    * 450
+                ),
+            )
+        ),
+    ),
     "tools": (
         "thousands of tools",
         lambda size: (
